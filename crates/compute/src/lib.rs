@@ -1,1 +1,16 @@
-//! The compute crate.
+//! Devices and kernels: memory and the operations of a transformer, forward and backward.
+//!
+//! Owns everything below the model: the [`Device`] trait that `model` and `train` are written against, the CPU device
+//! with its instruction sets, and the naive [`reference`] of every operation. Knows no model.
+
+mod cpu;
+mod device;
+mod dtype;
+mod error;
+pub mod memory;
+
+pub use cpu::isa::Isa;
+pub use cpu::{CpuBuffer, CpuDevice, CpuMatrix};
+pub use device::*;
+pub use dtype::{Bf16, DType, Element, Storage};
+pub use error::ComputeError;

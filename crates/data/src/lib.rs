@@ -1,1 +1,22 @@
-//! The data crate.
+//! From files of text to batches of tokens: sources, tokenizer, shards, chats, cleaning, loaders.
+//!
+//! Pre-training: [`source`] streams documents, [`split`] sends each to train or validation, [`tokenizer`] makes ids,
+//! [`shards`] keeps them on disk, [`loader`] serves batches. Fine-tuning: [`conversations`] reads chats, [`cleaning`]
+//! drops what would teach a wrong identity, [`identity`] adds the right one, [`chat`] renders, [`packing`] serves.
+//! Called by `train` and the command line. Knows neither models nor devices: its last product is a [`batch::Batch`].
+
+pub mod batch;
+pub mod chat;
+pub mod cleaning;
+pub mod conversations;
+pub mod error;
+pub mod identity;
+pub mod loader;
+pub mod packing;
+mod seeded;
+pub mod shards;
+pub mod source;
+pub mod split;
+pub mod tokenizer;
+
+pub use error::Error;

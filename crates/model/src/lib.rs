@@ -1,1 +1,9 @@
-//! The model crate.
+//! The model: its config, parameters, forward and backward passes, cache, sampler, and the directory it is kept in.
+
+pub mod config;
+pub mod directory;
+pub mod error;
+pub mod presets;
+mod random;
+pub mod sampler;
+pub mod specification;

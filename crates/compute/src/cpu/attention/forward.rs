@@ -1,0 +1,183 @@
+//! Tiled forward pass of one span and head.
+
+use super::{Inputs, TILE_K, TILE_Q, pack_columns, pack_transposed};
+use crate::cpu::buffer::Carver;
+use crate::cpu::gemm::{Add, Left, MatElement, PackedB, Store, multiply_here, pack::packed_len};
+use crate::cpu::isa::{Isa, Kernel, Math};
+use crate::cpu::math;
+use crate::cpu::pool::Shared;
+use crate::device::{AttentionShape, Span};
+use crate::dtype::Storage;
+
+/// One span and head.
+pub(super) struct Task<'a, S> {
+    pub(super) isa: Isa,
+    pub(super) shape: AttentionShape,
+    pub(super) span: Span,
+    pub(super) head: usize,
+    pub(super) inputs: Inputs<'a, S>,
+    pub(super) out: Shared<'a, S>,
+    pub(super) lse: Option<Shared<'a, f32>>,
+}
+
+impl<'a, S: Storage> Task<'a, S> {
+    pub(super) fn q_stride(&self) -> usize {
+        self.shape.n_head * self.shape.head_dim
+    }
+
+    pub(super) fn kv_stride(&self) -> usize {
+        self.shape.n_kv_head * self.shape.head_dim
+    }
+
+    /// Query row `i` of the span onwards.
+    pub(super) fn q(&self, i: usize) -> &'a [S] {
+        &self.inputs.q[(self.span.q_start + i) * self.q_stride() + self.head * self.shape.head_dim..]
+    }
+
+    fn kv_at(&self) -> usize {
+        let kv_head = self.head / (self.shape.n_head / self.shape.n_kv_head);
+        self.span.kv_start * self.kv_stride() + kv_head * self.shape.head_dim
+    }
+
+    /// The span's keys, rows `kv_stride` apart.
+    pub(super) fn k(&self) -> &'a [S] {
+        &self.inputs.k[self.kv_at()..]
+    }
+
+    /// The span's values.
+    pub(super) fn v(&self) -> &'a [S] {
+        &self.inputs.v[self.kv_at()..]
+    }
+
+    /// Keys that query `i` sees.
+    pub(super) fn visible(&self, i: usize) -> usize {
+        self.span.kv_len - self.span.q_len + i + 1
+    }
+
+    /// Writes one output row from its accumulator, and its log-sum-exp.
+    pub(super) fn finish(&self, i: usize, sum: &[f32], max: f32, total: f32) {
+        let row = self.span.q_start + i;
+        // SAFETY: this task alone owns this head of these rows.
+        let out = unsafe { self.out.slice_mut(row * self.q_stride() + self.head * self.shape.head_dim, sum.len()) };
+        let scale = 1.0 / total;
+        for (out, x) in out.iter_mut().zip(sum) {
+            *out = S::store(x * scale);
+        }
+        if let Some(lse) = &self.lse {
+            // SAFETY: as above.
+            let lse = unsafe { lse.slice_mut(row * self.shape.n_head + self.head, 1) };
+            lse[0] = max + total.ln();
+        }
+    }
+}
+
+pub(super) fn scratch_bytes<S: MatElement>(sequence: usize, head_dim: usize) -> usize {
+    Carver::bytes::<S>(packed_len::<S>(head_dim, sequence))
+        + Carver::bytes::<S>(packed_len::<S>(sequence, head_dim))
+        + Carver::bytes::<f32>(TILE_Q * TILE_K)
+        + Carver::bytes::<S>(TILE_Q * TILE_K)
+        + Carver::bytes::<f32>(TILE_Q * head_dim)
+        + 2 * Carver::bytes::<f32>(TILE_Q)
+        + Carver::bytes::<f32>(sequence)
+}
+
+/// Online softmax of one tile: scores become probabilities, the accumulator is rescaled.
+struct Softmax<'a, S> {
+    scale: f32,
+    /// Visible columns of the tile's first row; each further row sees one more.
+    visible: isize,
+    columns: usize,
+    scores: &'a [f32],
+    probabilities: &'a mut [S],
+    head_dim: usize,
+    sum: &'a mut [f32],
+    max: &'a mut [f32],
+    total: &'a mut [f32],
+}
+
+impl<S: Storage> Kernel for Softmax<'_, S> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        let padded = self.columns.next_multiple_of(2);
+        let rows = self.scores.chunks_exact(TILE_K).zip(self.probabilities.chunks_exact_mut(TILE_K));
+        let rows = rows.zip(self.sum.chunks_exact_mut(self.head_dim)).zip(self.max).zip(self.total);
+        for (i, ((((scores, p), sum), max), total)) in rows.enumerate() {
+            let visible = (self.visible + i as isize).clamp(0, self.columns as isize) as usize;
+            if visible > 0 {
+                let new_max = (math::max(&scores[..visible]) * self.scale).max(*max);
+                let correction = math::exp::<M>(*max - new_max);
+                *max = new_max;
+                let mut lanes = [0.0f32; math::LANES];
+                let mut chunks = scores[..visible].chunks_exact(math::LANES);
+                let mut to = p.chunks_exact_mut(math::LANES);
+                for (scores, p) in chunks.by_ref().zip(to.by_ref()) {
+                    for l in 0..math::LANES {
+                        let e = math::exp::<M>(M::mul_add(scores[l], self.scale, -new_max));
+                        lanes[l] += e;
+                        p[l] = S::store(e);
+                    }
+                }
+                for (l, s) in chunks.remainder().iter().enumerate() {
+                    let e = math::exp::<M>(M::mul_add(*s, self.scale, -new_max));
+                    lanes[l] += e;
+                    p[visible / math::LANES * math::LANES + l] = S::store(e);
+                }
+                *total = M::mul_add(*total, correction, math::sum_lanes(lanes));
+                for x in sum {
+                    *x *= correction;
+                }
+            }
+            p[visible..padded].fill(S::store(0.0));
+        }
+    }
+}
+
+/// Attends for every query of the span.
+pub(super) fn run<S: MatElement>(task: &Task<'_, S>, mut scratch: Carver<'_>) {
+    let head_dim = task.shape.head_dim;
+    let Span { q_len, kv_len, .. } = task.span;
+    let keys = scratch.take::<S>(packed_len::<S>(head_dim, kv_len));
+    pack_transposed(task.k(), task.kv_stride(), (head_dim, kv_len), keys);
+    let keys = PackedB::new(keys, head_dim, kv_len);
+    let values = scratch.take::<S>(packed_len::<S>(kv_len, head_dim));
+    pack_columns(task.v(), task.kv_stride(), (kv_len, head_dim), values);
+    let values = PackedB::new(values, kv_len, head_dim);
+    let scores = scratch.take::<f32>(TILE_Q * TILE_K);
+    let probabilities = scratch.take::<S>(TILE_Q * TILE_K);
+    let sum = scratch.take::<f32>(TILE_Q * head_dim);
+    let max = scratch.take::<f32>(TILE_Q);
+    let total = scratch.take::<f32>(TILE_Q);
+
+    for first in (0..q_len).step_by(TILE_Q) {
+        let rows = TILE_Q.min(q_len - first);
+        sum.fill(0.0);
+        max.fill(f32::NEG_INFINITY);
+        total.fill(0.0);
+        let seen = task.visible(first + rows - 1);
+        for key in (0..seen).step_by(TILE_K) {
+            let columns = TILE_K.min(seen - key);
+            let left = Left::rows(task.q(first), rows, head_dim, task.q_stride());
+            let store = Store { out: Shared::new(scores), stride: TILE_K, bias: None };
+            multiply_here(task.isa, left, rows, keys.slice(0, head_dim, key, columns), &store);
+            task.isa.run(Softmax {
+                scale: 1.0 / (head_dim as f32).sqrt(),
+                visible: task.visible(first) as isize - key as isize,
+                columns,
+                scores: &scores[..rows * TILE_K],
+                probabilities,
+                head_dim,
+                sum,
+                max,
+                total,
+            });
+            let padded = columns.next_multiple_of(S::GROUP);
+            let left = Left::rows(probabilities, rows, padded, TILE_K);
+            let add = Add { out: Shared::new(sum), stride: head_dim, bias: None };
+            multiply_here(task.isa, left, rows, values.slice(key, padded, 0, head_dim), &add);
+        }
+        for i in 0..rows {
+            task.finish(first + i, &sum[i * head_dim..][..head_dim], max[i], total[i]);
+        }
+    }
+}

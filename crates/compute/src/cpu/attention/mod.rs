@@ -1,0 +1,110 @@
+//! Causal grouped-query attention over spans, tiled with online softmax (Dao 2023): no `T x T` matrix exists.
+//!
+//! FLOPs a head: forward `2 q kv d` (half of the square is masked), backward `5 q kv d`. A job is one span and head
+//! (forward) or one span and key head (backward), so that every sum has one owner and one order.
+
+mod backward;
+mod decode;
+mod forward;
+
+use super::buffer::Carver;
+use super::gemm::{MatElement, PANEL, pack};
+use super::pool::{Pool, Shared};
+use crate::device::{AttentionShape, Span};
+
+pub(super) use backward::{Gradients, Incoming};
+
+/// Query rows and key columns of a forward tile.
+const TILE_Q: usize = 64;
+const TILE_K: usize = 128;
+/// Up to this many queries of a span, keys are read where they lie instead of being packed.
+const DIRECT: usize = 4;
+
+/// Queries by token, keys and values by slot.
+pub(super) struct Inputs<'a, S> {
+    pub(super) q: &'a [S],
+    pub(super) k: &'a [S],
+    pub(super) v: &'a [S],
+}
+
+impl<S> Clone for Inputs<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<S> Copy for Inputs<'_, S> {}
+
+/// Bytes of scratch that one worker needs for spans of up to `sequence` keys.
+pub(super) fn scratch_bytes<S: MatElement>(sequence: usize, head_dim: usize, training: bool) -> usize {
+    let forward = forward::scratch_bytes::<S>(sequence, head_dim);
+    let backward = if training { backward::scratch_bytes::<S>(sequence, head_dim) } else { 0 };
+    forward.max(backward)
+}
+
+/// Attention of every span; `scratch` is one piece a worker.
+pub(super) fn forward<S: MatElement>(
+    pool: &Pool,
+    shape: AttentionShape,
+    spans: &[Span],
+    inputs: Inputs<'_, S>,
+    out: &mut [S],
+    lse: Option<&mut [f32]>,
+    scratch: &mut [u8],
+) {
+    let out = Shared::new(out);
+    let lse = lse.map(Shared::new);
+    let share = scratch.len() / pool.threads();
+    let scratch = Shared::new(scratch);
+    pool.for_each(spans.len() * shape.n_head, |job| {
+        let (span, head) = (spans[job / shape.n_head], job % shape.n_head);
+        // SAFETY: each worker has its own piece, and runs one job at a time.
+        let scratch = unsafe { scratch.slice_mut(pool.worker() * share, share) };
+        let task = forward::Task { isa: pool.isa(), shape, span, head, inputs, out, lse };
+        if span.q_len <= DIRECT {
+            decode::run(&task, Carver::new(scratch));
+        } else {
+            forward::run(&task, Carver::new(scratch));
+        }
+    });
+}
+
+/// Gradients of every span.
+pub(super) fn backward<S: MatElement>(
+    pool: &Pool,
+    shape: AttentionShape,
+    spans: &[Span],
+    incoming: Incoming<'_, S>,
+    gradients: Gradients<'_, S>,
+    scratch: &mut [u8],
+) {
+    let share = scratch.len() / pool.threads();
+    let scratch = Shared::new(scratch);
+    pool.for_each(spans.len() * shape.n_kv_head, |job| {
+        let (span, kv_head) = (spans[job / shape.n_kv_head], job % shape.n_kv_head);
+        // SAFETY: each worker has its own piece, and runs one job at a time.
+        let scratch = unsafe { scratch.slice_mut(pool.worker() * share, share) };
+        let task = backward::Task { isa: pool.isa(), shape, span, kv_head, incoming, gradients };
+        backward::run(&task, Carver::new(scratch));
+    });
+}
+
+/// Packs `sourceᵀ` of `[n][k]` rows `stride` apart.
+fn pack_transposed<S: MatElement>(source: &[S], stride: usize, (k, n): (usize, usize), out: &mut [S]) {
+    let len = k.next_multiple_of(S::GROUP) * PANEL;
+    for (panel, out) in out.chunks_exact_mut(len).take(n.div_ceil(PANEL)).enumerate() {
+        pack::transposed_panel(source, stride, (k, n), panel, out);
+    }
+}
+
+/// Packs `source`, `[k][n]` rows `stride` apart.
+fn pack_columns<T: crate::dtype::Storage, S: MatElement>(
+    source: &[T],
+    stride: usize,
+    (k, n): (usize, usize),
+    out: &mut [S],
+) {
+    let len = k.next_multiple_of(S::GROUP) * PANEL;
+    for (panel, out) in out.chunks_exact_mut(len).take(n.div_ceil(PANEL)).enumerate() {
+        pack::panel(source, stride, (k, n), panel, out);
+    }
+}

@@ -1,0 +1,200 @@
+//! Embedding, dropout, gradient rounding, reductions over whole buffers.
+
+use super::gemm::MatElement;
+use super::isa::{Kernel, Math};
+use super::linear::CpuMatrix;
+use super::pool::{Pool, Shared};
+use crate::device::Dropout;
+use crate::dtype::Storage;
+
+/// Elements of a job.
+const PIECE: usize = 1 << 14;
+
+/// `x[t, :] = table[ids[t], :]`.
+pub(super) fn embedding<S: MatElement>(pool: &Pool, table: &CpuMatrix, ids: &[u32], x: &mut [f32]) {
+    let width = table.columns;
+    let x = Shared::new(x);
+    pool.for_ranges(ids.len(), 16, |range| {
+        for token in range {
+            // SAFETY: tokens are disjoint.
+            table.row::<S>(ids[token] as usize, unsafe { x.slice_mut(token * width, width) });
+        }
+    });
+}
+
+/// `d_table[ids[t], :] += dx[t, :]`: each job owns a block of columns and takes the tokens in order.
+pub(super) fn embedding_backward(pool: &Pool, ids: &[u32], dx: &[f32], width: usize, d_table: &mut [f32]) {
+    const COLUMNS: usize = 64;
+    let d_table = Shared::new(d_table);
+    pool.for_ranges(width, COLUMNS, |range| {
+        for (token, id) in ids.iter().enumerate() {
+            // SAFETY: column blocks are disjoint.
+            let to = unsafe { d_table.slice_mut(*id as usize * width + range.start, range.len()) };
+            let from = &dx[token * width + range.start..][..range.len()];
+            for (to, from) in to.iter_mut().zip(from) {
+                *to += from;
+            }
+        }
+    });
+}
+
+/// Whether an element stays, by a 32-bit mix of its index and the site's key (Wellons, "lowbias32").
+#[derive(Clone, Copy)]
+struct Mask {
+    key: u32,
+    /// Elements whose hash is below this fall.
+    threshold: u32,
+    scale: f32,
+}
+
+impl Mask {
+    fn new(dropout: Dropout) -> Self {
+        let mut key = dropout.seed ^ (u64::from(dropout.site) << 32 | 0x9e37_79b9);
+        // SplitMix64: neighbouring seeds and sites give unrelated keys.
+        key = (key ^ (key >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        key = (key ^ (key >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let threshold = (f64::from(dropout.rate) * 4_294_967_296.0) as u32;
+        Mask { key: (key >> 32) as u32 ^ key as u32, threshold, scale: 1.0 / (1.0 - dropout.rate) }
+    }
+
+    #[inline(always)]
+    fn factor(&self, index: usize) -> f32 {
+        let mut h = (index as u32) ^ self.key;
+        h = (h ^ (h >> 16)).wrapping_mul(0x7feb_352d);
+        h = (h ^ (h >> 15)).wrapping_mul(0x846c_a68b);
+        h ^= h >> 16;
+        if h < self.threshold { 0.0 } else { self.scale }
+    }
+}
+
+enum Op<'a, S> {
+    Add(&'a [S], &'a mut [f32]),
+    InPlace(&'a mut [f32]),
+    Round(&'a [f32], &'a mut [S]),
+}
+
+struct Drop<'a, S> {
+    mask: Option<Mask>,
+    first: usize,
+    op: Op<'a, S>,
+}
+
+impl<S: Storage> Kernel for Drop<'_, S> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        let first = self.first;
+        match (self.op, self.mask) {
+            (Op::Add(from, to), Some(mask)) => {
+                for (i, (to, from)) in to.iter_mut().zip(from).enumerate() {
+                    *to += from.load() * mask.factor(first + i);
+                }
+            }
+            (Op::Add(from, to), None) => {
+                for (to, from) in to.iter_mut().zip(from) {
+                    *to += from.load();
+                }
+            }
+            (Op::InPlace(x), Some(mask)) => {
+                for (i, x) in x.iter_mut().enumerate() {
+                    *x *= mask.factor(first + i);
+                }
+            }
+            (Op::InPlace(_), None) => {}
+            (Op::Round(from, to), Some(mask)) => {
+                for (i, (to, from)) in to.iter_mut().zip(from).enumerate() {
+                    *to = S::store(from * mask.factor(first + i));
+                }
+            }
+            (Op::Round(from, to), None) => {
+                for (to, from) in to.iter_mut().zip(from) {
+                    *to = S::store(*from);
+                }
+            }
+        }
+    }
+}
+
+/// `x += dropout(branch)`.
+pub(super) fn dropout_add<S: Storage>(pool: &Pool, dropout: Dropout, branch: &[S], x: &mut [f32]) {
+    let mask = Some(Mask::new(dropout));
+    let x = Shared::new(x);
+    pool.for_ranges(branch.len(), PIECE, |range| {
+        // SAFETY: ranges are disjoint.
+        let to = unsafe { x.slice_mut(range.start, range.len()) };
+        pool.isa().run(Drop { mask, first: range.start, op: Op::Add(&branch[range], to) });
+    });
+}
+
+/// `x = dropout(x)`.
+pub(super) fn dropout(pool: &Pool, dropout: Dropout, x: &mut [f32]) {
+    let mask = Some(Mask::new(dropout));
+    let len = x.len();
+    let x = Shared::new(x);
+    pool.for_ranges(len, PIECE, |range| {
+        // SAFETY: ranges are disjoint.
+        let x = unsafe { x.slice_mut(range.start, range.len()) };
+        pool.isa().run(Drop::<f32> { mask, first: range.start, op: Op::InPlace(x) });
+    });
+}
+
+/// `branch = dropout(dx)`, rounded.
+pub(super) fn branch_gradient<S: Storage>(pool: &Pool, dropout: Option<Dropout>, dx: &[f32], branch: &mut [S]) {
+    let mask = dropout.map(Mask::new);
+    let branch = Shared::new(branch);
+    pool.for_ranges(dx.len(), PIECE, |range| {
+        // SAFETY: ranges are disjoint.
+        let to = unsafe { branch.slice_mut(range.start, range.len()) };
+        pool.isa().run(Drop { mask, first: range.start, op: Op::Round(&dx[range], to) });
+    });
+}
+
+/// Zeroes a byte-sized element slice with all threads.
+pub(super) fn fill_zero<T: Copy + Default + Send + Sync>(pool: &Pool, x: &mut [T]) {
+    let len = x.len();
+    let x = Shared::new(x);
+    pool.for_ranges(len, PIECE * 8, |range| {
+        // SAFETY: ranges are disjoint.
+        unsafe { x.slice_mut(range.start, range.len()) }.fill(T::default());
+    });
+}
+
+struct Squares<'a>(&'a [f32]);
+
+impl Kernel for Squares<'_> {
+    type Output = f64;
+    #[inline(always)]
+    fn run<M: Math>(self) -> f64 {
+        let mut lanes = [0.0f64; 8];
+        let chunks = self.0.chunks_exact(8);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            for l in 0..8 {
+                lanes[l] += f64::from(chunk[l]) * f64::from(chunk[l]);
+            }
+        }
+        for (l, x) in rest.iter().enumerate() {
+            lanes[l] += f64::from(*x) * f64::from(*x);
+        }
+        lanes.iter().sum()
+    }
+}
+
+/// Sum of squares: pieces of fixed size, added in order. `partial` has room for [`square_pieces`].
+pub(super) fn sum_of_squares(pool: &Pool, x: &[f32], partial: &mut [f32]) -> f64 {
+    // Each partial sum is kept as a pair of f32 so that scratch needs no f64: value and what rounding lost.
+    let shared = Shared::new(&mut *partial);
+    pool.for_ranges(x.len(), PIECE * 4, |range| {
+        let sum = pool.isa().run(Squares(&x[range.clone()]));
+        // SAFETY: one pair a piece.
+        let pair = unsafe { shared.slice_mut(2 * (range.start / (PIECE * 4)), 2) };
+        pair[0] = sum as f32;
+        pair[1] = (sum - f64::from(pair[0])) as f32;
+    });
+    partial[..2 * square_pieces(x.len())].iter().map(|x| f64::from(*x)).sum()
+}
+
+/// Pieces that [`sum_of_squares`] cuts `len` elements into.
+pub(super) fn square_pieces(len: usize) -> usize {
+    len.div_ceil(PIECE * 4)
+}

@@ -1,0 +1,87 @@
+//! The bf16 micro-kernel of AVX-512-BF16: `vdpbf16ps`, two `k` per lane and instruction.
+//!
+//! 8 rows by 3 panels hold 24 of 32 registers; a step issues 24 dot products for 3 loads and 8 broadcasts.
+
+use super::TILE;
+use super::pack::PANEL;
+use crate::dtype::Bf16;
+use core::arch::x86_64::{
+    __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps,
+    _mm512_storeu_ps,
+};
+
+/// Computes one tile, row-major with `panels * 16` columns.
+///
+/// # Safety
+/// The processor has AVX-512-BF16; `a` covers `rows` rows of `groups` pairs at `strides` (row, pair); `b` covers
+/// `panels` panels of `groups` pairs, `panel_len` apart; `rows <= 8`, `panels <= 3`.
+#[allow(clippy::too_many_arguments)] // A micro-kernel's address arithmetic; a struct would only rename it.
+#[inline(always)]
+pub(super) unsafe fn multiply(
+    a: *const Bf16,
+    strides: (usize, usize),
+    b: *const Bf16,
+    panel_len: usize,
+    groups: usize,
+    rows: usize,
+    panels: usize,
+    tile: &mut [f32; TILE],
+) {
+    macro_rules! pick {
+        ($($rows:literal $panels:literal),*) => {
+            match (rows, panels) {
+                // SAFETY: the caller's promises.
+                $(($rows, $panels) => unsafe {
+                    kernel::<$rows, $panels>(a, strides.0, strides.1, b, panel_len, groups, tile.as_mut_ptr())
+                },)*
+                _ => unreachable!("no micro-kernel of {rows} rows and {panels} panels"),
+            }
+        };
+    }
+    pick!(8 3, 8 2, 8 1, 7 3, 7 2, 7 1, 6 3, 6 2, 6 1, 5 3, 5 2, 5 1, 4 3, 4 2, 4 1, 3 3, 3 2, 3 1, 2 3, 2 2, 2 1, 1 3, 1 2, 1 1);
+}
+
+/// # Safety
+/// As [`multiply`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn kernel<const ROWS: usize, const PANELS: usize>(
+    a: *const Bf16,
+    row_stride: usize,
+    step: usize,
+    b: *const Bf16,
+    panel_len: usize,
+    groups: usize,
+    tile: *mut f32,
+) {
+    let mut sum: [[__m512; PANELS]; ROWS] = [[_mm512_setzero_ps(); PANELS]; ROWS];
+    let (mut a, mut b) = (a, b);
+    for _ in 0..groups {
+        // SAFETY: the loop stays inside `groups` pairs of every row and panel.
+        unsafe {
+            let mut columns: [__m512bh; PANELS] = [bits(_mm512_set1_epi32(0)); PANELS];
+            for (p, column) in columns.iter_mut().enumerate() {
+                *column = bits(_mm512_loadu_si512(b.add(p * panel_len).cast()));
+            }
+            for (r, sums) in sum.iter_mut().enumerate() {
+                let x = bits(_mm512_set1_epi32(a.add(r * row_stride).cast::<i32>().read_unaligned()));
+                for p in 0..PANELS {
+                    sums[p] = _mm512_dpbf16_ps(sums[p], x, columns[p]);
+                }
+            }
+            a = a.wrapping_add(step);
+            b = b.wrapping_add(2 * PANEL);
+        }
+    }
+    for (r, sums) in sum.iter().enumerate() {
+        for (p, lanes) in sums.iter().enumerate() {
+            // SAFETY: ROWS * PANELS * 16 floats are at most 384, inside the tile.
+            unsafe { _mm512_storeu_ps(tile.add((r * PANELS + p) * PANEL), *lanes) };
+        }
+    }
+}
+
+#[inline(always)]
+fn bits(x: __m512i) -> __m512bh {
+    // SAFETY: both are 64 bytes of plain data.
+    unsafe { core::mem::transmute(x) }
+}

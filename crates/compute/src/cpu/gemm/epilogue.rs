@@ -1,0 +1,70 @@
+//! Where a finished tile goes.
+
+use crate::cpu::pool::Shared;
+use crate::dtype::Storage;
+
+/// Consumes f32 tiles of a product.
+pub(crate) trait Epilogue {
+    /// Takes the tile whose top left is `(row, column)`, `rows x columns`, `ld` floats between tile rows.
+    fn store(&self, row: usize, column: usize, rows: usize, columns: usize, tile: &[f32], ld: usize);
+}
+
+/// `C = tile (+ bias)`, rounded to `S`.
+pub(crate) struct Store<'a, S> {
+    pub(crate) out: Shared<'a, S>,
+    pub(crate) stride: usize,
+    pub(crate) bias: Option<&'a [f32]>,
+}
+
+impl<S: Storage> Epilogue for Store<'_, S> {
+    #[inline(always)]
+    fn store(&self, row: usize, column: usize, rows: usize, columns: usize, tile: &[f32], ld: usize) {
+        for r in 0..rows {
+            let from = &tile[r * ld..][..columns];
+            // SAFETY: blocks of one product never overlap.
+            let to = unsafe { self.out.slice_mut((row + r) * self.stride + column, columns) };
+            match self.bias {
+                Some(bias) => {
+                    for ((to, x), b) in to.iter_mut().zip(from).zip(&bias[column..column + columns]) {
+                        *to = S::store(x + b);
+                    }
+                }
+                None => {
+                    for (to, x) in to.iter_mut().zip(from) {
+                        *to = S::store(*x);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `C += tile (+ bias)` in f32: the residual stream, gradients, attention's accumulators.
+pub(crate) struct Add<'a> {
+    pub(crate) out: Shared<'a, f32>,
+    pub(crate) stride: usize,
+    pub(crate) bias: Option<&'a [f32]>,
+}
+
+impl Epilogue for Add<'_> {
+    #[inline(always)]
+    fn store(&self, row: usize, column: usize, rows: usize, columns: usize, tile: &[f32], ld: usize) {
+        for r in 0..rows {
+            let from = &tile[r * ld..][..columns];
+            // SAFETY: blocks of one product never overlap.
+            let to = unsafe { self.out.slice_mut((row + r) * self.stride + column, columns) };
+            match self.bias {
+                Some(bias) => {
+                    for ((to, x), b) in to.iter_mut().zip(from).zip(&bias[column..column + columns]) {
+                        *to += x + b;
+                    }
+                }
+                None => {
+                    for (to, x) in to.iter_mut().zip(from) {
+                        *to += x;
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Micro-kernels: a few rows of `A` by a few panels of `B` over all of `k`, into an f32 tile.
+//!
+//! The plain-Rust kernel serves f32 everywhere and bf16 where no bf16 instruction is; it is written so that its
+//! accumulators become registers at every instruction set. bf16 on AVX-512-BF16 and AMX has kernels of its own.
+
+use super::pack::{PANEL, PackedB};
+use super::{Left, MatElement, TILE};
+use crate::cpu::isa::{Isa, Math};
+use crate::dtype::DType;
+
+/// Rows and panels of the largest tile.
+pub(super) struct Shape {
+    pub(super) rows: usize,
+    pub(super) panels: usize,
+}
+
+/// The tile that fills the registers of an instruction set.
+#[inline(always)]
+pub(super) fn shape<S: MatElement>(isa: Isa, left: &Left<S>) -> Shape {
+    let _ = left;
+    match isa {
+        Isa::Portable => Shape { rows: 2, panels: 1 },
+        Isa::Avx2 => Shape { rows: 4, panels: 1 },
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx if S::DTYPE == DType::Bf16 && super::amx::takes(left) => Shape { rows: 32, panels: 2 },
+        _ => Shape { rows: 8, panels: 3 },
+    }
+}
+
+/// Computes one tile, row-major with `panels * 16` columns.
+///
+/// # Safety
+/// Rows `row..row + rows` of `left` and panels `panel..panel + panels` of `right` exist; `rows` and `panels` are at
+/// most what [`shape`] says for this `isa`, whose features the processor has.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)] // A micro-kernel's address arithmetic; a struct would only rename it.
+pub(super) unsafe fn multiply<S: MatElement, M: Math>(
+    isa: Isa,
+    left: &Left<S>,
+    row: usize,
+    rows: usize,
+    right: &PackedB<'_, S>,
+    panel: usize,
+    panels: usize,
+    tile: &mut [f32; TILE],
+) {
+    let (a, row_stride, step) = left.at(row);
+    let b = right.panel(panel);
+    let groups = right.groups();
+    #[cfg(target_arch = "x86_64")]
+    if S::DTYPE == DType::Bf16 && isa >= Isa::Avx512Bf16 {
+        let strides = (row_stride, step);
+        // SAFETY: the caller's promises; S is Bf16, so the casts change nothing.
+        unsafe {
+            if isa == Isa::Amx && super::amx::takes(left) {
+                super::amx::multiply(a.cast(), row_stride, b.cast(), right.panel_len(), groups, rows, panels, tile);
+            } else {
+                super::avx512bf16::multiply(a.cast(), strides, b.cast(), right.panel_len(), groups, rows, panels, tile);
+            }
+        }
+        return;
+    }
+    let _ = isa;
+    macro_rules! pick {
+        ($($rows:literal $panels:literal),*) => {
+            match (rows, panels) {
+                // SAFETY: the caller's promises.
+                $(($rows, $panels) => unsafe {
+                    plain::<S, M, $rows, $panels>(a, row_stride, step, b, right.panel_len(), groups, tile)
+                },)*
+                _ => unreachable!("no micro-kernel of {rows} rows and {panels} panels"),
+            }
+        };
+    }
+    pick!(1 1, 2 1, 3 1, 4 1, 5 1, 6 1, 7 1, 8 1, 1 2, 2 2, 3 2, 4 2, 5 2, 6 2, 7 2, 8 2, 1 3, 2 3, 3 3, 4 3, 5 3, 6 3, 7 3, 8 3);
+}
+
+/// # Safety
+/// As [`multiply`].
+#[inline(always)]
+unsafe fn plain<S: MatElement, M: Math, const ROWS: usize, const PANELS: usize>(
+    a: *const S,
+    row_stride: usize,
+    step: usize,
+    b: *const S,
+    panel_len: usize,
+    groups: usize,
+    tile: &mut [f32; TILE],
+) {
+    let mut sum = [[[0.0f32; PANEL]; PANELS]; ROWS];
+    for group in 0..groups {
+        let mut columns = [[[0.0f32; PANEL]; 2]; PANELS];
+        for (p, column) in columns.iter_mut().enumerate() {
+            for lane in 0..PANEL {
+                // SAFETY: inside panel `p`, group `group` of the packed operand.
+                let pair = unsafe { S::group(b.add(p * panel_len + (group * PANEL + lane) * S::GROUP)) };
+                column[0][lane] = pair[0];
+                column[1][lane] = pair[1];
+            }
+        }
+        for (r, sums) in sum.iter_mut().enumerate() {
+            // SAFETY: inside row `r` of the left operand.
+            let x = unsafe { S::group(a.add(r * row_stride + group * step)) };
+            for p in 0..PANELS {
+                for lane in 0..PANEL {
+                    sums[p][lane] = M::mul_add(x[0], columns[p][0][lane], sums[p][lane]);
+                }
+                if S::GROUP == 2 {
+                    for lane in 0..PANEL {
+                        sums[p][lane] = M::mul_add(x[1], columns[p][1][lane], sums[p][lane]);
+                    }
+                }
+            }
+        }
+    }
+    for (r, sums) in sum.iter().enumerate() {
+        for (p, lanes) in sums.iter().enumerate() {
+            tile[(r * PANELS + p) * PANEL..][..PANEL].copy_from_slice(lanes);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Matrix products of the CPU device: `C[m, n] = A[m, k] · B[k, n]` with f32 accumulation.
+//!
+//! All instruction sets share one structure. `B` is packed into panels of 16 columns ([`pack`]); a micro-kernel
+//! multiplies a few rows of `A` by a few panels over the whole of `k` and leaves an f32 tile; an [`Epilogue`] puts
+//! the tile where it belongs (bias, residual, accumulation, rounding). Every output is one sum over `k` in one fixed
+//! order, so a product never depends on how its blocks are spread over threads.
+//!
+//! Floors: `2 m n k` FLOPs; `B` is read once per block of rows from L2, `A` once per block of columns.
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx512bf16;
+mod epilogue;
+mod kernel;
+pub(crate) mod pack;
+
+pub(crate) use epilogue::{Add, Epilogue, Store};
+pub(crate) use pack::{PANEL, PackedB};
+
+use super::isa::{Isa, Kernel, Math};
+use super::pool::Pool;
+use crate::dtype::{Bf16, Storage};
+
+/// An element that the matrix kernels multiply.
+pub(crate) trait MatElement: Storage {
+    /// How many consecutive `k` are kept together in a panel: what one instruction consumes per lane.
+    const GROUP: usize;
+    /// Widens the `GROUP` values at `ptr` (a broadcast operand).
+    ///
+    /// # Safety
+    /// `ptr` points at `GROUP` readable elements.
+    unsafe fn group(ptr: *const Self) -> [f32; 2];
+}
+
+impl MatElement for f32 {
+    const GROUP: usize = 1;
+    #[inline(always)]
+    unsafe fn group(ptr: *const Self) -> [f32; 2] {
+        // SAFETY: the caller's promise.
+        [unsafe { *ptr }, 0.0]
+    }
+}
+
+impl MatElement for Bf16 {
+    const GROUP: usize = 2;
+    #[inline(always)]
+    unsafe fn group(ptr: *const Self) -> [f32; 2] {
+        // SAFETY: the caller's promise; the read is unaligned because rows may start at odd elements.
+        let pair = unsafe { ptr.cast::<u32>().read_unaligned() };
+        [f32::from_bits(pair << 16), f32::from_bits(pair & 0xffff_0000)]
+    }
+}
+
+/// The left operand: rows whose `GROUP`s of `k` lie `step` elements apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Left<S> {
+    ptr: *const S,
+    layout: LeftLayout,
+}
+
+#[derive(Clone, Copy)]
+enum LeftLayout {
+    /// Row-major, this many elements between rows.
+    Rows(usize),
+    /// Panels of 16 rows, this many elements between panels.
+    Panels(usize),
+}
+
+// SAFETY: a Left is a read-only view whose owner outlives the parallel section that uses it.
+unsafe impl<S: Sync> Sync for Left<S> {}
+// SAFETY: as above.
+unsafe impl<S: Sync> Send for Left<S> {}
+
+impl<S: MatElement> Left<S> {
+    /// Rows of `k` consecutive elements, `stride` apart. `k` must be a multiple of `GROUP`.
+    pub(crate) fn rows(data: &[S], m: usize, k: usize, stride: usize) -> Self {
+        assert!(m == 0 || data.len() >= (m - 1) * stride + k, "left operand too short");
+        assert_eq!(k % S::GROUP, 0, "the left operand's k must be padded to a group");
+        Left { ptr: data.as_ptr(), layout: LeftLayout::Rows(stride) }
+    }
+
+    /// The transpose of a matrix packed by columns ([`pack::columns`]): its panels hold 16 of our rows each.
+    pub(crate) fn panels(data: &[S], m: usize, k: usize) -> Self {
+        let panel = k.next_multiple_of(S::GROUP) * PANEL;
+        assert!(data.len() >= m.div_ceil(PANEL) * panel, "left operand too short");
+        Left { ptr: data.as_ptr(), layout: LeftLayout::Panels(panel) }
+    }
+
+    /// Address of row `row`, elements between rows (within 16), elements between groups of `k`.
+    #[inline(always)]
+    fn at(&self, row: usize) -> (*const S, usize, usize) {
+        match self.layout {
+            // SAFETY: the constructors checked that the rows lie inside the slice.
+            LeftLayout::Rows(stride) => (unsafe { self.ptr.add(row * stride) }, stride, S::GROUP),
+            LeftLayout::Panels(panel) => {
+                // SAFETY: as above.
+                let at = unsafe { self.ptr.add(row / PANEL * panel + row % PANEL * S::GROUP) };
+                (at, S::GROUP, PANEL * S::GROUP)
+            }
+        }
+    }
+}
+
+/// The largest tile a micro-kernel leaves, in floats (AMX: 32 x 32).
+const TILE: usize = 1024;
+
+#[repr(align(64))]
+struct Tile([f32; TILE]);
+
+/// One block of a product: rows `m0..m1` by panels `p0..p1`.
+struct Block<'a, S, E> {
+    isa: Isa,
+    left: Left<S>,
+    m: (usize, usize),
+    right: PackedB<'a, S>,
+    panels: (usize, usize),
+    epilogue: &'a E,
+}
+
+impl<S: MatElement, E: Epilogue> Kernel for Block<'_, S, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        let mut tile = Tile([0.0; TILE]);
+        let shape = kernel::shape::<S>(self.isa, &self.left);
+        let mut row = self.m.0;
+        while row < self.m.1 {
+            let rows = shape.rows.min(self.m.1 - row);
+            let mut panel = self.panels.0;
+            while panel < self.panels.1 {
+                let panels = shape.panels.min(self.panels.1 - panel);
+                let ld = panels * PANEL;
+                // SAFETY: row < m and panel < the panel count, so both operands cover the kernel's reads.
+                unsafe {
+                    kernel::multiply::<S, M>(self.isa, &self.left, row, rows, &self.right, panel, panels, &mut tile.0)
+                };
+                let columns = ld.min(self.right.n - panel * PANEL);
+                self.epilogue.store(row, panel * PANEL, rows, columns, &tile.0, ld);
+                panel += panels;
+            }
+            row += rows;
+        }
+    }
+}
+
+/// Multiplies on the calling thread. For tiles inside a parallel section (attention).
+pub(crate) fn multiply_here<S: MatElement, E: Epilogue>(
+    isa: Isa,
+    left: Left<S>,
+    m: usize,
+    right: PackedB<'_, S>,
+    epilogue: &E,
+) {
+    let panels = (0, right.n.div_ceil(PANEL));
+    isa.run(Block { isa, left, m: (0, m), right, panels, epilogue });
+}
+
+/// Multiplies with all threads of the pool.
+pub(crate) fn multiply<S: MatElement, E: Epilogue + Sync>(
+    pool: &Pool,
+    left: Left<S>,
+    m: usize,
+    right: PackedB<'_, S>,
+    epilogue: &E,
+) {
+    if m == 0 || right.n == 0 {
+        return;
+    }
+    // A block's share of B stays in half of a 1 MiB L2; rows are split until every thread has a few blocks.
+    let panel_bytes = right.k.max(1) * PANEL * S::DTYPE.size();
+    let panels = right.n.div_ceil(PANEL);
+    let panels_per_block = ((384 << 10) / panel_bytes).clamp(1, panels).next_multiple_of(6).min(panels);
+    let column_blocks = panels.div_ceil(panels_per_block);
+    let wanted = 4 * pool.threads();
+    let row_blocks = wanted.div_ceil(column_blocks).clamp(1, m.div_ceil(64));
+    let rows_per_block = m.div_ceil(row_blocks).next_multiple_of(32);
+    let row_blocks = m.div_ceil(rows_per_block);
+    pool.for_each(row_blocks * column_blocks, |job| {
+        let (row_block, column_block) = (job % row_blocks, job / row_blocks);
+        let m0 = row_block * rows_per_block;
+        let p0 = column_block * panels_per_block;
+        pool.isa().run(Block {
+            isa: pool.isa(),
+            left,
+            m: (m0, (m0 + rows_per_block).min(m)),
+            right,
+            panels: (p0, (p0 + panels_per_block).min(panels)),
+            epilogue,
+        });
+    });
+}

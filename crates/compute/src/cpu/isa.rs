@@ -1,0 +1,163 @@
+//! Instruction sets: what this processor has, what is forced, and how a kernel is compiled once per set.
+//!
+//! Element-wise kernels are plain Rust, written once as a [`Kernel`] and compiled once per instruction set by
+//! inlining into a function with the right target features. Only the matrix kernels use intrinsics.
+
+use crate::error::ComputeError;
+
+/// An instruction-set level of the CPU device, lowest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// Whatever the compiler's baseline target offers.
+    Portable,
+    /// AVX2 with FMA.
+    Avx2,
+    /// AVX-512 F, BW, VL, DQ.
+    Avx512,
+    /// AVX-512 with the bf16 dot product.
+    Avx512Bf16,
+    /// AMX tiles with bf16 (and AVX-512 for everything else).
+    Amx,
+}
+
+impl Isa {
+    /// Every level, lowest first.
+    pub const ALL: [Isa; 5] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx];
+
+    /// The name that `CASALLM_ISA` and `--isa` take.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512bf16",
+            Isa::Amx => "amx",
+        }
+    }
+
+    /// The levels this machine can run, lowest first.
+    pub fn available() -> Vec<Isa> {
+        Self::ALL.into_iter().filter(|isa| isa.is_available()).collect()
+    }
+
+    /// Whether this machine can run the level.
+    pub fn is_available(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx512 = avx2
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq");
+            match self {
+                Isa::Portable => true,
+                Isa::Avx2 => avx2,
+                Isa::Avx512 => avx512,
+                Isa::Avx512Bf16 => avx512 && is_x86_feature_detected!("avx512bf16"),
+                Isa::Amx => avx512 && super::gemm::amx::is_available(),
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            self == Isa::Portable
+        }
+    }
+
+    /// The level named by `CASALLM_ISA`, or the best one.
+    ///
+    /// # Errors
+    /// The variable names no level, or one that this machine lacks.
+    pub fn detect() -> Result<Isa, ComputeError> {
+        match std::env::var("CASALLM_ISA") {
+            Ok(name) if !name.is_empty() => Self::parse(&name),
+            _ => Ok(*Self::available().last().unwrap_or(&Isa::Portable)),
+        }
+    }
+
+    /// The level of that name, if this machine can run it.
+    ///
+    /// # Errors
+    /// No such level, or not on this machine.
+    pub fn parse(name: &str) -> Result<Isa, ComputeError> {
+        let available = || Self::available().iter().map(|i| i.name()).collect::<Vec<_>>().join(", ");
+        let isa = Self::ALL
+            .into_iter()
+            .find(|isa| isa.name() == name)
+            .ok_or_else(|| ComputeError::UnknownIsa { name: name.into(), available: available() })?;
+        if isa.is_available() {
+            Ok(isa)
+        } else {
+            Err(ComputeError::IsaNotHere { name: name.into(), available: available() })
+        }
+    }
+
+    /// Runs a kernel compiled for this level.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[cfg(target_arch = "x86_64")]
+        match self {
+            Isa::Portable => kernel.run::<PortableMath>(),
+            // SAFETY: an Isa value above Portable exists only where `is_available` found the features.
+            Isa::Avx2 => unsafe { run_avx2(kernel) },
+            // SAFETY: as above; every level from Avx512 up has these features.
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => unsafe { run_avx512(kernel) },
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        kernel.run::<PortableMath>()
+    }
+}
+
+/// A kernel written once in plain Rust; `run` must be `#[inline(always)]` to be compiled for each level.
+pub(crate) trait Kernel {
+    type Output;
+    fn run<M: Math>(self) -> Self::Output;
+}
+
+/// Arithmetic that differs between levels.
+pub(crate) trait Math {
+    /// `a * b + c`, fused where the level has the instruction.
+    fn mul_add(a: f32, b: f32, c: f32) -> f32;
+}
+
+pub(crate) struct PortableMath;
+impl Math for PortableMath {
+    #[inline(always)]
+    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+        a * b + c
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct FmaMath;
+#[cfg(target_arch = "x86_64")]
+impl Math for FmaMath {
+    #[inline(always)]
+    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<FmaMath>()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
+unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<FmaMath>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parse_names_what_is_available() {
+        assert_eq!(Isa::parse("portable").unwrap(), Isa::Portable);
+        let error = Isa::parse("sse9").unwrap_err().to_string();
+        assert!(error.contains("sse9") && error.contains("portable"), "{error}");
+    }
+}

@@ -1,0 +1,291 @@
+//! Weight matrices and linear layers: forward, input gradient, weight gradient. FLOPs: `2 tokens rows columns` each.
+
+use super::buffer::{Carver, Memory};
+use super::gemm::{Add, Epilogue, Left, MatElement, PANEL, PackedB, multiply, pack};
+use super::isa::{Kernel, Math};
+use super::pool::{Pool, Shared};
+use crate::device::MatrixUse;
+use crate::dtype::{DType, Element, Storage};
+use crate::error::ComputeError;
+
+/// Tokens whose activations are packed at once for a weight gradient: bounds scratch, and fixes the order of sums.
+pub(super) const TOKENS: usize = 1024;
+/// Longest `k` multiplied in one go: longer sums would stream the panels from memory for every few rows.
+const LONG_K: usize = 4096;
+
+/// A weight matrix `[rows, columns]`, packed for the forward pass and, for training, for the input gradient.
+pub struct CpuMatrix {
+    pub(super) dtype: DType,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    forward: Memory,
+    backward: Option<Memory>,
+}
+
+impl CpuMatrix {
+    /// Bytes that a matrix takes.
+    pub(super) fn bytes(dtype: DType, rows: usize, columns: usize, usage: MatrixUse) -> usize {
+        let group = if dtype == DType::Bf16 { 2 } else { 1 };
+        let forward = columns.next_multiple_of(group) * rows.next_multiple_of(PANEL);
+        let backward = rows.next_multiple_of(group) * columns.next_multiple_of(PANEL);
+        match usage {
+            MatrixUse::Inference => forward * dtype.size(),
+            MatrixUse::Training => (forward + backward) * dtype.size(),
+        }
+    }
+
+    pub(super) fn new(
+        name: &str,
+        dtype: DType,
+        rows: usize,
+        columns: usize,
+        usage: MatrixUse,
+    ) -> Result<Self, ComputeError> {
+        let forward = Self::bytes(dtype, rows, columns, MatrixUse::Inference);
+        let both = Self::bytes(dtype, rows, columns, MatrixUse::Training);
+        let backward = match usage {
+            MatrixUse::Inference => None,
+            MatrixUse::Training => Some(Memory::new(name, both - forward)?),
+        };
+        Ok(CpuMatrix { dtype, rows, columns, forward: Memory::new(name, forward)?, backward })
+    }
+
+    /// The operand of `x · Wᵀ`: `k = columns`, `n = rows`.
+    pub(super) fn forward<S: MatElement>(&self) -> PackedB<'_, S> {
+        assert_eq!(self.dtype, S::DTYPE, "matrix used as another type");
+        PackedB::new(self.forward.slice(), self.columns, self.rows)
+    }
+
+    /// The operand of `dy · W`: `k = rows`, `n = columns`.
+    pub(super) fn backward<S: MatElement>(&self) -> PackedB<'_, S> {
+        assert_eq!(self.dtype, S::DTYPE, "matrix used as another type");
+        let packed = self.backward.as_ref().expect("a matrix for inference has no input gradient");
+        PackedB::new(packed.slice(), self.rows, self.columns)
+    }
+
+    /// Packs row-major values.
+    pub(super) fn pack<S: MatElement>(&mut self, pool: &Pool, values: &[f32]) {
+        assert_eq!(self.dtype, S::DTYPE, "matrix packed as another type");
+        let (rows, columns) = (self.rows, self.columns);
+        let forward = self.forward.slice_mut::<S>();
+        pack_transposed(pool, values, columns, (columns, rows), forward);
+        if let Some(backward) = &mut self.backward {
+            pack_columns(pool, values, columns, (rows, columns), backward.slice_mut::<S>());
+        }
+    }
+
+    /// Row `row` as f32, from the forward panels.
+    pub(super) fn row<S: MatElement>(&self, row: usize, out: &mut [f32]) {
+        let panel_len = self.columns.next_multiple_of(S::GROUP) * PANEL;
+        let panel = &self.forward.slice::<S>()[row / PANEL * panel_len..][..panel_len];
+        let lane = row % PANEL;
+        for (values, group) in out.chunks_mut(S::GROUP).zip(panel.chunks_exact(PANEL * S::GROUP)) {
+            for (value, x) in values.iter_mut().zip(&group[lane * S::GROUP..]) {
+                *value = x.load();
+            }
+        }
+    }
+}
+
+struct TransposedPanel<'a, T, S> {
+    source: &'a [T],
+    stride: usize,
+    k: usize,
+    n: usize,
+    panel: usize,
+    out: &'a mut [S],
+}
+
+impl<T: Storage, S: MatElement> Kernel for TransposedPanel<'_, T, S> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        pack::transposed_panel(self.source, self.stride, (self.k, self.n), self.panel, self.out);
+    }
+}
+
+struct Panel<'a, T, S> {
+    source: &'a [T],
+    stride: usize,
+    k: usize,
+    n: usize,
+    panel: usize,
+    out: &'a mut [S],
+}
+
+impl<T: Storage, S: MatElement> Kernel for Panel<'_, T, S> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        pack::panel(self.source, self.stride, (self.k, self.n), self.panel, self.out);
+    }
+}
+
+fn pack_with<S: MatElement>(
+    pool: &Pool,
+    out: &mut [S],
+    (k, n): (usize, usize),
+    fill: impl Fn(usize, &mut [S]) + Sync + Send,
+) {
+    let len = k.next_multiple_of(S::GROUP) * PANEL;
+    let out = Shared::new(out);
+    pool.for_ranges(n.div_ceil(PANEL), (1_usize << 15).div_ceil(len), |panels| {
+        for panel in panels {
+            // SAFETY: panels are disjoint.
+            fill(panel, unsafe { out.slice_mut(panel * len, len) });
+        }
+    });
+}
+
+/// Packs `sourceᵀ` of `[n][k]` rows `stride` apart, with all threads.
+pub(super) fn pack_transposed<T: Storage, S: MatElement>(
+    pool: &Pool,
+    source: &[T],
+    stride: usize,
+    (k, n): (usize, usize),
+    out: &mut [S],
+) {
+    pack_with(pool, out, (k, n), |panel, out: &mut [S]| {
+        pool.isa().run(TransposedPanel { source, stride, k, n, panel, out });
+    });
+}
+
+/// Packs `source[k, n]`, rows `stride` apart, with all threads.
+pub(super) fn pack_columns<T: Storage, S: MatElement>(
+    pool: &Pool,
+    source: &[T],
+    stride: usize,
+    (k, n): (usize, usize),
+    out: &mut [S],
+) {
+    pack_with(pool, out, (k, n), |panel, out: &mut [S]| {
+        pool.isa().run(Panel { source, stride, k, n, panel, out });
+    });
+}
+
+/// A product whose left operand is activations, row-major.
+pub(super) fn product<S: MatElement, E: Epilogue + Sync>(
+    pool: &Pool,
+    x: &[S],
+    tokens: usize,
+    right: PackedB<'_, S>,
+    epilogue: &E,
+    padding: &mut [S],
+) {
+    let k = right.k;
+    if k % S::GROUP == 0 {
+        multiply(pool, Left::rows(x, tokens, k, k), tokens, right, epilogue);
+    } else {
+        // An odd `k` leaves half a pair at each row's end: the rows are copied with a zero behind them.
+        let wide = k.next_multiple_of(S::GROUP);
+        for (to, from) in padding.chunks_exact_mut(wide).zip(x.chunks_exact(k)).take(tokens) {
+            to[..k].copy_from_slice(from);
+            to[k..].fill(S::store(0.0));
+        }
+        multiply(pool, Left::rows(padding, tokens, wide, wide), tokens, right.slice(0, wide, 0, right.n), epilogue);
+    }
+}
+
+/// Elements of padding that [`product`] may need.
+pub(super) fn padding_len<S: MatElement>(tokens: usize, k: usize) -> usize {
+    if k % S::GROUP == 0 { 0 } else { tokens * k.next_multiple_of(S::GROUP) }
+}
+
+/// `out += x · right` (f32), in pieces of a long `k`.
+pub(super) fn add_long_product<S: MatElement>(
+    pool: &Pool,
+    x: &[S],
+    stride: usize,
+    tokens: usize,
+    right: PackedB<'_, S>,
+    out: &mut [f32],
+) {
+    let n = right.n;
+    let add = Add { out: Shared::new(out), stride: n, bias: None };
+    for k0 in (0..right.k).step_by(LONG_K) {
+        let k = LONG_K.min(right.k - k0).next_multiple_of(S::GROUP);
+        multiply(pool, Left::rows(&x[k0..], tokens, k, stride), tokens, right.slice(k0, k, 0, n), &add);
+    }
+}
+
+/// Bytes of scratch for [`backward_weight`].
+pub(super) fn backward_weight_scratch<S: Element>(tokens: usize, rows: usize, columns: usize) -> usize {
+    let tokens = tokens.min(TOKENS).next_multiple_of(2);
+    Carver::bytes::<S>(tokens * rows.next_multiple_of(PANEL))
+        + Carver::bytes::<S>(tokens * columns.next_multiple_of(PANEL))
+}
+
+/// `d_weight += dyᵀ · x` for a `dy` whose rows are `stride >= rows` wide; at most [`TOKENS`] tokens.
+pub(super) fn backward_weight_padded<S: MatElement>(
+    pool: &Pool,
+    (dy, x): (&[S], &[S]),
+    tokens: usize,
+    (rows, stride, columns): (usize, usize, usize),
+    d_weight: &mut [f32],
+    scratch: &mut [u8],
+) {
+    let mut scratch = Carver::new(scratch);
+    let left = scratch.take::<S>(tokens.next_multiple_of(S::GROUP) * rows.next_multiple_of(PANEL));
+    let right = scratch.take::<S>(tokens.next_multiple_of(S::GROUP) * columns.next_multiple_of(PANEL));
+    pack_columns(pool, dy, stride, (tokens, rows), left);
+    pack_columns(pool, x, columns, (tokens, columns), right);
+    let add = Add { out: Shared::new(d_weight), stride: columns, bias: None };
+    multiply(pool, Left::panels(left, rows, tokens), rows, PackedB::new(right, tokens, columns), &add);
+}
+
+/// `d_weight += dyᵀ · x`, `d_bias += sum dy`.
+pub(super) fn backward_weight<S: MatElement>(
+    pool: &Pool,
+    (dy, x): (&[S], &[S]),
+    tokens: usize,
+    (rows, columns): (usize, usize),
+    d_weight: &mut [f32],
+    d_bias: Option<&mut [f32]>,
+    scratch: &mut [u8],
+) {
+    for first in (0..tokens).step_by(TOKENS) {
+        let n = TOKENS.min(tokens - first);
+        let operands = (&dy[first * rows..], &x[first * columns..]);
+        backward_weight_padded(pool, operands, n, (rows, rows, columns), d_weight, scratch);
+    }
+    if let Some(d_bias) = d_bias {
+        add_column_sums(pool, &dy[..tokens * rows], rows, d_bias);
+    }
+}
+
+struct ColumnSums<'a, S> {
+    rows: &'a [S],
+    width: usize,
+    first: usize,
+    out: &'a mut [f32],
+}
+
+/// Columns of a job: one cache line of bf16 and more, so that a pass over the rows is worth its misses.
+const COLUMNS: usize = 128;
+
+impl<S: Storage> Kernel for ColumnSums<'_, S> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        let mut sums = [0.0f32; COLUMNS];
+        let n = self.out.len();
+        for row in self.rows.chunks_exact(self.width) {
+            for (sum, x) in sums.iter_mut().zip(&row[self.first..self.first + n]) {
+                *sum += x.load();
+            }
+        }
+        for (out, sum) in self.out.iter_mut().zip(sums) {
+            *out += sum;
+        }
+    }
+}
+
+/// `out[c] += sum_r rows[r, c]`, rows in order.
+fn add_column_sums<S: Storage>(pool: &Pool, rows: &[S], width: usize, out: &mut [f32]) {
+    let out = Shared::new(out);
+    pool.for_ranges(width, COLUMNS, |range| {
+        // SAFETY: ranges are disjoint.
+        let out = unsafe { out.slice_mut(range.start, range.len()) };
+        pool.isa().run(ColumnSums { rows, width, first: range.start, out });
+    });
+}

@@ -1,0 +1,215 @@
+//! AdamW and Muon.
+
+use super::buffer::Carver;
+use super::gemm::pack::packed_len;
+use super::gemm::{Add, Left, PackedB, Store, multiply};
+use super::isa::{Kernel, Math};
+use super::linear::{pack_columns, pack_transposed};
+use super::math;
+use super::pool::{Pool, Shared};
+use crate::device::{AdamW, Muon};
+use crate::dtype::{Bf16, Storage};
+
+/// Elements of a job.
+const PIECE: usize = 1 << 14;
+
+struct AdamPiece<'a> {
+    update: AdamW,
+    weight: &'a mut [f32],
+    gradient: &'a [f32],
+    first: &'a mut [f32],
+    second: &'a mut [f32],
+}
+
+impl Kernel for AdamPiece<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        let AdamW { lr, beta1, beta2, eps, weight_decay, step, gradient_scale } = self.update;
+        let correction1 = 1.0 - f64::from(beta1).powf(step as f64);
+        let correction2 = 1.0 - f64::from(beta2).powf(step as f64);
+        let rate = (f64::from(lr) / correction1) as f32;
+        let root = (1.0 / correction2.sqrt()) as f32;
+        let keep = 1.0 - lr * weight_decay;
+        let rows = self.weight.iter_mut().zip(self.gradient).zip(self.first).zip(self.second);
+        for (((w, g), m), v) in rows {
+            let g = g * gradient_scale;
+            *m = M::mul_add(beta1, *m, (1.0 - beta1) * g);
+            *v = M::mul_add(beta2, *v, (1.0 - beta2) * (g * g));
+            *w = *w * keep - rate * *m / M::mul_add(v.sqrt(), root, eps);
+        }
+    }
+}
+
+/// One AdamW step.
+pub(super) fn adamw(
+    pool: &Pool,
+    update: AdamW,
+    weight: &mut [f32],
+    gradient: &[f32],
+    [first, second]: [&mut [f32]; 2],
+) {
+    let len = weight.len();
+    let (weight, first, second) = (Shared::new(weight), Shared::new(first), Shared::new(second));
+    pool.for_ranges(len, PIECE, |range| {
+        let (at, n) = (range.start, range.len());
+        // SAFETY: ranges are disjoint.
+        let (weight, first, second) =
+            unsafe { (weight.slice_mut(at, n), first.slice_mut(at, n), second.slice_mut(at, n)) };
+        pool.isa().run(AdamPiece { update, weight, gradient: &gradient[range], first, second });
+    });
+}
+
+/// Newton-Schulz coefficients of Jordan's Muon: singular values go to about 1 in five steps.
+const NEWTON_SCHULZ: (f32, f32, f32) = (3.4445, -4.7750, 2.0315);
+const STEPS: usize = 5;
+
+/// Bytes of scratch for matrices of up to `rows x columns`.
+pub(super) fn muon_scratch(rows: usize, columns: usize) -> usize {
+    let short = rows.min(columns);
+    let packed = packed_len::<Bf16>(rows, columns).max(packed_len::<Bf16>(columns, rows));
+    Carver::bytes::<f32>(rows * columns)
+        + Carver::bytes::<Bf16>(rows * columns.next_multiple_of(2))
+        + Carver::bytes::<Bf16>(packed)
+        + 2 * Carver::bytes::<f32>(short * short)
+        + Carver::bytes::<Bf16>(short * short.next_multiple_of(2))
+        + Carver::bytes::<Bf16>(packed_len::<Bf16>(short, short))
+}
+
+struct Momentum<'a> {
+    update: Muon,
+    gradient: &'a [f32],
+    momentum: &'a mut [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for Momentum<'_> {
+    /// Sum of squares of the direction.
+    type Output = f32;
+    #[inline(always)]
+    fn run<M: Math>(self) -> f32 {
+        let beta = self.update.momentum;
+        for ((g, m), out) in self.gradient.iter().zip(&mut *self.momentum).zip(&mut *self.out) {
+            let g = g * self.update.gradient_scale;
+            *m = M::mul_add(beta, *m, (1.0 - beta) * g);
+            *out = M::mul_add(beta, *m, (1.0 - beta) * g);
+        }
+        math::dot::<M, _, _>(self.out, self.out)
+    }
+}
+
+/// `x = a x (+ b y)`, and rounded rows of `columns` at a stride padded to pairs.
+struct Scale<'a> {
+    a: f32,
+    y: Option<(f32, &'a [f32])>,
+    x: &'a mut [f32],
+    columns: usize,
+    rounded: &'a mut [Bf16],
+}
+
+impl Kernel for Scale<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        match self.y {
+            Some((b, y)) => {
+                for (x, y) in self.x.iter_mut().zip(y) {
+                    *x = M::mul_add(self.a, *x, b * y);
+                }
+            }
+            None => {
+                for x in self.x.iter_mut() {
+                    *x *= self.a;
+                }
+            }
+        }
+        let stride = self.columns.next_multiple_of(2);
+        for (x, r) in self.x.chunks_exact(self.columns).zip(self.rounded.chunks_exact_mut(stride)) {
+            for (x, r) in x.iter().zip(&mut *r) {
+                *r = Bf16::store(*x);
+            }
+            r[self.columns..].fill(Bf16::default());
+        }
+    }
+}
+
+struct Apply<'a> {
+    keep: f32,
+    rate: f32,
+    direction: &'a [f32],
+    weight: &'a mut [f32],
+}
+
+impl Kernel for Apply<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        for (w, d) in self.weight.iter_mut().zip(self.direction) {
+            *w = M::mul_add(-self.rate, *d, *w * self.keep);
+        }
+    }
+}
+
+/// One Muon step of a matrix. The direction's root mean square is made about `0.2`, AdamW's usual size (Liu et al.
+/// 2025), so that one learning rate serves both. The iteration runs in bf16, as is usual.
+pub(super) fn muon(
+    pool: &Pool,
+    update: Muon,
+    (rows, columns): (usize, usize),
+    weight: &mut [f32],
+    gradient: &[f32],
+    momentum: &mut [f32],
+    scratch: &mut [u8],
+) {
+    let isa = pool.isa();
+    // The Gram matrix is taken on the shorter side: X Xᵀ for wide matrices, Xᵀ X for tall ones.
+    let tall = rows > columns;
+    let n = rows.min(columns);
+    let (wide, wide_n) = (columns.next_multiple_of(2), n.next_multiple_of(2));
+    let mut scratch = Carver::new(scratch);
+    let x = scratch.take::<f32>(rows * columns);
+    let rounded = scratch.take::<Bf16>(rows * wide);
+    let packed = scratch.take::<Bf16>(packed_len::<Bf16>(rows, columns).max(packed_len::<Bf16>(columns, rows)));
+    let gram = scratch.take::<f32>(n * n);
+    let square = scratch.take::<f32>(n * n);
+    let gram_rounded = scratch.take::<Bf16>(n * wide_n);
+    let gram_packed = scratch.take::<Bf16>(packed_len::<Bf16>(n, n));
+
+    let squares = isa.run(Momentum { update, gradient, momentum, out: x });
+    let mut a = 1.0 / (squares.sqrt() + 1e-7);
+    for _ in 0..STEPS {
+        isa.run(Scale { a, y: None, x, columns, rounded });
+        let store = Store { out: Shared::new(gram), stride: n, bias: None };
+        if tall {
+            pack_columns(pool, rounded, wide, (rows, columns), packed);
+            multiply(pool, Left::panels(packed, columns, rows), n, PackedB::new(packed, rows, columns), &store);
+        } else {
+            pack_transposed(pool, rounded, wide, (wide, rows), packed);
+            let left = Left::rows(rounded, rows, wide, wide);
+            multiply(pool, left, n, PackedB::new(packed, wide, rows), &store);
+        }
+        isa.run(Scale { a: 1.0, y: None, x: gram, columns: n, rounded: gram_rounded });
+        pack_columns(pool, &*gram, n, (n, n), gram_packed);
+        let store = Store { out: Shared::new(square), stride: n, bias: None };
+        let left = Left::rows(gram_rounded, n, wide_n, wide_n);
+        multiply(pool, left, n, PackedB::new(gram_packed, wide_n, n), &store);
+        let (keep, linear, cubic) = NEWTON_SCHULZ;
+        isa.run(Scale { a: linear, y: Some((cubic, square)), x: gram, columns: n, rounded: gram_rounded });
+        for x in x.iter_mut() {
+            *x *= keep;
+        }
+        let add = Add { out: Shared::new(x), stride: columns, bias: None };
+        if tall {
+            pack_columns(pool, &*gram, n, (n, n), gram_packed);
+            let left = Left::rows(rounded, rows, wide, wide);
+            multiply(pool, left, rows, PackedB::new(gram_packed, wide, columns), &add);
+        } else {
+            pack_columns(pool, rounded, wide, (rows, columns), packed);
+            let left = Left::rows(gram_rounded, rows, wide_n, wide_n);
+            multiply(pool, left, rows, PackedB::new(packed, wide_n, columns), &add);
+        }
+        a = 1.0;
+    }
+    let rate = update.lr * 0.2 * (rows.max(columns) as f32).sqrt();
+    isa.run(Apply { keep: 1.0 - update.lr * update.weight_decay, rate, direction: x, weight });
+}

@@ -1,0 +1,98 @@
+//! The one thread pool, and the views that parallel sections write through.
+//!
+//! Work is cut into jobs by shape, never by thread count, and each job owns its outputs: results are identical
+//! whatever the pool's size.
+
+use std::marker::PhantomData;
+
+use rayon::prelude::*;
+
+use super::isa::Isa;
+use crate::error::ComputeError;
+
+/// A fixed set of threads and the instruction set that they run.
+pub(crate) struct Pool {
+    threads: rayon::ThreadPool,
+    isa: Isa,
+}
+
+impl Pool {
+    pub(crate) fn new(threads: usize, isa: Isa) -> Result<Self, ComputeError> {
+        const LIMIT: usize = 1024;
+        if !(1..=LIMIT).contains(&threads) {
+            return Err(ComputeError::Threads { threads, limit: LIMIT });
+        }
+        let threads = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("compute-{i}"))
+            .build()
+            .map_err(|e| ComputeError::ThreadPool(e.to_string()))?;
+        Ok(Pool { threads, isa })
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.threads.current_num_threads()
+    }
+
+    pub(crate) fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Runs `job(0..jobs)`, each exactly once, in any order.
+    pub(crate) fn for_each(&self, jobs: usize, job: impl Fn(usize) + Sync + Send) {
+        match jobs {
+            0 => {}
+            1 => job(0),
+            _ if self.threads() == 1 => (0..jobs).for_each(job),
+            _ => self.threads.install(|| (0..jobs).into_par_iter().with_max_len(1).for_each(job)),
+        }
+    }
+
+    /// Runs `job(range)` over `0..n` cut into pieces of `piece`.
+    pub(crate) fn for_ranges(&self, n: usize, piece: usize, job: impl Fn(std::ops::Range<usize>) + Sync + Send) {
+        let piece = piece.max(1);
+        self.for_each(n.div_ceil(piece), |i| job(i * piece..((i + 1) * piece).min(n)));
+    }
+
+    /// The index of the calling worker, for per-thread scratch.
+    pub(crate) fn worker(&self) -> usize {
+        self.threads.current_thread_index().unwrap_or(0)
+    }
+}
+
+/// A mutable slice that jobs write disjoint parts of.
+pub(crate) struct Shared<'a, T> {
+    ptr: *mut T,
+    len: usize,
+    life: PhantomData<&'a mut [T]>,
+}
+
+impl<T> Clone for Shared<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Shared<'_, T> {}
+
+// SAFETY: the only access is `slice_mut`, whose caller promises disjointness.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        Shared { ptr: slice.as_mut_ptr(), len: slice.len(), life: PhantomData }
+    }
+
+    /// A part of the slice.
+    ///
+    /// # Safety
+    /// No two live parts overlap.
+    #[allow(clippy::mut_from_ref)] // That is its purpose; see the promise above.
+    #[inline(always)]
+    pub(crate) unsafe fn slice_mut(&self, start: usize, len: usize) -> &'a mut [T] {
+        assert!(start <= self.len && len <= self.len - start, "a job wrote outside its buffer");
+        // SAFETY: in bounds by the assertion; disjoint by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(start), len) }
+    }
+}

@@ -1,0 +1,223 @@
+//! From a `qkv` row to rotated queries, keys and values, and back. Bytes: one read and one write of `qkv`.
+
+use super::isa::{Kernel, Math};
+use super::math;
+use super::pool::{Pool, Shared};
+use crate::device::AttentionShape;
+use crate::dtype::Storage;
+
+/// Tokens of a job: also the unit in which the norm weights' gradients are summed.
+pub(super) const TOKENS: usize = 64;
+
+/// Everything about a split but the activations.
+#[derive(Clone, Copy)]
+pub(super) struct Split<'a> {
+    pub(super) shape: AttentionShape,
+    /// eps, query weight, key weight.
+    pub(super) norm: Option<(f32, &'a [f32], &'a [f32])>,
+    pub(super) cos: &'a [f32],
+    pub(super) sin: &'a [f32],
+    pub(super) positions: &'a [u32],
+    pub(super) slots: &'a [u32],
+}
+
+impl<'a> Split<'a> {
+    fn row(&self) -> usize {
+        (self.shape.n_head + 2 * self.shape.n_kv_head) * self.shape.head_dim
+    }
+
+    #[inline(always)]
+    fn angles(&self, token: usize) -> (&'a [f32], &'a [f32]) {
+        let half = self.shape.head_dim / 2;
+        let at = self.positions[token] as usize * half;
+        (&self.cos[at..at + half], &self.sin[at..at + half])
+    }
+}
+
+/// Widest head that the kernels keep on the stack.
+pub(super) const MAX_HEAD_DIM: usize = 512;
+
+#[inline(always)]
+fn rotate<M: Math, S: Storage>(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [S]) {
+    let half = cos.len();
+    let (a, b) = x.split_at(half);
+    let (out_a, out_b) = out.split_at_mut(half);
+    for i in 0..half {
+        out_a[i] = S::store(M::mul_add(a[i], cos[i], -(b[i] * sin[i])));
+        out_b[i] = S::store(M::mul_add(b[i], cos[i], a[i] * sin[i]));
+    }
+}
+
+#[inline(always)]
+fn inverse_scale<M: Math>(x: &[f32], eps: f32) -> f32 {
+    1.0 / (math::dot::<M, _, _>(x, x) / x.len() as f32 + eps).sqrt()
+}
+
+struct Head<'a, S> {
+    from: &'a [S],
+    norm: Option<(f32, &'a [f32])>,
+    angles: (&'a [f32], &'a [f32]),
+    to: &'a mut [S],
+}
+
+impl<S: Storage> Kernel for Head<'_, S> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        let mut x = [0.0f32; MAX_HEAD_DIM];
+        let x = &mut x[..self.from.len()];
+        for (x, from) in x.iter_mut().zip(self.from) {
+            *x = from.load();
+        }
+        if let Some((eps, weight)) = self.norm {
+            let scale = inverse_scale::<M>(x, eps);
+            for (x, w) in x.iter_mut().zip(weight) {
+                *x *= scale * w;
+            }
+        }
+        rotate::<M, S>(x, self.angles.0, self.angles.1, self.to);
+    }
+}
+
+/// Writes queries by token, keys and values by slot.
+pub(super) fn forward<S: Storage>(pool: &Pool, split: Split<'_>, qkv: &[S], q: &mut [S], k: &mut [S], v: &mut [S]) {
+    let AttentionShape { n_head, n_kv_head, head_dim } = split.shape;
+    let (q_width, kv_width) = (n_head * head_dim, n_kv_head * head_dim);
+    let (q, k, v) = (Shared::new(q), Shared::new(k), Shared::new(v));
+    pool.for_ranges(split.positions.len(), TOKENS / 4, |tokens| {
+        for token in tokens {
+            let row = &qkv[token * split.row()..][..split.row()];
+            let slot = split.slots[token] as usize;
+            // SAFETY: tokens are disjoint, and so are their slots.
+            let (q, k, v) = unsafe {
+                (
+                    q.slice_mut(token * q_width, q_width),
+                    k.slice_mut(slot * kv_width, kv_width),
+                    v.slice_mut(slot * kv_width, kv_width),
+                )
+            };
+            let (from_q, rest) = row.split_at(q_width);
+            let (from_k, from_v) = rest.split_at(kv_width);
+            let angles = split.angles(token);
+            let q_norm = split.norm.map(|(eps, w, _)| (eps, w));
+            let k_norm = split.norm.map(|(eps, _, w)| (eps, w));
+            for (from, to) in from_q.chunks_exact(head_dim).zip(q.chunks_exact_mut(head_dim)) {
+                pool.isa().run(Head { from, norm: q_norm, angles, to });
+            }
+            for (from, to) in from_k.chunks_exact(head_dim).zip(k.chunks_exact_mut(head_dim)) {
+                pool.isa().run(Head { from, norm: k_norm, angles, to });
+            }
+            v.copy_from_slice(from_v);
+        }
+    });
+}
+
+struct HeadBackward<'a, S> {
+    from: &'a [S],
+    d_to: &'a [S],
+    norm: Option<(f32, &'a [f32], &'a mut [f32])>,
+    angles: (&'a [f32], &'a [f32]),
+    d_from: &'a mut [S],
+}
+
+impl<S: Storage> Kernel for HeadBackward<'_, S> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        let n = self.from.len();
+        let half = n / 2;
+        let (cos, sin) = self.angles;
+        let mut g = [0.0f32; MAX_HEAD_DIM];
+        let g = &mut g[..n];
+        for i in 0..half {
+            // The transpose of a rotation is the rotation back.
+            let (a, b) = (self.d_to[i].load(), self.d_to[i + half].load());
+            g[i] = M::mul_add(a, cos[i], b * sin[i]);
+            g[i + half] = M::mul_add(b, cos[i], -(a * sin[i]));
+        }
+        let Some((eps, weight, d_weight)) = self.norm else {
+            for (d, g) in self.d_from.iter_mut().zip(g) {
+                *d = S::store(*g);
+            }
+            return;
+        };
+        let mut x = [0.0f32; MAX_HEAD_DIM];
+        let x = &mut x[..n];
+        for (x, from) in x.iter_mut().zip(self.from) {
+            *x = from.load();
+        }
+        let scale = inverse_scale::<M>(x, eps);
+        for i in 0..n {
+            x[i] *= scale;
+            d_weight[i] = M::mul_add(g[i], x[i], d_weight[i]);
+            g[i] *= weight[i];
+        }
+        let mean = math::dot::<M, _, _>(g, x) / n as f32;
+        for i in 0..n {
+            self.d_from[i] = S::store(scale * (g[i] - x[i] * mean));
+        }
+    }
+}
+
+/// Gradients flowing into the split.
+pub(super) struct Incoming<'a, S> {
+    pub(super) q: &'a [S],
+    pub(super) k: &'a [S],
+    pub(super) v: &'a [S],
+}
+
+/// Writes `d_qkv`; adds the norm weights' gradients through `partial`, `[jobs][2][head_dim]` of scratch.
+pub(super) fn backward<S: Storage>(
+    pool: &Pool,
+    split: Split<'_>,
+    qkv: &[S],
+    incoming: &Incoming<'_, S>,
+    d_qkv: &mut [S],
+    d_norm: Option<(&mut [f32], &mut [f32])>,
+    partial: &mut [f32],
+) {
+    let AttentionShape { n_head, n_kv_head, head_dim } = split.shape;
+    let (q_width, kv_width) = (n_head * head_dim, n_kv_head * head_dim);
+    let tokens = split.positions.len();
+    let jobs = tokens.div_ceil(TOKENS);
+    let partial = &mut partial[..jobs * 2 * head_dim];
+    partial.fill(0.0);
+    let (d_qkv, shared) = (Shared::new(d_qkv), Shared::new(partial));
+    pool.for_ranges(tokens, TOKENS, |range| {
+        // SAFETY: one job, one part.
+        let sums = unsafe { shared.slice_mut(range.start / TOKENS * 2 * head_dim, 2 * head_dim) };
+        let (q_sum, k_sum) = sums.split_at_mut(head_dim);
+        for token in range {
+            let row = &qkv[token * split.row()..][..split.row()];
+            let slot = split.slots[token] as usize;
+            // SAFETY: tokens are disjoint.
+            let d_row = unsafe { d_qkv.slice_mut(token * split.row(), split.row()) };
+            let angles = split.angles(token);
+            let (d_q, d_rest) = d_row.split_at_mut(q_width);
+            let (d_k, d_v) = d_rest.split_at_mut(kv_width);
+            let heads = row[..q_width].chunks_exact(head_dim).zip(d_q.chunks_exact_mut(head_dim));
+            let d_to = incoming.q[token * q_width..][..q_width].chunks_exact(head_dim);
+            for ((from, d_from), d_to) in heads.zip(d_to) {
+                let norm = split.norm.map(|(eps, w, _)| (eps, w, &mut *q_sum));
+                pool.isa().run(HeadBackward { from, d_to, norm, angles, d_from });
+            }
+            let heads = row[q_width..].chunks_exact(head_dim).zip(d_k.chunks_exact_mut(head_dim));
+            let d_to = incoming.k[slot * kv_width..][..kv_width].chunks_exact(head_dim);
+            for ((from, d_from), d_to) in heads.zip(d_to) {
+                let norm = split.norm.map(|(eps, _, w)| (eps, w, &mut *k_sum));
+                pool.isa().run(HeadBackward { from, d_to, norm, angles, d_from });
+            }
+            d_v.copy_from_slice(&incoming.v[slot * kv_width..][..kv_width]);
+        }
+    });
+    if let Some((d_q, d_k)) = d_norm {
+        for sums in partial.chunks_exact(2 * head_dim) {
+            for (d, s) in d_q.iter_mut().zip(&sums[..head_dim]) {
+                *d += s;
+            }
+            for (d, s) in d_k.iter_mut().zip(&sums[head_dim..]) {
+                *d += s;
+            }
+        }
+    }
+}

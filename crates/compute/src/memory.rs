@@ -1,0 +1,21 @@
+//! What memory the machine has left.
+
+/// Bytes that can be allocated without swapping: the kernel's estimate, under the control group's limit. `None` where
+/// the system does not say.
+pub fn available() -> Option<u64> {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+    })?;
+    Some(machine.min(group_limit().unwrap_or(u64::MAX)))
+}
+
+/// What the control group leaves, version 2 then 1.
+fn group_limit() -> Option<u64> {
+    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let pairs = [
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ];
+    pairs.iter().find_map(|(limit, usage)| Some(number(limit)?.saturating_sub(number(usage)?)))
+}

@@ -1,0 +1,149 @@
+//! The chat template: how a conversation becomes token ids, and which of them are learned.
+//!
+//! `<s>`, then for each message its role token, its text and `</s>`. The loss falls on the assistant's text and the
+//! `</s>` that ends it; a role token is never a target, because the program writes it, not the model.
+//! Called by `packing` (fine-tuning) and by whoever generates (the prompt ends with the assistant's role token).
+//!
+//! Control tokens are placed here by id. The text of people goes through `Tokenizer::encode`, which never yields
+//! one, so typing `<|system|>` gives the characters and not the role.
+
+use serde::{Deserialize, Serialize};
+
+use crate::tokenizer::Tokenizer;
+
+/// The same template in Jinja, for `tokenizer_config.json`: other programs then format prompts as this one does.
+pub const CHAT_TEMPLATE: &str = concat!(
+    "{{ bos_token }}",
+    "{% for message in messages %}",
+    "{{ '<|' + message['role'] + '|>' + message['content'] + eos_token }}",
+    "{% endfor %}",
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}",
+);
+
+/// Who speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Instructions that precede the conversation.
+    System,
+    /// The person.
+    User,
+    /// The model.
+    Assistant,
+}
+
+impl Role {
+    /// The role's name as it stands in `messages` records and in the template.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::System => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+        }
+    }
+}
+
+/// One turn.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said, as plain text.
+    pub content: String,
+}
+
+impl Message {
+    /// A turn of the model's instructions.
+    pub fn system(content: impl Into<String>) -> Self {
+        Self::new(Role::System, content)
+    }
+
+    /// A turn of the person.
+    pub fn user(content: impl Into<String>) -> Self {
+        Self::new(Role::User, content)
+    }
+
+    /// A turn of the model.
+    pub fn assistant(content: impl Into<String>) -> Self {
+        Self::new(Role::Assistant, content)
+    }
+
+    fn new(role: Role, content: impl Into<String>) -> Self {
+        Self {
+            role,
+            content: content.into(),
+        }
+    }
+}
+
+/// Turns in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Conversation {
+    /// The turns, oldest first.
+    pub messages: Vec<Message>,
+}
+
+impl Conversation {
+    /// One question with its answer.
+    pub fn exchange(question: impl Into<String>, answer: impl Into<String>) -> Self {
+        Self {
+            messages: vec![Message::user(question), Message::assistant(answer)],
+        }
+    }
+}
+
+/// A conversation as ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// `[n]` token ids.
+    pub ids: Vec<u32>,
+    /// `[n]`: true where the id is to be predicted (the assistant's text and its `</s>`).
+    pub loss_mask: Vec<bool>,
+    /// For each assistant message the number of ids up to and with its `</s>`: where the conversation may be cut.
+    pub cuts: Vec<usize>,
+}
+
+/// The ids of a whole conversation and the mask of those that are learned.
+pub fn render(conversation: &Conversation, tokenizer: &Tokenizer) -> Rendered {
+    let special = tokenizer.special();
+    let mut ids = vec![special.bos];
+    let mut loss_mask = vec![false];
+    let mut cuts = Vec::new();
+    for message in &conversation.messages {
+        ids.push(role_id(message.role, tokenizer));
+        loss_mask.push(false);
+        ids.extend(tokenizer.encode(&message.content));
+        ids.push(special.eos);
+        loss_mask.resize(ids.len(), message.role == Role::Assistant);
+        if message.role == Role::Assistant {
+            cuts.push(ids.len());
+        }
+    }
+    Rendered {
+        ids,
+        loss_mask,
+        cuts,
+    }
+}
+
+/// The ids from which the model goes on as the assistant.
+pub fn render_prompt(messages: &[Message], tokenizer: &Tokenizer) -> Vec<u32> {
+    let special = tokenizer.special();
+    let mut ids = vec![special.bos];
+    for message in messages {
+        ids.push(role_id(message.role, tokenizer));
+        ids.extend(tokenizer.encode(&message.content));
+        ids.push(special.eos);
+    }
+    ids.push(special.assistant);
+    ids
+}
+
+fn role_id(role: Role, tokenizer: &Tokenizer) -> u32 {
+    let special = tokenizer.special();
+    match role {
+        Role::System => special.system,
+        Role::User => special.user,
+        Role::Assistant => special.assistant,
+    }
+}

@@ -1,0 +1,302 @@
+//! Chat records in the three layouts of the field, read into [`Conversation`]s.
+//!
+//! - `messages`: `[{"role": "user", "content": "..."}, ...]` (UltraChat);
+//! - `instruction` / `input` / `output` (Alpaca);
+//! - `conversations`: `[{"from": "human", "value": "..."}, ...]` (ShareGPT).
+//!
+//! The layout is told by the keys of each row. Called by `train` (fine-tuning) with files, and by `corpus` with the
+//! embedded chats. A row that has another shape is an error naming the file and the row; an empty answer is dropped
+//! together with the question it should have answered, and counted.
+
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::chat::{Conversation, Message, Role};
+use crate::error::Error;
+use crate::source::open_records;
+
+/// A conversation and where it came from, so that every report can name the row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConversationRecord {
+    /// File or data set.
+    pub source: String,
+    /// Row in the source, from 1.
+    pub row: usize,
+    /// The turns.
+    pub conversation: Conversation,
+}
+
+/// What was found in a source of chats.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ReadReport {
+    /// Rows read.
+    pub rows: usize,
+    /// Conversations kept.
+    pub conversations: usize,
+    /// Messages kept.
+    pub messages: usize,
+    /// Empty assistant turns dropped, each with the question before it.
+    pub empty_answers: usize,
+    /// Rows left out because no answer was left in them.
+    pub without_answer: usize,
+    /// Row numbers (from 1) that lost something.
+    pub touched: Vec<usize>,
+}
+
+/// All conversations of a file (jsonl, JSON array or parquet, plain or compressed).
+///
+/// # Errors
+/// What the reader reports of the file, and the errors of [`parse_conversation`].
+pub fn read_conversations(path: &Path) -> Result<(Vec<ConversationRecord>, ReadReport), Error> {
+    let source = path.display().to_string();
+    let mut report = ReadReport::default();
+    let mut out = Vec::new();
+    for record in open_records(path)? {
+        out.extend(take_row(&record?, &source, &mut report)?);
+    }
+    Ok((out, report))
+}
+
+/// One row of a source: counted in `report`, `None` when no answer is left in it.
+///
+/// # Errors
+/// The errors of [`parse_conversation`].
+pub fn take_row(
+    record: &Value,
+    source: &str,
+    report: &mut ReadReport,
+) -> Result<Option<ConversationRecord>, Error> {
+    report.rows += 1;
+    let row = report.rows;
+    let (conversation, empty) = drop_empty_answers(parse_conversation(record, source, row)?);
+    report.empty_answers += empty;
+    let answered = conversation.messages.iter().any(|m| m.role == Role::Assistant);
+    if empty > 0 || !answered {
+        report.touched.push(row);
+    }
+    if !answered {
+        report.without_answer += 1;
+        return Ok(None);
+    }
+    report.conversations += 1;
+    report.messages += conversation.messages.len();
+    Ok(Some(ConversationRecord {
+        source: source.to_owned(),
+        row,
+        conversation,
+    }))
+}
+
+/// The turns of one record, white space around each text removed, empty ones included.
+///
+/// # Errors
+/// [`Error::ConversationLayout`] when no layout fits, [`Error::ConversationField`] when a field is missing or has
+/// another type, [`Error::ConversationRole`] when a speaker is unknown; each names `source` and `row`.
+pub fn parse_conversation(record: &Value, source: &str, row: usize) -> Result<Conversation, Error> {
+    let at = At { source, row };
+    if let Some(messages) = record.get("messages").filter(|m| !m.is_null()) {
+        return at.turns(messages, "messages", "role", "content");
+    }
+    if let Some(conversations) = record.get("conversations").filter(|c| !c.is_null()) {
+        return at.turns(conversations, "conversations", "from", "value");
+    }
+    if record.get("instruction").is_some() {
+        return at.instruction(record);
+    }
+    let found = match record {
+        Value::Object(fields) => fields.keys().cloned().collect::<Vec<_>>().join(", "),
+        other => kind(other).to_owned(),
+    };
+    Err(Error::ConversationLayout {
+        path: source.to_owned(),
+        row,
+        found,
+    })
+}
+
+struct At<'a> {
+    source: &'a str,
+    row: usize,
+}
+
+impl At<'_> {
+    fn turns(
+        &self,
+        list: &Value,
+        list_name: &str,
+        role_name: &str,
+        text_name: &str,
+    ) -> Result<Conversation, Error> {
+        let Value::Array(turns) = list else {
+            return Err(self.field(list_name, "a list of turns", list));
+        };
+        let mut messages = Vec::with_capacity(turns.len());
+        for (index, turn) in turns.iter().enumerate() {
+            let role = self.text(turn, role_name, &format!("{list_name}[{index}].{role_name}"))?;
+            let content = self.text(turn, text_name, &format!("{list_name}[{index}].{text_name}"))?;
+            messages.push(Message {
+                role: self.role(role, &format!("{list_name}[{index}].{role_name}"))?,
+                content: content.trim().to_owned(),
+            });
+        }
+        Ok(Conversation { messages })
+    }
+
+    fn instruction(&self, record: &Value) -> Result<Conversation, Error> {
+        let instruction = self.text(record, "instruction", "instruction")?.trim();
+        let output = self.text(record, "output", "output")?.trim();
+        let input = match record.get("input") {
+            None | Some(Value::Null) => "",
+            Some(_) => self.text(record, "input", "input")?.trim(),
+        };
+        let question = if input.is_empty() {
+            instruction.to_owned()
+        } else {
+            format!("{instruction}\n\n{input}")
+        };
+        Ok(Conversation::exchange(question, output))
+    }
+
+    fn text<'v>(&self, record: &'v Value, key: &str, field: &str) -> Result<&'v str, Error> {
+        match record.get(key) {
+            Some(Value::String(text)) => Ok(text),
+            Some(other) => Err(self.field(field, "a string", other)),
+            None => Err(self.field(field, "a string", &Value::Null)),
+        }
+    }
+
+    fn role(&self, name: &str, field: &str) -> Result<Role, Error> {
+        match name.to_lowercase().as_str() {
+            "system" => Ok(Role::System),
+            "user" | "human" | "prompter" => Ok(Role::User),
+            "assistant" | "gpt" | "model" | "bot" | "chatgpt" => Ok(Role::Assistant),
+            _ => Err(Error::ConversationRole {
+                path: self.source.to_owned(),
+                row: self.row,
+                field: field.to_owned(),
+                found: name.to_owned(),
+            }),
+        }
+    }
+
+    fn field(&self, field: &str, expected: &'static str, found: &Value) -> Error {
+        Error::ConversationField {
+            path: self.source.to_owned(),
+            row: self.row,
+            field: field.to_owned(),
+            expected,
+            found: kind(found),
+        }
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// An empty answer goes with the question before it: a question without an answer would teach nothing and would put
+/// two turns of the person in a row.
+fn drop_empty_answers(conversation: Conversation) -> (Conversation, usize) {
+    let mut empty = 0;
+    let mut messages: Vec<Message> = Vec::with_capacity(conversation.messages.len());
+    for message in conversation.messages {
+        if message.role == Role::Assistant && message.content.is_empty() {
+            empty += 1;
+            if messages.last().is_some_and(|m| m.role == Role::User) {
+                messages.pop();
+            }
+        } else {
+            messages.push(message);
+        }
+    }
+    (Conversation { messages }, empty)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn parse(record: Value) -> Result<Conversation, Error> {
+        parse_conversation(&record, "chats.jsonl", 7)
+    }
+
+    #[test]
+    fn ultrachat() {
+        let record = json!({"prompt": "x", "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": " Hi \n"},
+            {"role": "assistant", "content": "Hello."}]});
+        let expected = [Message::system("Be brief."), Message::user("Hi"), Message::assistant("Hello.")];
+        assert_eq!(parse(record).unwrap().messages, expected);
+    }
+
+    #[test]
+    fn alpaca_joins_instruction_and_input() {
+        let record = json!({"instruction": "Add.", "input": "2 and 3", "output": "5"});
+        assert_eq!(parse(record).unwrap(), Conversation::exchange("Add.\n\n2 and 3", "5"));
+        for empty in [json!(""), Value::Null] {
+            let record = json!({"instruction": "Sing.", "input": empty, "output": "La."});
+            assert_eq!(parse(record).unwrap(), Conversation::exchange("Sing.", "La."));
+        }
+    }
+
+    #[test]
+    fn sharegpt_speakers() {
+        let record = json!({"conversations": [
+            {"from": "system", "value": "S"}, {"from": "human", "value": "U"},
+            {"from": "gpt", "value": "A"}, {"from": "user", "value": "V"}, {"from": "assistant", "value": "B"}]});
+        let roles: Vec<_> = parse(record).unwrap().messages.iter().map(|m| m.role).collect();
+        assert_eq!(roles, [Role::System, Role::User, Role::Assistant, Role::User, Role::Assistant]);
+    }
+
+    #[test]
+    fn each_wrong_shape_names_file_row_and_field() {
+        let cases = [
+            (json!({"text": "x", "id": 3}), "text"),
+            (json!([1, 2]), "a list"),
+            (json!({"messages": "x"}), "messages"),
+            (json!({"messages": [{"role": "user"}]}), "messages[0].content"),
+            (json!({"messages": [{"role": "user", "content": 4}]}), "a number"),
+            (json!({"conversations": [{"from": "narrator", "value": "x"}]}), "narrator"),
+            (json!({"instruction": "x"}), "output"),
+            (json!({"instruction": "x", "input": [], "output": "y"}), "input"),
+        ];
+        for (record, named) in cases {
+            let message = parse(record.clone()).unwrap_err().to_string();
+            assert!(message.contains("chats.jsonl") && message.contains('7'), "{message}");
+            assert!(message.contains(named), "{record}: {message}");
+        }
+    }
+
+    #[test]
+    fn empty_answers_are_dropped_with_their_question_and_counted() {
+        let mut report = ReadReport::default();
+        let rows = [
+            json!({"messages": [
+                {"role": "user", "content": "a"}, {"role": "assistant", "content": "  "},
+                {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]}),
+            json!({"instruction": "a", "output": ""}),
+            json!({"messages": [{"role": "user", "content": "only me"}]}),
+            json!({"messages": []}),
+        ];
+        let kept: Vec<_> = rows
+            .iter()
+            .filter_map(|r| take_row(r, "s", &mut report).unwrap())
+            .collect();
+        assert_eq!(kept.len(), 1);
+        assert_eq!((kept[0].row, &kept[0].conversation), (1, &Conversation::exchange("b", "c")));
+        assert_eq!((report.rows, report.conversations, report.messages), (4, 1, 2));
+        assert_eq!((report.empty_answers, report.without_answer), (2, 3));
+        assert_eq!(report.touched, [1, 2, 3, 4]);
+    }
+}

@@ -1,0 +1,106 @@
+//! Files that become visible only whole, and together as nearly as a file system allows.
+
+use crate::error::ModelError;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Files being written beside their places. Dropped before [`Staging::publish`], it removes them.
+pub(super) struct Staging {
+    dir: PathBuf,
+    names: Vec<String>,
+}
+
+impl Staging {
+    pub(super) fn new(dir: &Path) -> Result<Self, ModelError> {
+        fs::create_dir_all(dir).map_err(|source| ModelError::Io {
+            path: dir.to_owned(),
+            doing: "make",
+            source,
+        })?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            names: Vec::new(),
+        })
+    }
+
+    /// Writes all of one file and brings it to the disk.
+    pub(super) fn write(&mut self, name: &str, contents: &[u8]) -> Result<(), ModelError> {
+        let path = self.dir.join(name);
+        self.write_with(name, |file| {
+            file.write_all(contents)
+                .map_err(|source| unwritable(&path, source))
+        })
+    }
+
+    /// Writes one file through `fill` and brings it to the disk.
+    pub(super) fn write_with<T>(
+        &mut self,
+        name: &str,
+        fill: impl FnOnce(&mut File) -> Result<T, ModelError>,
+    ) -> Result<T, ModelError> {
+        let path = self.temporary(name);
+        let mut file = File::create(&path).map_err(|source| unwritable(&path, source))?;
+        self.names.push(name.to_owned());
+        let result = fill(&mut file)?;
+        file.sync_all()
+            .map_err(|source| unwritable(&path, source))?;
+        Ok(result)
+    }
+
+    /// Moves every file to its place, in the order written, and makes that last.
+    pub(super) fn publish(mut self) -> Result<(), ModelError> {
+        for name in &self.names {
+            let path = self.dir.join(name);
+            fs::rename(self.temporary(name), &path).map_err(|source| unwritable(&path, source))?;
+        }
+        self.names.clear();
+        sync_directory(&self.dir)
+    }
+
+    /// A fixed name, so that what a killed save left is overwritten by the next.
+    fn temporary(&self, name: &str) -> PathBuf {
+        self.dir.join(format!(".{name}.tmp"))
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        for name in &self.names {
+            // Already renamed, or beyond help: the error that led here is the one worth reporting.
+            let _ = fs::remove_file(self.temporary(name));
+        }
+    }
+}
+
+/// Without this a rename may be lost with the power; directories cannot be synced outside Unix, nor need they be.
+fn sync_directory(dir: &Path) -> Result<(), ModelError> {
+    if cfg!(unix) {
+        File::open(dir)
+            .and_then(|file| file.sync_all())
+            .map_err(|source| unwritable(dir, source))?;
+    }
+    Ok(())
+}
+
+pub(super) fn unwritable(path: &Path, source: io::Error) -> ModelError {
+    ModelError::Io {
+        path: path.to_owned(),
+        doing: "write",
+        source,
+    }
+}
+
+pub(super) fn unreadable(path: &Path, source: io::Error) -> ModelError {
+    if source.kind() == io::ErrorKind::NotFound {
+        ModelError::MissingFile {
+            path: path.to_owned(),
+        }
+    } else {
+        ModelError::Io {
+            path: path.to_owned(),
+            doing: "read",
+            source,
+        }
+    }
+}

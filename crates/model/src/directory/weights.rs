@@ -1,0 +1,241 @@
+//! Streaming `model.safetensors` to and from the disk: a header, then the tensors, each in memory only while it passes.
+//!
+//! The format is <https://github.com/huggingface/safetensors>: u64 little-endian header length, JSON header, data.
+//! The crate of that name parses and checks the header; the data is streamed here, because its own functions need the
+//! whole file in memory (or mapped) and hash nothing.
+
+use super::atomic::{unreadable, unwritable};
+use super::checksums;
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::specification::ParameterSpec;
+use half::bf16;
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use sha2::{Digest, Sha256};
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+
+/// The type in which weights are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StoredDtype {
+    /// IEEE single precision, 4 bytes.
+    F32,
+    /// The upper half of a single, 2 bytes.
+    Bf16,
+}
+
+impl StoredDtype {
+    /// Bytes of one value.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+}
+
+/// Values converted between bytes and numbers at a time.
+const CHUNK: usize = 1 << 16;
+/// The same limit as the safetensors crate's.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// Writes all parameters of `config` and returns the SHA-256 of the file.
+pub(super) fn write<'a>(
+    file: &mut File,
+    path: &Path,
+    config: &ModelConfig,
+    dtype: StoredDtype,
+    mut values: impl FnMut(&ParameterSpec) -> Result<Cow<'a, [f32]>, ModelError>,
+) -> Result<String, ModelError> {
+    let specs = config.parameters();
+    let mut hash = Sha256::new();
+    let mut put = |bytes: &[u8]| {
+        hash.update(bytes);
+        file.write_all(bytes)
+            .map_err(|source| unwritable(path, source))
+    };
+    put(&header(path, &specs, dtype)?)?;
+    let mut buffer = Vec::with_capacity(CHUNK * dtype.size());
+    for spec in &specs {
+        let values = values(spec)?;
+        if values.len() != spec.len() {
+            return Err(ModelError::WrongCount {
+                name: spec.name.clone(),
+                found: values.len(),
+                expected: spec.shape.clone(),
+            });
+        }
+        for chunk in values.chunks(CHUNK) {
+            buffer.clear();
+            match dtype {
+                StoredDtype::F32 => buffer.extend(chunk.iter().flat_map(|v| v.to_le_bytes())),
+                StoredDtype::Bf16 => {
+                    buffer.extend(chunk.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()))
+                }
+            }
+            put(&buffer)?;
+        }
+    }
+    Ok(checksums::hex(hash))
+}
+
+fn header(path: &Path, specs: &[ParameterSpec], dtype: StoredDtype) -> Result<Vec<u8>, ModelError> {
+    let lies = |reason: String| ModelError::WeightsHeader {
+        path: path.to_owned(),
+        reason,
+    };
+    let mut end = 0;
+    let tensors = specs.iter().map(|spec| {
+        let start = end;
+        end += spec.len() * dtype.size();
+        let stored = match dtype {
+            StoredDtype::F32 => Dtype::F32,
+            StoredDtype::Bf16 => Dtype::BF16,
+        };
+        (
+            spec.name.clone(),
+            TensorInfo {
+                dtype: stored,
+                shape: spec.shape.clone(),
+                data_offsets: (start, end),
+            },
+        )
+    });
+    // What the Hugging Face libraries ask for before they read a file. One key only: a map has no order to rely on.
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata =
+        Metadata::new(Some(format), tensors.collect()).map_err(|e| lies(e.to_string()))?;
+    let mut json = serde_json::to_vec(&metadata).map_err(|e| lies(e.to_string()))?;
+    // Data aligned to 8 bytes, so that a mapped file can be read in place.
+    json.resize(json.len().next_multiple_of(8), b' ');
+    Ok([&(json.len() as u64).to_le_bytes()[..], &json].concat())
+}
+
+/// Reads all parameters of `config` and returns the SHA-256 of the file.
+pub(super) fn read(
+    mut file: File,
+    path: &Path,
+    config: &ModelConfig,
+    mut receive: impl FnMut(&ParameterSpec, StoredDtype, Vec<f32>) -> Result<(), ModelError>,
+) -> Result<String, ModelError> {
+    let length = file
+        .metadata()
+        .map_err(|source| unreadable(path, source))?
+        .len();
+    let mut hash = Sha256::new();
+    let mut take = |buffer: &mut [u8]| {
+        file.read_exact(buffer)
+            .map_err(|source| unreadable(path, source))?;
+        hash.update(&*buffer);
+        Ok::<(), ModelError>(())
+    };
+    let lies = |reason: String| ModelError::WeightsHeader {
+        path: path.to_owned(),
+        reason,
+    };
+
+    if length < 8 {
+        return Err(lies(format!(
+            "the file has {length} bytes, fewer than the 8 of the header's length"
+        )));
+    }
+    let mut prefix = [0; 8];
+    take(&mut prefix)?;
+    let header_length = u64::from_le_bytes(prefix);
+    if header_length > MAX_HEADER || header_length > length - 8 {
+        return Err(lies(format!(
+            "it claims {header_length} bytes in a file of {length}"
+        )));
+    }
+    let mut json = vec![0; header_length as usize];
+    take(&mut json)?;
+    let metadata: Metadata = serde_json::from_slice(&json).map_err(|e| lies(e.to_string()))?;
+    let expected = 8 + header_length + metadata.data_len() as u64;
+    if expected != length {
+        return Err(ModelError::WeightsLength {
+            path: path.to_owned(),
+            expected,
+            found: length,
+        });
+    }
+
+    let mut bytes = vec![0; CHUNK * 4];
+    for (spec, dtype) in matched(path, config, &metadata)? {
+        let mut values = Vec::with_capacity(spec.len());
+        while values.len() < spec.len() {
+            let n = (spec.len() - values.len()).min(CHUNK);
+            let bytes = &mut bytes[..n * dtype.size()];
+            take(bytes)?;
+            match dtype {
+                StoredDtype::F32 => {
+                    values.extend(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)));
+                }
+                StoredDtype::Bf16 => {
+                    values.extend(
+                        bytes
+                            .as_chunks()
+                            .0
+                            .iter()
+                            .map(|&b| bf16::from_le_bytes(b).to_f32()),
+                    );
+                }
+            }
+        }
+        receive(&spec, dtype, values)?;
+    }
+    Ok(checksums::hex(hash))
+}
+
+/// The parameters of `config` in the order of the file, once the header agrees that they are what it holds.
+fn matched(
+    path: &Path,
+    config: &ModelConfig,
+    metadata: &Metadata,
+) -> Result<Vec<(ParameterSpec, StoredDtype)>, ModelError> {
+    let path = || path.to_owned();
+    let mut matched = Vec::new();
+    let mut names: Vec<String> = metadata.offset_keys();
+    names.sort_unstable();
+    let specs = config.parameters();
+    let known: HashSet<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+    if let Some(name) = names.iter().find(|name| !known.contains(name.as_str())) {
+        return Err(ModelError::ExtraTensor {
+            path: path(),
+            name: name.clone(),
+        });
+    }
+    for spec in specs {
+        let name = spec.name.clone();
+        let Some(info) = metadata.info(&name) else {
+            return Err(ModelError::MissingTensor { path: path(), name });
+        };
+        if info.shape != spec.shape {
+            return Err(ModelError::WrongShape {
+                path: path(),
+                name,
+                found: info.shape.clone(),
+                expected: spec.shape,
+            });
+        }
+        let dtype = match info.dtype {
+            Dtype::F32 => StoredDtype::F32,
+            Dtype::BF16 => StoredDtype::Bf16,
+            other => {
+                return Err(ModelError::WrongDtype {
+                    path: path(),
+                    name,
+                    found: other.to_string(),
+                });
+            }
+        };
+        matched.push((info.data_offsets.0, spec, dtype));
+    }
+    matched.sort_by_key(|(start, ..)| *start);
+    Ok(matched
+        .into_iter()
+        .map(|(_, spec, dtype)| (spec, dtype))
+        .collect())
+}
