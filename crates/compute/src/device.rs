@@ -291,6 +291,8 @@ pub trait Device: Send + Sync {
     fn fill_zero(&self, buffer: &mut Self::Buffer);
     /// Refreshes a matrix from its f32 row-major values `[rows, columns]`.
     fn pack(&self, values: &Self::Buffer, matrix: &mut Self::Matrix);
+    /// Copies the first `len` elements, same type.
+    fn copy(&self, from: &Self::Buffer, len: usize, to: &mut Self::Buffer);
     /// Copies rows `rows[i]` of `from` (`[_, width]`) to row `i` of `to`, same type.
     fn gather_rows(&self, from: &Self::Buffer, width: usize, rows: &[u32], to: &mut Self::Buffer);
 

@@ -147,3 +147,108 @@ fn role_id(role: Role, tokenizer: &Tokenizer) -> u32 {
         Role::Assistant => special.assistant,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tokenizer::tests::byte_tokenizer;
+
+    fn talk() -> Vec<Message> {
+        vec![
+            Message::system("Be kind."),
+            Message::user("Hi <|assistant|>"),
+            Message::assistant("Hello."),
+            Message::user("Bye </s>"),
+            Message::assistant("See you."),
+        ]
+    }
+
+    #[test]
+    fn loss_falls_on_answers_and_their_ends_only() {
+        let tokenizer = byte_tokenizer();
+        let special = tokenizer.special();
+        let conversation = Conversation { messages: talk() };
+        let rendered = render(&conversation, &tokenizer);
+        assert_eq!(rendered.ids.len(), rendered.loss_mask.len());
+        let learned: Vec<u32> =
+            rendered.ids.iter().zip(&rendered.loss_mask).filter(|(_, m)| **m).map(|(id, _)| *id).collect();
+        let mut expected = tokenizer.encode("Hello.");
+        expected.push(special.eos);
+        expected.extend(tokenizer.encode("See you."));
+        expected.push(special.eos);
+        assert_eq!(learned, expected);
+        for &cut in &rendered.cuts {
+            assert!(rendered.ids[cut - 1] == special.eos && rendered.loss_mask[cut - 1]);
+        }
+        assert_eq!(rendered.cuts.len(), 2);
+        assert_eq!(rendered.cuts[1], rendered.ids.len());
+    }
+
+    #[test]
+    fn typed_control_tokens_stay_text() {
+        let tokenizer = byte_tokenizer();
+        let special = tokenizer.special();
+        let typed = "<s></s><pad><|system|><|user|><|assistant|>";
+        let ids = render_prompt(&[Message::user(typed)], &tokenizer);
+        let control = [special.bos, special.eos, special.pad, special.system, special.user, special.assistant];
+        let placed: Vec<u32> = ids.into_iter().filter(|id| control.contains(id)).collect();
+        assert_eq!(placed, [special.bos, special.user, special.eos, special.assistant]);
+    }
+
+    #[test]
+    fn prompt_is_the_beginning_of_the_conversation() {
+        let tokenizer = byte_tokenizer();
+        let whole = render(&Conversation { messages: talk() }, &tokenizer);
+        for turns in [2, 4] {
+            let prompt = render_prompt(&talk()[..turns], &tokenizer);
+            assert_eq!(whole.ids[..prompt.len()], prompt);
+            assert!(whole.loss_mask[prompt.len()] && !whole.loss_mask[prompt.len() - 1]);
+        }
+    }
+
+    #[test]
+    fn jinja_template_says_the_same() {
+        let tokenizer = byte_tokenizer();
+        let special = tokenizer.special();
+        let messages = vec![Message::system("Be kind."), Message::user("Hi"), Message::assistant("Hello.")];
+        for (turns, prompt) in [(3, false), (2, true)] {
+            let listed: Vec<minijinja::Value> = messages[..turns]
+                .iter()
+                .map(|m| minijinja::context! { role => m.role.name(), content => m.content.as_str() })
+                .collect();
+            let text = minijinja::render!(
+                CHAT_TEMPLATE,
+                messages => listed,
+                bos_token => "<s>",
+                eos_token => "</s>",
+                add_generation_prompt => prompt,
+            );
+            // Read the rendered text as a program that parses control tokens would.
+            let control = [
+                ("<s>", special.bos),
+                ("</s>", special.eos),
+                ("<|system|>", special.system),
+                ("<|user|>", special.user),
+                ("<|assistant|>", special.assistant),
+            ];
+            let mut ids = Vec::new();
+            let mut rest = text.as_str();
+            while !rest.is_empty() {
+                if let Some((name, id)) = control.iter().find(|(name, _)| rest.starts_with(name)) {
+                    ids.push(*id);
+                    rest = &rest[name.len()..];
+                } else {
+                    let end = control.iter().filter_map(|(name, _)| rest.find(name)).min().unwrap_or(rest.len());
+                    ids.extend(tokenizer.encode(&rest[..end]));
+                    rest = &rest[end..];
+                }
+            }
+            let ours = if prompt {
+                render_prompt(&messages[..turns], &tokenizer)
+            } else {
+                render(&Conversation { messages: messages[..turns].to_vec() }, &tokenizer).ids
+            };
+            assert_eq!(ids, ours);
+        }
+    }
+}

@@ -53,14 +53,14 @@ pub enum Error {
         /// Line number from 1, where the format has lines.
         line: Option<u64>,
     },
-    /// A line longer than a document can be.
-    #[error("{}: line {line} is longer than {limit} bytes; is this a .jsonl file?", path.display())]
-    LineTooLong {
+    /// A record longer than a document can be.
+    #[error("{}: the record that starts in line {line} is longer than {limit} bytes; is the file damaged, or of another format?", path.display())]
+    RecordTooLong {
         /// The file.
         path: PathBuf,
         /// Line number from 1.
         line: u64,
-        /// The longest line that is read, bytes.
+        /// The longest record that is read, bytes.
         limit: u64,
     },
     /// Text that is not JSON.
@@ -327,6 +327,72 @@ pub enum Error {
         fault: String,
     },
     // Chats.
+    /// A chat record that has none of the known layouts.
+    #[error("{path}: row {row} is no conversation: it has {found}; expected `messages`, `conversations`, or `instruction` and `output`")]
+    ConversationLayout {
+        /// File or data set.
+        path: String,
+        /// Row from 1.
+        row: usize,
+        /// The keys that exist, or the kind of value.
+        found: String,
+    },
+    /// A field of a chat record that is missing or has another type.
+    #[error("{path}: row {row}: `{field}` is {found}, expected {expected}")]
+    ConversationField {
+        /// File or data set.
+        path: String,
+        /// Row from 1.
+        row: usize,
+        /// The field, with its place in the list of turns.
+        field: String,
+        /// What it must be.
+        expected: &'static str,
+        /// What it is.
+        found: &'static str,
+    },
+    /// A speaker that is neither person, model nor system.
+    #[error("{path}: row {row}: `{field}` is `{found}`, expected system, user (or human) or assistant (or gpt)")]
+    ConversationRole {
+        /// File or data set.
+        path: String,
+        /// Row from 1.
+        row: usize,
+        /// The field, with its place in the list of turns.
+        field: String,
+        /// The speaker found.
+        found: String,
+    },
+    /// A micro-batch that cannot hold one full conversation.
+    #[error("batch of {batch_tokens} tokens is below the context of {context}; set it to {context} or more")]
+    BatchBelowContext {
+        /// Tokens of a micro-batch.
+        batch_tokens: usize,
+        /// Positions of the context.
+        context: usize,
+    },
+    /// No conversation left to train on.
+    #[error("none of {given} conversations has an answer that fits the context of {context}; give chats with shorter turns or a longer context")]
+    NoConversations {
+        /// Conversations given.
+        given: usize,
+        /// Positions of the context.
+        context: usize,
+    },
+    /// A field of the recipe's `[identity]` that cannot be said.
+    #[error("[identity] {field} is `{value}`: must be 1 to 200 characters of plain text, without line breaks, braces or angle brackets")]
+    IdentityField {
+        /// `name`, `maker` or `description`.
+        field: &'static str,
+        /// The value given, shortened.
+        value: String,
+    },
+    /// A share of identity conversations out of range.
+    #[error("identity rate {rate}: must be from 0 to 0.9")]
+    MixRate {
+        /// The value given.
+        rate: f64,
+    },
 }
 
 impl Error {

@@ -9,6 +9,7 @@ pub mod batch;
 pub mod chat;
 pub mod cleaning;
 pub mod conversations;
+mod durable;
 pub mod error;
 pub mod identity;
 pub mod loader;

@@ -71,13 +71,10 @@ mod tests {
     fn stream_and_hash_are_pinned() {
         // Resume and the validation split rest on these values: a change here changes every run.
         let mut rng = SplitMix64::new(1, 2);
-        let first = [rng.next_u64(), rng.next_u64()];
-        assert_eq!(first, [PINNED.0, PINNED.1]);
-        assert_eq!(text_hash(["a", "b"], 7), PINNED.2);
+        let drawn = (rng.next_u64(), rng.next_u64(), text_hash(["a", "b"], 7));
+        assert_eq!(drawn, (5196188657185181188, 5005007431957806747, 17591913462238045567));
         assert_ne!(text_hash(["ab", ""], 7), text_hash(["a", "b"], 7));
     }
-
-    const PINNED: (u64, u64, u64) = (0, 0, 0);
 
     #[test]
     fn shuffle_permutes() {

@@ -187,29 +187,17 @@ impl ModelConfig {
         bounded("n_head", self.n_head, 1 << 10)?;
         bounded("n_kv_head", self.n_kv_head, 1 << 10)?;
         bounded("n_embd", self.n_embd, 1 << 16)?;
-        bounded("head_dim", self.head_dim, 1 << 10)?;
+        bounded("head_dim", self.head_dim, 1 << 9)?;
         bounded("n_ff", self.n_ff, 1 << 18)?;
         bounded("context", self.context, 1 << 24)?;
         if !self.head_dim.is_multiple_of(2) {
-            return Err(wrong(
-                "head_dim",
-                self.head_dim,
-                "make it even: RoPE turns pairs of dimensions",
-            ));
+            return Err(wrong("head_dim", self.head_dim, "make it even: RoPE turns pairs of dimensions"));
         }
         if !self.n_head.is_multiple_of(self.n_kv_head) {
-            return Err(wrong(
-                "n_kv_head",
-                self.n_kv_head,
-                format!("use a divisor of n_head = {}", self.n_head),
-            ));
+            return Err(wrong("n_kv_head", self.n_kv_head, format!("use a divisor of n_head = {}", self.n_head)));
         }
         if !(self.rope_theta.is_finite() && self.rope_theta > 1.0) {
-            return Err(wrong(
-                "rope_theta",
-                self.rope_theta,
-                "use a finite number above 1; 10000 is usual",
-            ));
+            return Err(wrong("rope_theta", self.rope_theta, "use a finite number above 1; 10000 is usual"));
         }
         if !(self.norm_eps > 0.0 && self.norm_eps <= 0.1) {
             return Err(wrong(
@@ -219,11 +207,7 @@ impl ModelConfig {
             ));
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return Err(wrong(
-                "dropout",
-                self.dropout,
-                "use a probability of at least 0 and below 1",
-            ));
+            return Err(wrong("dropout", self.dropout, "use a probability of at least 0 and below 1"));
         }
         Ok(())
     }
@@ -234,8 +218,7 @@ impl ModelConfig {
     /// [`ModelError::ConfigSyntax`] for bad JSON, a wrong type, or a missing, repeated or unknown key (named);
     /// otherwise as [`ModelConfig::validate`].
     pub fn from_json(text: &str) -> Result<Self, ModelError> {
-        let config: Self =
-            serde_json::from_str(text).map_err(|e| ModelError::ConfigSyntax(e.to_string()))?;
+        let config: Self = serde_json::from_str(text).map_err(|e| ModelError::ConfigSyntax(e.to_string()))?;
         config.validate()?;
         Ok(config)
     }
@@ -246,20 +229,14 @@ impl ModelConfig {
     /// As [`ModelConfig::validate`]: a config that could not be read back is not written.
     pub fn to_json(&self) -> Result<String, ModelError> {
         self.validate()?;
-        serde_json::to_string_pretty(self)
-            .map(|text| text + "\n")
-            .map_err(|e| ModelError::ConfigSyntax(e.to_string()))
+        serde_json::to_string_pretty(self).map(|text| text + "\n").map_err(|e| ModelError::ConfigSyntax(e.to_string()))
     }
 }
 
 fn head_dim_of(n_embd: usize, n_head: usize) -> Result<usize, ModelError> {
     bounded("n_head", n_head, 1 << 10)?;
     if !n_embd.is_multiple_of(n_head) {
-        return Err(wrong(
-            "n_head",
-            n_head,
-            format!("use a divisor of n_embd = {n_embd}, or set head_dim"),
-        ));
+        return Err(wrong("n_head", n_head, format!("use a divisor of n_embd = {n_embd}, or set head_dim")));
     }
     Ok(n_embd / n_head)
 }
@@ -268,20 +245,12 @@ fn bounded(field: &'static str, value: usize, most: usize) -> Result<(), ModelEr
     if (1..=most).contains(&value) {
         Ok(())
     } else {
-        Err(wrong(
-            field,
-            value,
-            format!("use a number from 1 to {most}"),
-        ))
+        Err(wrong(field, value, format!("use a number from 1 to {most}")))
     }
 }
 
 fn wrong(field: &'static str, value: impl ToString, remedy: impl Into<String>) -> ModelError {
-    ModelError::Config {
-        field,
-        value: value.to_string(),
-        remedy: remedy.into(),
-    }
+    ModelError::Config { field, value: value.to_string(), remedy: remedy.into() }
 }
 
 #[cfg(test)]
@@ -297,11 +266,7 @@ mod tests {
         let mut config = classic();
         change(&mut config);
         match config.validate() {
-            Err(ModelError::Config {
-                field,
-                value,
-                remedy,
-            }) => {
+            Err(ModelError::Config { field, value, remedy }) => {
                 assert!(!value.is_empty() && !remedy.is_empty());
                 field
             }
@@ -314,22 +279,12 @@ mod tests {
         for config in [
             classic(),
             ModelConfig::modern(2, 96, 6, 2, 333, 64).unwrap(),
-            ModelConfig {
-                dropout: 0.1,
-                rope_theta: 5e5,
-                ..classic()
-            },
+            ModelConfig { dropout: 0.1, rope_theta: 5e5, ..classic() },
         ] {
-            assert_eq!(
-                ModelConfig::from_json(&config.to_json().unwrap()).unwrap(),
-                config
-            );
+            assert_eq!(ModelConfig::from_json(&config.to_json().unwrap()).unwrap(), config);
         }
         let text = classic().to_json().unwrap();
-        assert!(
-            text.contains("\"layernorm\"") && text.contains("\"gelu\""),
-            "{text}"
-        );
+        assert!(text.contains("\"layernorm\"") && text.contains("\"gelu\""), "{text}");
     }
 
     #[test]

@@ -30,9 +30,7 @@ pub enum ModelError {
         known: String,
     },
     /// The operating system refused to read or write a file.
-    #[error(
-        "{path}: cannot {doing}: {source}; check that it exists, its permissions, and the space left on the disk"
-    )]
+    #[error("{path}: cannot {doing}: {source}; check that it exists, its permissions, and the space left on the disk")]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -67,17 +65,13 @@ pub enum ModelError {
         offset: usize,
     },
     /// A name given for a text file of a model directory would land elsewhere or on a file the model itself writes.
-    #[error(
-        "{name:?} cannot be the name of a text file in a model directory; use a plain name such as tokenizer.json"
-    )]
+    #[error("{name:?} cannot be the name of a text file in a model directory; use a plain name such as tokenizer.json")]
     NotAFileName {
         /// The name given.
         name: String,
     },
     /// `checksums.json` is not a JSON object of names and SHA-256 in hex.
-    #[error(
-        "{path}: {reason}; it must map file names to SHA-256 in hex: restore it, or save the model again"
-    )]
+    #[error("{path}: {reason}; it must map file names to SHA-256 in hex: restore it, or save the model again")]
     ChecksumSyntax {
         /// The file.
         path: PathBuf,
@@ -118,9 +112,7 @@ pub enum ModelError {
         found: u64,
     },
     /// A tensor that the config implies is not in the file.
-    #[error(
-        "{path}: tensor {name} is missing; this config.json belongs to another model.safetensors"
-    )]
+    #[error("{path}: tensor {name} is missing; this config.json belongs to another model.safetensors")]
     MissingTensor {
         /// The file.
         path: PathBuf,
@@ -128,9 +120,7 @@ pub enum ModelError {
         name: String,
     },
     /// A tensor is in the file that the config does not imply.
-    #[error(
-        "{path}: tensor {name} is not part of this model; this config.json belongs to another model.safetensors"
-    )]
+    #[error("{path}: tensor {name} is not part of this model; this config.json belongs to another model.safetensors")]
     ExtraTensor {
         /// The file.
         path: PathBuf,
@@ -162,9 +152,7 @@ pub enum ModelError {
         found: String,
     },
     /// A parameter was given with another number of values than its shape has.
-    #[error(
-        "parameter {name}: {found} values given for shape {expected:?}; give one for each element"
-    )]
+    #[error("parameter {name}: {found} values given for shape {expected:?}; give one for each element")]
     WrongCount {
         /// The parameter.
         name: String,
@@ -173,6 +161,20 @@ pub enum ModelError {
         /// Its shape.
         expected: Vec<usize>,
     },
+    /// The device refused: memory, threads.
+    #[error(transparent)]
+    Compute(#[from] casallm_compute::ComputeError),
+    /// More tokens than the model's context or the cache can hold.
+    #[error("{tokens} tokens do not fit the context of {context}; shorten the prompt or use a model of longer context")]
+    ContextOverflow {
+        /// Tokens that would be held.
+        tokens: usize,
+        /// Tokens that can be held.
+        context: usize,
+    },
+    /// A batch that the network cannot take.
+    #[error("bad batch: {0}")]
+    Batch(String),
     /// A setting of the sampler is outside its range.
     #[error("sampler: {field} = {value}: {remedy}")]
     Sampler {
@@ -184,9 +186,7 @@ pub enum ModelError {
         remedy: &'static str,
     },
     /// The model gave a logit that is not a number, or +infinity, which no distribution can be made of.
-    #[error(
-        "logit of token {token} is {value}; the weights or the computation are damaged: run `casallm selftest`"
-    )]
+    #[error("logit of token {token} is {value}; the weights or the computation are damaged: run `casallm selftest`")]
     BadLogit {
         /// Token id.
         token: usize,
@@ -194,9 +194,7 @@ pub enum ModelError {
         value: f32,
     },
     /// Every token is ruled out: there are no logits, or all are -infinity.
-    #[error(
-        "no token can be drawn: all {vocab_size} logits are -infinity; allow at least one token"
-    )]
+    #[error("no token can be drawn: all {vocab_size} logits are -infinity; allow at least one token")]
     NoToken {
         /// Number of logits.
         vocab_size: usize,

@@ -1,9 +1,14 @@
 //! The model: its config, parameters, forward and backward passes, cache, sampler, and the directory it is kept in.
 
 pub mod config;
+pub mod decoder;
 pub mod directory;
 pub mod error;
+pub mod network;
+pub mod parameters;
 pub mod presets;
 mod random;
 pub mod sampler;
 pub mod specification;
+pub mod training;
+pub mod workspace;

@@ -20,11 +20,7 @@ mod tests {
     #[test]
     fn splitmix64_gives_the_published_sequence() {
         // First outputs for seed 1234567, as listed at <https://rosettacode.org/wiki/Pseudo-random_numbers/Splitmix64>.
-        let expected = [
-            6_457_827_717_110_365_317,
-            3_203_168_211_198_807_973,
-            9_817_491_932_198_370_423,
-        ];
+        let expected = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
         for (counter, expected) in expected.into_iter().enumerate() {
             assert_eq!(splitmix64(1_234_567, counter as u64), expected);
         }

@@ -47,10 +47,7 @@ impl Default for SamplerConfig {
 impl SamplerConfig {
     /// The most likely token, always.
     pub fn greedy() -> Self {
-        Self {
-            temperature: 0.0,
-            ..Self::default()
-        }
+        Self { temperature: 0.0, ..Self::default() }
     }
 
     /// Checks every setting.
@@ -59,44 +56,16 @@ impl SamplerConfig {
     /// [`ModelError::Sampler`], naming the setting, its value and its range.
     pub fn validate(&self) -> Result<(), ModelError> {
         let check = |good: bool, field, value: f32, remedy| {
-            if good {
-                Ok(())
-            } else {
-                Err(ModelError::Sampler {
-                    field,
-                    value: value.to_string(),
-                    remedy,
-                })
-            }
+            if good { Ok(()) } else { Err(ModelError::Sampler { field, value: value.to_string(), remedy }) }
         };
         let t = self.temperature;
-        check(
-            t.is_finite() && t >= 0.0,
-            "temperature",
-            t,
-            "use 0 for greedy, or a finite number above; 0.8 is usual",
-        )?;
+        check(t.is_finite() && t >= 0.0, "temperature", t, "use 0 for greedy, or a finite number above; 0.8 is usual")?;
         let p = self.top_p;
-        check(
-            p > 0.0 && p <= 1.0,
-            "top_p",
-            p,
-            "use a number above 0 and at most 1; 1 keeps all tokens",
-        )?;
+        check(p > 0.0 && p <= 1.0, "top_p", p, "use a number above 0 and at most 1; 1 keeps all tokens")?;
         let m = self.min_p;
-        check(
-            (0.0..=1.0).contains(&m),
-            "min_p",
-            m,
-            "use a number from 0 to 1; 0 keeps all tokens",
-        )?;
+        check((0.0..=1.0).contains(&m), "min_p", m, "use a number from 0 to 1; 0 keeps all tokens")?;
         let r = self.repetition_penalty;
-        check(
-            r.is_finite() && r > 0.0,
-            "repetition_penalty",
-            r,
-            "use a finite number above 0; 1 is none, 1.1 mild",
-        )
+        check(r.is_finite() && r > 0.0, "repetition_penalty", r, "use a finite number above 0; 1 is none, 1.1 mild")
     }
 }
 
@@ -112,10 +81,7 @@ struct Candidate {
 impl Candidate {
     /// Most likely first, then by token id: a total order, so that ties never depend on the sorting algorithm.
     fn rank(&self, other: &Self) -> Ordering {
-        other
-            .weight
-            .total_cmp(&self.weight)
-            .then(self.token.cmp(&other.token))
+        other.weight.total_cmp(&self.weight).then(self.token.cmp(&other.token))
     }
 }
 
@@ -135,12 +101,7 @@ impl Sampler {
     /// As [`SamplerConfig::validate`].
     pub fn new(config: SamplerConfig) -> Result<Self, ModelError> {
         config.validate()?;
-        Ok(Self {
-            config,
-            draws: 0,
-            candidates: Vec::new(),
-            penalised: Vec::new(),
-        })
+        Ok(Self { config, draws: 0, candidates: Vec::new(), penalised: Vec::new() })
     }
 
     /// Its settings.
@@ -160,17 +121,12 @@ impl Sampler {
                 return Err(ModelError::BadLogit { token, value });
             }
             // Adding +0 makes -0 equal to it in the total order, as it is in any other sense.
-            self.candidates.push(Candidate {
-                token: token as u32,
-                weight: f64::from(value) + 0.0,
-            });
+            self.candidates.push(Candidate { token: token as u32, weight: f64::from(value) + 0.0 });
         }
         self.penalise(history);
         let best = self.candidates.iter().copied().min_by(Candidate::rank);
         let Some(best) = best.filter(|best| best.weight > f64::NEG_INFINITY) else {
-            return Err(ModelError::NoToken {
-                vocab_size: logits.len(),
-            });
+            return Err(ModelError::NoToken { vocab_size: logits.len() });
         };
         if self.config.temperature == 0.0 {
             return Ok(best.token);
@@ -183,8 +139,7 @@ impl Sampler {
         self.keep_top_p();
         // The most likely token has weight 1, so this needs no normalisation.
         let least = f64::from(self.config.min_p);
-        self.candidates
-            .retain(|candidate| candidate.weight >= least && candidate.weight > 0.0);
+        self.candidates.retain(|candidate| candidate.weight >= least && candidate.weight > 0.0);
         Ok(self.draw().unwrap_or(best.token))
     }
 
@@ -198,8 +153,7 @@ impl Sampler {
             n => n.min(history.len()),
         };
         self.penalised.clear();
-        self.penalised
-            .extend_from_slice(&history[history.len() - window..]);
+        self.penalised.extend_from_slice(&history[history.len() - window..]);
         // Once each, however often a token occurred.
         self.penalised.sort_unstable();
         self.penalised.dedup();
@@ -214,8 +168,7 @@ impl Sampler {
     fn keep_top_k(&mut self) {
         let k = self.config.top_k;
         if k > 0 && k < self.candidates.len() {
-            self.candidates
-                .select_nth_unstable_by(k - 1, Candidate::rank);
+            self.candidates.select_nth_unstable_by(k - 1, Candidate::rank);
             self.candidates.truncate(k);
             // Selection leaves an order of its own; the draw walks in this one.
             self.candidates.sort_unstable_by(Candidate::rank);
@@ -230,8 +183,7 @@ impl Sampler {
         // The nucleus is small as a rule: sort only as much of the vocabulary as holds it.
         let mut prefix = 64;
         while prefix < self.candidates.len() {
-            self.candidates
-                .select_nth_unstable_by(prefix - 1, Candidate::rank);
+            self.candidates.select_nth_unstable_by(prefix - 1, Candidate::rank);
             if total(&self.candidates[..prefix]) >= wanted {
                 self.candidates.truncate(prefix);
             }
@@ -243,8 +195,7 @@ impl Sampler {
             held += candidate.weight;
             held >= wanted
         });
-        self.candidates
-            .truncate(enough.map_or(usize::MAX, |last| last + 1));
+        self.candidates.truncate(enough.map_or(usize::MAX, |last| last + 1));
     }
 
     /// One candidate, by its weight.

@@ -68,34 +68,18 @@ const STD: f32 = 0.02;
 impl ModelConfig {
     /// Every parameter of the model, in canonical order: embedding, the blocks, the final norm, the head if untied.
     pub fn parameters(&self) -> Vec<ParameterSpec> {
-        let mut list = List {
-            config: self,
-            specs: Vec::new(),
-        };
+        let mut list = List { config: self, specs: Vec::new() };
         let (d, width) = (self.n_embd, self.attention_width());
         // Each block adds twice to the residual stream, so 2 L contributions keep unit scale (GPT-2, section 2.3).
         let residual_std = STD / (2.0 * self.n_layer as f32).sqrt();
-        list.push(
-            "embed.weight",
-            &[self.vocab_size, d],
-            ParameterKind::Embedding,
-            Init::Normal { std: STD },
-        );
+        list.push("embed.weight", &[self.vocab_size, d], ParameterKind::Embedding, Init::Normal { std: STD });
         for i in 0..self.n_layer {
             let layer = format!("layers.{i}");
             list.norm(&format!("{layer}.norm1"));
             list.matrix(&format!("{layer}.attn.qkv"), self.qkv_rows(), d, STD);
             if self.qk_norm {
-                list.vector(
-                    &format!("{layer}.attn.q_norm.weight"),
-                    self.head_dim,
-                    Init::Ones,
-                );
-                list.vector(
-                    &format!("{layer}.attn.k_norm.weight"),
-                    self.head_dim,
-                    Init::Ones,
-                );
+                list.vector(&format!("{layer}.attn.q_norm.weight"), self.head_dim, Init::Ones);
+                list.vector(&format!("{layer}.attn.k_norm.weight"), self.head_dim, Init::Ones);
             }
             list.matrix(&format!("{layer}.attn.out"), d, width, residual_std);
             list.bias(&format!("{layer}.attn.out"), d);
@@ -120,12 +104,7 @@ struct List<'a> {
 
 impl List<'_> {
     fn push(&mut self, name: &str, shape: &[usize], kind: ParameterKind, init: Init) {
-        self.specs.push(ParameterSpec {
-            name: name.to_owned(),
-            shape: shape.to_vec(),
-            kind,
-            init,
-        });
+        self.specs.push(ParameterSpec { name: name.to_owned(), shape: shape.to_vec(), kind, init });
     }
 
     fn vector(&mut self, name: &str, n: usize, init: Init) {
@@ -133,12 +112,7 @@ impl List<'_> {
     }
 
     fn matrix(&mut self, owner: &str, rows: usize, columns: usize, std: f32) {
-        self.push(
-            &format!("{owner}.weight"),
-            &[rows, columns],
-            ParameterKind::Matrix,
-            Init::Normal { std },
-        );
+        self.push(&format!("{owner}.weight"), &[rows, columns], ParameterKind::Matrix, Init::Normal { std });
     }
 
     fn bias(&mut self, owner: &str, n: usize) {
@@ -170,10 +144,7 @@ fn stream_key(seed: u64, name: &str) -> u64 {
     hash.update(seed.to_le_bytes());
     hash.update(name.as_bytes());
     let digest = hash.finalize();
-    digest
-        .iter()
-        .take(8)
-        .fold(0, |key, &byte| (key << 8) | u64::from(byte))
+    digest.iter().take(8).fold(0, |key, &byte| (key << 8) | u64::from(byte))
 }
 
 /// Box-Muller over the counter-based SplitMix64. `libm` and not the platform's mathematics, so that a seed means the
@@ -197,11 +168,7 @@ mod tests {
     use crate::config::Activation;
 
     fn names(config: &ModelConfig) -> Vec<String> {
-        config
-            .parameters()
-            .into_iter()
-            .map(|p| format!("{} {:?}", p.name, p.shape))
-            .collect()
+        config.parameters().into_iter().map(|p| format!("{} {:?}", p.name, p.shape)).collect()
     }
 
     #[test]
@@ -279,33 +246,15 @@ mod tests {
                 Init::Ones => assert!(values.iter().all(|&v| v == 1.0)),
                 Init::Zeros => assert!(values.iter().all(|&v| v == 0.0)),
                 Init::Normal { std } => {
-                    let residual = spec.name.ends_with("attn.out.weight")
-                        || spec.name.ends_with("mlp.down.weight");
-                    assert_eq!(
-                        std,
-                        if residual { 0.02 / 4.0 } else { 0.02 },
-                        "{}",
-                        spec.name
-                    );
+                    let residual = spec.name.ends_with("attn.out.weight") || spec.name.ends_with("mlp.down.weight");
+                    assert_eq!(std, if residual { 0.02 / 4.0 } else { 0.02 }, "{}", spec.name);
                     let n = values.len() as f64;
                     let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
                     let variance = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / n;
                     let std = f64::from(std);
-                    assert!(
-                        mean.abs() < 5.0 * std / n.sqrt(),
-                        "{}: mean {mean}",
-                        spec.name
-                    );
-                    assert!(
-                        (variance.sqrt() / std - 1.0).abs() < 5.0 / (2.0 * n).sqrt(),
-                        "{}",
-                        spec.name
-                    );
-                    assert!(
-                        values.iter().all(|&v| f64::from(v.abs()) < 7.0 * std),
-                        "{}",
-                        spec.name
-                    );
+                    assert!(mean.abs() < 5.0 * std / n.sqrt(), "{}: mean {mean}", spec.name);
+                    assert!((variance.sqrt() / std - 1.0).abs() < 5.0 / (2.0 * n).sqrt(), "{}", spec.name);
+                    assert!(values.iter().all(|&v| f64::from(v.abs()) < 7.0 * std), "{}", spec.name);
                 }
             }
         }
@@ -314,25 +263,13 @@ mod tests {
     #[test]
     fn initial_values_depend_on_seed_and_name_only() {
         let small = ModelConfig::classic(2, 64, 4, 50, 4).unwrap();
-        let large = ModelConfig {
-            tie_embeddings: false,
-            ..small.clone()
-        };
-        let find = |config: &ModelConfig, name: &str| {
-            config
-                .parameters()
-                .into_iter()
-                .find(|p| p.name == name)
-                .unwrap()
-        };
+        let large = ModelConfig { tie_embeddings: false, ..small.clone() };
+        let find = |config: &ModelConfig, name: &str| config.parameters().into_iter().find(|p| p.name == name).unwrap();
         let qkv = "layers.1.attn.qkv.weight";
         let values = init_parameter(&find(&small, qkv), 1);
         assert_eq!(values, init_parameter(&find(&large, qkv), 1));
         assert_ne!(values, init_parameter(&find(&small, qkv), 2));
-        assert_ne!(
-            values,
-            init_parameter(&find(&small, "layers.0.attn.qkv.weight"), 1)
-        );
+        assert_ne!(values, init_parameter(&find(&small, "layers.0.attn.qkv.weight"), 1));
         // Pinned: a new release must not change what a seed means.
         let odd = ParameterSpec {
             name: "x".to_owned(),
@@ -340,9 +277,6 @@ mod tests {
             kind: ParameterKind::Vector,
             init: Init::Normal { std: 1.0 },
         };
-        assert_eq!(
-            init_parameter(&odd, 0),
-            [0.091_049_69, -1.245_488_6, -0.350_650_37]
-        );
+        assert_eq!(init_parameter(&odd, 0), [0.091_049_69, -1.245_488_6, -0.350_650_37]);
     }
 }

@@ -1,1 +1,16 @@
-//! The train crate.
+//! Training: from a recipe to a run directory with checkpoints, metrics and a model.
+//!
+//! [`recipe`] reads the one file that describes a run; [`schedule`] turns a step into a learning rate; [`checkpoint`]
+//! keeps what a run needs to go on as if it had never stopped; [`metrics`] is its diary; [`interrupt`] hears Ctrl-C;
+//! [`run_lock`] keeps two processes out of one run. Called by the command line. Knows no HTTP and draws nothing.
+
+pub mod checkpoint;
+pub mod error;
+pub mod interrupt;
+pub mod metrics;
+pub mod recipe;
+pub mod run_lock;
+pub mod schedule;
+mod whole_file;
+
+pub use error::TrainError;

@@ -159,6 +159,15 @@ pub(super) fn fill_zero<T: Copy + Default + Send + Sync>(pool: &Pool, x: &mut [T
     });
 }
 
+/// Copies with all threads.
+pub(super) fn copy<T: Copy + Send + Sync>(pool: &Pool, from: &[T], to: &mut [T]) {
+    let to = Shared::new(to);
+    pool.for_ranges(from.len(), PIECE * 8, |range| {
+        // SAFETY: ranges are disjoint.
+        unsafe { to.slice_mut(range.start, range.len()) }.copy_from_slice(&from[range]);
+    });
+}
+
 struct Squares<'a>(&'a [f32]);
 
 impl Kernel for Squares<'_> {

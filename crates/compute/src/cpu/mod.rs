@@ -253,6 +253,14 @@ impl Device for CpuDevice {
         with_storage!(matrix.dtype, S => matrix.pack::<S>(&self.pool, values.slice()));
     }
 
+    fn copy(&self, from: &CpuBuffer, len: usize, to: &mut CpuBuffer) {
+        match from.dtype() {
+            DType::F32 => elementwise::copy(&self.pool, &from.slice::<f32>()[..len], to.slice_mut()),
+            DType::Bf16 => elementwise::copy(&self.pool, &from.slice::<Bf16>()[..len], to.slice_mut()),
+            DType::U32 => elementwise::copy(&self.pool, &from.slice::<u32>()[..len], to.slice_mut()),
+        }
+    }
+
     fn gather_rows(&self, from: &CpuBuffer, width: usize, rows: &[u32], to: &mut CpuBuffer) {
         fn copy<T: Element>(from: &CpuBuffer, width: usize, rows: &[u32], to: &mut CpuBuffer) {
             let from = from.slice::<T>();

@@ -12,7 +12,7 @@ mod questions;
 mod score;
 mod variation;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -148,9 +148,13 @@ impl<'a> Decks<'a> {
         let asked = QUESTIONS
             .iter()
             .map(|(intent, parts, patterns)| {
-                let wordings: BTreeSet<String> =
-                    patterns.iter().flat_map(|p| expand(p)).filter(|w| allowed(w)).collect();
-                (*intent, *parts, Deck::new(wordings.into_iter().collect(), rng))
+                let wordings: BTreeMap<String, String> = patterns
+                    .iter()
+                    .flat_map(|pattern| expand(pattern))
+                    .filter(|wording| allowed(wording))
+                    .map(|wording| (normalise(&wording), wording))
+                    .collect();
+                (*intent, *parts, Deck::new(wordings.into_values().collect(), rng))
             })
             .collect();
         let contrast = contrast::groups()

@@ -23,7 +23,7 @@ pub(super) fn vary(wording: &str, is_question: bool, rng: &mut SplitMix64) -> St
     } else {
         &[".", ".", ".", "!", "!", "", "", "", "...", "!!"]
     };
-    text.push_str(rng.pick(marks));
+    text.push_str(marks[rng.below(marks.len())]);
     text
 }
 

@@ -1,1 +1,24 @@
-//! .
+//! Readers: files of text to a stream of documents, files of chats to a stream of JSON records.
+//!
+//! `.txt`, `.jsonl`, `.json` and `.parquet`, the first three also as `.zst` or `.gz`; parquet compresses inside.
+//! Memory holds one record (parquet: one page of each column) at a time. Called by `tokenizer` training, `shards` and
+//! `conversations`, with files or with the bytes that the program carries in itself.
+
+mod documents;
+mod files;
+mod json_lines;
+mod json_values;
+mod parquet_rows;
+mod records;
+mod stream;
+mod text;
+
+pub use documents::{Document, Documents, SourceOptions, open_documents, open_documents_in, open_embedded};
+pub use files::find_files;
+pub use records::{Records, open_embedded_records, open_records};
+
+/// Longer records are taken for damage: a quarter of a gigabyte is a library, not a document.
+const MAX_RECORD_BYTES: u64 = 256 << 20;
+
+#[cfg(test)]
+mod tests;

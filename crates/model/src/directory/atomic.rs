@@ -13,24 +13,14 @@ pub(super) struct Staging {
 
 impl Staging {
     pub(super) fn new(dir: &Path) -> Result<Self, ModelError> {
-        fs::create_dir_all(dir).map_err(|source| ModelError::Io {
-            path: dir.to_owned(),
-            doing: "make",
-            source,
-        })?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            names: Vec::new(),
-        })
+        fs::create_dir_all(dir).map_err(|source| ModelError::Io { path: dir.to_owned(), doing: "make", source })?;
+        Ok(Self { dir: dir.to_owned(), names: Vec::new() })
     }
 
     /// Writes all of one file and brings it to the disk.
     pub(super) fn write(&mut self, name: &str, contents: &[u8]) -> Result<(), ModelError> {
         let path = self.dir.join(name);
-        self.write_with(name, |file| {
-            file.write_all(contents)
-                .map_err(|source| unwritable(&path, source))
-        })
+        self.write_with(name, |file| file.write_all(contents).map_err(|source| unwritable(&path, source)))
     }
 
     /// Writes one file through `fill` and brings it to the disk.
@@ -43,8 +33,7 @@ impl Staging {
         let mut file = File::create(&path).map_err(|source| unwritable(&path, source))?;
         self.names.push(name.to_owned());
         let result = fill(&mut file)?;
-        file.sync_all()
-            .map_err(|source| unwritable(&path, source))?;
+        file.sync_all().map_err(|source| unwritable(&path, source))?;
         Ok(result)
     }
 
@@ -76,31 +65,19 @@ impl Drop for Staging {
 /// Without this a rename may be lost with the power; directories cannot be synced outside Unix, nor need they be.
 fn sync_directory(dir: &Path) -> Result<(), ModelError> {
     if cfg!(unix) {
-        File::open(dir)
-            .and_then(|file| file.sync_all())
-            .map_err(|source| unwritable(dir, source))?;
+        File::open(dir).and_then(|file| file.sync_all()).map_err(|source| unwritable(dir, source))?;
     }
     Ok(())
 }
 
 pub(super) fn unwritable(path: &Path, source: io::Error) -> ModelError {
-    ModelError::Io {
-        path: path.to_owned(),
-        doing: "write",
-        source,
-    }
+    ModelError::Io { path: path.to_owned(), doing: "write", source }
 }
 
 pub(super) fn unreadable(path: &Path, source: io::Error) -> ModelError {
     if source.kind() == io::ErrorKind::NotFound {
-        ModelError::MissingFile {
-            path: path.to_owned(),
-        }
+        ModelError::MissingFile { path: path.to_owned() }
     } else {
-        ModelError::Io {
-            path: path.to_owned(),
-            doing: "read",
-            source,
-        }
+        ModelError::Io { path: path.to_owned(), doing: "read", source }
     }
 }

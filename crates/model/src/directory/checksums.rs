@@ -17,27 +17,15 @@ impl Checksums {
     }
 
     pub(super) fn to_json(&self) -> String {
-        let lines: Vec<String> = self
-            .0
-            .iter()
-            .map(|(name, sum)| format!("  \"{name}\": \"{sum}\""))
-            .collect();
+        let lines: Vec<String> = self.0.iter().map(|(name, sum)| format!("  \"{name}\": \"{sum}\"")).collect();
         format!("{{\n{}\n}}\n", lines.join(",\n"))
     }
 
     pub(super) fn read(path: &Path) -> Result<Self, ModelError> {
         let bytes = fs::read(path).map_err(|source| unreadable(path, source))?;
-        let bad = |reason: String| ModelError::ChecksumSyntax {
-            path: path.to_owned(),
-            reason,
-        };
-        let sums: BTreeMap<String, String> =
-            serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
-        let is_sum = |s: &str| {
-            s.len() == 64
-                && s.bytes()
-                    .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-        };
+        let bad = |reason: String| ModelError::ChecksumSyntax { path: path.to_owned(), reason };
+        let sums: BTreeMap<String, String> = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+        let is_sum = |s: &str| s.len() == 64 && s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         match sums.iter().find(|(_, sum)| !is_sum(sum)) {
             Some((name, sum)) => Err(bad(format!("{name} has {sum:?}"))),
             None => Ok(Self(sums)),
@@ -47,11 +35,9 @@ impl Checksums {
     /// A file without a line here passes: removing the line is how an edit is allowed.
     pub(super) fn verify(&self, path: &Path, name: &str, found: String) -> Result<(), ModelError> {
         match self.0.get(name) {
-            Some(expected) if *expected != found => Err(ModelError::Checksum {
-                path: path.to_owned(),
-                expected: expected.clone(),
-                found,
-            }),
+            Some(expected) if *expected != found => {
+                Err(ModelError::Checksum { path: path.to_owned(), expected: expected.clone(), found })
+            }
             _ => Ok(()),
         }
     }
@@ -61,10 +47,8 @@ impl Checksums {
         let path = dir.join(name);
         let bytes = fs::read(&path).map_err(|source| unreadable(&path, source))?;
         self.verify(&path, name, of(&bytes))?;
-        String::from_utf8(bytes).map_err(|e| ModelError::NotUtf8 {
-            path: path.clone(),
-            offset: e.utf8_error().valid_up_to(),
-        })
+        String::from_utf8(bytes)
+            .map_err(|e| ModelError::NotUtf8 { path: path.clone(), offset: e.utf8_error().valid_up_to() })
     }
 }
 
@@ -75,8 +59,5 @@ pub(super) fn of(bytes: &[u8]) -> String {
 
 /// The digest of all that `hash` was fed, in hex.
 pub(super) fn hex(hash: Sha256) -> String {
-    hash.finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -66,24 +66,17 @@ pub fn save_model<'a>(
 ) -> Result<(), ModelError> {
     let config_json = config.to_json()?;
     if let Some(text) = texts.iter().find(|text| !is_plain_name(text.name)) {
-        return Err(ModelError::NotAFileName {
-            name: text.name.to_owned(),
-        });
+        return Err(ModelError::NotAFileName { name: text.name.to_owned() });
     }
     let mut staging = Staging::new(dir)?;
     let mut sums = Checksums::default();
-    let own = TextFile {
-        name: CONFIG,
-        contents: &config_json,
-    };
+    let own = TextFile { name: CONFIG, contents: &config_json };
     for TextFile { name, contents } in texts.iter().copied().chain([own]) {
         sums.note(name, checksums::of(contents.as_bytes()));
         staging.write(name, contents.as_bytes())?;
     }
     let path = dir.join(WEIGHTS);
-    let sum = staging.write_with(WEIGHTS, |file| {
-        weights::write(file, &path, config, dtype, values)
-    })?;
+    let sum = staging.write_with(WEIGHTS, |file| weights::write(file, &path, config, dtype, values))?;
     sums.note(WEIGHTS, sum);
     staging.write(CHECKSUMS, sums.to_json().as_bytes())?;
     staging.publish()
@@ -113,17 +106,9 @@ impl ModelDirectory {
     /// A missing `config.json` or `checksums.json`, a config that does not match its checksum or is wrong.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         let sums = Checksums::read(&path.join(CHECKSUMS))?;
-        let config = ModelConfig::from_json(&sums.read_text(path, CONFIG)?).map_err(|source| {
-            ModelError::InFile {
-                path: path.join(CONFIG),
-                source: Box::new(source),
-            }
-        })?;
-        Ok(Self {
-            path: path.to_owned(),
-            config,
-            sums,
-        })
+        let config = ModelConfig::from_json(&sums.read_text(path, CONFIG)?)
+            .map_err(|source| ModelError::InFile { path: path.join(CONFIG), source: Box::new(source) })?;
+        Ok(Self { path: path.to_owned(), config, sums })
     }
 
     /// Where it is.
@@ -142,9 +127,7 @@ impl ModelDirectory {
     /// A missing file, one that does not match its checksum, or one that is not UTF-8.
     pub fn text(&self, name: &str) -> Result<String, ModelError> {
         if !is_plain_name(name) {
-            return Err(ModelError::NotAFileName {
-                name: name.to_owned(),
-            });
+            return Err(ModelError::NotAFileName { name: name.to_owned() });
         }
         self.sums.read_text(&self.path, name)
     }
@@ -186,18 +169,10 @@ pub struct LoadedParameter {
 pub fn load_weights(dir: &Path) -> Result<(ModelConfig, Vec<LoadedParameter>), ModelError> {
     let directory = ModelDirectory::open(dir)?;
     let specs = directory.config.parameters();
-    let order: HashMap<&str, usize> = specs
-        .iter()
-        .enumerate()
-        .map(|(i, spec)| (spec.name.as_str(), i))
-        .collect();
+    let order: HashMap<&str, usize> = specs.iter().enumerate().map(|(i, spec)| (spec.name.as_str(), i)).collect();
     let mut loaded = Vec::new();
     directory.read_weights(|spec, dtype, values| {
-        loaded.push(LoadedParameter {
-            spec: spec.clone(),
-            dtype,
-            values,
-        });
+        loaded.push(LoadedParameter { spec: spec.clone(), dtype, values });
         Ok(())
     })?;
     loaded.sort_by_key(|parameter| order.get(parameter.spec.name.as_str()).copied());

@@ -8,14 +8,8 @@ use std::fs;
 use tempfile::TempDir;
 
 const TEXTS: [TextFile<'static>; 2] = [
-    TextFile {
-        name: TOKENIZER,
-        contents: "{\"model\": \"é\"}",
-    },
-    TextFile {
-        name: GENERATION_CONFIG,
-        contents: "{\"temperature\": 0.7}",
-    },
+    TextFile { name: TOKENIZER, contents: "{\"model\": \"é\"}" },
+    TextFile { name: GENERATION_CONFIG, contents: "{\"temperature\": 0.7}" },
 ];
 
 fn config() -> ModelConfig {
@@ -47,31 +41,19 @@ fn forge(dir: &TempDir, bytes: &[u8]) {
 
 /// A weights file made by the safetensors crate from this model's parameters, after `change`.
 fn forged(change: impl FnOnce(&mut Vec<(String, Dtype, Vec<usize>)>)) -> Vec<u8> {
-    let mut tensors: Vec<_> = config()
-        .parameters()
-        .into_iter()
-        .map(|p| (p.name, Dtype::F32, p.shape))
-        .collect();
+    let mut tensors: Vec<_> = config().parameters().into_iter().map(|p| (p.name, Dtype::F32, p.shape)).collect();
     change(&mut tensors);
     let zeros = vec![0u8; 1 << 20];
     let views = tensors.iter().map(|(name, dtype, shape)| {
         let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
-        (
-            name,
-            TensorView::new(*dtype, shape.clone(), &zeros[..bytes]).unwrap(),
-        )
+        (name, TensorView::new(*dtype, shape.clone(), &zeros[..bytes]).unwrap())
     });
     serialize(views, None).unwrap()
 }
 
 /// A weights file with this header and this much data.
 fn with_header(header: &str, data: usize) -> Vec<u8> {
-    [
-        &(header.len() as u64).to_le_bytes()[..],
-        header.as_bytes(),
-        &vec![0; data],
-    ]
-    .concat()
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; data]].concat()
 }
 
 #[test]
@@ -92,15 +74,8 @@ fn bf16_weights_come_back_rounded_to_nearest() {
     let (_, loaded) = load_weights(saved(StoredDtype::Bf16).path()).unwrap();
     for parameter in loaded {
         assert_eq!(parameter.dtype, StoredDtype::Bf16);
-        for (read, exact) in parameter
-            .values
-            .iter()
-            .zip(init_parameter(&parameter.spec, 3))
-        {
-            assert!(
-                (read - exact).abs() <= exact.abs() / 256.0,
-                "{read} for {exact}"
-            );
+        for (read, exact) in parameter.values.iter().zip(init_parameter(&parameter.spec, 3)) {
+            assert!((read - exact).abs() <= exact.abs() / 256.0, "{read} for {exact}");
             assert_eq!(read.to_bits() & 0xFFFF, 0);
         }
     }
@@ -115,31 +90,15 @@ fn large_tensors_cross_the_streaming_chunks() {
         let (_, loaded) = load_weights(dir.path()).unwrap();
         let exact = init_parameter(&loaded[0].spec, 3);
         assert!(exact.len() > 3 * (1 << 16));
-        let worst = loaded[0]
-            .values
-            .iter()
-            .zip(&exact)
-            .map(|(a, b)| (a - b).abs())
-            .fold(0.0, f32::max);
-        assert!(
-            worst
-                <= if dtype == StoredDtype::F32 {
-                    0.0
-                } else {
-                    0.1 / 256.0
-                },
-            "{worst}"
-        );
+        let worst = loaded[0].values.iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst <= if dtype == StoredDtype::F32 { 0.0 } else { 0.1 / 256.0 }, "{worst}");
     }
 }
 
 #[test]
 fn the_same_model_gives_the_same_bytes_and_the_safetensors_crate_reads_them() {
     let bytes = fs::read(saved(StoredDtype::F32).path().join(WEIGHTS)).unwrap();
-    assert_eq!(
-        bytes,
-        fs::read(saved(StoredDtype::F32).path().join(WEIGHTS)).unwrap()
-    );
+    assert_eq!(bytes, fs::read(saved(StoredDtype::F32).path().join(WEIGHTS)).unwrap());
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     for spec in config().parameters() {
         let tensor = tensors.tensor(&spec.name).unwrap();
@@ -156,59 +115,31 @@ fn texts_are_kept_and_verified() {
     for text in TEXTS {
         assert_eq!(directory.text(text.name).unwrap(), text.contents);
     }
-    assert!(matches!(
-        directory.text(TOKENIZER_CONFIG),
-        Err(ModelError::MissingFile { .. })
-    ));
+    assert!(matches!(directory.text(TOKENIZER_CONFIG), Err(ModelError::MissingFile { .. })));
     fs::write(dir.path().join(TOKENIZER), "{\"model\": \"e\"}").unwrap();
-    assert!(matches!(
-        directory.text(TOKENIZER),
-        Err(ModelError::Checksum { .. })
-    ));
+    assert!(matches!(directory.text(TOKENIZER), Err(ModelError::Checksum { .. })));
     fs::write(dir.path().join(TOKENIZER_CONFIG), b"ab\xFFc").unwrap();
-    assert!(matches!(
-        directory.text(TOKENIZER_CONFIG),
-        Err(ModelError::NotUtf8 { offset: 2, .. })
-    ));
+    assert!(matches!(directory.text(TOKENIZER_CONFIG), Err(ModelError::NotUtf8 { offset: 2, .. })));
 }
 
 #[test]
 fn an_edit_is_allowed_by_removing_its_checksum() {
     let dir = saved(StoredDtype::F32);
     fs::write(dir.path().join(GENERATION_CONFIG), "{}").unwrap();
-    assert!(
-        ModelDirectory::open(dir.path())
-            .unwrap()
-            .text(GENERATION_CONFIG)
-            .is_err()
-    );
+    assert!(ModelDirectory::open(dir.path()).unwrap().text(GENERATION_CONFIG).is_err());
     let sums = fs::read_to_string(dir.path().join(CHECKSUMS)).unwrap();
-    let kept: Vec<&str> = sums
-        .lines()
-        .filter(|line| !line.contains(GENERATION_CONFIG))
-        .collect();
+    let kept: Vec<&str> = sums.lines().filter(|line| !line.contains(GENERATION_CONFIG)).collect();
     fs::write(dir.path().join(CHECKSUMS), kept.join("\n")).unwrap();
-    assert_eq!(
-        ModelDirectory::open(dir.path())
-            .unwrap()
-            .text(GENERATION_CONFIG)
-            .unwrap(),
-        "{}"
-    );
+    assert_eq!(ModelDirectory::open(dir.path()).unwrap().text(GENERATION_CONFIG).unwrap(), "{}");
 }
 
 #[test]
 fn names_that_leave_the_folder_or_take_a_place_are_refused() {
     let dir = TempDir::new().unwrap();
-    for name in [
-        "../x", "a/b", "", ".", "..", ".hidden", CONFIG, WEIGHTS, CHECKSUMS, "a\"b", "/etc/x",
-    ] {
+    for name in ["../x", "a/b", "", ".", "..", ".hidden", CONFIG, WEIGHTS, CHECKSUMS, "a\"b", "/etc/x"] {
         let texts = [TextFile { name, contents: "" }];
         let result = save_model(dir.path(), &config(), StoredDtype::F32, &texts, values);
-        assert!(
-            matches!(result, Err(ModelError::NotAFileName { .. })),
-            "{name}"
-        );
+        assert!(matches!(result, Err(ModelError::NotAFileName { .. })), "{name}");
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
@@ -217,15 +148,9 @@ fn names_that_leave_the_folder_or_take_a_place_are_refused() {
 fn a_failed_save_leaves_the_model_that_was_there() {
     let dir = saved(StoredDtype::F32);
     let listing = || {
-        let mut files: Vec<_> = fs::read_dir(dir.path())
-            .unwrap()
-            .map(|e| e.unwrap().path())
-            .collect();
+        let mut files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
         files.sort();
-        files
-            .into_iter()
-            .map(|path| (fs::read(&path).unwrap(), path))
-            .collect::<Vec<_>>()
+        files.into_iter().map(|path| (fs::read(&path).unwrap(), path)).collect::<Vec<_>>()
     };
     let before = listing();
     let short = |spec: &ParameterSpec| match spec.name.as_str() {
@@ -233,10 +158,7 @@ fn a_failed_save_leaves_the_model_that_was_there() {
         _ => values(spec),
     };
     let result = save_model(dir.path(), &config(), StoredDtype::F32, &[], short);
-    assert!(
-        matches!(result, Err(ModelError::WrongCount { found: 3, .. })),
-        "{result:?}"
-    );
+    assert!(matches!(result, Err(ModelError::WrongCount { found: 3, .. })), "{result:?}");
     assert!(listing() == before);
 }
 
@@ -254,17 +176,8 @@ fn a_folder_that_cannot_be_made_is_an_io_error() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
-    let result = save_model(
-        &file.join("model"),
-        &config(),
-        StoredDtype::F32,
-        &[],
-        values,
-    );
-    assert!(
-        matches!(result, Err(ModelError::Io { doing: "make", .. })),
-        "{result:?}"
-    );
+    let result = save_model(&file.join("model"), &config(), StoredDtype::F32, &[], values);
+    assert!(matches!(result, Err(ModelError::Io { doing: "make", .. })), "{result:?}");
 }
 
 #[test]
@@ -284,32 +197,17 @@ fn a_wrong_config_is_reported_with_its_path() {
     let dir = saved(StoredDtype::F32);
     fs::write(dir.path().join(CHECKSUMS), "{}").unwrap();
     let text = fs::read_to_string(dir.path().join(CONFIG)).unwrap();
-    fs::write(
-        dir.path().join(CONFIG),
-        text.replace("\"n_layer\": 2", "\"n_layer\": 0"),
-    )
-    .unwrap();
+    fs::write(dir.path().join(CONFIG), text.replace("\"n_layer\": 2", "\"n_layer\": 0")).unwrap();
     let message = load(&dir).unwrap_err().to_string();
-    assert!(
-        message.contains(CONFIG) && message.contains("n_layer = 0"),
-        "{message}"
-    );
+    assert!(message.contains(CONFIG) && message.contains("n_layer = 0"), "{message}");
 }
 
 #[test]
 fn damaged_checksums_are_refused() {
     let dir = saved(StoredDtype::F32);
-    for text in [
-        "",
-        "[]",
-        "{\"config.json\": 3}",
-        "{\"config.json\": \"abc\"}",
-    ] {
+    for text in ["", "[]", "{\"config.json\": 3}", "{\"config.json\": \"abc\"}"] {
         fs::write(dir.path().join(CHECKSUMS), text).unwrap();
-        assert!(
-            matches!(load(&dir), Err(ModelError::ChecksumSyntax { .. })),
-            "{text}"
-        );
+        assert!(matches!(load(&dir), Err(ModelError::ChecksumSyntax { .. })), "{text}");
     }
 }
 
@@ -320,39 +218,22 @@ fn missing_extra_misshapen_and_mistyped_tensors_are_named() {
     load(&dir).unwrap();
 
     forge(&dir, &forged(|tensors| drop(tensors.remove(3))));
-    assert!(
-        matches!(load(&dir), Err(ModelError::MissingTensor { name, .. }) if name == config().parameters()[3].name)
-    );
+    assert!(matches!(load(&dir), Err(ModelError::MissingTensor { name, .. }) if name == config().parameters()[3].name));
 
-    forge(
-        &dir,
-        &forged(|tensors| tensors.push(("head.weight".to_owned(), Dtype::F32, vec![31, 12]))),
-    );
-    assert!(
-        matches!(load(&dir), Err(ModelError::ExtraTensor { name, .. }) if name == "head.weight")
-    );
+    forge(&dir, &forged(|tensors| tensors.push(("head.weight".to_owned(), Dtype::F32, vec![31, 12]))));
+    assert!(matches!(load(&dir), Err(ModelError::ExtraTensor { name, .. }) if name == "head.weight"));
 
     forge(&dir, &forged(|tensors| tensors[0].2 = vec![12, 31]));
     match load(&dir) {
-        Err(ModelError::WrongShape {
-            name,
-            found,
-            expected,
-            ..
-        }) => {
-            assert_eq!(
-                (name.as_str(), found, expected),
-                ("embed.weight", vec![12, 31], vec![31, 12])
-            );
+        Err(ModelError::WrongShape { name, found, expected, .. }) => {
+            assert_eq!((name.as_str(), found, expected), ("embed.weight", vec![12, 31], vec![31, 12]));
         }
         other => panic!("{other:?}"),
     }
 
     for dtype in [Dtype::F16, Dtype::I32, Dtype::F64] {
         forge(&dir, &forged(|tensors| tensors[1].1 = dtype));
-        assert!(
-            matches!(load(&dir), Err(ModelError::WrongDtype { found, .. }) if found == dtype.to_string())
-        );
+        assert!(matches!(load(&dir), Err(ModelError::WrongDtype { found, .. }) if found == dtype.to_string()));
     }
 }
 
@@ -363,14 +244,7 @@ fn tensors_in_another_order_land_in_their_places() {
     forge(&dir, &forged(|tensors| tensors[5].1 = Dtype::BF16));
     let (_, loaded) = load_weights(dir.path()).unwrap();
     let names: Vec<String> = loaded.iter().map(|p| p.spec.name.clone()).collect();
-    assert_eq!(
-        names,
-        config()
-            .parameters()
-            .into_iter()
-            .map(|p| p.name)
-            .collect::<Vec<_>>()
-    );
+    assert_eq!(names, config().parameters().into_iter().map(|p| p.name).collect::<Vec<_>>());
     assert_eq!(loaded[5].dtype, StoredDtype::Bf16);
 }
 
@@ -379,46 +253,26 @@ fn headers_that_lie_are_refused() {
     let dir = saved(StoredDtype::F32);
     let whole = forged(|_| ());
     let tensor = |offsets: &str| {
-        format!(
-            "{{\"embed.weight\":{{\"dtype\":\"F32\",\"shape\":[31,12],\"data_offsets\":{offsets}}}}}"
-        )
+        format!("{{\"embed.weight\":{{\"dtype\":\"F32\",\"shape\":[31,12],\"data_offsets\":{offsets}}}}}")
     };
     let huge = "{\"embed.weight\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]}}";
     for (what, bytes) in [
         ("empty", vec![]),
         ("seven bytes", vec![0; 7]),
-        (
-            "a header longer than the file",
-            [&9999u64.to_le_bytes()[..], b"{}"].concat(),
-        ),
-        (
-            "a header of 2^64 bytes",
-            [&u64::MAX.to_le_bytes()[..], b"{}"].concat(),
-        ),
+        ("a header longer than the file", [&9999u64.to_le_bytes()[..], b"{}"].concat()),
+        ("a header of 2^64 bytes", [&u64::MAX.to_le_bytes()[..], b"{}"].concat()),
         ("no header", whole[8..].to_vec()),
         ("not JSON", with_header("{\"a\":", 0)),
         ("not UTF-8", [&2u64.to_le_bytes()[..], b"\xFF\xFF"].concat()),
-        (
-            "unknown type",
-            with_header(&tensor("[0,1488]").replace("F32", "F33"), 1488),
-        ),
-        (
-            "span too short for the shape",
-            with_header(&tensor("[0,1484]"), 1484),
-        ),
+        ("unknown type", with_header(&tensor("[0,1488]").replace("F32", "F33"), 1488)),
+        ("span too short for the shape", with_header(&tensor("[0,1484]"), 1484)),
         ("span backwards", with_header(&tensor("[8,0]"), 8)),
-        (
-            "a hole before the data",
-            with_header(&tensor("[8,1496]"), 1496),
-        ),
+        ("a hole before the data", with_header(&tensor("[8,1496]"), 1496)),
         ("a shape that overflows", with_header(huge, 0)),
     ] {
         forge(&dir, &bytes);
         let result = load(&dir);
-        assert!(
-            matches!(result, Err(ModelError::WeightsHeader { .. })),
-            "{what}: {result:?}"
-        );
+        assert!(matches!(result, Err(ModelError::WeightsHeader { .. })), "{what}: {result:?}");
     }
 }
 
@@ -429,9 +283,7 @@ fn a_cut_or_padded_file_is_refused() {
     for bytes in [&whole[..whole.len() - 1], &[&whole[..], b"x"].concat()] {
         forge(&dir, bytes);
         match load(&dir) {
-            Err(ModelError::WeightsLength {
-                expected, found, ..
-            }) => {
+            Err(ModelError::WeightsLength { expected, found, .. }) => {
                 assert_eq!((expected, found), (whole.len() as u64, bytes.len() as u64));
             }
             other => panic!("{other:?}"),

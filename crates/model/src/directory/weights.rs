@@ -54,8 +54,7 @@ pub(super) fn write<'a>(
     let mut hash = Sha256::new();
     let mut put = |bytes: &[u8]| {
         hash.update(bytes);
-        file.write_all(bytes)
-            .map_err(|source| unwritable(path, source))
+        file.write_all(bytes).map_err(|source| unwritable(path, source))
     };
     put(&header(path, &specs, dtype)?)?;
     let mut buffer = Vec::with_capacity(CHUNK * dtype.size());
@@ -72,9 +71,7 @@ pub(super) fn write<'a>(
             buffer.clear();
             match dtype {
                 StoredDtype::F32 => buffer.extend(chunk.iter().flat_map(|v| v.to_le_bytes())),
-                StoredDtype::Bf16 => {
-                    buffer.extend(chunk.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()))
-                }
+                StoredDtype::Bf16 => buffer.extend(chunk.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes())),
             }
             put(&buffer)?;
         }
@@ -83,10 +80,7 @@ pub(super) fn write<'a>(
 }
 
 fn header(path: &Path, specs: &[ParameterSpec], dtype: StoredDtype) -> Result<Vec<u8>, ModelError> {
-    let lies = |reason: String| ModelError::WeightsHeader {
-        path: path.to_owned(),
-        reason,
-    };
+    let lies = |reason: String| ModelError::WeightsHeader { path: path.to_owned(), reason };
     let mut end = 0;
     let tensors = specs.iter().map(|spec| {
         let start = end;
@@ -95,19 +89,11 @@ fn header(path: &Path, specs: &[ParameterSpec], dtype: StoredDtype) -> Result<Ve
             StoredDtype::F32 => Dtype::F32,
             StoredDtype::Bf16 => Dtype::BF16,
         };
-        (
-            spec.name.clone(),
-            TensorInfo {
-                dtype: stored,
-                shape: spec.shape.clone(),
-                data_offsets: (start, end),
-            },
-        )
+        (spec.name.clone(), TensorInfo { dtype: stored, shape: spec.shape.clone(), data_offsets: (start, end) })
     });
     // What the Hugging Face libraries ask for before they read a file. One key only: a map has no order to rely on.
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let metadata =
-        Metadata::new(Some(format), tensors.collect()).map_err(|e| lies(e.to_string()))?;
+    let metadata = Metadata::new(Some(format), tensors.collect()).map_err(|e| lies(e.to_string()))?;
     let mut json = serde_json::to_vec(&metadata).map_err(|e| lies(e.to_string()))?;
     // Data aligned to 8 bytes, so that a mapped file can be read in place.
     json.resize(json.len().next_multiple_of(8), b' ');
@@ -121,45 +107,30 @@ pub(super) fn read(
     config: &ModelConfig,
     mut receive: impl FnMut(&ParameterSpec, StoredDtype, Vec<f32>) -> Result<(), ModelError>,
 ) -> Result<String, ModelError> {
-    let length = file
-        .metadata()
-        .map_err(|source| unreadable(path, source))?
-        .len();
+    let length = file.metadata().map_err(|source| unreadable(path, source))?.len();
     let mut hash = Sha256::new();
     let mut take = |buffer: &mut [u8]| {
-        file.read_exact(buffer)
-            .map_err(|source| unreadable(path, source))?;
+        file.read_exact(buffer).map_err(|source| unreadable(path, source))?;
         hash.update(&*buffer);
         Ok::<(), ModelError>(())
     };
-    let lies = |reason: String| ModelError::WeightsHeader {
-        path: path.to_owned(),
-        reason,
-    };
+    let lies = |reason: String| ModelError::WeightsHeader { path: path.to_owned(), reason };
 
     if length < 8 {
-        return Err(lies(format!(
-            "the file has {length} bytes, fewer than the 8 of the header's length"
-        )));
+        return Err(lies(format!("the file has {length} bytes, fewer than the 8 of the header's length")));
     }
     let mut prefix = [0; 8];
     take(&mut prefix)?;
     let header_length = u64::from_le_bytes(prefix);
     if header_length > MAX_HEADER || header_length > length - 8 {
-        return Err(lies(format!(
-            "it claims {header_length} bytes in a file of {length}"
-        )));
+        return Err(lies(format!("it claims {header_length} bytes in a file of {length}")));
     }
     let mut json = vec![0; header_length as usize];
     take(&mut json)?;
     let metadata: Metadata = serde_json::from_slice(&json).map_err(|e| lies(e.to_string()))?;
     let expected = 8 + header_length + metadata.data_len() as u64;
     if expected != length {
-        return Err(ModelError::WeightsLength {
-            path: path.to_owned(),
-            expected,
-            found: length,
-        });
+        return Err(ModelError::WeightsLength { path: path.to_owned(), expected, found: length });
     }
 
     let mut bytes = vec![0; CHUNK * 4];
@@ -174,13 +145,7 @@ pub(super) fn read(
                     values.extend(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)));
                 }
                 StoredDtype::Bf16 => {
-                    values.extend(
-                        bytes
-                            .as_chunks()
-                            .0
-                            .iter()
-                            .map(|&b| bf16::from_le_bytes(b).to_f32()),
-                    );
+                    values.extend(bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()));
                 }
             }
         }
@@ -202,10 +167,7 @@ fn matched(
     let specs = config.parameters();
     let known: HashSet<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
     if let Some(name) = names.iter().find(|name| !known.contains(name.as_str())) {
-        return Err(ModelError::ExtraTensor {
-            path: path(),
-            name: name.clone(),
-        });
+        return Err(ModelError::ExtraTensor { path: path(), name: name.clone() });
     }
     for spec in specs {
         let name = spec.name.clone();
@@ -213,29 +175,17 @@ fn matched(
             return Err(ModelError::MissingTensor { path: path(), name });
         };
         if info.shape != spec.shape {
-            return Err(ModelError::WrongShape {
-                path: path(),
-                name,
-                found: info.shape.clone(),
-                expected: spec.shape,
-            });
+            return Err(ModelError::WrongShape { path: path(), name, found: info.shape.clone(), expected: spec.shape });
         }
         let dtype = match info.dtype {
             Dtype::F32 => StoredDtype::F32,
             Dtype::BF16 => StoredDtype::Bf16,
             other => {
-                return Err(ModelError::WrongDtype {
-                    path: path(),
-                    name,
-                    found: other.to_string(),
-                });
+                return Err(ModelError::WrongDtype { path: path(), name, found: other.to_string() });
             }
         };
         matched.push((info.data_offsets.0, spec, dtype));
     }
     matched.sort_by_key(|(start, ..)| *start);
-    Ok(matched
-        .into_iter()
-        .map(|(_, spec, dtype)| (spec, dtype))
-        .collect())
+    Ok(matched.into_iter().map(|(_, spec, dtype)| (spec, dtype)).collect())
 }

@@ -3,12 +3,7 @@ use proptest::prelude::*;
 
 /// Everything off but temperature 1.
 fn plain() -> SamplerConfig {
-    SamplerConfig {
-        temperature: 1.0,
-        top_k: 0,
-        top_p: 1.0,
-        ..SamplerConfig::default()
-    }
+    SamplerConfig { temperature: 1.0, top_k: 0, top_p: 1.0, ..SamplerConfig::default() }
 }
 
 /// How often each token is drawn out of `n`.
@@ -24,12 +19,7 @@ fn counts(config: SamplerConfig, logits: &[f32], history: &[u32], n: usize) -> V
 /// The tokens that are ever drawn.
 fn support(config: SamplerConfig, logits: &[f32]) -> Vec<usize> {
     let counts = counts(config, logits, &[], 3000);
-    counts
-        .iter()
-        .enumerate()
-        .filter(|(_, n)| **n > 0)
-        .map(|(token, _)| token)
-        .collect()
+    counts.iter().enumerate().filter(|(_, n)| **n > 0).map(|(token, _)| token).collect()
 }
 
 fn ln(probabilities: &[f32]) -> Vec<f32> {
@@ -42,44 +32,24 @@ fn greedy_takes_the_first_of_the_largest() {
     assert_eq!(sampler.sample(&[1.0, 5.0, -2.0, 5.0], &[]).unwrap(), 1);
     assert_eq!(sampler.sample(&[0.0, -0.0], &[]).unwrap(), 0);
     assert_eq!(sampler.sample(&[-0.0, 0.0], &[]).unwrap(), 0);
-    assert_eq!(
-        sampler.sample(&[f32::NEG_INFINITY, f32::MIN], &[]).unwrap(),
-        1
-    );
+    assert_eq!(sampler.sample(&[f32::NEG_INFINITY, f32::MIN], &[]).unwrap(), 1);
 }
 
 #[test]
 fn draws_follow_the_softmax() {
     let probabilities = [0.5, 0.3, 0.15, 0.05];
     let n = 20_000;
-    for (count, p) in counts(plain(), &ln(&probabilities), &[], n)
-        .into_iter()
-        .zip(probabilities)
-    {
+    for (count, p) in counts(plain(), &ln(&probabilities), &[], n).into_iter().zip(probabilities) {
         let expected = f64::from(p) * n as f64;
         let deviation = (expected * (1.0 - f64::from(p))).sqrt();
-        assert!(
-            (count as f64 - expected).abs() < 5.0 * deviation,
-            "{count} for {expected}"
-        );
+        assert!((count as f64 - expected).abs() < 5.0 * deviation, "{count} for {expected}");
     }
 }
 
 #[test]
 fn temperature_sharpens_and_flattens() {
     let logits = ln(&[0.6, 0.4]);
-    let share = |temperature| {
-        counts(
-            SamplerConfig {
-                temperature,
-                ..plain()
-            },
-            &logits,
-            &[],
-            10_000,
-        )[0] as f64
-            / 1e4
-    };
+    let share = |temperature| counts(SamplerConfig { temperature, ..plain() }, &logits, &[], 10_000)[0] as f64 / 1e4;
     // p^(1/T) / sum: 0.36 / 0.52 at T = 0.5; sqrt at T = 2.
     assert!((share(0.5) - 0.6923).abs() < 0.025);
     assert!((share(2.0) - 0.5505).abs() < 0.025);
@@ -100,16 +70,7 @@ fn top_k_keeps_the_k_most_likely() {
 
 #[test]
 fn among_ties_top_k_keeps_the_lowest_ids() {
-    assert_eq!(
-        support(
-            SamplerConfig {
-                top_k: 3,
-                ..plain()
-            },
-            &[1.0; 8]
-        ),
-        [0, 1, 2]
-    );
+    assert_eq!(support(SamplerConfig { top_k: 3, ..plain() }, &[1.0; 8]), [0, 1, 2]);
 }
 
 #[test]
@@ -128,31 +89,14 @@ fn top_p_keeps_the_fewest_that_hold_the_mass() {
 fn top_p_is_of_what_top_k_left() {
     // Of 0.4 + 0.3, the first holds 0.57: it alone reaches 0.5, though not of the whole.
     let logits = ln(&[0.1, 0.4, 0.2, 0.3]);
-    assert_eq!(
-        support(
-            SamplerConfig {
-                top_k: 2,
-                top_p: 0.5,
-                ..plain()
-            },
-            &logits
-        ),
-        [1]
-    );
+    assert_eq!(support(SamplerConfig { top_k: 2, top_p: 0.5, ..plain() }, &logits), [1]);
 }
 
 #[test]
 fn top_p_over_a_flat_vocabulary_needs_more_than_the_first_guess() {
-    let config = SamplerConfig {
-        top_p: 0.5,
-        ..plain()
-    };
+    let config = SamplerConfig { top_p: 0.5, ..plain() };
     let drawn = support(config, &[0.25; 1000]);
-    assert!(
-        drawn.len() > 400 && drawn.iter().all(|&token| token < 501),
-        "{}",
-        drawn.len()
-    );
+    assert!(drawn.len() > 400 && drawn.iter().all(|&token| token < 501), "{}", drawn.len());
 }
 
 #[test]
@@ -167,16 +111,9 @@ fn min_p_is_relative_to_the_most_likely() {
 
 #[test]
 fn the_penalty_lowers_logits_of_either_sign_once() {
-    let config = SamplerConfig {
-        repetition_penalty: 2.0,
-        ..SamplerConfig::greedy()
-    };
-    let greedy = |logits: &[f32], history: &[u32]| {
-        Sampler::new(config.clone())
-            .unwrap()
-            .sample(logits, history)
-            .unwrap()
-    };
+    let config = SamplerConfig { repetition_penalty: 2.0, ..SamplerConfig::greedy() };
+    let greedy =
+        |logits: &[f32], history: &[u32]| Sampler::new(config.clone()).unwrap().sample(logits, history).unwrap();
     assert_eq!(greedy(&[3.0, 2.0], &[]), 0);
     assert_eq!(greedy(&[3.0, 2.0], &[0]), 1);
     assert_eq!(greedy(&[-1.0, -1.5], &[0]), 1);
@@ -188,15 +125,8 @@ fn the_penalty_lowers_logits_of_either_sign_once() {
 #[test]
 fn the_window_ends_the_penalty() {
     let greedy = |repetition_window, history: &[u32]| {
-        let config = SamplerConfig {
-            repetition_penalty: 2.0,
-            repetition_window,
-            ..SamplerConfig::greedy()
-        };
-        Sampler::new(config)
-            .unwrap()
-            .sample(&[3.0, 2.0, 0.1], history)
-            .unwrap()
+        let config = SamplerConfig { repetition_penalty: 2.0, repetition_window, ..SamplerConfig::greedy() };
+        Sampler::new(config).unwrap().sample(&[3.0, 2.0, 0.1], history).unwrap()
     };
     assert_eq!(greedy(2, &[0, 2, 2]), 0);
     assert_eq!(greedy(3, &[0, 2, 2]), 1);
@@ -208,9 +138,7 @@ fn the_window_ends_the_penalty() {
 fn the_seed_decides() {
     let draw = |seed| {
         let mut sampler = Sampler::new(SamplerConfig { seed, ..plain() }).unwrap();
-        (0..64)
-            .map(|_| sampler.sample(&[0.0; 16], &[]).unwrap())
-            .collect::<Vec<_>>()
+        (0..64).map(|_| sampler.sample(&[0.0; 16], &[]).unwrap()).collect::<Vec<_>>()
     };
     assert_eq!(draw(1), draw(1));
     assert_ne!(draw(1), draw(2));
@@ -222,16 +150,11 @@ fn logits_that_are_no_numbers_are_refused_and_ruled_out_tokens_never_drawn() {
         let mut sampler = Sampler::new(config).unwrap();
         for bad in [f32::NAN, f32::INFINITY] {
             let result = sampler.sample(&[0.0, bad], &[]);
-            assert!(
-                matches!(result, Err(ModelError::BadLogit { token: 1, .. })),
-                "{result:?}"
-            );
+            assert!(matches!(result, Err(ModelError::BadLogit { token: 1, .. })), "{result:?}");
         }
         for none in [&[][..], &[f32::NEG_INFINITY; 3]] {
             let result = sampler.sample(none, &[]);
-            assert!(
-                matches!(result, Err(ModelError::NoToken { vocab_size }) if vocab_size == none.len())
-            );
+            assert!(matches!(result, Err(ModelError::NoToken { vocab_size }) if vocab_size == none.len()));
         }
         let one = [f32::NEG_INFINITY, f32::MIN, f32::NEG_INFINITY];
         assert!((0..100).all(|_| sampler.sample(&one, &[0, 1]).unwrap() == 1));
@@ -256,14 +179,8 @@ fn every_bad_setting_is_refused_by_its_name() {
     assert_eq!(refused(|c| c.top_p = f32::NAN), "top_p");
     assert_eq!(refused(|c| c.min_p = -0.1), "min_p");
     assert_eq!(refused(|c| c.min_p = 1.1), "min_p");
-    assert_eq!(
-        refused(|c| c.repetition_penalty = 0.0),
-        "repetition_penalty"
-    );
-    assert_eq!(
-        refused(|c| c.repetition_penalty = f32::INFINITY),
-        "repetition_penalty"
-    );
+    assert_eq!(refused(|c| c.repetition_penalty = 0.0), "repetition_penalty");
+    assert_eq!(refused(|c| c.repetition_penalty = f32::INFINITY), "repetition_penalty");
 }
 
 #[test]
@@ -271,13 +188,7 @@ fn an_unknown_setting_is_named() {
     let error = serde_json::from_str::<SamplerConfig>("{\"topk\": 3}").unwrap_err();
     assert!(error.to_string().contains("topk"));
     let config: SamplerConfig = serde_json::from_str("{\"top_k\": 3}").unwrap();
-    assert_eq!(
-        config,
-        SamplerConfig {
-            top_k: 3,
-            ..SamplerConfig::default()
-        }
-    );
+    assert_eq!(config, SamplerConfig { top_k: 3, ..SamplerConfig::default() });
 }
 
 proptest! {

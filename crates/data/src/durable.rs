@@ -1,0 +1,106 @@
+//! [`NewFile`]: a file that becomes visible only whole. Called by `tokenizer` and `shards`.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+
+/// Bytes on their way to `path`: written beside it as `<name>.tmp`, renamed by [`NewFile::commit`], removed otherwise.
+pub(crate) struct NewFile {
+    path: PathBuf,
+    temporary: PathBuf,
+    writer: Option<BufWriter<File>>,
+}
+
+impl NewFile {
+    /// Starts a file; its folder is made if missing.
+    pub(crate) fn create(path: &Path) -> Result<Self, Error> {
+        let parent = folder(path);
+        fs::create_dir_all(parent).map_err(|e| Error::io("create folder", parent, e))?;
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".tmp");
+        let temporary = PathBuf::from(temporary);
+        let file = File::create(&temporary).map_err(|e| Error::io("create", &temporary, e))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            temporary,
+            writer: Some(BufWriter::with_capacity(1 << 20, file)),
+        })
+    }
+
+    /// Appends bytes.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        match &mut self.writer {
+            Some(writer) => writer.write_all(bytes).map_err(|e| Error::io("write", &self.path, e)),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the file visible and durable: fsync, rename, fsync of the folder.
+    pub(crate) fn commit(mut self) -> Result<(), Error> {
+        let failed = |e: io::Error| Error::io("write", &self.path, e);
+        if let Some(writer) = self.writer.take() {
+            let file = writer.into_inner().map_err(|e| failed(e.into_error()))?;
+            file.sync_all().map_err(failed)?;
+        }
+        fs::rename(&self.temporary, &self.path).map_err(failed)?;
+        sync_folder(folder(&self.path))
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        // After a commit the temporary name is gone, and a failure here leaves only a `.tmp` that the next run replaces.
+        self.writer = None;
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// Writes a whole file at once.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let mut file = NewFile::create(path)?;
+    file.write(bytes)?;
+    file.commit()
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn sync_folder(path: &Path) -> Result<(), Error> {
+    // Only Unix lets a folder be opened and synced; elsewhere the rename itself is all there is.
+    if cfg!(unix) {
+        let opened = File::open(path).and_then(|folder| folder.sync_all());
+        opened.map_err(|e| Error::io("sync folder", path, e))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_appears_only_when_committed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new/a.bin");
+        let mut file = NewFile::create(&path).unwrap();
+        file.write(b"abc").unwrap();
+        assert!(!path.exists());
+        drop(file);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
+        write_file(&path, b"first").unwrap();
+        write_file(&path, b"second").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn folder_that_is_a_file_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a"), b"").unwrap();
+        let refused = write_file(&dir.path().join("a/b"), b"x");
+        assert!(matches!(refused, Err(Error::Io { action: "create folder", .. })));
+    }
+}

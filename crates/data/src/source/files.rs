@@ -1,0 +1,77 @@
+//! Which files a path means, and what is in them by their names.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+
+/// What a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Text,
+    JsonLines,
+    Json,
+    Parquet,
+}
+
+impl Format {
+    /// Told by the name, the endings of compression left aside.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let name = path.file_name()?.to_str()?.to_ascii_lowercase();
+        let plain = [".zst", ".zstd", ".gz", ".gzip"].iter().find_map(|end| name.strip_suffix(end));
+        match plain.unwrap_or(&name).rsplit_once('.')?.1 {
+            "txt" | "text" | "md" => Some(Format::Text),
+            "jsonl" | "ndjson" => Some(Format::JsonLines),
+            "json" => Some(Format::Json),
+            "parquet" if plain.is_none() => Some(Format::Parquet),
+            _ => None,
+        }
+    }
+
+    /// As [`Format::of`], with the error for a name that tells nothing.
+    pub(super) fn required(path: &Path) -> Result<Self, Error> {
+        Format::of(path).ok_or_else(|| Error::UnknownFormat { path: path.to_path_buf() })
+    }
+}
+
+/// The data files that `path` means, sorted: itself, those of a folder and its subfolders, or those that fit a pattern
+/// with `*`, `?`, `**` or `[...]`. Files of unknown format are passed over in folders and patterns.
+///
+/// # Errors
+/// [`Error::NoFiles`] when there is none, [`Error::UnknownFormat`] for a single file, [`Error::Io`].
+pub fn find_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    if path.is_file() {
+        Format::required(path)?;
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let none = || Error::NoFiles { path: path.display().to_string() };
+    let mut files = Vec::new();
+    if path.is_dir() {
+        walk(path, &mut files)?;
+    } else {
+        let pattern = path.to_str().ok_or_else(none)?;
+        for found in glob::glob(pattern).map_err(|_| none())? {
+            let found = found.map_err(|e| Error::io("read", &e.path().to_path_buf(), e.into()))?;
+            if found.is_file() && Format::of(&found).is_some() {
+                files.push(found);
+            }
+        }
+    }
+    files.sort();
+    if files.is_empty() { Err(none()) } else { Ok(files) }
+}
+
+fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {
+    let failed = |e| Error::io("read folder", folder, e);
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let path = entry.path();
+        // Of links to folders only their files' formats would tell; they are not followed, so no cycle can be.
+        if entry.file_type().map_err(failed)?.is_dir() {
+            walk(&path, files)?;
+        } else if path.is_file() && Format::of(&path).is_some() {
+            files.push(path);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! `.parquet`: rows of a file, row group by row group, either all columns as JSON or the strings of one.
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parquet::basic::{ConvertedType, LogicalType, Repetition, Type as PhysicalType};
+use parquet::errors::ParquetError;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::reader::{ReaderIter, TreeBuilder};
+use parquet::record::{Field, Row};
+use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type};
+use serde_json::Value;
+
+use crate::error::Error;
+
+/// Rows of one file.
+pub(super) struct ParquetRows {
+    path: PathBuf,
+    reader: SerializedFileReader<File>,
+    /// The columns that are read.
+    schema: SchemaDescPtr,
+    next_group: usize,
+    rows: Option<ReaderIter>,
+    /// Rows given so far.
+    count: u64,
+}
+
+impl ParquetRows {
+    /// All columns.
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        let reader = guarded(path, || SerializedFileReader::new(file))?;
+        let schema = reader.metadata().file_metadata().schema_descr_ptr();
+        Ok(Self {
+            path: path.to_path_buf(),
+            reader,
+            schema,
+            next_group: 0,
+            rows: None,
+            count: 0,
+        })
+    }
+
+    /// One column of strings: the others are not read from the disk.
+    pub(super) fn open_column(path: &Path, column: &str) -> Result<Self, Error> {
+        let mut rows = Self::open(path)?;
+        let root = rows.schema.root_schema();
+        let fields = root.get_fields();
+        let Some(field) = fields.iter().find(|field| field.name() == column) else {
+            let columns: Vec<&str> = fields.iter().map(|field| field.name()).collect();
+            return Err(Error::ParquetColumn {
+                path: path.to_path_buf(),
+                column: column.to_owned(),
+                columns: columns.join(", "),
+            });
+        };
+        if !is_text(field) {
+            return Err(Error::ParquetColumnType {
+                path: path.to_path_buf(),
+                column: column.to_owned(),
+                found: kind(field),
+            });
+        }
+        let projection = Type::group_type_builder(root.name()).with_fields(vec![field.clone()]).build();
+        let projection = projection.map_err(|e| fault(path, &e))?;
+        rows.schema = Arc::new(SchemaDescriptor::new(Arc::new(projection)));
+        Ok(rows)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The next row as an object; `None` at the end.
+    pub(super) fn next_value(&mut self) -> Result<Option<Value>, Error> {
+        Ok(self.next_row()?.map(|row| row.to_json_value()))
+    }
+
+    /// The text of the next row, empty for a null; `None` at the end. For [`ParquetRows::open_column`].
+    pub(super) fn next_text(&mut self) -> Result<Option<String>, Error> {
+        let Some(row) = self.next_row()? else {
+            return Ok(None);
+        };
+        match row.into_columns().pop() {
+            Some((_, Field::Str(text))) => Ok(Some(text)),
+            _ => Ok(Some(String::new())),
+        }
+    }
+
+    fn next_row(&mut self) -> Result<Option<Row>, Error> {
+        loop {
+            if let Some(rows) = &mut self.rows {
+                let row = guarded(&self.path, || rows.next().transpose());
+                let row = row.map_err(|e| self.in_row(e))?;
+                if row.is_some() {
+                    self.count += 1;
+                    return Ok(row);
+                }
+                self.rows = None;
+            }
+            if self.next_group >= self.reader.num_row_groups() {
+                return Ok(None);
+            }
+            let (reader, schema, group) = (&self.reader, &self.schema, self.next_group);
+            let rows = guarded(&self.path, || {
+                let group = reader.get_row_group(group)?;
+                TreeBuilder::new().as_iter(schema.clone(), &*group)
+            })?;
+            self.next_group += 1;
+            self.rows = Some(rows);
+        }
+    }
+
+    /// The decoder's message, with the row, and without the bytes that it prints of a broken text.
+    fn in_row(&self, error: Error) -> Error {
+        let row = self.count + 1;
+        match error {
+            Error::Parquet { path, message } => {
+                let message = match message.split_once("as String") {
+                    Some(_) => format!("row {row}: the text is not valid UTF-8"),
+                    None => format!("row {row}: {message}"),
+                };
+                Error::Parquet { path, message }
+            }
+            other => other,
+        }
+    }
+}
+
+fn is_text(field: &Type) -> bool {
+    let info = field.get_basic_info();
+    let text = matches!(info.converted_type(), ConvertedType::UTF8)
+        || matches!(info.logical_type_ref(), Some(LogicalType::String));
+    let single = !info.has_repetition() || info.repetition() != Repetition::REPEATED;
+    field.is_primitive() && field.get_physical_type() == PhysicalType::BYTE_ARRAY && text && single
+}
+
+fn kind(field: &Type) -> String {
+    if field.is_primitive() {
+        format!("{:?}", field.get_physical_type())
+    } else {
+        "a nested structure".to_owned()
+    }
+}
+
+fn fault(path: &Path, error: &ParquetError) -> Error {
+    Error::Parquet {
+        path: path.to_path_buf(),
+        message: error.to_string().chars().take(300).collect(),
+    }
+}
+
+/// Runs the decoder. It asserts what a damaged file or an odd schema does not keep; such a panic is the file's fault
+/// and becomes its error. The decoder is not used again after an error, so nothing sees it half-changed.
+fn guarded<T>(path: &Path, decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, Error> {
+    match catch_unwind(AssertUnwindSafe(decode)) {
+        Ok(result) => result.map_err(|e| fault(path, &e)),
+        Err(_) => Err(Error::Parquet {
+            path: path.to_path_buf(),
+            message: "the decoder met contents that the format does not allow".to_owned(),
+        }),
+    }
+}

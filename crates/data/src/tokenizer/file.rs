@@ -1,0 +1,295 @@
+//! `tokenizer.json`: writing, and reading with every check, because the `tokenizers` crate trusts what it reads.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Value, json};
+use tokenizers::models::bpe::BPE;
+
+use super::{MAX_VOCAB_SIZE, SPECIAL_TOKENS, Tokenizer, byte_chars, splitter};
+use crate::error::Error;
+
+/// A tokenizer from its parts: `spellings` of the ids after the control tokens, and merges by priority.
+pub(super) fn assemble(
+    spellings: &[String],
+    merges: &[(String, String)],
+    origin: &str,
+) -> Result<Tokenizer, Error> {
+    let fault = |message: String| Error::TokenizerFormat {
+        path: origin.to_owned(),
+        message,
+    };
+    let first = SPECIAL_TOKENS.len();
+    let mut vocab: HashMap<&str, u32> = HashMap::with_capacity(spellings.len());
+    let mut token_bytes: Vec<Box<[u8]>> = vec![Box::default(); first];
+    for (index, spelling) in spellings.iter().enumerate() {
+        if SPECIAL_TOKENS.contains(&spelling.as_str()) {
+            return Err(fault(format!("`{spelling}` stands twice in the vocabulary")));
+        }
+        let bytes = byte_chars::bytes_of(spelling).filter(|bytes| !bytes.is_empty());
+        let Some(bytes) = bytes else {
+            return Err(fault(format!("token {} `{spelling}` is not byte-level", first + index)));
+        };
+        token_bytes.push(bytes);
+        vocab.insert(spelling, (first + index) as u32);
+    }
+    let missing = (0..=u8::MAX).find(|&byte| {
+        !vocab.contains_key(byte_chars::char_of(byte).encode_utf8(&mut [0; 4]) as &str)
+    });
+    if let Some(byte) = missing {
+        return Err(fault(format!("no token for byte {byte}: not a byte-level vocabulary")));
+    }
+    for (rank, (left, right)) in merges.iter().enumerate() {
+        let made = format!("{left}{right}");
+        if let Some(part) = [left, right, &made].into_iter().find(|p| !vocab.contains_key(p.as_str())) {
+            return Err(fault(format!("merge {rank} uses `{part}`, which is no token of text")));
+        }
+    }
+
+    let json = to_json(spellings, merges).map_err(|e| fault(e.to_string()))?;
+    let vocab: ahash::AHashMap<String, u32> =
+        vocab.into_iter().map(|(spelling, id)| (spelling.to_owned(), id)).collect();
+    // `word_cache` remembers more words, and for less, than the crate's own cache.
+    let model = BPE::builder().vocab_and_merges(vocab, merges.to_vec()).cache_capacity(0).build();
+    let model = model.map_err(|e| fault(e.to_string()))?;
+    Ok(Tokenizer::new(model, token_bytes, json))
+}
+
+/// A tokenizer from the contents of a file; `origin` names it in errors.
+pub(super) fn parse(bytes: &[u8], origin: &str) -> Result<Tokenizer, Error> {
+    let fault = |message: String| Error::TokenizerFormat {
+        path: origin.to_owned(),
+        message,
+    };
+    let file: TokenizerFile = serde_json::from_slice(bytes).map_err(|e| fault(e.to_string()))?;
+    let pipeline = [
+        ("normalizer", &file.normalizer, Value::Null),
+        ("pre_tokenizer", &file.pre_tokenizer, pre_tokenizer()),
+        ("decoder", &file.decoder, byte_level()),
+    ];
+    for (field, found, expected) in pipeline {
+        if *found != expected {
+            return Err(Error::TokenizerPipeline {
+                path: origin.to_owned(),
+                field,
+                found: found.to_string().chars().take(120).collect(),
+            });
+        }
+    }
+    let model = file.model;
+    if model.kind != "BPE" || model.altered() {
+        return Err(Error::TokenizerPipeline {
+            path: origin.to_owned(),
+            field: "model",
+            found: format!("type {}, or a dropout, prefix, suffix or fallback set", model.kind),
+        });
+    }
+    for (expected, &token) in SPECIAL_TOKENS.iter().enumerate() {
+        let expected = expected as u32;
+        let declared = file.added_tokens.iter().find(|added| added.content == token);
+        let wrong = |found: Option<u32>| Error::TokenizerSpecial {
+            path: origin.to_owned(),
+            token,
+            expected,
+            found,
+        };
+        match (model.vocab.get(token), declared) {
+            (Some(&id), Some(added)) if id == expected && added.id == expected && added.special => {}
+            (Some(&id), _) if id != expected => return Err(wrong(Some(id))),
+            (_, added) => return Err(wrong(added.map(|a| a.id).filter(|&id| id != expected))),
+        }
+    }
+    if let Some(other) = file.added_tokens.iter().find(|a| !SPECIAL_TOKENS.contains(&a.content.as_str())) {
+        return Err(fault(format!("unknown control token `{}`", other.content)));
+    }
+    let size = model.vocab.len();
+    if size > MAX_VOCAB_SIZE {
+        return Err(fault(format!("{size} tokens, at most {MAX_VOCAB_SIZE} are possible")));
+    }
+    let mut by_id: Vec<Option<String>> = vec![None; size];
+    for (spelling, id) in model.vocab {
+        match by_id.get_mut(id as usize) {
+            Some(place @ None) => *place = Some(spelling),
+            Some(Some(other)) => {
+                return Err(fault(format!("id {id} is given to `{other}` and `{spelling}`")));
+            }
+            None => return Err(fault(format!("id {id} of `{spelling}` with only {size} tokens"))),
+        }
+    }
+    // All places are taken: as many ids as places, each in range and none twice.
+    let spellings: Vec<String> = by_id.into_iter().flatten().skip(SPECIAL_TOKENS.len()).collect();
+    let merges: Result<Vec<_>, Error> = model.merges.into_iter().map(|m| m.pair().map_err(fault)).collect();
+    assemble(&spellings, &merges?, origin)
+}
+
+fn byte_level() -> Value {
+    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false})
+}
+
+fn pre_tokenizer() -> Value {
+    json!({"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": splitter::PATTERN}, "behavior": "Isolated", "invert": false},
+        byte_level(),
+    ]})
+}
+
+fn to_json(spellings: &[String], merges: &[(String, String)]) -> Result<String, serde_json::Error> {
+    let added = SPECIAL_TOKENS.iter().enumerate().map(|(id, content)| AddedToken {
+        id: id as u32,
+        content: (*content).to_owned(),
+        single_word: false,
+        lstrip: false,
+        rstrip: false,
+        normalized: false,
+        special: true,
+    });
+    let out = TokenizerOut {
+        version: "1.0",
+        truncation: (),
+        padding: (),
+        added_tokens: added.collect(),
+        normalizer: (),
+        pre_tokenizer: pre_tokenizer(),
+        post_processor: (),
+        decoder: byte_level(),
+        model: ModelOut {
+            kind: "BPE",
+            dropout: (),
+            unk_token: (),
+            continuing_subword_prefix: (),
+            end_of_word_suffix: (),
+            fuse_unk: false,
+            byte_fallback: false,
+            ignore_merges: false,
+            vocab: VocabOut(spellings),
+            merges,
+        },
+    };
+    serde_json::to_string(&out)
+}
+
+#[derive(Deserialize)]
+struct TokenizerFile {
+    #[serde(default)]
+    added_tokens: Vec<AddedToken>,
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    decoder: Value,
+    model: ModelFile,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AddedToken {
+    id: u32,
+    content: String,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    #[serde(default)]
+    normalized: bool,
+    #[serde(default)]
+    special: bool,
+}
+
+#[derive(Deserialize)]
+struct ModelFile {
+    #[serde(rename = "type", default)]
+    kind: String,
+    #[serde(default)]
+    dropout: Value,
+    #[serde(default)]
+    unk_token: Value,
+    #[serde(default)]
+    continuing_subword_prefix: Option<String>,
+    #[serde(default)]
+    end_of_word_suffix: Option<String>,
+    #[serde(default)]
+    byte_fallback: bool,
+    #[serde(default)]
+    ignore_merges: bool,
+    vocab: BTreeMap<String, u32>,
+    merges: Vec<Merge>,
+}
+
+impl ModelFile {
+    /// Whether an option is set that would change the ids.
+    fn altered(&self) -> bool {
+        let set = |text: &Option<String>| text.as_deref().is_some_and(|t| !t.is_empty());
+        !self.dropout.is_null()
+            || !self.unk_token.is_null()
+            || set(&self.continuing_subword_prefix)
+            || set(&self.end_of_word_suffix)
+            || self.byte_fallback
+            || self.ignore_merges
+    }
+}
+
+/// A merge as a pair, or as the older `"left right"`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Merge {
+    Pair(String, String),
+    Line(String),
+}
+
+impl Merge {
+    fn pair(self) -> Result<(String, String), String> {
+        match self {
+            Merge::Pair(left, right) => Ok((left, right)),
+            Merge::Line(line) => match line.split_once(' ') {
+                Some((left, right)) => Ok((left.to_owned(), right.to_owned())),
+                None => Err(format!("merge `{line}` is not a pair")),
+            },
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct TokenizerOut<'a> {
+    version: &'static str,
+    truncation: (),
+    padding: (),
+    added_tokens: Vec<AddedToken>,
+    normalizer: (),
+    pre_tokenizer: Value,
+    post_processor: (),
+    decoder: Value,
+    model: ModelOut<'a>,
+}
+
+#[derive(Serialize)]
+struct ModelOut<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    dropout: (),
+    unk_token: (),
+    continuing_subword_prefix: (),
+    end_of_word_suffix: (),
+    fuse_unk: bool,
+    byte_fallback: bool,
+    ignore_merges: bool,
+    vocab: VocabOut<'a>,
+    merges: &'a [(String, String)],
+}
+
+/// The vocabulary in the order of ids: one file for one tokenizer.
+struct VocabOut<'a>(&'a [String]);
+
+impl Serialize for VocabOut<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let special = SPECIAL_TOKENS.iter().copied();
+        let spellings = special.chain(self.0.iter().map(String::as_str));
+        let mut map = serializer.serialize_map(Some(SPECIAL_TOKENS.len() + self.0.len()))?;
+        for (id, spelling) in spellings.enumerate() {
+            map.serialize_entry(spelling, &id)?;
+        }
+        map.end()
+    }
+}

@@ -1,0 +1,98 @@
+//! Where words begin and end: byte-level BPE merges never cross these borders.
+//!
+//! The split is that of GPT-4 with digits in groups of at most two (three would spend a thousand tokens of a small
+//! vocabulary on numbers): contractions; letters with one leading mark or space; one or two digits; marks with one
+//! leading space and the line ends after them; white space up to a line end; white space that leaves its last
+//! character to the next word.
+
+use std::ops::Range;
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+/// The pattern as tokenizer.json states it.
+pub(super) const PATTERN: &str = r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
+
+/// [`PATTERN`] without its look-ahead, so that a finite automaton runs it: many times faster than backtracking.
+/// [`words`] makes up for it by handing back the last space.
+static AUTOMATON: LazyLock<Regex> = LazyLock::new(|| {
+    let plain = PATTERN.replace(r"|\s+(?!\S)", "");
+    Regex::new(&plain).expect("PATTERN is a constant, compiled by the tests")
+});
+
+/// The byte ranges of the words of `text`, in order and without gaps.
+pub(super) fn words(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
+    let automaton = &*AUTOMATON;
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let found = automaton.find_at(text, at)?;
+        let mut end = found.end();
+        if end < text.len() {
+            // `\s+(?!\S)`: a run of white space before a word leaves it one space. Only that alternative ends so.
+            let last = text[at..end].chars().next_back()?;
+            let spaces = last.is_whitespace() && !matches!(last, '\r' | '\n');
+            if spaces && end - at > last.len_utf8() {
+                end -= last.len_utf8();
+            }
+        }
+        let word = at..end;
+        at = end;
+        Some(word)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+    use tokenizers::{
+        OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
+    };
+
+    fn split(text: &str) -> Vec<&str> {
+        words(text).map(|range| &text[range]).collect()
+    }
+
+    fn reference(text: &str) -> Vec<String> {
+        let pattern = SplitPattern::Regex(PATTERN.to_owned());
+        let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).unwrap();
+        let mut pretokenized = PreTokenizedString::from(text);
+        split.pre_tokenize(&mut pretokenized).unwrap();
+        pretokenized
+            .get_splits(OffsetReferential::Original, OffsetType::Byte)
+            .into_iter()
+            .map(|(word, _, _)| word.to_owned())
+            .filter(|word| !word.is_empty())
+            .collect()
+    }
+
+    #[test]
+    fn words_digits_and_spaces() {
+        assert_eq!(split("I'll pay  $12345."), ["I", "'ll", " pay", " ", " $", "12", "34", "5", "."]);
+        assert_eq!(split("a\n\n  b\t\n"), ["a", "\n\n", " ", " b", "\t\n"]);
+        assert_eq!(split("end.\n\nNext   "), ["end", ".\n\n", "Next", "   "]);
+        assert_eq!(split("<|user|></s>"), ["<|", "user", "|></", "s", ">"]);
+        assert!(split("").is_empty());
+    }
+
+    #[test]
+    fn text_between_words_is_never_lost() {
+        let text = "\u{a0}\u{3000} x\u{85}\u{2028}y \r\n\t z";
+        assert_eq!(split(text), reference(text));
+        assert_eq!(split(text).concat(), text);
+    }
+
+    proptest! {
+        #[test]
+        fn automaton_equals_the_stated_pattern(text in r"(?s)(\PC|[ \t\r\n'a-cS0-9\.\u{a0}\u{85}\u{301}]){0,60}") {
+            prop_assert_eq!(split(&text), reference(&text));
+            prop_assert_eq!(split(&text).concat(), text);
+        }
+
+        #[test]
+        fn any_string(text: String) {
+            prop_assert_eq!(split(&text), reference(&text));
+        }
+    }
+}

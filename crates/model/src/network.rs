@@ -1,0 +1,229 @@
+//! The transformer's forward pass, written once: training, prefill, prefill on top of a cache, and decode.
+//!
+//! Notable choices: pre-norm blocks on an f32 residual stream; RoPE on halves of the head; grouped-query attention over
+//! spans of a flat batch, never a mask; optional per-head QK-norm; the head fused with its loss in training and applied
+//! to chosen rows in inference. `classic` and `modern` differ only in their config.
+
+use std::sync::Arc;
+
+use casallm_compute::{
+    ActivationKind, AttentionShape, DType, Device, Dropout, Norm, NormKind, Out, QkNorm, QkvSplit, Span,
+};
+
+use crate::config::{self, Activation, ModelConfig};
+use crate::error::ModelError;
+use crate::parameters::{LayerIndex, LinearIndex, NormIndex, Parameters};
+use crate::workspace::Workspace;
+
+/// A model on a device.
+pub struct Network<D: Device> {
+    pub(crate) device: Arc<D>,
+    pub(crate) config: ModelConfig,
+    /// The parameters; the optimizer updates them between passes.
+    pub parameters: Parameters<D>,
+    pub(crate) cos: D::Buffer,
+    pub(crate) sin: D::Buffer,
+    dtype: DType,
+}
+
+/// Keys and values of every layer, rows addressed by slot.
+pub struct KvCache<B> {
+    pub(crate) layers: Vec<(B, B)>,
+    pub(crate) slots: usize,
+}
+
+impl<B> KvCache<B> {
+    /// A cache of that many rows a layer.
+    ///
+    /// # Errors
+    /// The memory cannot be had.
+    pub fn new<D: Device<Buffer = B>>(network: &Network<D>, slots: usize) -> Result<Self, ModelError> {
+        let width = network.config.kv_width();
+        let one = |name| network.device.allocate(name, network.dtype, slots * width);
+        let layers = (0..network.config.n_layer).map(|_| Ok((one("key cache")?, one("value cache")?)));
+        Ok(KvCache { layers: layers.collect::<Result<_, ModelError>>()?, slots })
+    }
+
+    /// Bytes of a cache of that many rows.
+    pub fn bytes(config: &ModelConfig, dtype: DType, slots: usize) -> u64 {
+        (2 * config.n_layer * config.kv_width() * slots * dtype.size()) as u64
+    }
+
+    /// Rows a layer.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+}
+
+impl<D: Device> Network<D> {
+    /// A network over given parameters; `dtype` is the storage type of its activations and must be the one the
+    /// parameters' matrices were made with.
+    ///
+    /// # Errors
+    /// The config is invalid, or the memory for RoPE's tables cannot be had.
+    pub fn new(config: ModelConfig, dtype: DType, parameters: Parameters<D>) -> Result<Self, ModelError> {
+        config.validate()?;
+        let device = parameters.device().clone();
+        let half = config.head_dim / 2;
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for position in 0..config.context {
+            for i in 0..half {
+                // In f64: at position 100,000 an f32 angle has lost three digits.
+                let exponent = -2.0 * i as f64 / config.head_dim as f64;
+                let angle = position as f64 * f64::from(config.rope_theta).powf(exponent);
+                cos.push(angle.cos() as f32);
+                sin.push(angle.sin() as f32);
+            }
+        }
+        let table = |name, values: &[f32]| -> Result<D::Buffer, ModelError> {
+            let mut buffer = device.allocate(name, DType::F32, values.len())?;
+            device.write_f32(&mut buffer, 0, values);
+            Ok(buffer)
+        };
+        let (cos, sin) = (table("RoPE cosines", &cos)?, table("RoPE sines", &sin)?);
+        Ok(Network { device, config, parameters, cos, sin, dtype })
+    }
+
+    /// The config.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<D> {
+        &self.device
+    }
+
+    /// Storage type of activations.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    pub(crate) fn attention_shape(&self) -> AttentionShape {
+        let ModelConfig { n_head, n_kv_head, head_dim, .. } = self.config;
+        AttentionShape { n_head, n_kv_head, head_dim }
+    }
+
+    pub(crate) fn activation_kind(&self) -> ActivationKind {
+        match self.config.activation {
+            Activation::Gelu => ActivationKind::Gelu,
+            Activation::SwiGlu => ActivationKind::SwiGlu,
+            Activation::ReluSquared => ActivationKind::ReluSquared,
+        }
+    }
+
+    pub(crate) fn norm(&self, index: NormIndex) -> Norm<'_, D::Buffer> {
+        Norm {
+            kind: match self.config.norm {
+                config::Norm::LayerNorm => NormKind::LayerNorm,
+                config::Norm::RmsNorm => NormKind::RmsNorm,
+            },
+            eps: self.config.norm_eps,
+            weight: self.parameters.vector(index.weight),
+            bias: index.bias.map(|b| self.parameters.vector(b)),
+        }
+    }
+
+    pub(crate) fn split<'a>(
+        &'a self,
+        layer: &LayerIndex,
+        positions: &'a D::Buffer,
+        slots: &'a D::Buffer,
+    ) -> QkvSplit<'a, D::Buffer> {
+        QkvSplit {
+            shape: self.attention_shape(),
+            norm: layer.qk_norm.map(|(q, k)| QkNorm {
+                eps: self.config.norm_eps,
+                q_weight: self.parameters.vector(q),
+                k_weight: self.parameters.vector(k),
+            }),
+            cos: &self.cos,
+            sin: &self.sin,
+            positions,
+            slots,
+        }
+    }
+
+    pub(crate) fn bias(&self, index: LinearIndex) -> Option<&D::Buffer> {
+        index.bias.map(|b| self.parameters.vector(b))
+    }
+
+    /// Which elements a dropout site drops; sites are numbered embedding, then two a layer.
+    pub(crate) fn dropout(&self, seed: Option<u64>, site: usize) -> Option<Dropout> {
+        let seed = seed.filter(|_| self.config.dropout > 0.0)?;
+        Some(Dropout { rate: self.config.dropout, seed, site: site as u32 })
+    }
+
+    /// Adds a residual branch: `x += dropout(input · weightᵀ + bias)`.
+    fn add_branch(
+        &self,
+        index: LinearIndex,
+        input: &D::Buffer,
+        tokens: usize,
+        dropout: Option<Dropout>,
+        branch: Option<&mut D::Buffer>,
+        x: &mut D::Buffer,
+    ) {
+        let weight = self.parameters.matrix(index.weight);
+        let bias = self.bias(index);
+        match dropout.zip(branch) {
+            Some((dropout, branch)) => {
+                self.device.linear(input, weight, bias, tokens, Out::Store(branch));
+                self.device.dropout_add(dropout, branch, tokens * self.config.n_embd, x);
+            }
+            None => self.device.linear(input, weight, bias, tokens, Out::Add(x)),
+        }
+    }
+
+    /// Embedding, blocks and final norm over the tokens loaded into the workspace; the result is in `hidden`. Keys and
+    /// values go to the cache's slots, or to the workspace's own buffers. `dropout_seed` is for training alone.
+    pub(crate) fn forward(
+        &self,
+        workspace: &mut Workspace<D::Buffer>,
+        spans: &[Span],
+        tokens: usize,
+        mut cache: Option<&mut KvCache<D::Buffer>>,
+        dropout_seed: Option<u64>,
+    ) {
+        let device = &*self.device;
+        let index = self.parameters.index();
+        let d = self.config.n_embd;
+        let Workspace { ids, positions, slots, x, hidden, stats, q, kv, activated, branch, layers, .. } = workspace;
+        device.embedding(self.parameters.matrix(index.embed), ids, tokens, x);
+        if let Some(dropout) = self.dropout(dropout_seed, 0) {
+            device.dropout(dropout, tokens * d, x);
+        }
+        for (i, layer) in index.layers.iter().enumerate() {
+            // Inference has one set of activations, which every layer overwrites.
+            let at = i.min(layers.len() - 1);
+            let acts = &mut layers[at];
+            if let Some((x_in, _)) = &mut acts.residuals {
+                device.copy(x, tokens * d, x_in);
+            }
+            device.norm(&self.norm(layer.norm1), x, tokens, d, hidden, &mut acts.stats1);
+            device.linear(hidden, self.parameters.matrix(layer.qkv), None, tokens, Out::Store(&mut acts.qkv));
+            let (k, v) = match (&mut cache, &mut *kv) {
+                (Some(cache), _) => {
+                    let (k, v) = &mut cache.layers[i];
+                    (k, v)
+                }
+                (None, Some((k, v))) => (k, v),
+                (None, None) => unreachable!("a workspace for inference is used with a cache"),
+            };
+            device.split_qkv(&self.split(layer, positions, slots), &acts.qkv, tokens, q, k, v);
+            device.attention(self.attention_shape(), spans, [q, k, v], &mut acts.attended, acts.lse.as_mut());
+            let dropout = self.dropout(dropout_seed, 2 * i + 1);
+            self.add_branch(layer.out, &acts.attended, tokens, dropout, branch.as_mut(), x);
+            if let Some((_, x_mid)) = &mut acts.residuals {
+                device.copy(x, tokens * d, x_mid);
+            }
+            device.norm(&self.norm(layer.norm2), x, tokens, d, hidden, &mut acts.stats2);
+            let (weight, bias) = (self.parameters.matrix(layer.up.weight), self.bias(layer.up));
+            device.linear(hidden, weight, bias, tokens, Out::Store(&mut acts.up));
+            device.activation(self.activation_kind(), &acts.up, tokens, self.config.n_ff, activated);
+            let dropout = self.dropout(dropout_seed, 2 * i + 2);
+            self.add_branch(layer.down, activated, tokens, dropout, branch.as_mut(), x);
+        }
+        device.norm(&self.norm(index.norm), x, tokens, d, hidden, stats);
+    }
+}

@@ -1,0 +1,282 @@
+//! Loss and gradients of a batch: the forward pass, the fused head, and the backward pass by hand.
+
+use casallm_compute::{DType, Device, Head, HeadGradient, HeadResult, NormGradient, Span};
+
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::network::Network;
+use crate::parameters::{LinearIndex, NormIndex};
+use crate::specification::ParameterSpec;
+use crate::workspace::Workspace;
+
+/// A batch in the one format of every stage: flat ids, a target and a weight for each, document boundaries.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchView<'a> {
+    /// `[tokens]`.
+    pub tokens: &'a [u32],
+    /// `[tokens]`: what follows each token.
+    pub targets: &'a [u32],
+    /// `[tokens]`: how much each target counts; 0 for not at all.
+    pub weights: &'a [f32],
+    /// Boundaries: 0, then the end of each sequence, the last being `tokens`.
+    pub cu_seqlens: &'a [u32],
+}
+
+/// Gradients of every parameter, in canonical order, f32.
+pub struct Gradients<B> {
+    buffers: Vec<B>,
+}
+
+impl<B> Gradients<B> {
+    /// Zeroed gradients.
+    ///
+    /// # Errors
+    /// The memory cannot be had.
+    pub fn new<D: Device<Buffer = B>>(device: &D, config: &ModelConfig) -> Result<Self, ModelError> {
+        let specs = config.parameters();
+        let one = |spec: &ParameterSpec| Ok(device.allocate(&spec.name, DType::F32, spec.len())?);
+        Ok(Gradients { buffers: specs.iter().map(one).collect::<Result<_, ModelError>>()? })
+    }
+
+    /// Gradient of parameter `i`.
+    pub fn get(&self, i: usize) -> &B {
+        &self.buffers[i]
+    }
+
+    /// Back to zero, before the first micro-batch of a step.
+    pub fn clear<D: Device<Buffer = B>>(&mut self, device: &D) {
+        for buffer in &mut self.buffers {
+            device.fill_zero(buffer);
+        }
+    }
+
+    /// The global norm: root of the sum of all squares.
+    pub fn norm<D: Device<Buffer = B>>(&self, device: &D) -> f64 {
+        self.buffers.iter().map(|b| device.sum_of_squares(b)).sum::<f64>().sqrt()
+    }
+
+    fn norm_gradient(&mut self, index: NormIndex) -> NormGradient<'_, B> {
+        match index.bias {
+            None => NormGradient { weight: &mut self.buffers[index.weight], bias: None },
+            Some(bias) => {
+                let (weight, bias) = self.pair(index.weight, bias);
+                NormGradient { weight, bias: Some(bias) }
+            }
+        }
+    }
+
+    fn linear_gradient(&mut self, index: LinearIndex) -> (&mut B, Option<&mut B>) {
+        match index.bias {
+            None => (&mut self.buffers[index.weight], None),
+            Some(bias) => {
+                let (weight, bias) = self.pair(index.weight, bias);
+                (weight, Some(bias))
+            }
+        }
+    }
+
+    /// Two gradients at once, the first of the smaller index.
+    fn pair(&mut self, first: usize, second: usize) -> (&mut B, &mut B) {
+        let (before, from_second) = self.buffers.split_at_mut(second);
+        (&mut before[first], &mut from_second[0])
+    }
+}
+
+impl<D: Device> Network<D> {
+    /// Loss of a batch without gradients. Row losses stay in the workspace for [`Network::row_losses`].
+    ///
+    /// # Errors
+    /// [`ModelError::Batch`] or [`ModelError::ContextOverflow`] for a batch that does not fit.
+    pub fn loss(&self, workspace: &mut Workspace<D::Buffer>, batch: BatchView<'_>) -> Result<HeadResult, ModelError> {
+        let spans = self.load(workspace, batch)?;
+        self.forward(workspace, &spans, batch.tokens.len(), None, None);
+        let weight = self.parameters.matrix(self.parameters.index().head);
+        let Workspace { hidden, targets, weights, losses, .. } = workspace;
+        let head = Head { hidden, weight, targets, weights, tokens: batch.tokens.len() };
+        Ok(self.device.head(&head, losses, None))
+    }
+
+    /// Loss of a batch; adds the gradients of `scale * sum_i weights[i] * loss[i]`.
+    ///
+    /// # Errors
+    /// As [`Network::loss`]; also a workspace that was made for inference.
+    pub fn loss_and_gradients(
+        &self,
+        workspace: &mut Workspace<D::Buffer>,
+        batch: BatchView<'_>,
+        scale: f32,
+        dropout_seed: u64,
+        gradients: &mut Gradients<D::Buffer>,
+    ) -> Result<HeadResult, ModelError> {
+        let spans = self.load(workspace, batch)?;
+        let tokens = batch.tokens.len();
+        self.forward(workspace, &spans, tokens, None, Some(dropout_seed));
+        let result = self.head_backward(workspace, tokens, scale, gradients)?;
+        self.backward(workspace, &spans, tokens, dropout_seed, gradients);
+        Ok(result)
+    }
+
+    /// Logits of every row of the batch last given to [`Network::loss`], `[tokens, vocab_size]`. For tests and tools:
+    /// a training step never materialises them.
+    ///
+    /// # Errors
+    /// The memory cannot be had.
+    pub fn all_logits(&self, workspace: &Workspace<D::Buffer>, tokens: usize) -> Result<Vec<f32>, ModelError> {
+        let weight = self.parameters.matrix(self.parameters.index().head);
+        let len = tokens * self.config.vocab_size;
+        let mut logits = self.device.allocate("logits", DType::F32, len)?;
+        self.device.linear(&workspace.hidden, weight, None, tokens, casallm_compute::Out::Store(&mut logits));
+        let mut values = vec![0.0; len];
+        self.device.read_f32(&logits, 0, &mut values);
+        Ok(values)
+    }
+
+    /// Row losses (nats, unweighted) of the batch last evaluated.
+    pub fn row_losses(&self, workspace: &Workspace<D::Buffer>, tokens: usize) -> Vec<f32> {
+        let mut losses = vec![0.0; tokens];
+        self.device.read_f32(&workspace.losses, 0, &mut losses);
+        losses
+    }
+
+    /// Checks a batch and copies it to the device.
+    fn load(&self, workspace: &mut Workspace<D::Buffer>, batch: BatchView<'_>) -> Result<Vec<Span>, ModelError> {
+        let tokens = batch.tokens.len();
+        let bad = |what: String| Err(ModelError::Batch(what));
+        if tokens == 0 || tokens > workspace.shape.tokens {
+            return bad(format!("{tokens} tokens; the workspace takes 1 to {}", workspace.shape.tokens));
+        }
+        if batch.targets.len() != tokens || batch.weights.len() != tokens {
+            let (targets, weights) = (batch.targets.len(), batch.weights.len());
+            return bad(format!("{tokens} tokens with {targets} targets and {weights} weights"));
+        }
+        let vocab_size = self.config.vocab_size as u32;
+        if let Some(id) = batch.tokens.iter().chain(batch.targets).find(|id| **id >= vocab_size) {
+            return bad(format!("token id {id}; the vocabulary has {vocab_size}"));
+        }
+        let boundaries = batch.cu_seqlens;
+        if boundaries.first() != Some(&0)
+            || boundaries.last() != Some(&(tokens as u32))
+            || boundaries.windows(2).any(|w| w[0] >= w[1])
+        {
+            return bad("cu_seqlens must rise from 0 to the number of tokens".into());
+        }
+        let limit = self.config.context.min(workspace.shape.sequence);
+        let mut spans = Vec::with_capacity(boundaries.len());
+        let mut positions = Vec::with_capacity(tokens);
+        for ends in boundaries.windows(2) {
+            let (start, len) = (ends[0] as usize, (ends[1] - ends[0]) as usize);
+            if len > limit {
+                return Err(ModelError::ContextOverflow { tokens: len, context: limit });
+            }
+            spans.push(Span { q_start: start, q_len: len, kv_start: start, kv_len: len });
+            positions.extend(0..len as u32);
+        }
+        let slots: Vec<u32> = (0..tokens as u32).collect();
+        let device = &*self.device;
+        device.write_u32(&mut workspace.ids, 0, batch.tokens);
+        device.write_u32(&mut workspace.targets, 0, batch.targets);
+        device.write_u32(&mut workspace.positions, 0, &positions);
+        device.write_u32(&mut workspace.slots, 0, &slots);
+        device.write_f32(&mut workspace.weights, 0, batch.weights);
+        Ok(spans)
+    }
+
+    /// The head's loss and gradients, then the final norm's: leaves the residual stream's gradient in `dx`.
+    fn head_backward(
+        &self,
+        workspace: &mut Workspace<D::Buffer>,
+        tokens: usize,
+        scale: f32,
+        gradients: &mut Gradients<D::Buffer>,
+    ) -> Result<HeadResult, ModelError> {
+        let index = self.parameters.index();
+        let Workspace { hidden, targets, weights, losses, x, stats, backward, .. } = workspace;
+        let Some(back) = backward else {
+            return Err(ModelError::Batch("this workspace was made for inference".into()));
+        };
+        let head = Head { hidden, weight: self.parameters.matrix(index.head), targets, weights, tokens };
+        let weight = &mut gradients.buffers[index.head];
+        let gradient = HeadGradient { scale, hidden: &mut back.d_hidden, weight };
+        let result = self.device.head(&head, losses, Some(gradient));
+        self.device.fill_zero(&mut back.dx);
+        let d = self.config.n_embd;
+        let (norm, gradient) = (self.norm(index.norm), gradients.norm_gradient(index.norm));
+        self.device.norm_backward(&norm, x, stats, &back.d_hidden, tokens, d, &mut back.dx, gradient);
+        Ok(result)
+    }
+
+    /// The blocks in reverse, then the embedding.
+    fn backward(
+        &self,
+        workspace: &mut Workspace<D::Buffer>,
+        spans: &[Span],
+        tokens: usize,
+        dropout_seed: u64,
+        gradients: &mut Gradients<D::Buffer>,
+    ) {
+        let device = &*self.device;
+        let index = self.parameters.index();
+        let config = &self.config;
+        let d = config.n_embd;
+        let seed = Some(dropout_seed);
+        let Workspace { ids, positions, slots, hidden, q, kv, activated, layers, backward, .. } = workspace;
+        let (Some(back), Some((k, v))) = (backward, kv) else { return };
+        for (i, (layer, acts)) in index.layers.iter().zip(layers).enumerate().rev() {
+            let Some((x_in, x_mid)) = &acts.residuals else { return };
+
+            // MLP: x += down(act(up(norm2(x)))).
+            device.branch_gradient(self.dropout(seed, 2 * i + 2), &back.dx, tokens * d, &mut back.d_branch);
+            let weight = self.parameters.matrix(layer.down.weight);
+            device.linear_backward_input(&back.d_branch, weight, tokens, &mut back.d_activated);
+            let kind = self.activation_kind();
+            let (n_ff, up_rows) = (config.n_ff, config.up_rows());
+            device.activation_backward(kind, &acts.up, &back.d_activated, tokens, n_ff, &mut back.d_up, activated);
+            let (weight, bias) = gradients.linear_gradient(layer.down);
+            device.linear_backward_weight(&back.d_branch, activated, tokens, (d, n_ff), weight, bias);
+            let norm = self.norm(layer.norm2);
+            device.norm_again(&norm, x_mid, &acts.stats2, tokens, d, hidden);
+            let (weight, bias) = gradients.linear_gradient(layer.up);
+            device.linear_backward_weight(&back.d_up, hidden, tokens, (up_rows, d), weight, bias);
+            let weight = self.parameters.matrix(layer.up.weight);
+            device.linear_backward_input(&back.d_up, weight, tokens, &mut back.d_hidden);
+            let gradient = gradients.norm_gradient(layer.norm2);
+            device.norm_backward(&norm, x_mid, &acts.stats2, &back.d_hidden, tokens, d, &mut back.dx, gradient);
+
+            // Attention: x += out(attention(split(qkv(norm1(x))))).
+            device.branch_gradient(self.dropout(seed, 2 * i + 1), &back.dx, tokens * d, &mut back.d_branch);
+            let width = config.attention_width();
+            let (weight, bias) = gradients.linear_gradient(layer.out);
+            device.linear_backward_weight(&back.d_branch, &acts.attended, tokens, (d, width), weight, bias);
+            let weight = self.parameters.matrix(layer.out.weight);
+            device.linear_backward_input(&back.d_branch, weight, tokens, &mut back.d_attended);
+            let split = self.split(layer, positions, slots);
+            device.split_qkv(&split, &acts.qkv, tokens, q, k, v);
+            let Some(lse) = &acts.lse else { return };
+            device.attention_backward(
+                self.attention_shape(),
+                spans,
+                [q, k, v],
+                &acts.attended,
+                lse,
+                &back.d_attended,
+                [&mut back.dq, &mut back.dk, &mut back.dv],
+            );
+            let d_norm = layer.qk_norm.map(|(q, k)| gradients.pair(q, k));
+            let incoming = [&back.dq, &back.dk, &back.dv];
+            device.split_qkv_backward(&split, &acts.qkv, incoming, tokens, &mut back.d_qkv, d_norm);
+            let norm = self.norm(layer.norm1);
+            device.norm_again(&norm, x_in, &acts.stats1, tokens, d, hidden);
+            let weight = &mut gradients.buffers[layer.qkv];
+            let shape = (config.qkv_rows(), d);
+            device.linear_backward_weight(&back.d_qkv, hidden, tokens, shape, weight, None);
+            let weight = self.parameters.matrix(layer.qkv);
+            device.linear_backward_input(&back.d_qkv, weight, tokens, &mut back.d_hidden);
+            let gradient = gradients.norm_gradient(layer.norm1);
+            device.norm_backward(&norm, x_in, &acts.stats1, &back.d_hidden, tokens, d, &mut back.dx, gradient);
+        }
+        if let Some(dropout) = self.dropout(seed, 0) {
+            device.dropout(dropout, tokens * d, &mut back.dx);
+        }
+        device.embedding_backward(ids, &back.dx, tokens, d, &mut gradients.buffers[index.embed]);
+    }
+}

@@ -1,0 +1,219 @@
+//! `[identity]`, `[tokenizer]` and `[data]`.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::section::{Interval, Section};
+use crate::error::TrainError;
+
+/// Smallest vocabulary: 256 bytes and six control tokens.
+const MIN_VOCAB: usize = 262;
+const MAX_VOCAB: usize = 1 << 24;
+const MAX_SEED: u64 = i64::MAX as u64;
+
+/// Who the chatbot is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Identity {
+    /// Its name.
+    pub name: String,
+    /// Who made it.
+    pub maker: String,
+    /// A noun phrase: "a small language model trained at home".
+    pub description: String,
+}
+
+impl Identity {
+    pub(super) fn read(section: &Section<'_>) -> Result<Self, TrainError> {
+        let field = |key: &str, remedy: &str| section.require(key, section.text(key)?, remedy);
+        Ok(Self {
+            name: field("name", "write the name the chatbot should give, like name = \"Casa\"")?,
+            maker: field("maker", "write who made it, like maker = \"Ada Lovelace\"")?,
+            description: field(
+                "description",
+                "write what it is, like description = \"a small language model trained at home\"",
+            )?,
+        })
+    }
+}
+
+/// The vocabulary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Tokenizer {
+    /// Tokens, the control tokens included.
+    pub vocab_size: usize,
+    /// Bytes of training text that the merges are learned from.
+    pub sample_bytes: u64,
+}
+
+impl Tokenizer {
+    pub(super) fn read(section: &Section<'_>) -> Result<Self, TrainError> {
+        Ok(Self {
+            vocab_size: section.size("vocab_size", MIN_VOCAB, MAX_VOCAB)?.unwrap_or(40_960),
+            sample_bytes: section.integer("sample_bytes", 1, 1 << 50)?.unwrap_or(200_000_000),
+        })
+    }
+}
+
+/// Layout of a file of documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// By the name's ending.
+    Auto,
+    /// The file is one document, or several separated as the reader of texts says.
+    Text,
+    /// One JSON object a line.
+    Jsonl,
+    /// One JSON array of objects.
+    Json,
+    /// Parquet.
+    Parquet,
+}
+
+/// Layout of a file of conversations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SftFormat {
+    /// By the keys of each row.
+    Auto,
+    /// `messages` of `role` and `content`.
+    Messages,
+    /// `instruction`, `input`, `output`.
+    Alpaca,
+    /// `conversations` of `from` and `value`.
+    ShareGpt,
+}
+
+/// Documents to pre-train on.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PretrainSource {
+    /// What reports call it.
+    pub name: String,
+    /// A file, a folder, or a pattern with `*`; relative to the recipe's folder.
+    pub path: String,
+    /// Layout of the files.
+    pub format: Format,
+    /// Column or key that holds the text.
+    pub text_field: String,
+    /// How often a token of this source is seen, relative to the others.
+    pub weight: f64,
+}
+
+/// Conversations to fine-tune on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SftSource {
+    /// What reports call it.
+    pub name: String,
+    /// A file, a folder, or a pattern with `*`; relative to the recipe's folder.
+    pub path: String,
+    /// Layout of the rows.
+    pub format: SftFormat,
+    /// Most conversations taken, the first ones; `None` takes all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_rows: Option<u64>,
+}
+
+/// What is learned from.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Data {
+    /// Share of the documents that is only ever validated on.
+    pub validation_fraction: f64,
+    /// Seed of the split and of the order.
+    pub seed: u64,
+    /// Documents.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pretrain: Vec<PretrainSource>,
+    /// Conversations.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sft: Vec<SftSource>,
+}
+
+impl Data {
+    pub(super) fn read(section: &Section<'_>) -> Result<Self, TrainError> {
+        let pretrain = section.sections("pretrain")?;
+        let sft = section.sections("sft")?;
+        distinct_names(&pretrain)?;
+        distinct_names(&sft)?;
+        Ok(Self {
+            validation_fraction: section.number("validation_fraction", Interval::INSIDE_UNIT)?.unwrap_or(0.015),
+            seed: section.integer("seed", 0, MAX_SEED)?.unwrap_or(1),
+            pretrain: pretrain.iter().map(PretrainSource::read).collect::<Result<_, _>>()?,
+            sft: sft.iter().map(SftSource::read).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl PretrainSource {
+    fn read(section: &Section<'_>) -> Result<Self, TrainError> {
+        Ok(Self {
+            name: source_name(section)?,
+            path: source_path(section)?,
+            format: section
+                .choice(
+                    "format",
+                    &[
+                        ("auto", Format::Auto),
+                        ("text", Format::Text),
+                        ("jsonl", Format::Jsonl),
+                        ("json", Format::Json),
+                        ("parquet", Format::Parquet),
+                    ],
+                )?
+                .unwrap_or(Format::Auto),
+            text_field: section.text("text_field")?.unwrap_or_else(|| "text".to_owned()),
+            weight: section.number("weight", Interval::POSITIVE)?.unwrap_or(1.0),
+        })
+    }
+}
+
+impl SftSource {
+    fn read(section: &Section<'_>) -> Result<Self, TrainError> {
+        Ok(Self {
+            name: source_name(section)?,
+            path: source_path(section)?,
+            format: section
+                .choice(
+                    "format",
+                    &[
+                        ("auto", SftFormat::Auto),
+                        ("messages", SftFormat::Messages),
+                        ("alpaca", SftFormat::Alpaca),
+                        ("sharegpt", SftFormat::ShareGpt),
+                    ],
+                )?
+                .unwrap_or(SftFormat::Auto),
+            max_rows: section.integer("max_rows", 1, MAX_SEED)?,
+        })
+    }
+}
+
+/// Names become file names of shards and keys of metrics.
+fn source_name(section: &Section<'_>) -> Result<String, TrainError> {
+    let name = section.require("name", section.text("name")?, "name the source, like name = \"fineweb\"")?;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if !name.chars().all(allowed) || name.starts_with('.') || name.len() > 64 {
+        return Err(section.bad(
+            "name",
+            format!("{name:?}"),
+            "use at most 64 letters, digits, `-`, `_` and `.`, the first not a `.`: it becomes a file name",
+        ));
+    }
+    Ok(name)
+}
+
+fn source_path(section: &Section<'_>) -> Result<String, TrainError> {
+    section.require("path", section.text("path")?, "write a file, a folder, or a pattern like \"books/*.txt\"")
+}
+
+fn distinct_names(sections: &[Section<'_>]) -> Result<(), TrainError> {
+    let mut seen = BTreeSet::new();
+    for section in sections {
+        let name = source_name(section)?;
+        // Two names that differ in case only are one file on some systems.
+        if !seen.insert(name.to_lowercase()) {
+            return Err(section.bad("name", format!("{name:?}"), "another source has this name: choose a different one"));
+        }
+    }
+    Ok(())
+}

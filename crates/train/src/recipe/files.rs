@@ -1,0 +1,123 @@
+//! From a path, a folder or a pattern to the list of files it stands for, always in the same order.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Endings of the files that a folder stands for; each may be followed by one of [`COMPRESSIONS`].
+const ENDINGS: &[&str] = &["txt", "text", "md", "jsonl", "ndjson", "json", "parquet"];
+const COMPRESSIONS: &[&str] = &["zst", "gz"];
+
+/// The files that `path`, relative to `base`, stands for, sorted by name: the file itself; every data file in the
+/// folder and the folders in it, hidden ones excepted; every file that the pattern matches.
+///
+/// # Errors
+/// Why there is none, and the remedy.
+pub(super) fn expand(base: &Path, path: &str) -> Result<Vec<PathBuf>, String> {
+    let whole = base.join(path);
+    if whole.is_file() {
+        return Ok(vec![whole]);
+    }
+    let mut files = Vec::new();
+    if whole.is_dir() {
+        walk(&whole, &mut files).map_err(|error| format!("cannot read the folder: {error}; check its permissions"))?;
+        if files.is_empty() {
+            return Err(format!("the folder holds no file ending in {} (or these with .zst or .gz)", ENDINGS.join(", ")));
+        }
+    } else if path.contains(['*', '?', '[']) {
+        // Only `path` is a pattern: a bracket in the name of the recipe's folder is a bracket.
+        let pattern = if Path::new(path).is_absolute() {
+            path.to_owned()
+        } else {
+            Path::new(&glob::Pattern::escape(&base.to_string_lossy())).join(path).to_string_lossy().into_owned()
+        };
+        let matches = glob::glob(&pattern).map_err(|error| format!("not a pattern: {error}"))?;
+        for found in matches {
+            let found = found.map_err(|error| format!("{error}; check its permissions"))?;
+            if found.is_file() {
+                files.push(found);
+            }
+        }
+        if files.is_empty() {
+            return Err(format!("no file matches {pattern}; paths start at the recipe's folder"));
+        }
+    } else {
+        return Err(format!("{} does not exist; paths start at the recipe's folder", whole.display()));
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn walk(directory: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            continue;
+        }
+        let path = entry.path();
+        // The entry's own type, not the target's: a link to a parent folder would never end.
+        if entry.file_type()?.is_dir() {
+            walk(&path, files)?;
+        } else if path.is_file() && is_data(&path) {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn is_data(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let bare = COMPRESSIONS.iter().find_map(|end| name.strip_suffix(&format!(".{end}"))).unwrap_or(&name);
+    ENDINGS.iter().any(|end| bare.ends_with(&format!(".{end}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(names: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for name in names {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "x").unwrap();
+        }
+        dir
+    }
+
+    fn names(base: &Path, path: &str) -> Result<Vec<String>, String> {
+        let files = expand(base, path)?;
+        Ok(files.iter().map(|f| f.strip_prefix(base).unwrap().to_string_lossy().replace('\\', "/")).collect())
+    }
+
+    #[test]
+    fn a_file_a_folder_and_a_pattern() {
+        let dir = tree(&["books/b.txt", "books/a.TXT.gz", "books/deep/c.jsonl.zst", "books/.hidden.txt", "books/cover.png"]);
+        assert_eq!(names(dir.path(), "books/cover.png").unwrap(), ["books/cover.png"]);
+        assert_eq!(names(dir.path(), "books").unwrap(), ["books/a.TXT.gz", "books/b.txt", "books/deep/c.jsonl.zst"]);
+        assert_eq!(names(dir.path(), "books/*.txt").unwrap(), ["books/b.txt"]);
+        assert_eq!(names(dir.path(), "**/*.zst").unwrap(), ["books/deep/c.jsonl.zst"]);
+    }
+
+    #[test]
+    fn a_bracket_in_the_recipes_folder_is_no_pattern() {
+        let dir = tree(&["run [1]/a.txt"]);
+        assert_eq!(names(&dir.path().join("run [1]"), "*.txt").unwrap(), ["a.txt"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_a_parent_does_not_loop() {
+        let dir = tree(&["data/a.txt"]);
+        std::os::unix::fs::symlink(dir.path().join("data"), dir.path().join("data/again")).unwrap();
+        assert_eq!(names(dir.path(), "data").unwrap(), ["data/a.txt"]);
+    }
+
+    #[test]
+    fn nothing_found_says_why() {
+        let dir = tree(&["pictures/a.png"]);
+        assert!(names(dir.path(), "missing.txt").unwrap_err().contains("does not exist"));
+        assert!(names(dir.path(), "pictures").unwrap_err().contains("jsonl"));
+        assert!(names(dir.path(), "*.txt").unwrap_err().contains("no file matches"));
+        assert!(names(dir.path(), "***").unwrap_err().contains("not a pattern"));
+    }
+}

@@ -1,0 +1,249 @@
+//! The recipe: one TOML file that reads as the whole product, from data to chatbot.
+//!
+//! [`RawRecipe`] holds the file as written plus `key=value` flags; [`RawRecipe::validate`] turns it, once, into a
+//! [`Recipe`] with every default resolved and every relation checked, which the rest of the program trusts. Called by
+//! the command line; the trainer reads the validated sections. The annotated example is `recipes/casallm-350m.toml`.
+//!
+//! Paths of data are relative to the recipe's own folder, `run.dir` to the current directory.
+
+mod data;
+mod files;
+mod model;
+mod optimization;
+mod raw;
+mod schema;
+mod section;
+mod stages;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+pub use data::{Data, Format, Identity, PretrainSource, SftFormat, SftSource, Tokenizer};
+pub use model::{Activation, Block, Model, Norm};
+pub use optimization::{Optimization, Optimizer, Span};
+pub use raw::RawRecipe;
+pub use stages::{DeviceKind, Precision, Pretrain, Run, Sft};
+
+use crate::error::TrainError;
+
+/// One of the training stages of a recipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Next-token prediction on documents.
+    Pretrain,
+    /// Supervised fine-tuning on conversations.
+    Sft,
+}
+
+impl Stage {
+    /// The name of its section, which is also what `metrics.jsonl` calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pretrain => "pretrain",
+            Self::Sft => "sft",
+        }
+    }
+}
+
+/// A validated recipe: no default is left open and no two values contradict each other.
+///
+/// Fields are in the order of the file; the serialised form of this struct is the canonical recipe.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Recipe {
+    /// Who the chatbot is. Present whenever fine-tuning teaches it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
+    /// The vocabulary.
+    pub tokenizer: Tokenizer,
+    /// What is learned from.
+    pub data: Data,
+    /// The shape of the model.
+    pub model: Model,
+    /// Where, on what, and from which seed.
+    pub run: Run,
+    /// First stage. `None`: the recipe only fine-tunes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pretrain: Option<Pretrain>,
+    /// Second stage. `None`: the recipe only pre-trains.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sft: Option<Sft>,
+    /// Where data paths start: the recipe's folder.
+    #[serde(skip)]
+    pub base_dir: PathBuf,
+    /// The recipe's file, for messages.
+    #[serde(skip)]
+    pub file: String,
+}
+
+/// A key that differs between a recipe and the one that a checkpoint was made with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Path of the key.
+    pub key: String,
+    /// Value in the checkpoint, `None` when it was not there.
+    pub saved: Option<String>,
+    /// Value now.
+    pub now: Option<String>,
+}
+
+impl Recipe {
+    /// Reads, overrides and validates a recipe. Each override is `section.key=value`.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`] and every `Recipe...` variant.
+    pub fn load<S: AsRef<str>>(path: &Path, overrides: &[S]) -> Result<Self, TrainError> {
+        let mut raw = RawRecipe::load(path)?;
+        for text in overrides {
+            raw.apply_override(text.as_ref())?;
+        }
+        raw.validate()
+    }
+
+    /// The `[pretrain]` section.
+    ///
+    /// # Errors
+    /// [`TrainError::RecipeMissingKey`] when the recipe has none.
+    pub fn pretrain(&self) -> Result<&Pretrain, TrainError> {
+        self.pretrain.as_ref().ok_or_else(|| self.missing("pretrain", "add a [pretrain] section with tokens and lr"))
+    }
+
+    /// The `[sft]` section.
+    ///
+    /// # Errors
+    /// [`TrainError::RecipeMissingKey`] when the recipe has none.
+    pub fn sft(&self) -> Result<&Sft, TrainError> {
+        self.sft.as_ref().ok_or_else(|| self.missing("sft", "add an [sft] section and at least one [[data.sft]]"))
+    }
+
+    fn missing(&self, key: &str, remedy: &str) -> TrainError {
+        TrainError::RecipeMissingKey {
+            file: self.file.clone(),
+            key: key.to_owned(),
+            remedy: remedy.to_owned(),
+        }
+    }
+
+    /// The canonical TOML: every value that will be used, in a fixed order. Reading it gives this recipe again.
+    ///
+    /// # Errors
+    /// [`TrainError::RecipeSyntax`] when a value has no TOML form; no validated recipe holds one.
+    pub fn to_toml(&self) -> Result<String, TrainError> {
+        toml::to_string(self).map_err(|error| self.unwritable(&error))
+    }
+
+    /// SHA-256 of [`Recipe::to_toml`] in hexadecimal: two files that mean the same have the same hash, whatever
+    /// their comments, order and omitted defaults.
+    ///
+    /// # Errors
+    /// As [`Recipe::to_toml`].
+    pub fn hash(&self) -> Result<String, TrainError> {
+        Ok(sha256(&self.to_toml()?))
+    }
+
+    /// The part of the canonical TOML that decides the numbers of one stage: what a resumed run must have in common
+    /// with the run that wrote the checkpoint. The directory, the number of threads and how often checkpoints are
+    /// written may change; so may the other stage.
+    ///
+    /// # Errors
+    /// As [`Recipe::to_toml`].
+    pub fn stage_toml(&self, stage: Stage) -> Result<String, TrainError> {
+        let mut table = toml::Table::try_from(self).map_err(|error| self.unwritable(&error))?;
+        let other = match stage {
+            Stage::Pretrain => {
+                table.remove("identity");
+                Stage::Sft
+            }
+            Stage::Sft => Stage::Pretrain,
+        };
+        table.remove(other.name());
+        for (section, keys) in [
+            ("data", &[other.name()][..]),
+            ("run", &["dir", "threads"]),
+            (stage.name(), &["checkpoint_every", "keep_last"]),
+        ] {
+            if let Some(toml::Value::Table(section)) = table.get_mut(section) {
+                for key in keys {
+                    section.remove(*key);
+                }
+            }
+        }
+        toml::to_string(&table).map_err(|error| self.unwritable(&error))
+    }
+
+    /// SHA-256 of [`Recipe::stage_toml`] in hexadecimal.
+    ///
+    /// # Errors
+    /// As [`Recipe::to_toml`].
+    pub fn stage_hash(&self, stage: Stage) -> Result<String, TrainError> {
+        Ok(sha256(&self.stage_toml(stage)?))
+    }
+
+    /// Every key in which this recipe differs from the [`Recipe::stage_toml`] kept in a checkpoint, in order of name.
+    ///
+    /// # Errors
+    /// [`TrainError::RecipeSyntax`] when `saved` is not TOML.
+    pub fn differences(&self, stage: Stage, saved: &str) -> Result<Vec<Difference>, TrainError> {
+        let parse = |text: &str| {
+            text.parse::<toml::Table>().map(|table| section::leaves(&toml::Value::Table(table))).map_err(|error| {
+                TrainError::RecipeSyntax {
+                    file: "the recipe kept in the checkpoint".to_owned(),
+                    message: error.to_string(),
+                }
+            })
+        };
+        let (saved, now) = (parse(saved)?, parse(&self.stage_toml(stage)?)?);
+        let mut keys: Vec<&String> = saved.keys().chain(now.keys()).collect();
+        keys.sort();
+        keys.dedup();
+        Ok(keys
+            .into_iter()
+            .filter(|key| saved.get(*key) != now.get(*key))
+            .map(|key| Difference {
+                key: key.clone(),
+                saved: saved.get(key).cloned(),
+                now: now.get(key).cloned(),
+            })
+            .collect())
+    }
+
+    /// The files of a pre-training source, in order of name.
+    ///
+    /// # Errors
+    /// [`TrainError::RecipeNoFiles`] when the path, folder or pattern leads to none.
+    pub fn pretrain_files(&self, source: &PretrainSource) -> Result<Vec<PathBuf>, TrainError> {
+        self.files(&format!("data.pretrain.{}.path", source.name), &source.path)
+    }
+
+    /// The files of a fine-tuning source, in order of name.
+    ///
+    /// # Errors
+    /// [`TrainError::RecipeNoFiles`] when the path, folder or pattern leads to none.
+    pub fn sft_files(&self, source: &SftSource) -> Result<Vec<PathBuf>, TrainError> {
+        self.files(&format!("data.sft.{}.path", source.name), &source.path)
+    }
+
+    fn files(&self, key: &str, path: &str) -> Result<Vec<PathBuf>, TrainError> {
+        files::expand(&self.base_dir, path).map_err(|remedy| TrainError::RecipeNoFiles {
+            file: self.file.clone(),
+            key: key.to_owned(),
+            found: path.to_owned(),
+            remedy,
+        })
+    }
+
+    fn unwritable(&self, error: &toml::ser::Error) -> TrainError {
+        TrainError::RecipeSyntax {
+            file: self.file.clone(),
+            message: error.to_string(),
+        }
+    }
+}
+
+fn sha256(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}

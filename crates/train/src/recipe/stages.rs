@@ -1,0 +1,241 @@
+//! `[run]`, `[pretrain]` and `[sft]`.
+
+use serde::{Deserialize, Serialize};
+
+use super::model::Model;
+use super::optimization::{MAX_STEPS, Optimization};
+use super::section::{Interval, Section};
+use crate::error::TrainError;
+use crate::schedule::Schedule;
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// The processor.
+    Cpu,
+}
+
+/// In what numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// bf16 storage, f32 accumulation, f32 master weights.
+    Bf16,
+    /// f32 throughout.
+    F32,
+}
+
+/// Where, on what, and from which seed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Run {
+    /// Directory of everything that the run makes; relative to the current directory.
+    pub dir: String,
+    /// Seed of weights, dropout and samples.
+    pub seed: u64,
+    /// What computes.
+    pub device: DeviceKind,
+    /// In what numbers.
+    pub precision: Precision,
+    /// Threads; 0 takes one for each core. Results do not depend on it.
+    pub threads: usize,
+}
+
+impl Run {
+    pub(super) fn read(section: &Section<'_>) -> Result<Self, TrainError> {
+        Ok(Self {
+            dir: section.require("dir", section.text("dir")?, "write where the run goes, like dir = \"runs/casa\"")?,
+            seed: section.integer("seed", 0, i64::MAX as u64)?.unwrap_or(1),
+            device: section.choice("device", &[("cpu", DeviceKind::Cpu)])?.unwrap_or(DeviceKind::Cpu),
+            precision: section
+                .choice("precision", &[("bf16", Precision::Bf16), ("f32", Precision::F32)])?
+                .unwrap_or(Precision::Bf16),
+            threads: section.size("threads", 0, 4096)?.unwrap_or(0),
+        })
+    }
+}
+
+/// The first stage.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Pretrain {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Tokens of an optimizer step; a multiple of `micro_batch * context`.
+    pub batch_tokens: usize,
+    /// Rows of a forward and backward pass.
+    pub micro_batch: usize,
+    /// Tokens of a row.
+    pub context: usize,
+    /// Learning rate, schedule and optimizer.
+    #[serde(flatten)]
+    pub optimization: Optimization,
+    /// Steps between validations.
+    pub eval_every: u64,
+    /// Tokens of a validation, rounded up to whole rows of each source.
+    pub eval_tokens: u64,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+    /// Checkpoints kept besides the best.
+    pub keep_last: usize,
+}
+
+impl Pretrain {
+    pub(super) fn read(section: &Section<'_>, model: &Model) -> Result<Self, TrainError> {
+        let batch = Batch::read(section, model, 1 << 19)?;
+        let steps = section.integer("steps", 1, MAX_STEPS)?;
+        let tokens = section.integer("tokens", 1, 1 << 60)?;
+        let steps = match (steps, tokens) {
+            (Some(steps), None) => steps,
+            (None, Some(tokens)) => tokens.div_ceil(batch.tokens as u64),
+            (Some(steps), Some(_)) => {
+                return Err(section.bad("steps", steps, "tokens is given too: keep one of the two"));
+            }
+            (None, None) => {
+                section.require("tokens", None, "write how much to train on, like tokens = 10_000_000, or steps = 1000")?
+            }
+        };
+        if steps > MAX_STEPS {
+            return Err(section.bad("tokens", tokens.unwrap_or(0), format!("that is {steps} steps: raise batch_tokens")));
+        }
+        let optimization = Optimization::read(section, 3e-4, None)?;
+        optimization.check_fits(section, steps)?;
+        let eval_every = section.integer("eval_every", 1, MAX_STEPS)?.unwrap_or((steps / 20).clamp(1, 250));
+        Ok(Self {
+            steps,
+            batch_tokens: batch.tokens,
+            micro_batch: batch.micro_batch,
+            context: batch.context,
+            optimization,
+            eval_every,
+            eval_tokens: section.integer("eval_tokens", 1, 1 << 50)?.unwrap_or(1 << 18),
+            checkpoint_every: section.integer("checkpoint_every", 1, MAX_STEPS)?.unwrap_or(eval_every),
+            keep_last: section.size("keep_last", 1, 1 << 20)?.unwrap_or(2),
+        })
+    }
+
+    /// Tokens of the whole stage.
+    pub fn tokens(&self) -> u64 {
+        self.steps.saturating_mul(self.batch_tokens as u64)
+    }
+
+    /// Micro-batches of an optimizer step.
+    pub fn accumulation(&self) -> usize {
+        self.batch_tokens / (self.micro_batch * self.context)
+    }
+
+    /// The learning rate of every step.
+    pub fn schedule(&self) -> Schedule {
+        self.optimization.schedule(self.steps)
+    }
+}
+
+/// The second stage.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Sft {
+    /// Passes over the conversations.
+    pub epochs: u64,
+    /// Tokens of an optimizer step, what packing leaves empty included; a multiple of `micro_batch * context`.
+    pub batch_tokens: usize,
+    /// Rows of a forward and backward pass.
+    pub micro_batch: usize,
+    /// Tokens of a row, into which conversations are packed.
+    pub context: usize,
+    /// Share of the conversations that are about the identity.
+    pub identity_rate: f64,
+    /// Learning rate, schedule and optimizer.
+    #[serde(flatten)]
+    pub optimization: Optimization,
+    /// Steps between validations.
+    pub eval_every: u64,
+    /// Tokens of a validation, rounded up to whole rows of each source.
+    pub eval_tokens: u64,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+    /// Checkpoints kept besides the best.
+    pub keep_last: usize,
+}
+
+impl Sft {
+    pub(super) fn read(section: &Section<'_>, model: &Model) -> Result<Self, TrainError> {
+        let context = section.size("context", 1, 1 << 24)?.unwrap_or(model.context);
+        let batch = Batch::read(section, model, context.saturating_mul(32))?;
+        let eval_every = section.integer("eval_every", 1, MAX_STEPS)?.unwrap_or(100);
+        Ok(Self {
+            epochs: section.integer("epochs", 1, 10_000)?.unwrap_or(3),
+            batch_tokens: batch.tokens,
+            micro_batch: batch.micro_batch,
+            context: batch.context,
+            identity_rate: section.number("identity_rate", Interval::BELOW_ONE)?.unwrap_or(0.05),
+            optimization: Optimization::read(section, 5e-5, Some(1e-5))?,
+            eval_every,
+            eval_tokens: section.integer("eval_tokens", 1, 1 << 50)?.unwrap_or(1 << 17),
+            checkpoint_every: section.integer("checkpoint_every", 1, MAX_STEPS)?.unwrap_or(eval_every),
+            keep_last: section.size("keep_last", 1, 1 << 20)?.unwrap_or(2),
+        })
+    }
+
+    /// Micro-batches of an optimizer step.
+    pub fn accumulation(&self) -> usize {
+        self.batch_tokens / (self.micro_batch * self.context)
+    }
+
+    /// The learning rate of every step; how many there are is known once the conversations are packed.
+    pub fn schedule(&self, steps: u64) -> Schedule {
+        self.optimization.schedule(steps)
+    }
+}
+
+/// How an optimizer step is cut into micro-batches of rows.
+struct Batch {
+    tokens: usize,
+    micro_batch: usize,
+    context: usize,
+}
+
+/// A micro-batch of about this many tokens keeps the matrix kernels busy at little memory.
+const MICRO_BATCH_TOKENS: usize = 8192;
+
+impl Batch {
+    fn read(section: &Section<'_>, model: &Model, default_tokens: usize) -> Result<Self, TrainError> {
+        let context = section.size("context", 1, 1 << 24)?.unwrap_or(model.context);
+        if context > model.context {
+            return Err(section.bad(
+                "context",
+                context,
+                format!("the model reads at most model.context = {}: lower this, or raise model.context", model.context),
+            ));
+        }
+        let tokens = section.size("batch_tokens", 1, 1 << 40)?.unwrap_or(default_tokens);
+        if tokens % context != 0 {
+            let below = tokens / context * context;
+            let near = if below == 0 { format!("{context}") } else { format!("{below} or {}", below + context) };
+            return Err(section.bad(
+                "batch_tokens",
+                tokens,
+                format!("a step is made of whole rows of context = {context}: use a multiple, like {near}"),
+            ));
+        }
+        let rows = tokens / context;
+        let micro_batch = match section.size("micro_batch", 1, 1 << 24)? {
+            Some(micro_batch) if !rows.is_multiple_of(micro_batch) => {
+                return Err(section.bad(
+                    "micro_batch",
+                    micro_batch,
+                    format!(
+                        "a step of batch_tokens = {tokens} has {rows} rows of context = {context}: use a divisor of \
+                         {rows}, like {}",
+                        divisor_below(rows, micro_batch)
+                    ),
+                ));
+            }
+            Some(micro_batch) => micro_batch,
+            None => divisor_below(rows, (MICRO_BATCH_TOKENS / context).max(1)),
+        };
+        Ok(Self { tokens, micro_batch, context })
+    }
+}
+
+/// The largest divisor of `n` that is at most `limit`.
+fn divisor_below(n: usize, limit: usize) -> usize {
+    (1..=limit.min(n)).rev().find(|candidate| n.is_multiple_of(*candidate)).unwrap_or(1)
+}
