@@ -251,20 +251,19 @@ def dialogues(forbidden):
 # ---------------------------------------------------------------- questions with answers
 
 DEFINITION = re.compile(
-    r"^(?:(?P<article>An?) )?(?P<term>[A-Za-z][a-z-]{2,20}(?: [a-z-]{3,20}){0,2}) (?:is|are) "
-    r"(?:an?|the) (?P<rest>.+)$"
+    r"^(?:(?P<article>An?) )?(?P<term>[A-Za-z][a-z-]{2,20}(?: [a-z-]{3,20}){0,2}) is (?:an?|the) (?P<rest>.+)$"
 )
 GENUS = re.compile(r"\b(that|which|who|whose|in which|where|used|of|between|made|with|by)\b")
 VAGUE = re.compile(
     r"\b(this|these|those|it|its|their|they|he|she|his|her|we|our|us|you|your|see|figure|table|chapter|section|above|below|here|example|"
     r"examples|however|also|same|another|such|therefore|thus|box|earlier|discussed|above|following|one|now|then|result|consequence|most|convenient|"
-    r"important|best|only|rape|sexual|sex|murder|suicide)\b",
+    r"important|best|only|patient|yoga|cause|causative|rape|sexual|sex|murder|suicide)\b",
     re.I,
 )
 NOT_A_TERM = re.compile(
-    r"^(there|that|this|these|those|it|here|what|which|who|when|where|how|why|one|another|each|every|some|both|all|if|as|in|on|at|for|from|"
+    r"^(the (?!(heart|liver|stomach|skin|brain|sun|moon|pharynx|larynx|large|small|spinal|nervous)\b)|there|that|this|these|those|it|here|what|which|who|when|where|how|why|one|another|each|every|some|both|all|if|as|in|on|at|for|from|"
     r"of|to|with|by|below|above|following|then|below|after|before|today|first|second|third|such|any|no|not|his|her|their|our|my|your)\b|"
-    r"\b(of|for|in|to|with|and|or|that|at|on|from|by|below|above|problem|key|goal|reason|question|example|step|way)\b",
+    r"\b(of|for|in|to|with|and|or|that|at|on|from|by|below|above|problem|key|goal|reason|question|example|step|way|itself|level|leading|data)\b",
     re.I,
 )
 ASKING = [
@@ -285,7 +284,7 @@ def definitions(forbidden):
             if not match or not 40 <= len(sentence) <= 130 or not sentence.isascii() or not sentence.endswith("."):
                 continue
             term, rest = match["term"], match["rest"]
-            if any(c in sentence for c in "()\"=;:—[]") or VAGUE.search(rest) or NOT_A_TERM.search(term):
+            if any(c.isdigit() or c in "()\"=;:—[]$" for c in sentence) or VAGUE.search(rest) or NOT_A_TERM.search(term):
                 continue
             if not GENUS.search(" ".join(rest.split()[:6])) or re.search(r"\b(is|are|was) [a-z]+ed by$", sentence):
                 continue
@@ -309,7 +308,9 @@ def instructions(forbidden):
             continue
         if normal(asked) in forbidden or not (asked + answer).isascii():
             continue
-        if answer[-1] not in ".!?":
+        if "random" in asked or "{" in answer:
+            continue
+        if answer[-1] not in ".!?" and answer[-2:] not in (".'", '."'):
             answer += "."
         answer = answer[0].upper() + answer[1:]
         messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]

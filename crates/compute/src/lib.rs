@@ -8,6 +8,7 @@ mod device;
 mod dtype;
 mod error;
 pub mod memory;
+pub mod reference;
 
 pub use cpu::isa::Isa;
 pub use cpu::{CpuBuffer, CpuDevice, CpuMatrix};

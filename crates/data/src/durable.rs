@@ -1,8 +1,10 @@
 //! [`NewFile`]: a file that becomes visible only whole. Called by `tokenizer` and `shards`.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 
@@ -37,6 +39,27 @@ impl NewFile {
         }
     }
 
+    /// Writes over the first bytes: a header that is known only at the end.
+    pub(crate) fn write_at_start(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let Some(writer) = &mut self.writer else {
+            return Ok(());
+        };
+        let mut rewrite = || {
+            writer.seek(SeekFrom::Start(0))?;
+            writer.write_all(bytes)?;
+            writer.seek(SeekFrom::End(0))
+        };
+        rewrite().map(drop).map_err(|e| Error::io("write", &self.path, e))
+    }
+
+    /// SHA-256 of what was written so far, hexadecimal.
+    pub(crate) fn sha256(&mut self) -> Result<String, Error> {
+        if let Some(writer) = &mut self.writer {
+            writer.flush().map_err(|e| Error::io("write", &self.path, e))?;
+        }
+        sha256_of_file(&self.temporary)
+    }
+
     /// Makes the file visible and durable: fsync, rename, fsync of the folder.
     pub(crate) fn commit(mut self) -> Result<(), Error> {
         let failed = |e: io::Error| Error::io("write", &self.path, e);
@@ -62,6 +85,25 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut file = NewFile::create(path)?;
     file.write(bytes)?;
     file.commit()
+}
+
+/// SHA-256 of a file, hexadecimal.
+pub(crate) fn sha256_of_file(path: &Path) -> Result<String, Error> {
+    let failed = |e| Error::io("read", path, e);
+    let mut file = File::open(path).map_err(failed)?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).map_err(failed)? {
+            0 => return Ok(hexadecimal(&digest.finalize())),
+            read => digest.update(&buffer[..read]),
+        }
+    }
+}
+
+/// Lower-case hexadecimal digits of a digest.
+pub(crate) fn hexadecimal(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn folder(path: &Path) -> &Path {
@@ -94,6 +136,21 @@ mod tests {
         write_file(&path, b"second").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"second");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn header_is_written_last_and_hashed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.bin");
+        let mut file = NewFile::create(&path).unwrap();
+        file.write(b"????def").unwrap();
+        file.write_at_start(b"_abc").unwrap();
+        file.write(b"g").unwrap();
+        let sha256 = file.sha256().unwrap();
+        file.commit().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"_abcdefg");
+        assert_eq!(sha256, hexadecimal(&Sha256::digest(b"_abcdefg")));
+        assert_eq!(sha256, sha256_of_file(&path).unwrap());
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod batch;
 pub mod chat;
 pub mod cleaning;
 pub mod conversations;
+pub mod corpus;
 mod durable;
 pub mod error;
 pub mod identity;

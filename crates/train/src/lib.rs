@@ -6,10 +6,10 @@
 
 pub mod checkpoint;
 pub mod error;
-pub mod interrupt;
-pub mod metrics;
+//pub mod interrupt;
+//pub mod metrics;
 pub mod recipe;
-pub mod run_lock;
+//pub mod run_lock;
 pub mod schedule;
 mod whole_file;
 

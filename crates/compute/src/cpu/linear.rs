@@ -1,7 +1,9 @@
 //! Weight matrices and linear layers: forward, input gradient, weight gradient. FLOPs: `2 tokens rows columns` each.
 
 use super::buffer::{Carver, Memory};
-use super::gemm::{Add, Epilogue, Left, MatElement, PANEL, PackedB, multiply, pack};
+use super::gemm::{
+    Add, Epilogue, Left, MatElement, PANEL, PackedB, left_transposed, multiply, pack_columns, pack_transposed,
+};
 use super::isa::{Kernel, Math};
 use super::pool::{Pool, Shared};
 use crate::device::MatrixUse;
@@ -87,82 +89,6 @@ impl CpuMatrix {
     }
 }
 
-struct TransposedPanel<'a, T, S> {
-    source: &'a [T],
-    stride: usize,
-    k: usize,
-    n: usize,
-    panel: usize,
-    out: &'a mut [S],
-}
-
-impl<T: Storage, S: MatElement> Kernel for TransposedPanel<'_, T, S> {
-    type Output = ();
-    #[inline(always)]
-    fn run<M: Math>(self) {
-        pack::transposed_panel(self.source, self.stride, (self.k, self.n), self.panel, self.out);
-    }
-}
-
-struct Panel<'a, T, S> {
-    source: &'a [T],
-    stride: usize,
-    k: usize,
-    n: usize,
-    panel: usize,
-    out: &'a mut [S],
-}
-
-impl<T: Storage, S: MatElement> Kernel for Panel<'_, T, S> {
-    type Output = ();
-    #[inline(always)]
-    fn run<M: Math>(self) {
-        pack::panel(self.source, self.stride, (self.k, self.n), self.panel, self.out);
-    }
-}
-
-fn pack_with<S: MatElement>(
-    pool: &Pool,
-    out: &mut [S],
-    (k, n): (usize, usize),
-    fill: impl Fn(usize, &mut [S]) + Sync + Send,
-) {
-    let len = k.next_multiple_of(S::GROUP) * PANEL;
-    let out = Shared::new(out);
-    pool.for_ranges(n.div_ceil(PANEL), (1_usize << 15).div_ceil(len), |panels| {
-        for panel in panels {
-            // SAFETY: panels are disjoint.
-            fill(panel, unsafe { out.slice_mut(panel * len, len) });
-        }
-    });
-}
-
-/// Packs `sourceᵀ` of `[n][k]` rows `stride` apart, with all threads.
-pub(super) fn pack_transposed<T: Storage, S: MatElement>(
-    pool: &Pool,
-    source: &[T],
-    stride: usize,
-    (k, n): (usize, usize),
-    out: &mut [S],
-) {
-    pack_with(pool, out, (k, n), |panel, out: &mut [S]| {
-        pool.isa().run(TransposedPanel { source, stride, k, n, panel, out });
-    });
-}
-
-/// Packs `source[k, n]`, rows `stride` apart, with all threads.
-pub(super) fn pack_columns<T: Storage, S: MatElement>(
-    pool: &Pool,
-    source: &[T],
-    stride: usize,
-    (k, n): (usize, usize),
-    out: &mut [S],
-) {
-    pack_with(pool, out, (k, n), |panel, out: &mut [S]| {
-        pool.isa().run(Panel { source, stride, k, n, panel, out });
-    });
-}
-
 /// A product whose left operand is activations, row-major.
 pub(super) fn product<S: MatElement, E: Epilogue + Sync>(
     pool: &Pool,
@@ -227,10 +153,10 @@ pub(super) fn backward_weight_padded<S: MatElement>(
     let mut scratch = Carver::new(scratch);
     let left = scratch.take::<S>(tokens.next_multiple_of(S::GROUP) * rows.next_multiple_of(PANEL));
     let right = scratch.take::<S>(tokens.next_multiple_of(S::GROUP) * columns.next_multiple_of(PANEL));
-    pack_columns(pool, dy, stride, (tokens, rows), left);
+    let left = left_transposed(pool, dy, stride, (tokens, rows), left);
     pack_columns(pool, x, columns, (tokens, columns), right);
     let add = Add { out: Shared::new(d_weight), stride: columns, bias: None };
-    multiply(pool, Left::panels(left, rows, tokens), rows, PackedB::new(right, tokens, columns), &add);
+    multiply(pool, left, rows, PackedB::new(right, tokens, columns), &add);
 }
 
 /// `d_weight += dyᵀ · x`, `d_bias += sum dy`.

@@ -2,9 +2,8 @@
 
 use super::buffer::Carver;
 use super::gemm::pack::packed_len;
-use super::gemm::{Add, Left, PackedB, Store, multiply};
+use super::gemm::{Add, Left, PackedB, Store, left_transposed, multiply, pack_columns, pack_transposed};
 use super::isa::{Kernel, Math};
-use super::linear::{pack_columns, pack_transposed};
 use super::math;
 use super::pool::{Pool, Shared};
 use crate::device::{AdamW, Muon};
@@ -70,7 +69,7 @@ pub(super) fn muon_scratch(rows: usize, columns: usize) -> usize {
     let packed = packed_len::<Bf16>(rows, columns).max(packed_len::<Bf16>(columns, rows));
     Carver::bytes::<f32>(rows * columns)
         + Carver::bytes::<Bf16>(rows * columns.next_multiple_of(2))
-        + Carver::bytes::<Bf16>(packed)
+        + 2 * Carver::bytes::<Bf16>(packed)
         + 2 * Carver::bytes::<f32>(short * short)
         + Carver::bytes::<Bf16>(short * short.next_multiple_of(2))
         + Carver::bytes::<Bf16>(packed_len::<Bf16>(short, short))
@@ -169,7 +168,9 @@ pub(super) fn muon(
     let mut scratch = Carver::new(scratch);
     let x = scratch.take::<f32>(rows * columns);
     let rounded = scratch.take::<Bf16>(rows * wide);
-    let packed = scratch.take::<Bf16>(packed_len::<Bf16>(rows, columns).max(packed_len::<Bf16>(columns, rows)));
+    let len = packed_len::<Bf16>(rows, columns).max(packed_len::<Bf16>(columns, rows));
+    let packed = scratch.take::<Bf16>(len);
+    let transposed = scratch.take::<Bf16>(len);
     let gram = scratch.take::<f32>(n * n);
     let square = scratch.take::<f32>(n * n);
     let gram_rounded = scratch.take::<Bf16>(n * wide_n);
@@ -182,7 +183,8 @@ pub(super) fn muon(
         let store = Store { out: Shared::new(gram), stride: n, bias: None };
         if tall {
             pack_columns(pool, rounded, wide, (rows, columns), packed);
-            multiply(pool, Left::panels(packed, columns, rows), n, PackedB::new(packed, rows, columns), &store);
+            let left = left_transposed(pool, rounded, wide, (rows, columns), transposed);
+            multiply(pool, left, n, PackedB::new(packed, rows, columns), &store);
         } else {
             pack_transposed(pool, rounded, wide, (wide, rows), packed);
             let left = Left::rows(rounded, rows, wide, wide);

@@ -20,7 +20,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use tokenizers::models::bpe::BPE;
 
-use crate::durable;
+use crate::durable::{self, hexadecimal};
 use crate::error::Error;
 use word_cache::WordCache;
 
@@ -192,11 +192,6 @@ impl std::fmt::Debug for Tokenizer {
             .field("fingerprint", &self.fingerprint)
             .finish_non_exhaustive()
     }
-}
-
-/// Lower-case hexadecimal digits of a digest.
-pub(crate) fn hexadecimal(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

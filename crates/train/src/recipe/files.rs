@@ -30,7 +30,8 @@ pub(super) fn expand(base: &Path, path: &str) -> Result<Vec<PathBuf>, String> {
         } else {
             Path::new(&glob::Pattern::escape(&base.to_string_lossy())).join(path).to_string_lossy().into_owned()
         };
-        let matches = glob::glob(&pattern).map_err(|error| format!("not a pattern: {error}"))?;
+        let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
+        let matches = glob::glob_with(&pattern, options).map_err(|error| format!("not a pattern: {error}"))?;
         for found in matches {
             let found = found.map_err(|error| format!("{error}; check its permissions"))?;
             if found.is_file() {

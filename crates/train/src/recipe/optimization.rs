@@ -93,8 +93,9 @@ pub struct Optimization {
 }
 
 impl Optimization {
-    pub(super) fn read(section: &Section<'_>, lr: f64, min_lr: Option<f64>) -> Result<Self, TrainError> {
-        let default_min_lr = min_lr.filter(|_| !section.has("lr"));
+    /// `lr` and `min_lr` are the defaults; a section with an `lr` of its own ends at a tenth of it.
+    pub(super) fn read(section: &Section<'_>, lr: f64, min_lr: f64) -> Result<Self, TrainError> {
+        let default_min_lr = (!section.has("lr")).then_some(min_lr);
         let lr = section.number("lr", Interval::POSITIVE.up_to(10.0))?.unwrap_or(lr);
         let min_lr = section.number("min_lr", Interval::NOT_NEGATIVE)?.or(default_min_lr).unwrap_or(lr / 10.0);
         if min_lr > lr {

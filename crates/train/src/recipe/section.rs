@@ -36,8 +36,6 @@ impl Interval {
     pub(super) const NOT_NEGATIVE: Self = Self { min_included: true, ..Self::POSITIVE };
     /// `[0, 1)`.
     pub(super) const BELOW_ONE: Self = Self { min: 0.0, max: 1.0, min_included: true, max_included: false };
-    /// `[0, 1]`.
-    pub(super) const UNIT: Self = Self { max_included: true, ..Self::BELOW_ONE };
     /// `(0, 1)`.
     pub(super) const INSIDE_UNIT: Self = Self { min_included: false, ..Self::BELOW_ONE };
 
@@ -265,10 +263,10 @@ mod tests {
     fn intervals_contain_their_included_ends_and_never_nan() {
         assert!(!Interval::POSITIVE.contains(0.0) && Interval::POSITIVE.contains(1e-300));
         assert!(Interval::NOT_NEGATIVE.contains(0.0) && !Interval::NOT_NEGATIVE.contains(-0.1));
-        assert!(Interval::UNIT.contains(1.0) && !Interval::BELOW_ONE.contains(1.0));
+        assert!(!Interval::BELOW_ONE.contains(1.0));
         assert!(!Interval::INSIDE_UNIT.contains(0.0));
         assert!(Interval::POSITIVE.up_to(0.1).contains(0.1) && !Interval::above(1.0).contains(1.0));
-        for interval in [Interval::POSITIVE, Interval::NOT_NEGATIVE, Interval::UNIT, Interval::above(1.0)] {
+        for interval in [Interval::POSITIVE, Interval::NOT_NEGATIVE, Interval::BELOW_ONE, Interval::above(1.0)] {
             assert!(!interval.contains(f64::NAN) && !interval.contains(f64::INFINITY));
         }
     }

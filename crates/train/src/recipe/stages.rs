@@ -97,7 +97,7 @@ impl Pretrain {
         if steps > MAX_STEPS {
             return Err(section.bad("tokens", tokens.unwrap_or(0), format!("that is {steps} steps: raise batch_tokens")));
         }
-        let optimization = Optimization::read(section, 3e-4, None)?;
+        let optimization = Optimization::read(section, 3e-4, 3e-5)?;
         optimization.check_fits(section, steps)?;
         let eval_every = section.integer("eval_every", 1, MAX_STEPS)?.unwrap_or((steps / 20).clamp(1, 250));
         Ok(Self {
@@ -166,7 +166,7 @@ impl Sft {
             micro_batch: batch.micro_batch,
             context: batch.context,
             identity_rate: section.number("identity_rate", Interval::BELOW_ONE)?.unwrap_or(0.05),
-            optimization: Optimization::read(section, 5e-5, Some(1e-5))?,
+            optimization: Optimization::read(section, 5e-5, 1e-5)?,
             eval_every,
             eval_tokens: section.integer("eval_tokens", 1, 1 << 50)?.unwrap_or(1 << 17),
             checkpoint_every: section.integer("checkpoint_every", 1, MAX_STEPS)?.unwrap_or(eval_every),

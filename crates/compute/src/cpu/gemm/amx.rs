@@ -1,25 +1,335 @@
-//! The bf16 micro-kernel of AMX.
-use super::{Left, MatElement, TILE};
-use crate::dtype::Bf16;
+//! The bf16 micro-kernel of AMX: `tdpbf16ps`, 16 rows by 16 columns by 32 `k` in one instruction.
+//!
+//! 2 x 2 tiles (32 rows by 32 columns) accumulate over all of `k`; two tile registers hold `A`, two hold `B`. A tile
+//! of `A` is 16 rows of 64 bytes as they lie (row-major, any stride); a tile of `B` is 1 KiB of a packed panel as it
+//! lies. Fewer than 32 rows are fewer rows in the tile configuration; a `k` that is no multiple of 32 ends in one
+//! step on copies padded with zeros. Every element is summed over `k` in the same order whatever tile it falls in.
+//!
+//! Floors, from Intel's optimisation manual (Sapphire Rapids): a `tdpbf16ps` each 16 cycles, a `tileloadd` each 8 from
+//! L1. A step is four of each: 64 cycles of products hide 32 of loads. It reads 4 KiB, 2 of `A` and 2 of `B`: 64 bytes
+//! a cycle, where L2 delivers about 48 and L1 128. Up to `k = 512` the 32 rows of `A` (32 KiB) stay in the 48 KiB L1
+//! while the panels pass, L2 has to deliver 32 bytes a cycle, and the products are the bound; beyond, both operands
+//! come from L2 and a step takes about 85 cycles, three quarters of the peak. Cutting `k` in L1-sized pieces would
+//! cost 8 KiB of accumulator traffic for each piece and needs copies of `A` at power-of-two strides (32 rows at a
+//! stride of 2 KiB use two of L1's 64 sets a column), so it is left until it can be timed. Nothing is prefetched by
+//! software: panels are read in order, which the L2 streamer follows.
+//! `ldtilecfg` takes about 200 cycles, so a block of work loads it once for each height of tile and releases it at its
+//! end: a thread that idles or is switched away has no 8 KiB of tile data to save.
+//!
+//! Checked instruction by instruction on an emulator of the tile unit (see the tests); not yet run, let alone timed,
+//! on a processor with AMX.
 
+#[cfg(test)]
+pub(crate) mod emulator;
+#[cfg(test)]
+mod tests;
+mod transpose;
+
+use core::arch::asm;
+use core::arch::x86_64::{_mm512_loadu_si512, _mm512_maskz_loadu_epi16, _mm512_storeu_si512};
+use std::marker::PhantomData;
+
+use super::pack::{self, PANEL};
+use super::{Left, LeftLayout, MatElement, TILE};
+use crate::cpu::isa::{Kernel, Math};
+use crate::dtype::{Bf16, Storage};
+
+/// Pairs of `k` in a tile.
+const PAIRS: usize = 16;
+/// Rows of a tile.
+const ROWS: usize = 16;
+/// Elements of an operand tile.
+const OPERAND: usize = ROWS * 2 * PAIRS;
+
+/// Whether processor and system let this process use AMX. Asks the system for permission the first time.
 pub(crate) fn is_available() -> bool {
+    static AVAILABLE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *AVAILABLE.get_or_init(|| processor_has_amx() && permitted())
+}
+
+/// CPUID and XCR0: the instructions exist and the system saves the tile registers. AVX-512-BF16 is required as well
+/// because products whose left operand is no rows run there.
+fn processor_has_amx() -> bool {
+    use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+    const OSXSAVE: u32 = 1 << 27;
+    const AMX_BF16_AND_TILE: u32 = 1 << 22 | 1 << 24;
+    const TILE_STATE: u64 = 1 << 17 | 1 << 18;
+    #[target_feature(enable = "xsave")]
+    fn enabled_state() -> u64 {
+        // SAFETY: register 0 always exists.
+        unsafe { _xgetbv(0) }
+    }
+    #[allow(unused_unsafe)] // Safe functions since Rust 1.94.
+    // SAFETY: every x86-64 processor has CPUID; leaf 7 is read only where leaf 0 says that it exists.
+    let (features, extended) = unsafe {
+        if __cpuid(0).eax < 7 {
+            return false;
+        }
+        (__cpuid(1).ecx, __cpuid_count(7, 0).edx)
+    };
+    is_x86_feature_detected!("avx512bf16")
+        && features & OSXSAVE != 0
+        && extended & AMX_BF16_AND_TILE == AMX_BF16_AND_TILE
+        // SAFETY: OSXSAVE says that XGETBV may be executed.
+        && unsafe { enabled_state() } & TILE_STATE == TILE_STATE
+}
+
+/// Linux gives a process tile registers only on request (it then sizes signal frames for them).
+#[cfg(target_os = "linux")]
+fn permitted() -> bool {
+    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+    const XFEATURE_XTILEDATA: libc::c_long = 18;
+    // SAFETY: this request takes a number and touches no memory of ours.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn permitted() -> bool {
     false
 }
 
-pub(super) fn takes<S: MatElement>(_left: &Left<S>) -> bool {
-    false
+/// Whether the operand can be loaded as tiles.
+pub(super) fn takes<S: MatElement>(left: &Left<S>) -> bool {
+    matches!(left.layout, LeftLayout::Rows(_))
 }
 
-#[allow(clippy::too_many_arguments)]
-pub(super) unsafe fn multiply(
-    _a: *const Bf16,
-    _row_stride: usize,
-    _b: *const Bf16,
-    _panel_len: usize,
-    _groups: usize,
-    _rows: usize,
-    _panels: usize,
-    _tile: &mut [f32; TILE],
-) {
-    unreachable!()
+/// Writes 16 rows of the transpose of `source`, `[k][m]` rows `stride` apart: row-major, `k` padded to pairs.
+pub(super) struct TransposedRows<'a, T> {
+    pub(super) source: &'a [T],
+    pub(super) stride: usize,
+    pub(super) k: usize,
+    pub(super) m: usize,
+    /// Rows `16 * panel` and up; those past `m` are zeros.
+    pub(super) panel: usize,
+    pub(super) out: &'a mut [Bf16],
+}
+
+impl<T: Storage> Kernel for TransposedRows<'_, T> {
+    type Output = ();
+    /// A step's panel is packed while it fits registers and L1, then its pairs are transposed.
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        let row = self.k.next_multiple_of(2);
+        assert_eq!(self.out.len(), ROWS * row, "16 rows");
+        let mut step = [Bf16(0); OPERAND];
+        for k0 in (0..self.k).step_by(2 * PAIRS) {
+            let k = (2 * PAIRS).min(self.k - k0);
+            pack::panel(&self.source[k0 * self.stride..], self.stride, (k, self.m), self.panel, &mut step);
+            // SAFETY: this runs only where AMX and so AVX-512 is; 16 rows of `k` from `k0` lie inside `out`.
+            unsafe {
+                let to = self.out.as_mut_ptr().add(k0);
+                transpose::pairs_to_rows(step.as_ptr(), k.div_ceil(2), to, row);
+            }
+        }
+    }
+}
+
+/// The operand of `ldtilecfg`.
+#[repr(C, align(64))]
+struct Config {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+impl Config {
+    /// Tiles 0 to 3 accumulate (upper left, upper right, lower left, lower right), 4 and 5 hold `A`, 6 and 7 `B`.
+    /// Without lower rows the lower tiles do not exist.
+    fn new(rows: usize) -> Self {
+        let upper = rows.min(ROWS) as u8;
+        let lower = rows as u8 - upper;
+        let heights = [upper, upper, lower, lower, upper, lower, PAIRS as u8, PAIRS as u8];
+        let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+        for (tile, height) in heights.into_iter().enumerate() {
+            config.rows[tile] = height;
+            config.row_bytes[tile] = if height == 0 { 0 } else { 64 };
+        }
+        config
+    }
+}
+
+/// The tile configuration of the thread that runs a block: loaded when first needed, released at the end.
+#[derive(Default)]
+pub(super) struct Tiles {
+    /// Rows that the loaded configuration covers; 0 without one.
+    rows: usize,
+    /// Tile registers belong to a thread.
+    not_send: PhantomData<*const ()>,
+}
+
+impl Drop for Tiles {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.rows != 0 {
+            // SAFETY: a configuration was loaded, so the processor has AMX.
+            unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
+        }
+    }
+}
+
+/// The last step's operands where `k` is no multiple of 32: the tiles of `A`, then those of `B`.
+#[repr(align(64))]
+struct Tail([[Bf16; OPERAND]; 4]);
+
+/// Addresses of a product, in bytes between rows.
+struct Operands {
+    a: *const u8,
+    row_bytes: usize,
+    b: [*const u8; 2],
+    steps: usize,
+    /// One more step on this, unless null.
+    tail: *const Tail,
+}
+
+impl Tiles {
+    /// Computes one tile, row-major with `panels * 16` columns.
+    ///
+    /// # Safety
+    /// The processor has AMX and AVX-512 and the process may use them; `a` covers `rows` rows of `groups` pairs,
+    /// `row_stride` elements apart; `b` covers `panels` panels of `groups` pairs, `panel_len` apart;
+    /// `1 <= rows <= 32`, `panels` is 1 or 2.
+    #[allow(clippy::too_many_arguments)] // A micro-kernel's address arithmetic; a struct would only rename it.
+    pub(super) unsafe fn multiply(
+        &mut self,
+        a: *const Bf16,
+        row_stride: usize,
+        b: *const Bf16,
+        panel_len: usize,
+        groups: usize,
+        rows: usize,
+        panels: usize,
+        tile: &mut [f32; TILE],
+    ) {
+        assert!((1..=2 * ROWS).contains(&rows) && (1..=2).contains(&panels), "no such AMX tile");
+        if self.rows != rows {
+            let config = Config::new(rows);
+            // SAFETY: AMX is there; the operand is 64 valid bytes. Only `kernel` uses tile registers, and it leaves
+            // nothing in them.
+            unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(readonly, nostack, preserves_flags)) };
+            self.rows = rows;
+        }
+        let steps = groups / PAIRS;
+        let second = b.wrapping_add((panels - 1) * panel_len);
+        let row_bytes = row_stride * size_of::<Bf16>();
+        let mut operands = Operands { a: a.cast(), row_bytes, b: [b.cast(), second.cast()], steps, tail: core::ptr::null() };
+        let tail;
+        if groups % PAIRS != 0 {
+            let k = steps * 2 * PAIRS;
+            let b = [b.wrapping_add(k * PANEL), second.wrapping_add(k * PANEL)];
+            // SAFETY: the caller's promises; what is left of `k` starts there.
+            tail = unsafe { copy_tail(a.wrapping_add(k), row_stride, rows, b, groups % PAIRS) };
+            operands.tail = &raw const tail;
+        }
+        // SAFETY: the configuration is loaded, the operands cover `steps` steps and the tail, and the tile has room
+        // for 32 x 32.
+        unsafe {
+            match (rows > ROWS, panels == 2) {
+                (true, true) => kernel::<1, 1>(&operands, tile),
+                (true, false) => kernel::<1, 0>(&operands, tile),
+                (false, true) => kernel::<0, 1>(&operands, tile),
+                (false, false) => kernel::<0, 0>(&operands, tile),
+            }
+        }
+    }
+}
+
+/// Copies the last `pairs < 16` pairs of `k` of both operands, padded with zeros to a whole step.
+///
+/// # Safety
+/// `a` covers `rows <= 32` rows of `pairs` pairs, `b` two panels (perhaps the same one) of `pairs` pairs. AVX-512.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn copy_tail(a: *const Bf16, row_stride: usize, rows: usize, b: [*const Bf16; 2], pairs: usize) -> Tail {
+    let mut tail = Tail([[Bf16(0); OPERAND]; 4]);
+    let to = tail.0.as_mut_ptr().cast::<Bf16>();
+    let inside = (1_u32 << (2 * pairs)) - 1;
+    // SAFETY: reads stay inside the pairs of each row and panel; writes inside the 4 x 16 rows of 64 bytes.
+    unsafe {
+        for row in 0..rows {
+            let values = _mm512_maskz_loadu_epi16(inside, a.add(row * row_stride).cast());
+            _mm512_storeu_si512(to.add(row * 2 * PAIRS).cast(), values);
+        }
+        for (panel, b) in b.into_iter().enumerate() {
+            for pair in 0..pairs {
+                let values = _mm512_loadu_si512(b.add(pair * 2 * PANEL).cast());
+                _mm512_storeu_si512(to.add((2 + panel) * OPERAND + pair * 2 * PANEL).cast(), values);
+            }
+        }
+    }
+    tail
+}
+
+/// Rows 16 and up if `LOWER`, the second panel if `RIGHT`.
+///
+/// # Safety
+/// The configuration for these tiles is loaded; `operands` are readable; with neither steps nor a tail the tile is 0.
+unsafe fn kernel<const LOWER: u8, const RIGHT: u8>(operands: &Operands, tile: &mut [f32; TILE]) {
+    let ld = if RIGHT == 1 { 128 } else { 64_usize };
+    // SAFETY: loads stay inside the operands by the caller's promise, stores inside the tile: 32 rows of `ld` bytes.
+    // The accumulators live in registers over the whole loop, so everything is one block.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            ".if {right}", "tilezero tmm1", ".endif",
+            ".if {lower}", "tilezero tmm2", ".endif",
+            ".if {lower} & {right}", "tilezero tmm3", ".endif",
+            "test {steps}, {steps}",
+            "jz 3f",
+            "2:",
+            "tileloadd tmm4, [{a0} + {a_stride}*1]",
+            "tileloadd tmm6, [{b0} + {b_stride}*1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            ".if {right}",
+            "tileloadd tmm7, [{b1} + {b_stride}*1]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            ".endif",
+            ".if {lower}",
+            "tileloadd tmm5, [{a1} + {a_stride}*1]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            ".endif",
+            ".if {lower} & {right}",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            ".endif",
+            "add {a0}, 64",
+            "add {a1}, 64",
+            "add {b0}, 1024",
+            "add {b1}, 1024",
+            "dec {steps}",
+            "jnz 2b",
+            "3:",
+            // The tail, once: its four tiles lie one after another.
+            "test {tail}, {tail}",
+            "jz 4f",
+            "mov {a0}, {tail}",
+            "lea {a1}, [{tail} + 1024]",
+            "lea {b0}, [{tail} + 2048]",
+            "lea {b1}, [{tail} + 3072]",
+            "mov {a_stride}, {b_stride}",
+            "xor {tail:e}, {tail:e}",
+            "mov {steps:e}, 1",
+            "jmp 2b",
+            "4:",
+            "tilestored [{c} + {ld}*1], tmm0",
+            ".if {right}", "tilestored [{c} + {ld}*1 + 64], tmm1", ".endif",
+            ".if {lower}", "tilestored [{d} + {ld}*1], tmm2", ".endif",
+            ".if {lower} & {right}", "tilestored [{d} + {ld}*1 + 64], tmm3", ".endif",
+            lower = const LOWER,
+            right = const RIGHT,
+            a0 = inout(reg) operands.a => _,
+            a1 = inout(reg) operands.a.wrapping_add(ROWS * operands.row_bytes) => _,
+            a_stride = inout(reg) operands.row_bytes => _,
+            b0 = inout(reg) operands.b[0] => _,
+            b1 = inout(reg) operands.b[1] => _,
+            b_stride = in(reg) 64_usize,
+            steps = inout(reg) operands.steps => _,
+            tail = inout(reg) operands.tail => _,
+            c = in(reg) tile.as_mut_ptr(),
+            d = in(reg) tile.as_mut_ptr().cast::<u8>().wrapping_add(ROWS * ld),
+            ld = in(reg) ld,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
 }

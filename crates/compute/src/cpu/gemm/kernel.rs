@@ -8,6 +8,13 @@ use super::{Left, MatElement, TILE};
 use crate::cpu::isa::{Isa, Math};
 use crate::dtype::DType;
 
+/// What a block keeps from one tile to the next: with AMX, the thread's tile configuration.
+#[derive(Default)]
+pub(super) struct State {
+    #[cfg(target_arch = "x86_64")]
+    tiles: super::amx::Tiles,
+}
+
 /// Rows and panels of the largest tile.
 pub(super) struct Shape {
     pub(super) rows: usize,
@@ -36,6 +43,7 @@ pub(super) fn shape<S: MatElement>(isa: Isa, left: &Left<S>) -> Shape {
 #[allow(clippy::too_many_arguments)] // A micro-kernel's address arithmetic; a struct would only rename it.
 pub(super) unsafe fn multiply<S: MatElement, M: Math>(
     isa: Isa,
+    state: &mut State,
     left: &Left<S>,
     row: usize,
     rows: usize,
@@ -53,14 +61,14 @@ pub(super) unsafe fn multiply<S: MatElement, M: Math>(
         // SAFETY: the caller's promises; S is Bf16, so the casts change nothing.
         unsafe {
             if isa == Isa::Amx && super::amx::takes(left) {
-                super::amx::multiply(a.cast(), row_stride, b.cast(), right.panel_len(), groups, rows, panels, tile);
+                state.tiles.multiply(a.cast(), row_stride, b.cast(), right.panel_len(), groups, rows, panels, tile);
             } else {
                 super::avx512bf16::multiply(a.cast(), strides, b.cast(), right.panel_len(), groups, rows, panels, tile);
             }
         }
         return;
     }
-    let _ = isa;
+    let _ = (isa, state);
     macro_rules! pick {
         ($($rows:literal $panels:literal),*) => {
             match (rows, panels) {

@@ -13,9 +13,13 @@ pub(crate) mod amx;
 mod avx512bf16;
 mod epilogue;
 mod kernel;
+mod operand;
 pub(crate) mod pack;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use epilogue::{Add, Epilogue, Store};
+pub(crate) use operand::{left_transposed, pack_columns, pack_transposed};
 pub(crate) use pack::{PANEL, PackedB};
 
 use super::isa::{Isa, Kernel, Math};
@@ -81,7 +85,7 @@ impl<S: MatElement> Left<S> {
     }
 
     /// The transpose of a matrix packed by columns ([`pack::columns`]): its panels hold 16 of our rows each.
-    pub(crate) fn panels(data: &[S], m: usize, k: usize) -> Self {
+    fn panels(data: &[S], m: usize, k: usize) -> Self {
         let panel = k.next_multiple_of(S::GROUP) * PANEL;
         assert!(data.len() >= m.div_ceil(PANEL) * panel, "left operand too short");
         Left { ptr: data.as_ptr(), layout: LeftLayout::Panels(panel) }
@@ -123,6 +127,7 @@ impl<S: MatElement, E: Epilogue> Kernel for Block<'_, S, E> {
     #[inline(always)]
     fn run<M: Math>(self) {
         let mut tile = Tile([0.0; TILE]);
+        let mut state = kernel::State::default();
         let shape = kernel::shape::<S>(self.isa, &self.left);
         let mut row = self.m.0;
         while row < self.m.1 {
@@ -131,12 +136,13 @@ impl<S: MatElement, E: Epilogue> Kernel for Block<'_, S, E> {
             while panel < self.panels.1 {
                 let panels = shape.panels.min(self.panels.1 - panel);
                 let ld = panels * PANEL;
+                let (left, right, tile) = (&self.left, &self.right, &mut tile.0);
                 // SAFETY: row < m and panel < the panel count, so both operands cover the kernel's reads.
                 unsafe {
-                    kernel::multiply::<S, M>(self.isa, &self.left, row, rows, &self.right, panel, panels, &mut tile.0)
-                };
+                    kernel::multiply::<S, M>(self.isa, &mut state, left, row, rows, right, panel, panels, tile);
+                }
                 let columns = ld.min(self.right.n - panel * PANEL);
-                self.epilogue.store(row, panel * PANEL, rows, columns, &tile.0, ld);
+                self.epilogue.store(row, panel * PANEL, rows, columns, tile, ld);
                 panel += panels;
             }
             row += rows;
@@ -156,6 +162,18 @@ pub(crate) fn multiply_here<S: MatElement, E: Epilogue>(
     isa.run(Block { isa, left, m: (0, m), right, panels, epilogue });
 }
 
+/// Bytes of `B` that a block goes through again for each strip of rows: they share L2 with `A` and the output.
+fn cached_bytes(isa: Isa) -> usize {
+    match isa {
+        // L2 is 2 MiB where AMX is. While one strip of `A` (64 k bytes) comes from L3 at about 10 bytes a cycle, the
+        // strip before is multiplied at 32 cycles for each panel and 32 of `k`: it takes seven panels to hide it,
+        // and 1 MiB is eight at k = 4096.
+        Isa::Amx => 1 << 20,
+        // 1 MiB and less elsewhere.
+        _ => 384 << 10,
+    }
+}
+
 /// Multiplies with all threads of the pool.
 pub(crate) fn multiply<S: MatElement, E: Epilogue + Sync>(
     pool: &Pool,
@@ -167,11 +185,13 @@ pub(crate) fn multiply<S: MatElement, E: Epilogue + Sync>(
     if m == 0 || right.n == 0 {
         return;
     }
-    // A block's share of B stays in half of a 1 MiB L2; rows are split until every thread has a few blocks.
     let panel_bytes = right.k.max(1) * PANEL * S::DTYPE.size();
     let panels = right.n.div_ceil(PANEL);
-    let panels_per_block = ((384 << 10) / panel_bytes).clamp(1, panels).next_multiple_of(6).min(panels);
+    let column_blocks = panels.div_ceil((cached_bytes(pool.isa()) / panel_bytes).max(1));
+    // Blocks of like size, of whole tiles.
+    let panels_per_block = panels.div_ceil(column_blocks).next_multiple_of(6).min(panels);
     let column_blocks = panels.div_ceil(panels_per_block);
+    // Rows are split until every thread has a few blocks.
     let wanted = 4 * pool.threads();
     let row_blocks = wanted.div_ceil(column_blocks).clamp(1, m.div_ceil(64));
     let rows_per_block = m.div_ceil(row_blocks).next_multiple_of(32);

@@ -1,0 +1,81 @@
+//! Turns a packed panel of columns into the rows that AMX loads as its left operand.
+
+use core::arch::x86_64::{
+    __m512i, __mmask16, _mm512_loadu_si512, _mm512_mask_storeu_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4,
+    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+};
+
+use crate::dtype::Bf16;
+
+/// Writes 16 rows of `pairs` pairs, `stride` elements apart, from `[pair][row]`.
+///
+/// # Safety
+/// `from` covers 16 x 16 pairs, `to` the 16 rows; `pairs <= 16`; the processor has AVX-512 F.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn pairs_to_rows(from: *const Bf16, pairs: usize, to: *mut Bf16, stride: usize) {
+    let inside = ((1_u32 << pairs) - 1) as __mmask16;
+    let mut x = [_mm512_setzero_si512(); 16];
+    for (pair, x) in x.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        *x = unsafe { _mm512_loadu_si512(from.add(pair * 32).cast()) };
+    }
+    // Groups of 4 pairs become 4 rows' 4 pairs in each 128-bit lane; then lanes are exchanged.
+    let mut quad = [[_mm512_setzero_si512(); 4]; 4];
+    for (quad, x) in quad.iter_mut().zip(x.chunks_exact(4)) {
+        let low = [_mm512_unpacklo_epi32(x[0], x[1]), _mm512_unpacklo_epi32(x[2], x[3])];
+        let high = [_mm512_unpackhi_epi32(x[0], x[1]), _mm512_unpackhi_epi32(x[2], x[3])];
+        *quad = [
+            _mm512_unpacklo_epi64(low[0], low[1]),
+            _mm512_unpackhi_epi64(low[0], low[1]),
+            _mm512_unpacklo_epi64(high[0], high[1]),
+            _mm512_unpackhi_epi64(high[0], high[1]),
+        ];
+    }
+    for i in 0..4 {
+        let rows = exchange_lanes([quad[0][i], quad[1][i], quad[2][i], quad[3][i]]);
+        for (lane, row) in rows.into_iter().enumerate() {
+            // SAFETY: the caller's promise; the mask keeps the store inside the row.
+            unsafe { _mm512_mask_storeu_epi32(to.add((4 * lane + i) * stride).cast(), inside, row) };
+        }
+    }
+}
+
+/// The 4 x 4 transpose of 128-bit lanes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn exchange_lanes(x: [__m512i; 4]) -> [__m512i; 4] {
+    let even = [_mm512_shuffle_i32x4::<0x88>(x[0], x[1]), _mm512_shuffle_i32x4::<0x88>(x[2], x[3])];
+    let odd = [_mm512_shuffle_i32x4::<0xdd>(x[0], x[1]), _mm512_shuffle_i32x4::<0xdd>(x[2], x[3])];
+    [
+        _mm512_shuffle_i32x4::<0x88>(even[0], even[1]),
+        _mm512_shuffle_i32x4::<0x88>(odd[0], odd[1]),
+        _mm512_shuffle_i32x4::<0xdd>(even[0], even[1]),
+        _mm512_shuffle_i32x4::<0xdd>(odd[0], odd[1]),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_the_transpose_and_nothing_else_is_written() {
+        if !is_x86_feature_detected!("avx512f") {
+            println!("skipped: no AVX-512");
+            return;
+        }
+        let from: Vec<Bf16> = (0..512).map(|i| Bf16(i as u16 + 1)).collect();
+        for (pairs, stride) in [(1, 2), (7, 14), (15, 33), (16, 32), (16, 50)] {
+            let mut to = vec![Bf16(0); 15 * stride + 2 * pairs + 1];
+            // SAFETY: 16 rows of `pairs` pairs fit.
+            unsafe { pairs_to_rows(from.as_ptr(), pairs, to.as_mut_ptr(), stride) };
+            for (i, x) in to.iter().enumerate() {
+                let (row, k) = (i / stride, i % stride);
+                let inside = row < 16 && k < 2 * pairs;
+                let want = if inside { from[k / 2 * 32 + row * 2 + k % 2] } else { Bf16(0) };
+                assert_eq!(*x, want, "pairs {pairs}, stride {stride}, row {row}, k {k}");
+            }
+        }
+    }
+}

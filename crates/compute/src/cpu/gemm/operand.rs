@@ -1,0 +1,110 @@
+//! Whole operands prepared with all threads: right operands as panels, left operands of transposed matrices.
+
+use super::pack::{self, PANEL};
+use super::{Left, MatElement};
+use crate::cpu::isa::{Isa, Kernel, Math};
+use crate::cpu::pool::{Pool, Shared};
+use crate::dtype::{Bf16, DType, Storage};
+
+struct TransposedPanel<'a, T, S> {
+    source: &'a [T],
+    stride: usize,
+    k: usize,
+    n: usize,
+    panel: usize,
+    out: &'a mut [S],
+}
+
+impl<T: Storage, S: MatElement> Kernel for TransposedPanel<'_, T, S> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        pack::transposed_panel(self.source, self.stride, (self.k, self.n), self.panel, self.out);
+    }
+}
+
+struct Panel<'a, T, S> {
+    source: &'a [T],
+    stride: usize,
+    k: usize,
+    n: usize,
+    panel: usize,
+    out: &'a mut [S],
+}
+
+impl<T: Storage, S: MatElement> Kernel for Panel<'_, T, S> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        pack::panel(self.source, self.stride, (self.k, self.n), self.panel, self.out);
+    }
+}
+
+/// Elements of a job.
+const PIECE: usize = 1 << 15;
+
+/// Fills each panel of 16 columns of `B[k, n]`.
+fn pack_with<S: MatElement>(
+    pool: &Pool,
+    out: &mut [S],
+    (k, n): (usize, usize),
+    fill: impl Fn(usize, &mut [S]) + Sync + Send,
+) {
+    let len = k.next_multiple_of(S::GROUP) * PANEL;
+    let out = Shared::new(out);
+    pool.for_ranges(n.div_ceil(PANEL), PIECE.div_ceil(len.max(1)), |panels| {
+        for panel in panels {
+            // SAFETY: panels are disjoint.
+            fill(panel, unsafe { out.slice_mut(panel * len, len) });
+        }
+    });
+}
+
+/// Packs the right operand `sourceᵀ` of `[n][k]` rows `stride` apart.
+pub(crate) fn pack_transposed<T: Storage, S: MatElement>(
+    pool: &Pool,
+    source: &[T],
+    stride: usize,
+    (k, n): (usize, usize),
+    out: &mut [S],
+) {
+    pack_with(pool, out, (k, n), |panel, out: &mut [S]| {
+        pool.isa().run(TransposedPanel { source, stride, k, n, panel, out });
+    });
+}
+
+/// Packs the right operand `source[k, n]`, rows `stride` apart.
+pub(crate) fn pack_columns<T: Storage, S: MatElement>(
+    pool: &Pool,
+    source: &[T],
+    stride: usize,
+    (k, n): (usize, usize),
+    out: &mut [S],
+) {
+    pack_with(pool, out, (k, n), |panel, out: &mut [S]| {
+        pool.isa().run(Panel { source, stride, k, n, panel, out });
+    });
+}
+
+/// Prepares the left operand `sourceᵀ[m, k]` of `source[k, m]`, rows `stride` apart, in the layout that the
+/// instruction set multiplies best. `out` holds [`pack::packed_len`]`(k, m)` elements.
+pub(crate) fn left_transposed<T: Storage, S: MatElement>(
+    pool: &Pool,
+    source: &[T],
+    stride: usize,
+    (k, m): (usize, usize),
+    out: &mut [S],
+) -> Left<S> {
+    #[cfg(target_arch = "x86_64")]
+    if S::DTYPE == DType::Bf16 && pool.isa() == Isa::Amx {
+        pack_with(pool, out, (k, m), |panel, out: &mut [S]| {
+            // SAFETY: S is Bf16.
+            let out = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<Bf16>(), out.len()) };
+            pool.isa().run(super::amx::TransposedRows { source, stride, k, m, panel, out });
+        });
+        let row = k.next_multiple_of(S::GROUP);
+        return Left::rows(out, m, row, row);
+    }
+    pack_columns(pool, source, stride, (k, m), out);
+    Left::panels(out, m, k)
+}

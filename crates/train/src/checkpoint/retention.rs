@@ -1,0 +1,112 @@
+//! Which checkpoints there are, which is the best, and which may go.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::TrainError;
+use crate::whole_file;
+
+const PREFIX: &str = "step-";
+const BEST: &str = "best.json";
+
+/// Prefix of everything that is not whole.
+pub(super) const UNFINISHED: &str = ".tmp-";
+
+/// The checkpoint with the lowest validation loss so far.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Best {
+    /// Its step.
+    pub step: u64,
+    /// Its validation loss, in nats per token.
+    pub val_loss: f64,
+}
+
+/// The directory name of a step; names of up to six digits sort like their steps.
+pub(super) fn name_of(step: u64) -> String {
+    format!("{PREFIX}{step:06}")
+}
+
+/// Steps for which there is a directory, oldest first.
+pub(super) fn steps(directory: &Path) -> Result<Vec<u64>, TrainError> {
+    let mut steps = Vec::new();
+    for entry in entries(directory)? {
+        let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let step = name.strip_prefix(PREFIX).and_then(|digits| digits.parse::<u64>().ok());
+        // A hand-made `step-1` is not ours: two names for one step would have no order.
+        if let Some(step) = step.filter(|step| name_of(*step) == name && entry.is_dir()) {
+            steps.push(step);
+        }
+    }
+    steps.sort_unstable();
+    Ok(steps)
+}
+
+/// Removes what interrupted writes left.
+pub(super) fn remove_unfinished(directory: &Path) -> Result<(), TrainError> {
+    for entry in entries(directory)? {
+        if entry.file_name().unwrap_or_default().to_string_lossy().starts_with(UNFINISHED) {
+            remove(&entry)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a directory or file in one step as others see it: it loses its name first.
+pub(super) fn remove(path: &Path) -> Result<(), TrainError> {
+    let io = |source| TrainError::from_io(path, "remove", 0, source);
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let doomed = if name.starts_with(UNFINISHED) {
+        path.to_owned()
+    } else {
+        let doomed = path.with_file_name(format!("{UNFINISHED}{name}-removed"));
+        fs::rename(path, &doomed).map_err(io)?;
+        doomed
+    };
+    if doomed.is_dir() { fs::remove_dir_all(&doomed) } else { fs::remove_file(&doomed) }.map_err(io)
+}
+
+/// The mark of the best, `None` when there is none.
+pub(super) fn best(directory: &Path) -> Result<Option<Best>, TrainError> {
+    let path = directory.join(BEST);
+    let damaged = |reason: String| TrainError::CheckpointBestMark { path: path.clone(), reason };
+    match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(error.to_string())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(TrainError::from_io(&path, "read", 0, error)),
+    }
+}
+
+pub(super) fn mark_best(directory: &Path, best: Best) -> Result<(), TrainError> {
+    let path = directory.join(BEST);
+    if !best.val_loss.is_finite() {
+        let reason = format!("validation loss {} marks nothing", best.val_loss);
+        return Err(TrainError::CheckpointBestMark { path, reason });
+    }
+    let text = serde_json::to_vec(&best)
+        .map_err(|error| TrainError::CheckpointBestMark { path: path.clone(), reason: error.to_string() })?;
+    whole_file::replace(&path, &text)
+}
+
+/// Removes all checkpoints up to `newest` but the last `keep_last` of them and the best.
+///
+/// Later ones are left alone: they are damaged ones that a resume passed over, or of a run that has been set back,
+/// and neither may push out a good one.
+pub(super) fn prune(directory: &Path, newest: u64, keep_last: usize) -> Result<(), TrainError> {
+    // A mark that cannot be read may stand for any of them: keep all until the next one is written.
+    let Ok(best) = best(directory) else { return Ok(()) };
+    let steps: Vec<u64> = steps(directory)?.into_iter().filter(|step| *step <= newest).collect();
+    for step in &steps[..steps.len().saturating_sub(keep_last)] {
+        if best.is_none_or(|best| best.step != *step) {
+            remove(&directory.join(name_of(*step)))?;
+        }
+    }
+    Ok(())
+}
+
+fn entries(directory: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    let io = |source| TrainError::from_io(directory, "list", 0, source);
+    fs::read_dir(directory).map_err(io)?.map(|entry| entry.map(|e| e.path()).map_err(io)).collect()
+}
