@@ -281,6 +281,8 @@ pub trait Device: Send + Sync {
 
     /// Elements of a buffer.
     fn len(&self, buffer: &Self::Buffer) -> usize;
+    /// The buffer's bytes on the host, little-endian: borrowed where the device's memory is the host's.
+    fn bytes<'a>(&self, buffer: &'a Self::Buffer) -> std::borrow::Cow<'a, [u8]>;
     /// Copies to the device, rounding to the buffer's type.
     fn write_f32(&self, buffer: &mut Self::Buffer, offset: usize, values: &[f32]);
     /// Copies from the device, widening.

@@ -9,6 +9,7 @@ mod dtype;
 mod error;
 pub mod memory;
 pub mod reference;
+pub mod selftest;
 
 pub use cpu::isa::Isa;
 pub use cpu::{CpuBuffer, CpuDevice, CpuMatrix};

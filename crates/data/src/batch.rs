@@ -22,18 +22,8 @@ impl Batch {
     ///
     /// # Errors
     /// [`Error::BatchShape`] when lengths differ, a boundary is out of order, or a weight is negative or not finite.
-    pub fn new(
-        tokens: Vec<u32>,
-        targets: Vec<u32>,
-        weights: Vec<f32>,
-        cu_seqlens: Vec<u32>,
-    ) -> Result<Self, Error> {
-        let batch = Self {
-            tokens,
-            targets,
-            weights,
-            cu_seqlens,
-        };
+    pub fn new(tokens: Vec<u32>, targets: Vec<u32>, weights: Vec<f32>, cu_seqlens: Vec<u32>) -> Result<Self, Error> {
+        let batch = Self { tokens, targets, weights, cu_seqlens };
         match batch.fault() {
             Some(fault) => Err(Error::BatchShape { fault }),
             None => Ok(batch),
@@ -45,10 +35,7 @@ impl Batch {
     /// # Errors
     /// [`Error::BatchShape`] when a row has fewer than two ids.
     pub fn from_rows<'a>(rows: impl IntoIterator<Item = &'a [u32]>) -> Result<Self, Error> {
-        let mut batch = Self {
-            cu_seqlens: vec![0],
-            ..Self::default()
-        };
+        let mut batch = Self { cu_seqlens: vec![0], ..Self::default() };
         for row in rows {
             batch.tokens.extend_from_slice(&row[..row.len().saturating_sub(1)]);
             batch.targets.extend_from_slice(row.get(1..).unwrap_or_default());
@@ -76,11 +63,7 @@ impl Batch {
     fn fault(&self) -> Option<String> {
         let n = self.tokens.len();
         if self.targets.len() != n || self.weights.len() != n {
-            return Some(format!(
-                "{n} tokens, {} targets, {} weights",
-                self.targets.len(),
-                self.weights.len()
-            ));
+            return Some(format!("{n} tokens, {} targets, {} weights", self.targets.len(), self.weights.len()));
         }
         if let Some(at) = self.weights.iter().position(|w| !w.is_finite() || *w < 0.0) {
             return Some(format!("weight {} at position {at}", self.weights[at]));

@@ -69,10 +69,7 @@ impl Message {
     }
 
     fn new(role: Role, content: impl Into<String>) -> Self {
-        Self {
-            role,
-            content: content.into(),
-        }
+        Self { role, content: content.into() }
     }
 }
 
@@ -86,9 +83,7 @@ pub struct Conversation {
 impl Conversation {
     /// One question with its answer.
     pub fn exchange(question: impl Into<String>, answer: impl Into<String>) -> Self {
-        Self {
-            messages: vec![Message::user(question), Message::assistant(answer)],
-        }
+        Self { messages: vec![Message::user(question), Message::assistant(answer)] }
     }
 }
 
@@ -119,11 +114,7 @@ pub fn render(conversation: &Conversation, tokenizer: &Tokenizer) -> Rendered {
             cuts.push(ids.len());
         }
     }
-    Rendered {
-        ids,
-        loss_mask,
-        cuts,
-    }
+    Rendered { ids, loss_mask, cuts }
 }
 
 /// The ids from which the model goes on as the assistant.
@@ -210,7 +201,7 @@ mod tests {
     fn jinja_template_says_the_same() {
         let tokenizer = byte_tokenizer();
         let special = tokenizer.special();
-        let messages = vec![Message::system("Be kind."), Message::user("Hi"), Message::assistant("Hello.")];
+        let messages = [Message::system("Be kind."), Message::user("Hi"), Message::assistant("Hello.")];
         for (turns, prompt) in [(3, false), (2, true)] {
             let listed: Vec<minijinja::Value> = messages[..turns]
                 .iter()

@@ -63,11 +63,7 @@ pub fn read_conversations(path: &Path) -> Result<(Vec<ConversationRecord>, ReadR
 ///
 /// # Errors
 /// The errors of [`parse_conversation`].
-pub fn take_row(
-    record: &Value,
-    source: &str,
-    report: &mut ReadReport,
-) -> Result<Option<ConversationRecord>, Error> {
+pub fn take_row(record: &Value, source: &str, report: &mut ReadReport) -> Result<Option<ConversationRecord>, Error> {
     report.rows += 1;
     let row = report.rows;
     let (conversation, empty) = drop_empty_answers(parse_conversation(record, source, row)?);
@@ -82,11 +78,7 @@ pub fn take_row(
     }
     report.conversations += 1;
     report.messages += conversation.messages.len();
-    Ok(Some(ConversationRecord {
-        source: source.to_owned(),
-        row,
-        conversation,
-    }))
+    Ok(Some(ConversationRecord { source: source.to_owned(), row, conversation }))
 }
 
 /// The turns of one record, white space around each text removed, empty ones included.
@@ -109,11 +101,7 @@ pub fn parse_conversation(record: &Value, source: &str, row: usize) -> Result<Co
         Value::Object(fields) => fields.keys().cloned().collect::<Vec<_>>().join(", "),
         other => kind(other).to_owned(),
     };
-    Err(Error::ConversationLayout {
-        path: source.to_owned(),
-        row,
-        found,
-    })
+    Err(Error::ConversationLayout { path: source.to_owned(), row, found })
 }
 
 struct At<'a> {
@@ -122,13 +110,7 @@ struct At<'a> {
 }
 
 impl At<'_> {
-    fn turns(
-        &self,
-        list: &Value,
-        list_name: &str,
-        role_name: &str,
-        text_name: &str,
-    ) -> Result<Conversation, Error> {
+    fn turns(&self, list: &Value, list_name: &str, role_name: &str, text_name: &str) -> Result<Conversation, Error> {
         let Value::Array(turns) = list else {
             return Err(self.field(list_name, "a list of turns", list));
         };
@@ -151,11 +133,7 @@ impl At<'_> {
             None | Some(Value::Null) => "",
             Some(_) => self.text(record, "input", "input")?.trim(),
         };
-        let question = if input.is_empty() {
-            instruction.to_owned()
-        } else {
-            format!("{instruction}\n\n{input}")
-        };
+        let question = if input.is_empty() { instruction.to_owned() } else { format!("{instruction}\n\n{input}") };
         Ok(Conversation::exchange(question, output))
     }
 
@@ -289,10 +267,7 @@ mod tests {
             json!({"messages": [{"role": "user", "content": "only me"}]}),
             json!({"messages": []}),
         ];
-        let kept: Vec<_> = rows
-            .iter()
-            .filter_map(|r| take_row(r, "s", &mut report).unwrap())
-            .collect();
+        let kept: Vec<_> = rows.iter().filter_map(|r| take_row(r, "s", &mut report).unwrap()).collect();
         assert_eq!(kept.len(), 1);
         assert_eq!((kept[0].row, &kept[0].conversation), (1, &Conversation::exchange("b", "c")));
         assert_eq!((report.rows, report.conversations, report.messages), (4, 1, 2));

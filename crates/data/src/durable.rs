@@ -24,11 +24,7 @@ impl NewFile {
         temporary.push(".tmp");
         let temporary = PathBuf::from(temporary);
         let file = File::create(&temporary).map_err(|e| Error::io("create", &temporary, e))?;
-        Ok(Self {
-            path: path.to_path_buf(),
-            temporary,
-            writer: Some(BufWriter::with_capacity(1 << 20, file)),
-        })
+        Ok(Self { path: path.to_path_buf(), temporary, writer: Some(BufWriter::with_capacity(1 << 20, file)) })
     }
 
     /// Appends bytes.

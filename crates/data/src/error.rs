@@ -143,7 +143,9 @@ pub enum Error {
     },
 
     /// A vocabulary size that byte-level BPE cannot have.
-    #[error("vocabulary size {found}: must be at least {minimum} (256 bytes and the control tokens) and at most {maximum}")]
+    #[error(
+        "vocabulary size {found}: must be at least {minimum} (256 bytes and the control tokens) and at most {maximum}"
+    )]
     VocabularySize {
         /// The value given.
         found: usize,
@@ -153,7 +155,9 @@ pub enum Error {
         maximum: usize,
     },
     /// Too little text for the vocabulary.
-    #[error("the text yields only {reached} of the {requested} tokens asked for; set a vocabulary of {reached} or less, or give more text")]
+    #[error(
+        "the text yields only {reached} of the {requested} tokens asked for; set a vocabulary of {reached} or less, or give more text"
+    )]
     VocabularyShort {
         /// Tokens asked for.
         requested: usize,
@@ -189,7 +193,9 @@ pub enum Error {
         found: Option<u32>,
     },
     /// A tokenizer that splits or normalises text in another way.
-    #[error("{path}: `{field}` is not the one that this program uses ({found}); train a tokenizer with `casallm tokenizer train`")]
+    #[error(
+        "{path}: `{field}` is not the one that this program uses ({found}); train a tokenizer with `casallm tokenizer train`"
+    )]
     TokenizerPipeline {
         /// The file.
         path: String,
@@ -309,7 +315,9 @@ pub enum Error {
         expected: &'static str,
     },
     /// A source with fewer tokens than one row.
-    #[error("source `{source_name}` ({split}) has {tokens} tokens, but one row needs {needed}; give more text or a shorter context")]
+    #[error(
+        "source `{source_name}` ({split}) has {tokens} tokens, but one row needs {needed}; give more text or a shorter context"
+    )]
     SourceTooShort {
         /// The source.
         source_name: String,
@@ -328,7 +336,9 @@ pub enum Error {
     },
     // Chats.
     /// A chat record that has none of the known layouts.
-    #[error("{path}: row {row} is no conversation: it has {found}; expected `messages`, `conversations`, or `instruction` and `output`")]
+    #[error(
+        "{path}: row {row} is no conversation: it has {found}; expected `messages`, `conversations`, or `instruction` and `output`"
+    )]
     ConversationLayout {
         /// File or data set.
         path: String,
@@ -372,7 +382,9 @@ pub enum Error {
         context: usize,
     },
     /// No conversation left to train on.
-    #[error("none of {given} conversations has an answer that fits the context of {context}; give chats with shorter turns or a longer context")]
+    #[error(
+        "none of {given} conversations has an answer that fits the context of {context}; give chats with shorter turns or a longer context"
+    )]
     NoConversations {
         /// Conversations given.
         given: usize,
@@ -380,7 +392,9 @@ pub enum Error {
         context: usize,
     },
     /// A field of the recipe's `[identity]` that cannot be said.
-    #[error("[identity] {field} is `{value}`: must be 1 to 200 characters of plain text, without line breaks, braces or angle brackets")]
+    #[error(
+        "[identity] {field} is `{value}`: must be 1 to 200 characters of plain text, without line breaks, braces or angle brackets"
+    )]
     IdentityField {
         /// `name`, `maker` or `description`.
         field: &'static str,
@@ -401,11 +415,7 @@ impl Error {
         let path = path.to_path_buf();
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::DiskFull { path },
-            _ => Error::Io {
-                action,
-                path,
-                source,
-            },
+            _ => Error::Io { action, path, source },
         }
     }
 }
@@ -434,16 +444,8 @@ mod tests {
     #[test]
     fn message_names_file_value_and_remedy() {
         let error = Error::InvalidUtf8 { path: "x.jsonl".into(), offset: 7, line: Some(2) };
-        assert_eq!(
-            error.to_string(),
-            "x.jsonl: invalid UTF-8 at byte 7 (line 2); convert the file to UTF-8"
-        );
-        let error = Error::TokenizerSpecial {
-            path: "t.json".into(),
-            token: "<|user|>",
-            expected: 4,
-            found: None,
-        };
+        assert_eq!(error.to_string(), "x.jsonl: invalid UTF-8 at byte 7 (line 2); convert the file to UTF-8");
+        let error = Error::TokenizerSpecial { path: "t.json".into(), token: "<|user|>", expected: 4, found: None };
         assert!(error.to_string().contains("`<|user|>` must have id 4, found none"));
     }
 }

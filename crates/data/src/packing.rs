@@ -63,10 +63,7 @@ impl ConversationSet {
         seed: u64,
     ) -> Result<(Self, FitReport), Error> {
         if batch_tokens < context {
-            return Err(Error::BatchBelowContext {
-                batch_tokens,
-                context,
-            });
+            return Err(Error::BatchBelowContext { batch_tokens, context });
         }
         let mut report = FitReport::default();
         let mut conversations = Vec::new();
@@ -85,11 +82,7 @@ impl ConversationSet {
         if conversations.is_empty() {
             return Err(Error::NoConversations { given, context });
         }
-        let set = Self {
-            conversations,
-            batch_tokens,
-            seed,
-        };
+        let set = Self { conversations, batch_tokens, seed };
         Ok((set, report))
     }
 
@@ -120,12 +113,12 @@ impl ConversationSet {
 
     /// Positions of one pass: the tokens that a forward sees in an epoch.
     pub fn tokens(&self) -> usize {
-        self.conversations.iter().map(|c| positions(c)).sum()
+        self.conversations.iter().map(positions).sum()
     }
 
     /// Targets of one pass that carry weight.
     pub fn supervised_tokens(&self) -> usize {
-        self.conversations.iter().map(|c| supervised(c)).sum()
+        self.conversations.iter().map(supervised).sum()
     }
 
     /// The batches of one pass: which conversations stand in each, in order.
@@ -145,11 +138,7 @@ impl ConversationSet {
             }
             room -= length;
         }
-        EpochPlan {
-            set: self,
-            epoch,
-            batches,
-        }
+        EpochPlan { set: self, epoch, batches }
     }
 
     /// The batches of one pass, in order.
@@ -188,12 +177,7 @@ impl EpochPlan<'_> {
     /// Target at position `t` is the id at `t + 1` of the same conversation; its weight is 1 where it is supervised.
     pub fn batch(&self, index: usize) -> Option<Batch> {
         let members = self.batches.get(index)?;
-        let mut batch = Batch {
-            tokens: Vec::new(),
-            targets: Vec::new(),
-            weights: Vec::new(),
-            cu_seqlens: vec![0],
-        };
+        let mut batch = Batch { tokens: Vec::new(), targets: Vec::new(), weights: Vec::new(), cu_seqlens: vec![0] };
         for &member in members {
             let conversation = &self.set.conversations[member];
             let last = positions(conversation);
@@ -209,17 +193,10 @@ impl EpochPlan<'_> {
 
 /// Splits into (train, validation) by a hash of each conversation's text and `seed`: where one falls depends on
 /// neither its place nor on what else is there. `fraction` in `0.0..1.0` is the expected share of validation.
-pub fn split(
-    conversations: Vec<Conversation>,
-    fraction: f64,
-    seed: u64,
-) -> (Vec<Conversation>, Vec<Conversation>) {
+pub fn split(conversations: Vec<Conversation>, fraction: f64, seed: u64) -> (Vec<Conversation>, Vec<Conversation>) {
     let threshold = (fraction.clamp(0.0, 1.0) * 2f64.powi(53)) as u64;
     conversations.into_iter().partition(|conversation| {
-        let parts = conversation
-            .messages
-            .iter()
-            .flat_map(|m| [m.role.name(), m.content.as_str()]);
+        let parts = conversation.messages.iter().flat_map(|m| [m.role.name(), m.content.as_str()]);
         text_hash(parts, seed) >> 11 >= threshold
     })
 }
@@ -271,11 +248,7 @@ mod tests {
 
     /// A conversation of the given text lengths (user, assistant, user, ...) whose ids tell where they stand.
     fn rendered(lengths: &[usize], tag: u32) -> Rendered {
-        let mut out = Rendered {
-            ids: vec![0],
-            loss_mask: vec![false],
-            cuts: Vec::new(),
-        };
+        let mut out = Rendered { ids: vec![0], loss_mask: vec![false], cuts: Vec::new() };
         for (turn, &length) in lengths.iter().enumerate() {
             let assistant = turn % 2 == 1;
             out.ids.push(if assistant { 5 } else { 4 });
@@ -327,16 +300,12 @@ mod tests {
         let none = ConversationSet::new([rendered(&[1, 500], 0)], 64, 64, 0);
         assert!(matches!(none, Err(Error::NoConversations { given: 1, context: 64 })));
         let small = ConversationSet::new([rendered(&[1, 1], 0)], 64, 63, 0);
-        assert!(matches!(
-            small,
-            Err(Error::BatchBelowContext { batch_tokens: 63, context: 64 })
-        ));
+        assert!(matches!(small, Err(Error::BatchBelowContext { batch_tokens: 63, context: 64 })));
     }
 
     #[test]
     fn targets_stay_inside_their_conversation() {
-        let (set, _) =
-            ConversationSet::new((0..5).map(|i| rendered(&[2, 3], i)), 64, 64, 9).unwrap();
+        let (set, _) = ConversationSet::new((0..5).map(|i| rendered(&[2, 3], i)), 64, 64, 9).unwrap();
         let plan = set.plan(0);
         let batch = plan.batch(0).unwrap();
         assert_eq!(batch.tokens.len(), batch.targets.len());
@@ -356,9 +325,7 @@ mod tests {
 
     #[test]
     fn split_ignores_order_and_company() {
-        let all: Vec<_> = (0..400)
-            .map(|i| Conversation::exchange(format!("question {i}"), "answer"))
-            .collect();
+        let all: Vec<_> = (0..400).map(|i| Conversation::exchange(format!("question {i}"), "answer")).collect();
         let (train, val) = split(all.clone(), 0.1, 3);
         assert_eq!(train.len() + val.len(), 400);
         assert!((20..=60).contains(&val.len()), "{}", val.len());
@@ -388,7 +355,7 @@ mod tests {
                 let mut seen = 0;
                 let mut weight = 0.0;
                 for batch in set.batches(epoch) {
-                    prop_assert!(batch.weights.iter().any(|&w| w == 1.0));
+                    prop_assert!(batch.weights.contains(&1.0));
                     prop_assert!(batch.tokens.len() <= batch_tokens);
                     prop_assert!(
                         batch.cu_seqlens.windows(2).all(|b| b[0] < b[1] && (b[1] - b[0]) as usize <= context)

@@ -12,9 +12,7 @@ pub(crate) struct SplitMix64 {
 impl SplitMix64 {
     /// A generator whose stream is fixed by `seed` and `stream`.
     pub(crate) fn new(seed: u64, stream: u64) -> Self {
-        Self {
-            state: mix(seed ^ mix(stream.wrapping_add(0x9E37_79B9_7F4A_7C15))),
-        }
+        Self { state: mix(seed ^ mix(stream.wrapping_add(0x9E37_79B9_7F4A_7C15))) }
     }
 
     /// The next 64 bits.

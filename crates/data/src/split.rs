@@ -93,7 +93,7 @@ mod tests {
         let rule = SplitRule::new(0.5, 7).unwrap();
         let sides: String =
             ('a'..='p').map(|c| if rule.split(&c.to_string()) == Split::Val { 'v' } else { 't' }).collect();
-        assert_eq!(sides, "PINNED");
+        assert_eq!(sides, "vvtvvvvvtvtttvvt");
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod config;
 pub mod decoder;
 pub mod directory;
 pub mod error;
+pub mod generate;
 pub mod network;
 pub mod parameters;
 pub mod presets;

@@ -2,11 +2,13 @@
 //!
 //! Training keeps the f32 values of everything; inference keeps them only for vectors.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use casallm_compute::{DType, Device, MatrixUse};
 
 use crate::config::ModelConfig;
+use crate::directory::ModelDirectory;
 use crate::error::ModelError;
 use crate::specification::{ParameterKind, ParameterSpec, init_parameter};
 
@@ -123,6 +125,24 @@ impl<D: Device> Parameters<D> {
     /// The memory cannot be had.
     pub fn random(device: Arc<D>, config: &ModelConfig, dtype: DType, seed: u64) -> Result<Self, ModelError> {
         Self::new(device, config, dtype, MatrixUse::Training, |spec| Ok(init_parameter(spec, seed)))
+    }
+
+    /// The weights of a model directory.
+    ///
+    /// # Errors
+    /// The directory is damaged, or the memory cannot be had.
+    pub fn load(
+        device: Arc<D>,
+        directory: &ModelDirectory,
+        dtype: DType,
+        usage: MatrixUse,
+    ) -> Result<Self, ModelError> {
+        let mut loaded = HashMap::new();
+        directory.read_weights(|spec, _, values| {
+            loaded.insert(spec.name.clone(), values);
+            Ok(())
+        })?;
+        Self::new(device, directory.config(), dtype, usage, |spec| Ok(loaded.remove(&spec.name).unwrap_or_default()))
     }
 
     /// Bytes of the parameters as [`Parameters::new`] allocates them.

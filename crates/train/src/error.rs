@@ -222,6 +222,51 @@ pub enum TrainError {
         /// The other process, when it could be read.
         pid: Option<u32>,
     },
+    /// The loss or the gradient is not a finite number.
+    #[error(
+        "{stage} step {step}: {what} is {value}; the batch is {batch}. Weights were not touched and the last \
+         checkpoint is intact: lower lr, raise warmup, or set clip = 1.0, then run again with --resume"
+    )]
+    NonFinite {
+        /// The stage.
+        stage: &'static str,
+        /// The step, from 1.
+        step: u64,
+        /// The loss or the gradient norm.
+        what: &'static str,
+        /// What it is.
+        value: f64,
+        /// Where the batch came from.
+        batch: String,
+    },
+    /// A checkpoint was made with other settings.
+    #[error(
+        "{}: the checkpoint was made with other settings: {differences}; use the recipe it was made with, or another \
+         run.dir", path.display()
+    )]
+    RecipeChanged {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Each key with what it was and what it is.
+        differences: String,
+    },
+    /// A run that is to be resumed has no checkpoint, or one that is to begin has some.
+    #[error("{}: {reason}", path.display())]
+    RunState {
+        /// The run's folder.
+        path: PathBuf,
+        /// What is there and what to do.
+        reason: String,
+    },
+    /// The model or its directory.
+    #[error(transparent)]
+    Model(#[from] casallm_model::error::ModelError),
+    /// The device.
+    #[error(transparent)]
+    Compute(#[from] casallm_compute::ComputeError),
+    /// The data.
+    #[error(transparent)]
+    Data(#[from] casallm_data::Error),
     /// Signals cannot be heard.
     #[error("cannot listen for Ctrl-C: {source}; run without a signal filter")]
     Signals {
@@ -235,16 +280,8 @@ impl TrainError {
     pub(crate) fn from_io(path: &Path, doing: &'static str, needed: u64, source: io::Error) -> Self {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
         if matches!(source.kind(), StorageFull | QuotaExceeded) {
-            return Self::DiskFull {
-                path: path.to_owned(),
-                needed,
-                available: None,
-            };
+            return Self::DiskFull { path: path.to_owned(), needed, available: None };
         }
-        Self::Io {
-            path: path.to_owned(),
-            doing,
-            source,
-        }
+        Self::Io { path: path.to_owned(), doing, source }
     }
 }

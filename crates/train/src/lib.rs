@@ -6,11 +6,18 @@
 
 pub mod checkpoint;
 pub mod error;
-//pub mod interrupt;
-//pub mod metrics;
+pub mod feed;
+pub mod interrupt;
+pub mod metrics;
+pub mod optimizer;
+pub mod peak;
 pub mod recipe;
-//pub mod run_lock;
+pub mod run_lock;
 pub mod schedule;
+mod snapshot;
+pub mod stages;
+pub mod trainer;
+pub mod validation;
 mod whole_file;
 
 pub use error::TrainError;

@@ -88,14 +88,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn schedule(shape: Shape, steps: u64, warmup: u64, cooldown: u64) -> Schedule {
-        Schedule {
-            shape,
-            steps,
-            warmup,
-            cooldown,
-            peak: 3e-4,
-            min: 3e-5,
-        }
+        Schedule { shape, steps, warmup, cooldown, peak: 3e-4, min: 3e-5 }
     }
 
     #[test]

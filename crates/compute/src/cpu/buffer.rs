@@ -130,6 +130,12 @@ impl CpuBuffer {
         &self.memory.slice()[..self.len]
     }
 
+    /// The elements as bytes. (Every processor that this device runs on is little-endian.)
+    pub fn as_bytes(&self) -> &[u8] {
+        // SAFETY: initialised memory of this buffer; bytes have no alignment.
+        unsafe { std::slice::from_raw_parts(self.memory.ptr.as_ptr(), self.len * self.dtype.size()) }
+    }
+
     /// The elements, mutable. Panics if the buffer is of another type.
     pub fn slice_mut<T: Element>(&mut self) -> &mut [T] {
         assert_eq!(self.dtype, T::DTYPE, "buffer viewed as another type");

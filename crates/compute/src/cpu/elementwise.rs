@@ -190,17 +190,17 @@ impl Kernel for Squares<'_> {
 }
 
 /// Sum of squares: pieces of fixed size, added in order. `partial` has room for [`square_pieces`].
-pub(super) fn sum_of_squares(pool: &Pool, x: &[f32], partial: &mut [f32]) -> f64 {
-    // Each partial sum is kept as a pair of f32 so that scratch needs no f64: value and what rounding lost.
+pub(super) fn sum_of_squares(pool: &Pool, x: &[f32], partial: &mut [u32]) -> f64 {
+    // Each partial sum is an f64 kept as two words, the size of scratch's elements.
     let shared = Shared::new(&mut *partial);
     pool.for_ranges(x.len(), PIECE * 4, |range| {
-        let sum = pool.isa().run(Squares(&x[range.clone()]));
+        let bits = pool.isa().run(Squares(&x[range.clone()])).to_bits();
         // SAFETY: one pair a piece.
         let pair = unsafe { shared.slice_mut(2 * (range.start / (PIECE * 4)), 2) };
-        pair[0] = sum as f32;
-        pair[1] = (sum - f64::from(pair[0])) as f32;
+        pair.copy_from_slice(&[bits as u32, (bits >> 32) as u32]);
     });
-    partial[..2 * square_pieces(x.len())].iter().map(|x| f64::from(*x)).sum()
+    let pairs = partial[..2 * square_pieces(x.len())].chunks_exact(2);
+    pairs.map(|pair| f64::from_bits(u64::from(pair[0]) | u64::from(pair[1]) << 32)).sum()
 }
 
 /// Pieces that [`sum_of_squares`] cuts `len` elements into.

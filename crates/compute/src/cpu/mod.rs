@@ -221,6 +221,10 @@ impl Device for CpuDevice {
         buffer.len()
     }
 
+    fn bytes<'a>(&self, buffer: &'a CpuBuffer) -> std::borrow::Cow<'a, [u8]> {
+        std::borrow::Cow::Borrowed(buffer.as_bytes())
+    }
+
     fn write_f32(&self, buffer: &mut CpuBuffer, offset: usize, values: &[f32]) {
         with_storage!(buffer.dtype(), S => {
             for (to, from) in buffer.slice_mut::<S>()[offset..offset + values.len()].iter_mut().zip(values) {

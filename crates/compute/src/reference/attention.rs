@@ -2,8 +2,9 @@
 //! arXiv 2305.13245), the whole `T x T` matrix at once, as the fast kernels never do it.
 //!
 //! For one head, with `S = Q Kᵀ / sqrt(d)` where query `i` may look and `P = softmax(S)` by rows: `O = P V`, and
-//! `lse[i] = log sum_j exp S[i, j]`. Backward: `dV = Pᵀ dO`, `dP = dO Vᵀ`, `dS = P (dP - rowsum(P dP))`,
-//! `dQ = dS K / sqrt(d)`, `dK = dSᵀ Q / sqrt(d)`; a key head sums over the query heads of its group.
+//! `lse[i] = log sum_j exp S[i, j]`. Backward: `dV = Pᵀ dO`, `dP = dO Vᵀ`, `dS = P (dP - D)` with `D = rowsum(P dP)`,
+//! which is `rowsum(dO O)` (Dao et al. 2022, arXiv 2205.14135), `dQ = dS K / sqrt(d)`, `dK = dSᵀ Q / sqrt(d)`; a key
+//! head sums over the query heads of its group.
 
 use super::dot;
 use crate::device::{AttentionShape, Span};
@@ -91,12 +92,18 @@ pub fn forward(shape: AttentionShape, spans: &[Span], qkv: [&[f64]; 3]) -> Atten
     Attention { out, lse: all_lse }
 }
 
-/// `[dq, dk, dv]`, NaN in rows that no span covers.
-pub fn backward(shape: AttentionShape, spans: &[Span], qkv: [&[f64]; 3], d_out: &[f64]) -> [Vec<f64>; 3] {
+/// `[dq, dk, dv]`, NaN in rows that no span covers. `out` is what the forward pass returned, rounded as it was kept.
+pub fn backward(
+    shape: AttentionShape,
+    spans: &[Span],
+    qkv: [&[f64]; 3],
+    out: &[f64],
+    d_out: &[f64],
+) -> [Vec<f64>; 3] {
     let operands = Operands::new(shape, qkv);
     let AttentionShape { n_head, n_kv_head, head_dim } = shape;
     let scale = 1.0 / (head_dim as f64).sqrt();
-    let d_out = Heads { values: d_out, heads: n_head, head_dim };
+    let [out, d_out] = [out, d_out].map(|values| Heads { values, heads: n_head, head_dim });
     let [mut dq, mut dk, mut dv] = qkv.map(|x| vec![f64::NAN; x.len()]);
     for span in spans {
         dq[span.q_start * n_head * head_dim..][..span.q_len * n_head * head_dim].fill(0.0);
@@ -111,7 +118,7 @@ pub fn backward(shape: AttentionShape, spans: &[Span], qkv: [&[f64]; 3], d_out: 
                 let (q, d_o) = (operands.q.at(row, head), d_out.at(row, head));
                 let dp: Vec<f64> =
                     (0..span.kv_len).map(|j| dot(d_o, operands.v.at(span.kv_start + j, kv_head))).collect();
-                let delta = dot(p, &dp);
+                let delta = dot(d_o, out.at(row, head));
                 for j in 0..span.kv_len {
                     let ds = p[j] * (dp[j] - delta);
                     let key = operands.k.at(span.kv_start + j, kv_head);

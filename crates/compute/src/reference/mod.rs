@@ -18,6 +18,9 @@ pub mod muon;
 pub mod norm;
 pub mod qkv;
 
+#[cfg(test)]
+mod tests;
+
 /// `sum x²`, the square of the norm that gradient clipping compares.
 pub fn sum_of_squares(x: &[f64]) -> f64 {
     x.iter().map(|x| x * x).sum()

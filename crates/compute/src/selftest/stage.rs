@@ -100,6 +100,11 @@ impl<'d, D: Device> Trial<'d, D> {
         Trial { device, random, checks: Vec::new() }
     }
 
+    /// For what a case needs to know of the device beforehand.
+    pub(super) fn stage(&self) -> Stage<'d, D> {
+        Stage(self.device)
+    }
+
     pub(super) fn into_checks(self) -> Vec<Check> {
         self.checks
     }

@@ -75,9 +75,7 @@ pub struct Cleaner {
 impl Cleaner {
     /// A cleaner that lets claims to be `identity` stand.
     pub fn new(identity: Option<&Identity>) -> Self {
-        let own = identity
-            .map(|i| vec![i.name().to_lowercase(), i.maker().to_lowercase()])
-            .unwrap_or_default();
+        let own = identity.map(|i| vec![i.name().to_lowercase(), i.maker().to_lowercase()]).unwrap_or_default();
         Self {
             rules: rules::compiled(),
             system: rules::compile(rules::SYSTEM_RULE),
@@ -90,14 +88,8 @@ impl Cleaner {
     }
 
     /// The records without wrong claims, and what was done to them.
-    pub fn clean(
-        &self,
-        records: Vec<ConversationRecord>,
-    ) -> (Vec<ConversationRecord>, CleaningReport) {
-        let mut report = CleaningReport {
-            conversations: records.len(),
-            ..CleaningReport::default()
-        };
+    pub fn clean(&self, records: Vec<ConversationRecord>) -> (Vec<ConversationRecord>, CleaningReport) {
+        let mut report = CleaningReport { conversations: records.len(), ..CleaningReport::default() };
         let mut kept = Vec::with_capacity(records.len());
         for mut record in records {
             let before = record.conversation.messages.len();
@@ -137,10 +129,7 @@ impl Cleaner {
                 after: after.clone(),
             });
             match after {
-                Some(content) => out.push(Message {
-                    role: message.role,
-                    content,
-                }),
+                Some(content) => out.push(Message { role: message.role, content }),
                 None if deed == Deed::ExchangeDropped && out.last().is_some_and(|m| m.role == Role::User) => {
                     out.pop();
                 }
@@ -228,11 +217,7 @@ mod tests {
     use super::*;
 
     fn record(messages: Vec<Message>) -> ConversationRecord {
-        ConversationRecord {
-            source: "chats.jsonl".into(),
-            row: 5,
-            conversation: Conversation { messages },
-        }
+        ConversationRecord { source: "chats.jsonl".into(), row: 5, conversation: Conversation { messages } }
     }
 
     fn exchange(question: &str, answer: &str) -> ConversationRecord {
@@ -249,13 +234,8 @@ mod tests {
     fn every_rule_compiles_and_tells_its_claims_from_its_near_misses() {
         let compiled = rules::compiled();
         assert_eq!(compiled.len(), rules::RULES.len());
-        for pattern in [
-            rules::SYSTEM_RULE,
-            rules::ASKED_IF_OTHER,
-            rules::ASKED_WHO,
-            rules::ASSENTS,
-            rules::NAMES_OTHER,
-        ] {
+        for pattern in [rules::SYSTEM_RULE, rules::ASKED_IF_OTHER, rules::ASKED_WHO, rules::ASSENTS, rules::NAMES_OTHER]
+        {
             assert!(rules::compile(pattern).is_some(), "{pattern}");
         }
         for (rule, compiled) in rules::RULES.iter().zip(&compiled) {
@@ -358,11 +338,8 @@ mod tests {
         let (kept, report) = Cleaner::new(None).clean(vec![given]);
         assert_eq!(kept[0].conversation, Conversation::exchange("Hi, ChatGPT", "Hello, how are you?"));
         assert_eq!(report.touched[0].deed, Deed::InstructionDropped);
-        let fine = record(vec![
-            Message::system("You are a helpful assistant."),
-            Message::user("a"),
-            Message::assistant("b"),
-        ]);
+        let fine =
+            record(vec![Message::system("You are a helpful assistant."), Message::user("a"), Message::assistant("b")]);
         let (kept, report) = Cleaner::new(None).clean(vec![fine.clone()]);
         assert_eq!((kept, report.touched.len()), (vec![fine], 0));
     }

@@ -62,12 +62,15 @@ const SHARED_NAME: &str = r"(?:claude|alexa|gemini|bard|grok|llama|watson|sydney
 /// Companies and laboratories that make assistants.
 const MAKER: &str = r"(?:open ?ai|anthropic|google(?: ai| deepmind| research| brain)?|deepmind|microsoft(?: research)?|meta(?: ai)?|facebook(?: ai)?|apple|amazon|ibm|mistral(?: ai)?|cohere|baidu|alibaba(?: cloud)?|xai|x\.ai|nvidia|hugging ?face|stability ai|ai21(?: labs)?|inflection(?: ai)?|deepseek|tencent|samsung|lmsys|databricks|moonshot ai|zhipu(?: ai)?|eleutherai|perplexity(?: ai)?|huawei|salesforce|character\.ai|bytedance|sam altman|elon musk)";
 /// Makers of nothing but models: to come from them is a claim by itself.
-const LABORATORY: &str = r"(?:open ?ai|anthropic|deepmind|google deepmind|mistral ai|deepseek|stability ai|eleutherai|moonshot ai)";
-const ADVERB: &str = r"(?:(?:actually|really|just|only|still|simply|indeed|proudly|currently|basically|in fact|of course) )?";
+const LABORATORY: &str =
+    r"(?:open ?ai|anthropic|deepmind|google deepmind|mistral ai|deepseek|stability ai|eleutherai|moonshot ai)";
+const ADVERB: &str =
+    r"(?:(?:actually|really|just|only|still|simply|indeed|proudly|currently|basically|in fact|of course) )?";
 const KIND: &str = r"(?:models?|assistants?|ai|chat ?bots?|bots?|programs?|systems?|agents?|intelligence|network|llm|software|helper|gpt|product|creation)";
 const MADE: &str = r"(?:(?:made|created|developed|built|trained|designed|programmed|invented|produced|owned|operated|launched|released|introduced|maintained|powered|engineered|fine-tuned|taught|provided|offered)(?:,? and (?:made|created|developed|built|trained|designed|programmed|maintained|owned|released|fine-tuned))?)";
 /// Words that put the thing at a distance: "I am a fan of the model made by ...".
-const ADMIRERS: &[&str] = &["fan", "fans", "user", "users", "owner", "admirer", "critic", "customer", "student", "friend", "using"];
+const ADMIRERS: &[&str] =
+    &["fan", "fans", "user", "users", "owner", "admirer", "critic", "customer", "student", "friend", "using"];
 /// Words between an article and the kind of thing; none that makes the thing another's ("a fan of the model").
 const ADJECTIVES: &str = r"(?:[a-z][\w-]*,? ){0,5}?";
 
@@ -99,7 +102,12 @@ pub(super) const RULES: &[Rule] = &[
         pattern: r"(?i)SELF ADV(?:(?:an? ADJKIND )?(?:called|named|known as|also known as) |(?:an? |the )?(?:version|instance|variant|descendant|copy|part) of |based on |powered by |running on |built on |built upon |fine-tuned from |a fine-tuned )?(?:(?:open ?ai|google|anthropic|microsoft|meta|apple|amazon)(?:'s|’s) |the |an? )?(?P<who>NAME)\b",
         unless_followed: r"(?i)^(?:'s |’s )?(?: (?:user|fan|expert|developer|engineer|researcher|critic|subscriber|customer|lover|skeptic|team|power user|addict)|-(?:like|style|based))",
         #[cfg(test)]
-        claims: &["I am ChatGPT.", "I'm actually Vicuna.", "I am based on GPT-4.", "I am an open chatbot called Vicuna."],
+        claims: &[
+            "I am ChatGPT.",
+            "I'm actually Vicuna.",
+            "I am based on GPT-4.",
+            "I am an open chatbot called Vicuna.",
+        ],
         #[cfg(test)]
         misses: &["I am not ChatGPT.", "I am a ChatGPT user.", "I am like Siri.", "I'm using GPT-4."],
     },
@@ -121,7 +129,12 @@ pub(super) const RULES: &[Rule] = &[
         #[cfg(test)]
         claims: &["My name is Siri.", "You can call me Alexa.", "This is Cortana speaking.", "I go by ChatGPT."],
         #[cfg(test)]
-        misses: &["My name is Bobby.", "My name is Claudia.", "My name is Alexander.", "This is ChatGPT in a nutshell."],
+        misses: &[
+            "My name is Bobby.",
+            "My name is Claudia.",
+            "My name is Alexander.",
+            "This is ChatGPT in a nutshell.",
+        ],
     },
     Rule {
         name: "I, an assistant",
@@ -139,9 +152,18 @@ pub(super) const RULES: &[Rule] = &[
         pattern: r"(?i)SELF ADV(?:(?:an?|the) ADJKIND(?: ADJ(?:model|assistant|chatbot))?,? (?:(?:that|which|who) (?:was|is|has been) )?)?MADE (?:by|at) (?:the )?(?:(?:an? )?(?:talented |great |large )?(?:team|people|engineers|researchers|scientists|folks|developers|experts|company|lab|group)(?: of (?:researchers|engineers|scientists|people|experts))? (?:at|from|of|called|named) )?(?:the company )?(?P<who>MAKER)\b",
         unless_followed: r"(?i)^(?:'s|’s)? (?:as an? \w+(?:er|ist|or)\b|fans?|user|engineer)",
         #[cfg(test)]
-        claims: &["I was created by OpenAI.", "I am an assistant that was built by Amazon.", "I'm a model trained by Meta."],
+        claims: &[
+            "I was created by OpenAI.",
+            "I am an assistant that was built by Amazon.",
+            "I'm a model trained by Meta.",
+        ],
         #[cfg(test)]
-        misses: &["I was hired by Google.", "I was driving a car made by Tesla.", "I am a fan of the model built by Meta.", "I was trained by my aunt."],
+        misses: &[
+            "I was hired by Google.",
+            "I was driving a car made by Tesla.",
+            "I am a fan of the model built by Meta.",
+            "I was trained by my aunt.",
+        ],
     },
     Rule {
         name: "I am a model made by anyone named",
@@ -169,7 +191,11 @@ pub(super) const RULES: &[Rule] = &[
         pattern: r"(?i)\bmy (?:creators?|makers?|developers?|inventors?|trainers?|designers?|programmers?|parent company|engineers)(?: (?:is|are|was|were))?(?:,| at| from| the (?:team|people|company|researchers) (?:at|of|called))*,? (?:a company called )?(?P<who>MAKER)\b",
         unless_followed: "",
         #[cfg(test)]
-        claims: &["My creators at OpenAI gave me text.", "My maker is Google.", "My developers are at Google DeepMind."],
+        claims: &[
+            "My creators at OpenAI gave me text.",
+            "My maker is Google.",
+            "My developers are at Google DeepMind.",
+        ],
         #[cfg(test)]
         misses: &["My creator was a toy maker.", "My company is Google.", "My developer friend likes Apple."],
     },

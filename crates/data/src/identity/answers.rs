@@ -28,7 +28,9 @@ pub(super) fn answer(intent: Intent, question: &str, identity: &Identity, choice
         Intent::Who => &["I am {name}, {description}.", "I am {name}, {description}. I was made by {maker}."],
         Intent::What => &["I am {name}, {description}."],
         Intent::Maker => &["I am {name}, and I was made by {maker}.", "I was made by {maker}. I am {name}."],
-        Intent::Machine => &["I am {name}, {description}. I am not a person.", "I am {name}. I am a computer program, not a person."],
+        Intent::Machine => {
+            &["I am {name}, {description}. I am not a person.", "I am {name}. I am a computer program, not a person."]
+        }
         Intent::Other => &["No, I am {name}.", "No, I am {name}. I was made by {maker}.", "No, my name is {name}."],
         Intent::Introduce => &[
             "I am {name}, {description}. I was made by {maker}.",

@@ -53,11 +53,7 @@ impl TryFrom<Fields> for Identity {
 
 impl From<Identity> for Fields {
     fn from(identity: Identity) -> Self {
-        Fields {
-            name: identity.name,
-            maker: identity.maker,
-            description: identity.description,
-        }
+        Fields { name: identity.name, maker: identity.maker, description: identity.description }
     }
 }
 
@@ -73,10 +69,7 @@ impl Identity {
             let value = value.trim().trim_end_matches('.').trim_end();
             let bad = |c: char| c.is_control() || matches!(c, '{' | '}' | '<' | '>');
             if normalise(value).is_empty() || value.chars().count() > 200 || value.contains(bad) {
-                return Err(Error::IdentityField {
-                    field,
-                    value: value.chars().take(80).collect(),
-                });
+                return Err(Error::IdentityField { field, value: value.chars().take(80).collect() });
             }
             Ok(value.to_owned())
         };
@@ -164,12 +157,7 @@ impl<'a> Decks<'a> {
                 (parts, Deck::new(kept, rng))
             })
             .collect();
-        Self {
-            identity,
-            held_out,
-            asked,
-            contrast,
-        }
+        Self { identity, held_out, asked, contrast }
     }
 
     /// A question about the model, or a greeting.
@@ -200,11 +188,7 @@ impl<'a> Decks<'a> {
     /// The wording as typed; a variation that happens to meet a held-out wording gives way to the plain wording.
     fn typed(&self, wording: &str, rng: &mut SplitMix64) -> String {
         let typed = vary(wording, asks(wording), rng);
-        if self.held_out.contains(&normalise(&typed)) {
-            capitalise(wording)
-        } else {
-            typed
-        }
+        if self.held_out.contains(&normalise(&typed)) { capitalise(wording) } else { typed }
     }
 }
 
@@ -222,9 +206,8 @@ pub fn generate(identity: &Identity, count: usize, seed: u64) -> Vec<Conversatio
 }
 
 /// The shapes of conversation: `i` stands for an exchange on the identity, `c` for one on anything else.
-const SHAPES: &[(usize, &str)] = &[
-    (36, "i"), (30, "c"), (6, "ic"), (6, "ci"), (4, "cc"), (4, "ii"), (4, "cic"), (4, "icc"), (3, "cci"), (3, "ici"),
-];
+const SHAPES: &[(usize, &str)] =
+    &[(36, "i"), (30, "c"), (6, "ic"), (6, "ci"), (4, "cc"), (4, "ii"), (4, "cic"), (4, "icc"), (3, "cci"), (3, "ici")];
 
 fn conversation(decks: &mut Decks<'_>, rng: &mut SplitMix64) -> Conversation {
     let shape = SHAPES[weighted(SHAPES.iter().map(|(parts, _)| *parts), rng)].1;
@@ -268,9 +251,8 @@ pub fn mix(
         return Err(Error::MixRate { rate });
     }
     let held_out = held_out_wordings();
-    let examined = |c: &Conversation| {
-        c.messages.iter().any(|m| m.role == Role::User && held_out.contains(&normalise(&m.content)))
-    };
+    let examined =
+        |c: &Conversation| c.messages.iter().any(|m| m.role == Role::User && held_out.contains(&normalise(&m.content)));
     let mut mixed: Vec<Conversation> = conversations.into_iter().filter(|c| !examined(c)).collect();
     if rate == 0.0 {
         return Ok(mixed);

@@ -47,9 +47,7 @@ pub fn names_another(answer: &str) -> bool {
         )
         .ok()
     });
-    [&ALWAYS, &AS_SELF]
-        .iter()
-        .any(|pattern| pattern.as_ref().is_some_and(|p| p.is_match(answer)))
+    [&ALWAYS, &AS_SELF].iter().any(|pattern| pattern.as_ref().is_some_and(|p| p.is_match(answer)))
 }
 
 #[cfg(test)]
@@ -73,10 +71,23 @@ mod tests {
 
     #[test]
     fn patterns_compile_and_tell_others_from_words() {
-        for other in ["I am ChatGPT.", "I was made by Google.", "I am Claude.", "Made by Apple", "My name is Siri", "a GPT-4 model"] {
+        for other in [
+            "I am ChatGPT.",
+            "I was made by Google.",
+            "I am Claude.",
+            "Made by Apple",
+            "My name is Siri",
+            "a GPT-4 model",
+        ] {
             assert!(names_another(other), "{other}");
         }
-        for fine in ["I like apple pie.", "Claude Monet painted it.", "The Amazon is a river.", "I am CasaLLM.", "A llama is an animal."] {
+        for fine in [
+            "I like apple pie.",
+            "Claude Monet painted it.",
+            "The Amazon is a river.",
+            "I am CasaLLM.",
+            "A llama is an animal.",
+        ] {
             assert!(!names_another(fine), "{fine}");
         }
     }

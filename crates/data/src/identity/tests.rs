@@ -73,8 +73,7 @@ fn generation_is_seeded() {
 
 #[test]
 fn mixing_holds_the_rate_and_every_given_message() {
-    let given: Vec<_> =
-        (0..900).map(|i| Conversation::exchange(format!("given {i}"), format!("answer {i}"))).collect();
+    let given: Vec<_> = (0..900).map(|i| Conversation::exchange(format!("given {i}"), format!("answer {i}"))).collect();
     let mixed = mix(given.clone(), &casa(), 0.25, 7).unwrap();
     assert_eq!(mixed.len(), 1200);
     let asked = questions(&mixed);

@@ -46,8 +46,9 @@ pub(super) fn capitalise(text: &str) -> String {
 /// True for a wording that asks.
 pub(super) fn asks(wording: &str) -> bool {
     const ASKING: &[&str] = &[
-        "who", "whom", "whose", "what", "whats", "what's", "which", "where", "when", "why", "how", "how's", "are", "is", "do", "does", "did",
-        "can", "could", "would", "will", "may", "am", "was", "were", "have", "has", "should", "isn't", "don't", "who's", "whos", "wat", "with", "by",
+        "who", "whom", "whose", "what", "whats", "what's", "which", "where", "when", "why", "how", "how's", "are",
+        "is", "do", "does", "did", "can", "could", "would", "will", "may", "am", "was", "were", "have", "has",
+        "should", "isn't", "don't", "who's", "whos", "wat", "with", "by",
     ];
     let clause = wording.rsplit(", ").find(|c| c.split(' ').count() > 2).unwrap_or(wording);
     let first = |part: &str| part.split(' ').next().is_some_and(|word| ASKING.contains(&word.to_lowercase().as_str()));

@@ -10,3 +10,6 @@ mod validation;
 
 pub use pretrain::{PretrainLoader, SourceProgress, WeightedSource};
 pub use validation::{ValidationLoader, ValidationSource};
+
+#[cfg(test)]
+mod tests;

@@ -66,12 +66,7 @@ impl PretrainLoader {
             }
         }
         let weights: Vec<f64> = sources.iter().map(|source| source.weight).collect();
-        Ok(Self {
-            schedule: Schedule::new(&weights),
-            sources,
-            context,
-            seed,
-        })
+        Ok(Self { schedule: Schedule::new(&weights), sources, context, seed })
     }
 
     /// Positions in a row.
@@ -104,8 +99,7 @@ impl PretrainLoader {
     /// # Errors
     /// As [`PretrainLoader::row`]; [`Error::BatchShape`] when the batch has more than 2^32 positions.
     pub fn batch(&self, first_sample: u64, rows: usize) -> Result<Batch, Error> {
-        let rows: Result<Vec<_>, Error> =
-            (0..rows as u64).map(|row| self.row(first_sample + row)).collect();
+        let rows: Result<Vec<_>, Error> = (0..rows as u64).map(|row| self.row(first_sample + row)).collect();
         Batch::from_rows(rows?.iter().map(Vec::as_slice))
     }
 

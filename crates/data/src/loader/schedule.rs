@@ -18,9 +18,7 @@ impl Schedule {
             let rest: f64 = weights[source..].iter().sum();
             (weights[source] / rest * 2f64.powi(64)) as u64
         });
-        Self {
-            shares: shares.collect(),
-        }
+        Self { shares: shares.collect() }
     }
 
     /// The source of a sample, and which one of that source's samples it is.

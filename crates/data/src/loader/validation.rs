@@ -34,19 +34,10 @@ impl ValidationLoader {
     /// # Errors
     /// [`Error::LoaderSetting`] with a context or `max_rows` of 0; [`Error::SourceTooShort`] when a set has not one row;
     /// [`Error::ShardToken`].
-    pub fn new(
-        sets: Vec<ShardSet>,
-        context: usize,
-        max_rows: u64,
-        tokenizer: &Tokenizer,
-    ) -> Result<Self, Error> {
+    pub fn new(sets: Vec<ShardSet>, context: usize, max_rows: u64, tokenizer: &Tokenizer) -> Result<Self, Error> {
         for (field, value) in [("context", context as u64), ("validation rows", max_rows)] {
             if value == 0 {
-                return Err(Error::LoaderSetting {
-                    field,
-                    found: "0".to_owned(),
-                    expected: "at least 1",
-                });
+                return Err(Error::LoaderSetting { field, found: "0".to_owned(), expected: "at least 1" });
             }
         }
         let byte_lengths = tokenizer.byte_lengths();
@@ -76,11 +67,7 @@ impl ValidationLoader {
                 bytes,
             });
         }
-        Ok(Self {
-            sets,
-            sources,
-            context,
-        })
+        Ok(Self { sets, sources, context })
     }
 
     /// What is evaluated, source by source.

@@ -88,10 +88,7 @@ impl Manifest {
     /// [`Error::Manifest`] when it is missing, is no manifest, is of another layout, or names files outside the folder.
     pub fn load(folder: &Path) -> Result<Self, Error> {
         let path = folder.join(MANIFEST_FILE);
-        let fault = |message: String| Error::Manifest {
-            path: path.clone(),
-            message,
-        };
+        let fault = |message: String| Error::Manifest { path: path.clone(), message };
         let bytes = std::fs::read(&path).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => fault("there are no shards here".to_owned()),
             _ => Error::io("read", &path, e),
@@ -110,10 +107,8 @@ impl Manifest {
     /// Writes the manifest of a folder, visible only when whole.
     pub(super) fn save(&self, folder: &Path) -> Result<(), Error> {
         let path = folder.join(MANIFEST_FILE);
-        let text = serde_json::to_string_pretty(self).map_err(|e| Error::Manifest {
-            path: path.clone(),
-            message: e.to_string(),
-        })?;
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|e| Error::Manifest { path: path.clone(), message: e.to_string() })?;
         durable::write_file(&path, text.as_bytes())
     }
 

@@ -28,44 +28,26 @@ impl ShardReader {
     pub fn open(path: &Path, vocab_size: usize) -> Result<Self, Error> {
         let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
         let found = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
-        let wrong_length = |expected: u64| Error::ShardLength {
-            path: path.to_path_buf(),
-            expected,
-            found,
-        };
+        let wrong_length = |expected: u64| Error::ShardLength { path: path.to_path_buf(), expected, found };
         if found < HEADER_BYTES as u64 {
             return Err(wrong_length(HEADER_BYTES as u64));
         }
         let map = map(&file).map_err(|e| Error::io("map", path, e))?;
         let magic = header_field(&map, 0);
         if magic != MAGIC {
-            return Err(Error::ShardMagic {
-                path: path.to_path_buf(),
-                found: magic,
-                expected: MAGIC,
-            });
+            return Err(Error::ShardMagic { path: path.to_path_buf(), found: magic, expected: MAGIC });
         }
         let width = TokenWidth::of(vocab_size);
         let version = header_field(&map, 1);
         if version != width.version() {
-            return Err(Error::ShardVersion {
-                path: path.to_path_buf(),
-                found: version,
-                expected: width.version(),
-            });
+            return Err(Error::ShardVersion { path: path.to_path_buf(), found: version, expected: width.version() });
         }
         let tokens = u64::try_from(header_field(&map, 2)).unwrap_or(0);
         let expected = HEADER_BYTES as u64 + tokens * width.bytes() as u64;
         if expected != found {
             return Err(wrong_length(expected));
         }
-        Ok(Self {
-            path: path.to_path_buf(),
-            map,
-            width,
-            vocab_size,
-            tokens,
-        })
+        Ok(Self { path: path.to_path_buf(), map, width, vocab_size, tokens })
     }
 
     /// Tokens in the shard.
@@ -85,9 +67,7 @@ impl ShardReader {
         let first = out.len();
         match self.width {
             TokenWidth::U16 => out.extend(bytes.chunks_exact(2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]])))),
-            TokenWidth::U32 => {
-                out.extend(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])))
-            }
+            TokenWidth::U32 => out.extend(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
         }
         match out[first..].iter().position(|&id| id as usize >= self.vocab_size) {
             None => Ok(()),
@@ -109,11 +89,7 @@ impl ShardReader {
         if found == entry.sha256 {
             return Ok(());
         }
-        Err(Error::ShardChecksum {
-            path: self.path.clone(),
-            expected: entry.sha256.clone(),
-            found,
-        })
+        Err(Error::ShardChecksum { path: self.path.clone(), expected: entry.sha256.clone(), found })
     }
 }
 

@@ -30,24 +30,13 @@ impl ShardSet {
         let manifest = Manifest::load(folder)?;
         let path = folder.join(MANIFEST_FILE);
         if manifest.vocab_size != tokenizer.vocab_size() {
-            return Err(Error::ShardVocabulary {
-                path,
-                expected: tokenizer.vocab_size(),
-                found: manifest.vocab_size,
-            });
+            return Err(Error::ShardVocabulary { path, expected: tokenizer.vocab_size(), found: manifest.vocab_size });
         }
         if manifest.tokenizer != tokenizer.fingerprint() {
-            return Err(Error::ShardTokenizer {
-                path,
-                expected: tokenizer.fingerprint(),
-                found: manifest.tokenizer,
-            });
+            return Err(Error::ShardTokenizer { path, expected: tokenizer.fingerprint(), found: manifest.tokenizer });
         }
         if !manifest.complete {
-            return Err(Error::Manifest {
-                path,
-                message: "tokenisation was not finished".to_owned(),
-            });
+            return Err(Error::Manifest { path, message: "tokenisation was not finished".to_owned() });
         }
         let mut shards = Vec::new();
         let mut starts = vec![0];
@@ -56,24 +45,14 @@ impl ShardSet {
             let path = folder.join(&entry.file);
             let shard = ShardReader::open(&path, manifest.vocab_size)?;
             if shard.tokens() != entry.tokens {
-                return Err(Error::ShardCount {
-                    path,
-                    expected: entry.tokens,
-                    found: shard.tokens(),
-                });
+                return Err(Error::ShardCount { path, expected: entry.tokens, found: shard.tokens() });
             }
             end += shard.tokens();
             starts.push(end);
             shards.push(shard);
         }
         let bytes = manifest.bytes_of(split);
-        Ok(Self {
-            source: manifest.source,
-            split,
-            shards,
-            starts,
-            bytes,
-        })
+        Ok(Self { source: manifest.source, split, shards, starts, bytes })
     }
 
     /// Reads every shard of `folder` and compares checksums.

@@ -34,11 +34,7 @@ pub struct ShardOptions {
 impl ShardOptions {
     /// Shards of 100 million tokens (200 MB).
     pub fn new(split: SplitRule, inputs: impl Into<String>) -> Self {
-        Self {
-            split,
-            shard_tokens: 100_000_000,
-            inputs: inputs.into(),
-        }
+        Self { split, shard_tokens: 100_000_000, inputs: inputs.into() }
     }
 }
 
@@ -80,10 +76,7 @@ pub fn tokenize(
     let mut state = TokenizeProgress::default();
     let mut batch = read_batch(&mut documents)?;
     while !batch.is_empty() {
-        let (encoded, next) = rayon::join(
-            || job.encode(&batch, state.documents),
-            || read_batch(&mut documents),
-        );
+        let (encoded, next) = rayon::join(|| job.encode(&batch, state.documents), || read_batch(&mut documents));
         for document in &batch {
             state.documents += 1;
             state.bytes += document.text.len() as u64;
@@ -95,10 +88,7 @@ pub fn tokenize(
         batch = next?;
     }
     if state.documents == 0 {
-        return Err(Error::EmptyCorpus {
-            path: source.to_owned(),
-            documents: 0,
-        });
+        return Err(Error::EmptyCorpus { path: source.to_owned(), documents: 0 });
     }
     job.complete()
 }
@@ -122,9 +112,7 @@ fn check(source: &str, options: &ShardOptions) -> Result<(), Error> {
 }
 
 /// At least one document unless the stream is at its end, and no more than fit the batch.
-fn read_batch(
-    documents: &mut impl Iterator<Item = Result<Document, Error>>,
-) -> Result<Vec<Document>, Error> {
+fn read_batch(documents: &mut impl Iterator<Item = Result<Document, Error>>) -> Result<Vec<Document>, Error> {
     let mut batch = Vec::new();
     let mut bytes = 0;
     while bytes < BATCH_BYTES {
@@ -164,12 +152,7 @@ struct Side {
 }
 
 impl<'a> Job<'a> {
-    fn begin(
-        folder: &'a Path,
-        source: &str,
-        tokenizer: &'a Tokenizer,
-        options: &ShardOptions,
-    ) -> Result<Self, Error> {
+    fn begin(folder: &'a Path, source: &str, tokenizer: &'a Tokenizer, options: &ShardOptions) -> Result<Self, Error> {
         let mut manifest = Manifest::new(source);
         manifest.inputs.clone_from(&options.inputs);
         manifest.tokenizer = tokenizer.fingerprint();
@@ -196,15 +179,7 @@ impl<'a> Job<'a> {
             done_before: manifest.of_split(split).last().map_or(0, |shard| shard.next_document),
         };
         let (train, val) = (side(Split::Train), side(Split::Val));
-        Ok(Self {
-            folder,
-            tokenizer,
-            split: options.split,
-            width,
-            manifest,
-            train,
-            val,
-        })
+        Ok(Self { folder, tokenizer, split: options.split, width, manifest, train, val })
     }
 
     fn encode(&self, batch: &[Document], first_place: u64) -> Vec<Encoded> {
@@ -231,12 +206,7 @@ impl<'a> Job<'a> {
             let side = if document.split == Split::Train { &mut self.train } else { &mut self.val };
             let shard = match &mut side.open {
                 Some(shard) => shard,
-                closed => closed.insert(ShardWriter::create(
-                    self.folder,
-                    document.split,
-                    side.finished,
-                    self.width,
-                )?),
+                closed => closed.insert(ShardWriter::create(self.folder, document.split, side.finished, self.width)?),
             };
             shard.push(&document.ids, document.bytes, document.place)?;
             if shard.tokens() >= self.manifest.shard_tokens {

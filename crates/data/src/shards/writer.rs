@@ -17,12 +17,7 @@ pub(super) struct ShardWriter {
 }
 
 impl ShardWriter {
-    pub(super) fn create(
-        folder: &Path,
-        split: Split,
-        number: usize,
-        width: TokenWidth,
-    ) -> Result<Self, Error> {
+    pub(super) fn create(folder: &Path, split: Split, number: usize, width: TokenWidth) -> Result<Self, Error> {
         let name = format!("{}-{number:05}.bin", split.name());
         let mut file = NewFile::create(&folder.join(&name))?;
         file.write(&[0; HEADER_BYTES])?;

@@ -29,10 +29,7 @@ pub struct SourceOptions {
 
 impl Default for SourceOptions {
     fn default() -> Self {
-        Self {
-            text_field: "text".to_owned(),
-            text_file_bytes: 64 << 10,
-        }
+        Self { text_field: "text".to_owned(), text_file_bytes: 64 << 10 }
     }
 }
 
@@ -83,11 +80,7 @@ pub fn open_documents_in(paths: &[PathBuf], options: &SourceOptions) -> Result<D
 ///
 /// # Errors
 /// [`Error::UnknownFormat`] (parquet is not read from bytes) and [`Error::Compressed`].
-pub fn open_embedded(
-    name: &str,
-    bytes: &'static [u8],
-    options: &SourceOptions,
-) -> Result<Documents, Error> {
+pub fn open_embedded(name: &str, bytes: &'static [u8], options: &SourceOptions) -> Result<Documents, Error> {
     let format = Format::required(Path::new(name))?;
     let stream = Stream::embedded(name, bytes)?;
     let mut documents = Documents::new(Vec::new(), name.to_owned(), options);
@@ -101,15 +94,7 @@ pub fn open_embedded(
 impl Documents {
     fn new(mut files: Vec<PathBuf>, name: String, options: &SourceOptions) -> Self {
         files.reverse();
-        Self {
-            options: options.clone(),
-            files,
-            open: None,
-            name,
-            seen: 0,
-            given: 0,
-            ended: false,
-        }
+        Self { options: options.clone(), files, open: None, name, seen: 0, given: 0, ended: false }
     }
 
     fn next_text(&mut self) -> Result<Option<String>, Error> {
@@ -143,10 +128,7 @@ impl Iterator for Documents {
                 Ok(None) => {
                     self.ended = true;
                     if self.given == 0 {
-                        return Some(Err(Error::EmptyCorpus {
-                            path: self.name.clone(),
-                            documents: self.seen,
-                        }));
+                        return Some(Err(Error::EmptyCorpus { path: self.name.clone(), documents: self.seen }));
                     }
                 }
                 Err(error) => {
@@ -163,9 +145,7 @@ impl Texts {
     fn open(path: &Path, options: &SourceOptions) -> Result<Self, Error> {
         Ok(match Format::required(path)? {
             Format::Text => Texts::Pieces(TextPieces::new(Stream::open(path)?, options.text_file_bytes)),
-            Format::Parquet => {
-                Texts::Column(Box::new(ParquetRows::open_column(path, &options.text_field)?))
-            }
+            Format::Parquet => Texts::Column(Box::new(ParquetRows::open_column(path, &options.text_field)?)),
             format => Texts::Rows { rows: json_rows(format, Stream::open(path)?)?, record: 0 },
         })
     }
@@ -186,12 +166,8 @@ impl Texts {
 }
 
 fn text_of(value: Value, field: &str, path: &Path, record: u64) -> Result<String, Error> {
-    let wrong = |found: &'static str| Error::FieldType {
-        path: path.to_path_buf(),
-        record,
-        field: field.to_owned(),
-        found,
-    };
+    let wrong =
+        |found: &'static str| Error::FieldType { path: path.to_path_buf(), record, field: field.to_owned(), found };
     match value {
         Value::Object(mut fields) => match fields.remove(field) {
             Some(Value::String(text)) => Ok(text),

@@ -1,8 +1,13 @@
 //! Which files a path means, and what is in them by their names.
 
 use std::fs;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
+use super::documents::SourceOptions;
+use crate::durable::hexadecimal;
 use crate::error::Error;
 
 /// What a file holds.
@@ -51,7 +56,7 @@ pub fn find_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
     } else {
         let pattern = path.to_str().ok_or_else(none)?;
         for found in glob::glob(pattern).map_err(|_| none())? {
-            let found = found.map_err(|e| Error::io("read", &e.path().to_path_buf(), e.into()))?;
+            let found = found.map_err(|e| unreadable(e))?;
             if found.is_file() && Format::of(&found).is_some() {
                 files.push(found);
             }
@@ -59,6 +64,55 @@ pub fn find_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
     }
     files.sort();
     if files.is_empty() { Err(none()) } else { Ok(files) }
+}
+
+fn unreadable(error: glob::GlobError) -> Error {
+    let path = error.path().to_path_buf();
+    Error::io("read", &path, error.into_error())
+}
+
+/// A fingerprint of files and of how texts are taken from them, without reading them whole: names, sizes, and the
+/// first and last 64 kB. For [`crate::shards::ShardOptions`], which makes shards anew when it changes.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn fingerprint_files(files: &[PathBuf], options: &SourceOptions) -> Result<String, Error> {
+    let mut digest = Sha256::new();
+    for path in files {
+        let failed = |e| Error::io("read", path, e);
+        let mut file = fs::File::open(path).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
+        let mut ends = Vec::new();
+        (&mut file).take(END_BYTES).read_to_end(&mut ends).map_err(failed)?;
+        file.seek(SeekFrom::Start(size.saturating_sub(END_BYTES))).map_err(failed)?;
+        (&mut file).take(END_BYTES).read_to_end(&mut ends).map_err(failed)?;
+        add(&mut digest, path, size, &ends);
+    }
+    Ok(finish(digest, options))
+}
+
+/// As [`fingerprint_files`], of bytes that the program carries.
+pub fn fingerprint_embedded(name: &str, bytes: &[u8], options: &SourceOptions) -> String {
+    let mut digest = Sha256::new();
+    add(&mut digest, Path::new(name), bytes.len() as u64, bytes);
+    finish(digest, options)
+}
+
+/// Bytes taken from each end of a file.
+const END_BYTES: u64 = 64 << 10;
+
+fn add(digest: &mut Sha256, path: &Path, size: u64, bytes: &[u8]) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    digest.update(name.as_bytes());
+    digest.update([0]);
+    digest.update(size.to_le_bytes());
+    digest.update(Sha256::digest(bytes));
+}
+
+fn finish(mut digest: Sha256, options: &SourceOptions) -> String {
+    digest.update(options.text_field.as_bytes());
+    digest.update(options.text_file_bytes.to_le_bytes());
+    hexadecimal(&digest.finalize())
 }
 
 fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {

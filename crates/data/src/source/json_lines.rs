@@ -16,11 +16,7 @@ pub(super) struct JsonLines {
 
 impl JsonLines {
     pub(super) fn new(stream: Stream) -> Self {
-        Self {
-            stream,
-            line: Vec::new(),
-            lines: 0,
-        }
+        Self { stream, line: Vec::new(), lines: 0 }
     }
 
     /// The next value; `None` at the end.

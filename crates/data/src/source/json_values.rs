@@ -22,7 +22,9 @@ pub(super) struct JsonValues {
 enum Place {
     Start,
     /// In an array, before an element (`first`: or before its end).
-    Array { first: bool },
+    Array {
+        first: bool,
+    },
     /// Between objects that no array holds.
     Sequence,
     /// After the array.
@@ -31,12 +33,7 @@ enum Place {
 
 impl JsonValues {
     pub(super) fn new(stream: Stream) -> Self {
-        Self {
-            stream,
-            place: Place::Start,
-            lines: 0,
-            element: Vec::new(),
-        }
+        Self { stream, place: Place::Start, lines: 0, element: Vec::new() }
     }
 
     /// The next value; `None` at the end.
@@ -115,11 +112,7 @@ impl JsonValues {
                 break;
             }
             if self.element.len() as u64 > MAX_RECORD_BYTES {
-                return Err(Error::RecordTooLong {
-                    path: self.stream.path.clone(),
-                    line,
-                    limit: MAX_RECORD_BYTES,
-                });
+                return Err(Error::RecordTooLong { path: self.stream.path.clone(), line, limit: MAX_RECORD_BYTES });
             }
         }
         self.lines += newlines(&self.element);
@@ -132,11 +125,7 @@ impl JsonValues {
     }
 
     fn broken(&self, message: &str) -> Error {
-        Error::BrokenJson {
-            path: self.stream.path.clone(),
-            line: self.lines + 1,
-            message: message.to_owned(),
-        }
+        Error::BrokenJson { path: self.stream.path.clone(), line: self.lines + 1, message: message.to_owned() }
     }
 }
 

@@ -33,14 +33,7 @@ impl ParquetRows {
         let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
         let reader = guarded(path, || SerializedFileReader::new(file))?;
         let schema = reader.metadata().file_metadata().schema_descr_ptr();
-        Ok(Self {
-            path: path.to_path_buf(),
-            reader,
-            schema,
-            next_group: 0,
-            rows: None,
-            count: 0,
-        })
+        Ok(Self { path: path.to_path_buf(), reader, schema, next_group: 0, rows: None, count: 0 })
     }
 
     /// One column of strings: the others are not read from the disk.
@@ -138,18 +131,11 @@ fn is_text(field: &Type) -> bool {
 }
 
 fn kind(field: &Type) -> String {
-    if field.is_primitive() {
-        format!("{:?}", field.get_physical_type())
-    } else {
-        "a nested structure".to_owned()
-    }
+    if field.is_primitive() { format!("{:?}", field.get_physical_type()) } else { "a nested structure".to_owned() }
 }
 
 fn fault(path: &Path, error: &ParquetError) -> Error {
-    Error::Parquet {
-        path: path.to_path_buf(),
-        message: error.to_string().chars().take(300).collect(),
-    }
+    Error::Parquet { path: path.to_path_buf(), message: error.to_string().chars().take(300).collect() }
 }
 
 /// Runs the decoder. It asserts what a damaged file or an odd schema does not keep; such a panic is the file's fault

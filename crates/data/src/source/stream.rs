@@ -86,16 +86,9 @@ impl Stream {
                 let decoder = zstd::Decoder::with_buffer(raw).map_err(failed)?;
                 Box::new(BufReader::with_capacity(BUFFER_BYTES, decoder))
             }
-            Compression::Gzip => {
-                Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(raw)))
-            }
+            Compression::Gzip => Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(raw))),
         };
-        Ok(Self {
-            path: path.to_path_buf(),
-            reader,
-            compression: found,
-            offset: 0,
-        })
+        Ok(Self { path: path.to_path_buf(), reader, compression: found, offset: 0 })
     }
 
     /// The bytes at hand; empty only at the end.
@@ -138,21 +131,12 @@ impl Stream {
         if self.compression == Compression::None || error.raw_os_error().is_some() {
             return Error::io("read", &self.path, error);
         }
-        Error::Compressed {
-            path: self.path.clone(),
-            format: self.compression.format(),
-            message: error.to_string(),
-        }
+        Error::Compressed { path: self.path.clone(), format: self.compression.format(), message: error.to_string() }
     }
 }
 
 /// The text of `bytes`, which stand at `offset` of the file.
-pub(super) fn utf8<'a>(
-    bytes: &'a [u8],
-    path: &Path,
-    offset: u64,
-    line: Option<u64>,
-) -> Result<&'a str, Error> {
+pub(super) fn utf8<'a>(bytes: &'a [u8], path: &Path, offset: u64, line: Option<u64>) -> Result<&'a str, Error> {
     std::str::from_utf8(bytes).map_err(|e| Error::InvalidUtf8 {
         path: path.to_path_buf(),
         offset: offset + e.valid_up_to() as u64,

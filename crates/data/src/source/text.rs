@@ -1,8 +1,6 @@
 //! `.txt`: one document a file; a long file comes in pieces cut between paragraphs, so that memory stays bounded and
 //! a single book still divides into train and validation.
 
-use std::path::Path;
-
 use super::stream::{Stream, utf8};
 use crate::error::Error;
 
@@ -17,16 +15,7 @@ pub(super) struct TextPieces {
 
 impl TextPieces {
     pub(super) fn new(stream: Stream, piece_bytes: usize) -> Self {
-        Self {
-            stream,
-            piece_bytes: piece_bytes.max(4),
-            pending: Vec::new(),
-            start: 0,
-        }
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.stream.path
+        Self { stream, piece_bytes: piece_bytes.max(4), pending: Vec::new(), start: 0 }
     }
 
     /// The next piece; `None` at the end.

@@ -11,15 +11,8 @@ use super::{MAX_VOCAB_SIZE, SPECIAL_TOKENS, Tokenizer, byte_chars, splitter};
 use crate::error::Error;
 
 /// A tokenizer from its parts: `spellings` of the ids after the control tokens, and merges by priority.
-pub(super) fn assemble(
-    spellings: &[String],
-    merges: &[(String, String)],
-    origin: &str,
-) -> Result<Tokenizer, Error> {
-    let fault = |message: String| Error::TokenizerFormat {
-        path: origin.to_owned(),
-        message,
-    };
+pub(super) fn assemble(spellings: &[String], merges: &[(String, String)], origin: &str) -> Result<Tokenizer, Error> {
+    let fault = |message: String| Error::TokenizerFormat { path: origin.to_owned(), message };
     let first = SPECIAL_TOKENS.len();
     let mut vocab: HashMap<&str, u32> = HashMap::with_capacity(spellings.len());
     let mut token_bytes: Vec<Box<[u8]>> = vec![Box::default(); first];
@@ -34,9 +27,8 @@ pub(super) fn assemble(
         token_bytes.push(bytes);
         vocab.insert(spelling, (first + index) as u32);
     }
-    let missing = (0..=u8::MAX).find(|&byte| {
-        !vocab.contains_key(byte_chars::char_of(byte).encode_utf8(&mut [0; 4]) as &str)
-    });
+    let missing =
+        (0..=u8::MAX).find(|&byte| !vocab.contains_key(byte_chars::char_of(byte).encode_utf8(&mut [0; 4]) as &str));
     if let Some(byte) = missing {
         return Err(fault(format!("no token for byte {byte}: not a byte-level vocabulary")));
     }
@@ -58,10 +50,7 @@ pub(super) fn assemble(
 
 /// A tokenizer from the contents of a file; `origin` names it in errors.
 pub(super) fn parse(bytes: &[u8], origin: &str) -> Result<Tokenizer, Error> {
-    let fault = |message: String| Error::TokenizerFormat {
-        path: origin.to_owned(),
-        message,
-    };
+    let fault = |message: String| Error::TokenizerFormat { path: origin.to_owned(), message };
     let file: TokenizerFile = serde_json::from_slice(bytes).map_err(|e| fault(e.to_string()))?;
     let pipeline = [
         ("normalizer", &file.normalizer, Value::Null),
@@ -88,12 +77,7 @@ pub(super) fn parse(bytes: &[u8], origin: &str) -> Result<Tokenizer, Error> {
     for (expected, &token) in SPECIAL_TOKENS.iter().enumerate() {
         let expected = expected as u32;
         let declared = file.added_tokens.iter().find(|added| added.content == token);
-        let wrong = |found: Option<u32>| Error::TokenizerSpecial {
-            path: origin.to_owned(),
-            token,
-            expected,
-            found,
-        };
+        let wrong = |found: Option<u32>| Error::TokenizerSpecial { path: origin.to_owned(), token, expected, found };
         match (model.vocab.get(token), declared) {
             (Some(&id), Some(added)) if id == expected && added.id == expected && added.special => {}
             (Some(&id), _) if id != expected => return Err(wrong(Some(id))),

@@ -128,8 +128,7 @@ impl Tokenizer {
 
     /// The text of ids: control tokens and unknown ids are skipped, broken UTF-8 gives U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
-        let bytes: Vec<u8> =
-            ids.iter().flat_map(|&id| self.token_bytes(id).unwrap_or_default()).copied().collect();
+        let bytes: Vec<u8> = ids.iter().flat_map(|&id| self.token_bytes(id).unwrap_or_default()).copied().collect();
         match String::from_utf8(bytes) {
             Ok(text) => text,
             Err(broken) => String::from_utf8_lossy(broken.as_bytes()).into_owned(),
@@ -148,14 +147,7 @@ impl Tokenizer {
 
     /// Ids of the control tokens.
     pub fn special(&self) -> SpecialTokens {
-        SpecialTokens {
-            bos: 0,
-            eos: 1,
-            pad: 2,
-            system: 3,
-            user: 4,
-            assistant: 5,
-        }
+        SpecialTokens { bos: 0, eos: 1, pad: 2, system: 3, user: 4, assistant: 5 }
     }
 
     /// Ids in the vocabulary, control tokens included.
@@ -170,13 +162,7 @@ impl Tokenizer {
 
     fn new(model: BPE, token_bytes: Vec<Box<[u8]>>, json: String) -> Self {
         let fingerprint = hexadecimal(&Sha256::digest(json.as_bytes()));
-        Self {
-            model,
-            token_bytes,
-            json,
-            fingerprint,
-            caches: Mutex::new(Vec::new()),
-        }
+        Self { model, token_bytes, json, fingerprint, caches: Mutex::new(Vec::new()) }
     }
 
     fn lock_caches(&self) -> std::sync::MutexGuard<'_, Vec<WordCache>> {

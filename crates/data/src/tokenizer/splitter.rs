@@ -46,9 +46,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-    use tokenizers::{
-        OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
-    };
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior};
 
     fn split(text: &str) -> Vec<&str> {
         words(text).map(|range| &text[range]).collect()

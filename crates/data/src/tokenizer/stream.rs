@@ -56,8 +56,7 @@ mod tests {
     fn character_is_held_back_until_whole() {
         let tokenizer = byte_tokenizer();
         let mut decoder = StreamDecoder::new();
-        let pieces: Vec<String> =
-            ids_of("aé€😀".as_bytes()).iter().map(|&id| decoder.push(&tokenizer, id)).collect();
+        let pieces: Vec<String> = ids_of("aé€😀".as_bytes()).iter().map(|&id| decoder.push(&tokenizer, id)).collect();
         assert_eq!(pieces, ["a", "", "é", "", "", "€", "", "", "", "😀"]);
         assert_eq!(decoder.push(&tokenizer, 0), "");
         assert_eq!(decoder.finish(), "");

@@ -42,12 +42,7 @@ pub struct TrainOptions {
 
 impl Default for TrainOptions {
     fn default() -> Self {
-        Self {
-            vocab_size: 40_960,
-            min_frequency: 2,
-            max_bytes: 1 << 30,
-            max_words: 1 << 20,
-        }
+        Self { vocab_size: 40_960, min_frequency: 2, max_bytes: 1 << 30, max_words: 1 << 20 }
     }
 }
 
@@ -77,19 +72,13 @@ pub(super) fn train(
         });
     }
     if !(1..=MAX_SAMPLE_BYTES).contains(&options.max_bytes) {
-        return Err(Error::SampleSize {
-            found: options.max_bytes,
-            maximum: MAX_SAMPLE_BYTES,
-        });
+        return Err(Error::SampleSize { found: options.max_bytes, maximum: MAX_SAMPLE_BYTES });
     }
     let counts = count_words(documents, options, progress)?;
     let (spellings, merges) = merge_pairs(&counts, options)?;
     let reached = spellings.len() + SPECIAL_TOKENS.len();
     if reached < options.vocab_size {
-        return Err(Error::VocabularyShort {
-            requested: options.vocab_size,
-            reached,
-        });
+        return Err(Error::VocabularyShort { requested: options.vocab_size, reached });
     }
     file::assemble(&spellings, &merges, "trained tokenizer")
 }
@@ -100,12 +89,7 @@ fn count_words(
     progress: &mut dyn FnMut(TrainProgress),
 ) -> Result<WordCounts, Error> {
     let mut counts = WordCounts::new();
-    let mut state = TrainProgress {
-        documents: 0,
-        bytes: 0,
-        words: 0,
-        merging: false,
-    };
+    let mut state = TrainProgress { documents: 0, bytes: 0, words: 0, merging: false };
     let mut batch: Vec<String> = Vec::new();
     let mut batch_bytes = 0;
     let mut documents = documents.fuse();
@@ -138,10 +122,7 @@ fn count_words(
         }
     }
     if counts.is_empty() {
-        return Err(Error::EmptyCorpus {
-            path: "tokenizer training".to_owned(),
-            documents: state.documents,
-        });
+        return Err(Error::EmptyCorpus { path: "tokenizer training".to_owned(), documents: state.documents });
     }
     Ok(counts)
 }
@@ -188,10 +169,9 @@ fn forget_rarest(counts: &mut WordCounts, max_words: usize) {
 }
 
 /// The vocabulary after the control tokens, and the merges by priority.
-fn merge_pairs(
-    counts: &WordCounts,
-    options: &TrainOptions,
-) -> Result<(Vec<String>, Vec<(String, String)>), Error> {
+type Learned = (Vec<String>, Vec<(String, String)>);
+
+fn merge_pairs(counts: &WordCounts, options: &TrainOptions) -> Result<Learned, Error> {
     let spelled: WordCounts = counts
         .iter()
         .map(|(word, &count)| {
@@ -207,10 +187,7 @@ fn merge_pairs(
         .min_frequency(options.min_frequency)
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build();
-    let fault = |message: String| Error::TokenizerFormat {
-        path: "trained tokenizer".to_owned(),
-        message,
-    };
+    let fault = |message: String| Error::TokenizerFormat { path: "trained tokenizer".to_owned(), message };
     let mut model = BPE::default();
     trainer.do_train(&spelled, &mut model).map_err(|e| fault(e.to_string()))?;
 
@@ -221,8 +198,7 @@ fn merge_pairs(
     }
     let trained = serde_json::to_value(&model).and_then(serde_json::from_value::<Trained>);
     let trained = trained.map_err(|e| fault(e.to_string()))?;
-    let mut spellings: Vec<(usize, String)> =
-        trained.vocab.into_iter().map(|(spelling, id)| (id, spelling)).collect();
+    let mut spellings: Vec<(usize, String)> = trained.vocab.into_iter().map(|(spelling, id)| (id, spelling)).collect();
     spellings.sort_unstable();
     Ok((spellings.into_iter().map(|(_, spelling)| spelling).collect(), trained.merges))
 }

@@ -70,7 +70,8 @@ pub(super) fn render(entries: &[Entry]) -> String {
 /// # Errors
 /// [`TrainError::CheckpointMissingFile`], [`TrainError::CheckpointChecksumList`], [`TrainError::CheckpointVersion`].
 pub(super) fn read(path: &Path) -> Result<Vec<Entry>, TrainError> {
-    let damaged = |reason: &str| TrainError::CheckpointChecksumList { path: path.to_owned(), reason: reason.to_owned() };
+    let damaged =
+        |reason: &str| TrainError::CheckpointChecksumList { path: path.to_owned(), reason: reason.to_owned() };
     let bytes = std::fs::read(path).map_err(|source| missing_or_io(path, source))?;
     let text = String::from_utf8(bytes).map_err(|_| damaged("not text"))?;
     let (body, sum) = text
@@ -124,11 +125,7 @@ pub(super) fn verify(path: &Path, entry: &Entry) -> Result<(), TrainError> {
     }
     let found = hex(hasher.digest128());
     if found != entry.checksum {
-        return Err(TrainError::CheckpointChecksum {
-            path: path.to_owned(),
-            expected: entry.checksum.clone(),
-            found,
-        });
+        return Err(TrainError::CheckpointChecksum { path: path.to_owned(), expected: entry.checksum.clone(), found });
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Metadata, SafeTensors};
+use safetensors::tensor::Metadata;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -88,7 +88,13 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`TrainError::CheckpointTensor`] when there is none of that name, type, shape and length.
-    pub fn read_tensor(&mut self, name: &str, dtype: Dtype, shape: &[usize], into: &mut [u8]) -> Result<(), TrainError> {
+    pub fn read_tensor(
+        &mut self,
+        name: &str,
+        dtype: Dtype,
+        shape: &[usize],
+        into: &mut [u8],
+    ) -> Result<(), TrainError> {
         let path = self.path.join(TENSORS);
         let wrong = |reason: String| TrainError::CheckpointTensor { path: path.clone(), name: name.to_owned(), reason };
         let Some(info) = self.metadata.info(name) else {
@@ -129,11 +135,8 @@ fn read_state(path: &Path) -> Result<State, TrainError> {
 
 fn open_tensors(path: &Path) -> Result<(File, Metadata, u64), TrainError> {
     let io = |source| TrainError::from_io(path, "read", 0, source);
-    let invalid = |reason: String| TrainError::CheckpointTensor {
-        path: path.to_owned(),
-        name: "header".to_owned(),
-        reason,
-    };
+    let invalid =
+        |reason: String| TrainError::CheckpointTensor { path: path.to_owned(), name: "header".to_owned(), reason };
     let mut file = File::open(path).map_err(io)?;
     let length = file.metadata().map_err(io)?.len();
     let mut prefix = [0; 8];
@@ -141,10 +144,10 @@ fn open_tensors(path: &Path) -> Result<(File, Metadata, u64), TrainError> {
     let header_length = u64::from_le_bytes(prefix);
     let data_begin = header_length.checked_add(8).filter(|begin| *begin <= length);
     let data_begin = data_begin.ok_or_else(|| invalid(format!("{header_length} bytes long in a file of {length}")))?;
-    let mut header = prefix.to_vec();
-    header.resize(data_begin as usize, 0);
-    file.read_exact(&mut header[8..]).map_err(io)?;
-    let (_, metadata) = SafeTensors::read_metadata(&header).map_err(|error| invalid(error.to_string()))?;
+    let mut header = vec![0; header_length as usize];
+    file.read_exact(&mut header).map_err(io)?;
+    // Not `SafeTensors::read_metadata`, which asks for the data in the same buffer. This checks the offsets too.
+    let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| invalid(error.to_string()))?;
     if data_begin + metadata.data_len() as u64 != length {
         return Err(invalid(format!("describes {} bytes of data", metadata.data_len())));
     }

@@ -13,6 +13,7 @@ const BEST: &str = "best.json";
 
 /// Prefix of everything that is not whole.
 pub(super) const UNFINISHED: &str = ".tmp-";
+const REPLACED: &str = ".tmp-replaced-";
 
 /// The checkpoint with the lowest validation loss so far.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -44,11 +45,23 @@ pub(super) fn steps(directory: &Path) -> Result<Vec<u64>, TrainError> {
     Ok(steps)
 }
 
-/// Removes what interrupted writes left.
+/// Where the checkpoint at `path` waits while another of the same step takes its name.
+pub(super) fn replaced_name(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{REPLACED}{name}"))
+}
+
+/// Removes what interrupted writes left. A checkpoint that was about to be replaced gets its name back.
 pub(super) fn remove_unfinished(directory: &Path) -> Result<(), TrainError> {
     for entry in entries(directory)? {
-        if entry.file_name().unwrap_or_default().to_string_lossy().starts_with(UNFINISHED) {
-            remove(&entry)?;
+        let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let original = name.strip_prefix(REPLACED).map(|original| directory.join(original));
+        match original.filter(|original| !original.exists()) {
+            Some(original) => {
+                fs::rename(&entry, original).map_err(|source| TrainError::from_io(&entry, "rename", 0, source))?
+            }
+            None if name.starts_with(UNFINISHED) => remove(&entry)?,
+            None => {}
         }
     }
     Ok(())

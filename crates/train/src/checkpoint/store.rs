@@ -94,12 +94,10 @@ impl CheckpointStore {
     ) -> Result<PathBuf, TrainError> {
         let path = self.path_of(step);
         let tensors: Vec<TensorRef<'a>> = tensors.into_iter().collect();
-        let (header, tensor_bytes) = tensors::header(&tensors).map_err(|(name, reason)| {
-            TrainError::CheckpointTensor { path: path.join(TENSORS), name, reason }
-        })?;
-        let state = serde_json::to_vec_pretty(&State { format: FORMAT, step, meta }).map_err(|error| {
-            TrainError::CheckpointState { path: path.join(STATE), reason: error.to_string() }
-        })?;
+        let (header, tensor_bytes) = tensors::header(&tensors)
+            .map_err(|(name, reason)| TrainError::CheckpointTensor { path: path.join(TENSORS), name, reason })?;
+        let state = serde_json::to_vec_pretty(&State { format: FORMAT, step, meta })
+            .map_err(|error| TrainError::CheckpointState { path: path.join(STATE), reason: error.to_string() })?;
         let needed = tensor_bytes + state.len() as u64 + MARGIN;
         self.check_space(&path, needed)?;
 
@@ -214,16 +212,15 @@ impl CheckpointStore {
         write().map_err(|source| TrainError::from_io(&path, "write", needed, source))
     }
 
-    /// Gives the finished directory its name. One of the same step, which a resume found damaged, makes room first.
+    /// Gives the finished directory its name. One of the same step, as after a resume, makes room first.
     fn publish(&self, unfinished: &Path, path: &Path) -> io::Result<()> {
         if path.exists() {
-            let replaced = self.directory.join(format!("{UNFINISHED}replaced"));
-            if replaced.exists() {
-                fs::remove_dir_all(&replaced)?;
-            }
+            let replaced = retention::replaced_name(path);
             fs::rename(path, &replaced)?;
             fs::rename(unfinished, path)?;
-            return fs::remove_dir_all(&replaced);
+            // The checkpoint is in place; what cannot be removed now is removed at the next start.
+            let _ = fs::remove_dir_all(&replaced);
+            return Ok(());
         }
         fs::rename(unfinished, path)
     }

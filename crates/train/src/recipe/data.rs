@@ -212,7 +212,11 @@ fn distinct_names(sections: &[Section<'_>]) -> Result<(), TrainError> {
         let name = source_name(section)?;
         // Two names that differ in case only are one file on some systems.
         if !seen.insert(name.to_lowercase()) {
-            return Err(section.bad("name", format!("{name:?}"), "another source has this name: choose a different one"));
+            return Err(section.bad(
+                "name",
+                format!("{name:?}"),
+                "another source has this name: choose a different one",
+            ));
         }
     }
     Ok(())

@@ -21,7 +21,10 @@ pub(super) fn expand(base: &Path, path: &str) -> Result<Vec<PathBuf>, String> {
     if whole.is_dir() {
         walk(&whole, &mut files).map_err(|error| format!("cannot read the folder: {error}; check its permissions"))?;
         if files.is_empty() {
-            return Err(format!("the folder holds no file ending in {} (or these with .zst or .gz)", ENDINGS.join(", ")));
+            return Err(format!(
+                "the folder holds no file ending in {} (or these with .zst or .gz)",
+                ENDINGS.join(", ")
+            ));
         }
     } else if path.contains(['*', '?', '[']) {
         // Only `path` is a pattern: a bracket in the name of the recipe's folder is a bracket.
@@ -92,7 +95,8 @@ mod tests {
 
     #[test]
     fn a_file_a_folder_and_a_pattern() {
-        let dir = tree(&["books/b.txt", "books/a.TXT.gz", "books/deep/c.jsonl.zst", "books/.hidden.txt", "books/cover.png"]);
+        let dir =
+            tree(&["books/b.txt", "books/a.TXT.gz", "books/deep/c.jsonl.zst", "books/.hidden.txt", "books/cover.png"]);
         assert_eq!(names(dir.path(), "books/cover.png").unwrap(), ["books/cover.png"]);
         assert_eq!(names(dir.path(), "books").unwrap(), ["books/a.TXT.gz", "books/b.txt", "books/deep/c.jsonl.zst"]);
         assert_eq!(names(dir.path(), "books/*.txt").unwrap(), ["books/b.txt"]);

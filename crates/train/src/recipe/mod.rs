@@ -121,11 +121,7 @@ impl Recipe {
     }
 
     fn missing(&self, key: &str, remedy: &str) -> TrainError {
-        TrainError::RecipeMissingKey {
-            file: self.file.clone(),
-            key: key.to_owned(),
-            remedy: remedy.to_owned(),
-        }
+        TrainError::RecipeMissingKey { file: self.file.clone(), key: key.to_owned(), remedy: remedy.to_owned() }
     }
 
     /// The canonical TOML: every value that will be used, in a fixed order. Reading it gives this recipe again.
@@ -203,11 +199,7 @@ impl Recipe {
         Ok(keys
             .into_iter()
             .filter(|key| saved.get(*key) != now.get(*key))
-            .map(|key| Difference {
-                key: key.clone(),
-                saved: saved.get(key).cloned(),
-                now: now.get(key).cloned(),
-            })
+            .map(|key| Difference { key: key.clone(), saved: saved.get(key).cloned(), now: now.get(key).cloned() })
             .collect())
     }
 
@@ -237,10 +229,7 @@ impl Recipe {
     }
 
     fn unwritable(&self, error: &toml::ser::Error) -> TrainError {
-        TrainError::RecipeSyntax {
-            file: self.file.clone(),
-            message: error.to_string(),
-        }
+        TrainError::RecipeSyntax { file: self.file.clone(), message: error.to_string() }
     }
 }
 

@@ -133,11 +133,7 @@ impl Model {
         let activation = section
             .choice(
                 "activation",
-                &[
-                    ("gelu", Activation::Gelu),
-                    ("swiglu", Activation::SwiGlu),
-                    ("relusquared", Activation::ReluSquared),
-                ],
+                &[("gelu", Activation::Gelu), ("swiglu", Activation::SwiGlu), ("relusquared", Activation::ReluSquared)],
             )?
             .unwrap_or(if modern { Activation::SwiGlu } else { Activation::Gelu });
         // Both cost about 8 d² parameters: the up matrix of SwiGLU is twice as tall.
@@ -157,9 +153,11 @@ impl Model {
             norm: section
                 .choice("norm", &[("layernorm", Norm::LayerNorm), ("rmsnorm", Norm::RmsNorm)])?
                 .unwrap_or(if modern { Norm::RmsNorm } else { Norm::LayerNorm }),
-            norm_eps: section
-                .number("norm_eps", Interval::POSITIVE.up_to(0.1))?
-                .unwrap_or(if modern { 1e-6 } else { 1e-5 }),
+            norm_eps: section.number("norm_eps", Interval::POSITIVE.up_to(0.1))?.unwrap_or(if modern {
+                1e-6
+            } else {
+                1e-5
+            }),
             qk_norm: section.boolean("qk_norm")?.unwrap_or(modern),
             activation,
             bias: section.boolean("bias")?.unwrap_or(!modern),

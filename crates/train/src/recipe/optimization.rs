@@ -48,6 +48,11 @@ impl Serialize for Span {
     }
 }
 
+/// A tenth in decimal: 3e-5 of 3e-4, where dividing gives 2.9999999999999997e-5 and recipes would show it.
+fn tenth(x: f64) -> f64 {
+    format!("{x}e-1").parse().unwrap_or(x / 10.0)
+}
+
 /// Most optimizer steps of a run.
 pub(super) const MAX_STEPS: u64 = 1 << 40;
 
@@ -97,7 +102,7 @@ impl Optimization {
     pub(super) fn read(section: &Section<'_>, lr: f64, min_lr: f64) -> Result<Self, TrainError> {
         let default_min_lr = (!section.has("lr")).then_some(min_lr);
         let lr = section.number("lr", Interval::POSITIVE.up_to(10.0))?.unwrap_or(lr);
-        let min_lr = section.number("min_lr", Interval::NOT_NEGATIVE)?.or(default_min_lr).unwrap_or(lr / 10.0);
+        let min_lr = section.number("min_lr", Interval::NOT_NEGATIVE)?.or(default_min_lr).unwrap_or_else(|| tenth(lr));
         if min_lr > lr {
             return Err(section.bad("min_lr", min_lr, format!("use at most lr = {lr}")));
         }
@@ -122,7 +127,7 @@ impl Optimization {
             .unwrap_or(Optimizer::AdamW);
         let muon_lr = section.number("muon_lr", Interval::POSITIVE.up_to(10.0))?;
         let muon_lr = match (optimizer, muon_lr) {
-            (Optimizer::Muon, rate) => Some(rate.unwrap_or(0.02)),
+            (Optimizer::Muon, rate) => Some(rate.unwrap_or(2e-3)),
             (Optimizer::AdamW, None) => None,
             (Optimizer::AdamW, Some(rate)) => {
                 return Err(section.bad("muon_lr", rate, "set optimizer = \"muon\", or leave muon_lr out"));
@@ -165,7 +170,11 @@ impl Optimization {
         };
         let warmup = counted(self.warmup);
         if warmup > steps {
-            return Err(section.bad("warmup", warmup, format!("the run has {steps} steps: use fewer, or a share like 0.03")));
+            return Err(section.bad(
+                "warmup",
+                warmup,
+                format!("the run has {steps} steps: use fewer, or a share like 0.03"),
+            ));
         }
         let cooldown = self.cooldown.map_or(0, counted);
         // Two shares of exactly the whole may round to one step more.

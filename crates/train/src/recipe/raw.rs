@@ -44,11 +44,7 @@ impl RawRecipe {
             file: file.to_owned(),
             message: error.to_string().trim_end().to_owned(),
         })?;
-        Ok(Self {
-            table,
-            origin: Origin { file: file.to_owned(), ..Origin::default() },
-            base_dir: base_dir.to_owned(),
-        })
+        Ok(Self { table, origin: Origin { file: file.to_owned(), ..Origin::default() }, base_dir: base_dir.to_owned() })
     }
 
     /// Lays `section.key=value` over the file. The value is TOML where it reads as TOML, text otherwise, so that

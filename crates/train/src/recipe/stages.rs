@@ -90,12 +90,18 @@ impl Pretrain {
             (Some(steps), Some(_)) => {
                 return Err(section.bad("steps", steps, "tokens is given too: keep one of the two"));
             }
-            (None, None) => {
-                section.require("tokens", None, "write how much to train on, like tokens = 10_000_000, or steps = 1000")?
-            }
+            (None, None) => section.require(
+                "tokens",
+                None,
+                "write how much to train on, like tokens = 10_000_000, or steps = 1000",
+            )?,
         };
         if steps > MAX_STEPS {
-            return Err(section.bad("tokens", tokens.unwrap_or(0), format!("that is {steps} steps: raise batch_tokens")));
+            return Err(section.bad(
+                "tokens",
+                tokens.unwrap_or(0),
+                format!("that is {steps} steps: raise batch_tokens"),
+            ));
         }
         let optimization = Optimization::read(section, 3e-4, 3e-5)?;
         optimization.check_fits(section, steps)?;
@@ -202,7 +208,10 @@ impl Batch {
             return Err(section.bad(
                 "context",
                 context,
-                format!("the model reads at most model.context = {}: lower this, or raise model.context", model.context),
+                format!(
+                    "the model reads at most model.context = {}: lower this, or raise model.context",
+                    model.context
+                ),
             ));
         }
         let tokens = section.size("batch_tokens", 1, 1 << 40)?.unwrap_or(default_tokens);

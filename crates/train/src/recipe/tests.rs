@@ -65,8 +65,7 @@ fn shipped(name: &str) -> Recipe {
 fn flops_per_token(recipe: &Recipe) -> f64 {
     let m = &recipe.model;
     assert!(m.block == Block::Classic && m.tie_embeddings);
-    let (l, d, t, v) =
-        (m.n_layer as f64, m.n_embd as f64, m.context as f64, recipe.tokenizer.vocab_size as f64);
+    let (l, d, t, v) = (m.n_layer as f64, m.n_embd as f64, m.context as f64, recipe.tokenizer.vocab_size as f64);
     let n = l * (12.0 * d * d + 10.0 * d) + v * d + 2.0 * d;
     6.0 * n + 6.0 * l * d * t
 }
@@ -83,7 +82,10 @@ fn the_350m_recipe_is_the_original_run() {
     let pretrain = recipe.pretrain().unwrap();
     assert_eq!((pretrain.steps, pretrain.batch_tokens, pretrain.accumulation()), (19_074, 1 << 19, 64));
     let o = &pretrain.optimization;
-    assert_eq!((o.lr, o.min_lr, o.beta1, o.beta2, o.eps, o.weight_decay, o.clip), (3e-4, 3e-5, 0.9, 0.95, 1e-8, 0.1, 1.0));
+    assert_eq!(
+        (o.lr, o.min_lr, o.beta1, o.beta2, o.eps, o.weight_decay, o.clip),
+        (3e-4, 3e-5, 0.9, 0.95, 1e-8, 0.1, 1.0)
+    );
     assert_eq!(pretrain.schedule().warmup, 572);
     assert_eq!(pretrain.schedule().lr(19_073), 3e-5);
     let sft = recipe.sft().unwrap();
@@ -127,7 +129,10 @@ fn defaults_follow_the_block_and_the_preset() {
     assert_eq!((m.norm, m.qk_norm, m.activation, m.bias), (Norm::RmsNorm, true, Activation::SwiGlu, false));
     let recipe = parse(WITH_SFT).unwrap();
     let m = &recipe.model;
-    assert_eq!((m.n_ff, m.norm, m.activation, m.bias, m.context), (1024, Norm::LayerNorm, Activation::Gelu, true, 2048));
+    assert_eq!(
+        (m.n_ff, m.norm, m.activation, m.bias, m.context),
+        (1024, Norm::LayerNorm, Activation::Gelu, true, 2048)
+    );
     let sft = recipe.sft().unwrap();
     assert_eq!((sft.context, sft.batch_tokens, sft.micro_batch, sft.accumulation()), (2048, 65_536, 4, 8));
     assert!(matches!(recipe.pretrain(), Err(TrainError::RecipeMissingKey { key, .. }) if key == "pretrain"));
@@ -178,7 +183,14 @@ fn a_stage_may_be_resumed_from_another_place_but_not_with_another_rate() {
     let saved = parse(&both).unwrap();
     let moved = parse_with(
         &both,
-        &["run.dir=elsewhere", "run.threads=1", "pretrain.keep_last=9", "sft.lr=2e-4", "identity.name=Bo", "data.sft.0.path=c"],
+        &[
+            "run.dir=elsewhere",
+            "run.threads=1",
+            "pretrain.keep_last=9",
+            "sft.lr=2e-4",
+            "identity.name=Bo",
+            "data.sft.0.path=c",
+        ],
     )
     .unwrap();
     assert_eq!(moved.stage_hash(Stage::Pretrain).unwrap(), saved.stage_hash(Stage::Pretrain).unwrap());
@@ -358,7 +370,13 @@ fn a_file_that_is_no_recipe_says_where() {
 fn overrides_take_text_without_quotes_and_create_sections() {
     let recipe = parse_with(
         SMALLEST,
-        &["run.dir=runs/a b=c", "identity.name=Bo", "identity.maker=\"2001\"", "identity.description=a model", "pretrain.tokens=2048"],
+        &[
+            "run.dir=runs/a b=c",
+            "identity.name=Bo",
+            "identity.maker=\"2001\"",
+            "identity.description=a model",
+            "pretrain.tokens=2048",
+        ],
     )
     .unwrap();
     assert_eq!(recipe.run.dir, "runs/a b=c");

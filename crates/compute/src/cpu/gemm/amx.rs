@@ -213,9 +213,10 @@ impl Tiles {
         let steps = groups / PAIRS;
         let second = b.wrapping_add((panels - 1) * panel_len);
         let row_bytes = row_stride * size_of::<Bf16>();
-        let mut operands = Operands { a: a.cast(), row_bytes, b: [b.cast(), second.cast()], steps, tail: core::ptr::null() };
+        let mut operands =
+            Operands { a: a.cast(), row_bytes, b: [b.cast(), second.cast()], steps, tail: core::ptr::null() };
         let tail;
-        if groups % PAIRS != 0 {
+        if !groups.is_multiple_of(PAIRS) {
             let k = steps * 2 * PAIRS;
             let b = [b.wrapping_add(k * PANEL), second.wrapping_add(k * PANEL)];
             // SAFETY: the caller's promises; what is left of `k` starts there.

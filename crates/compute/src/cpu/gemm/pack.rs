@@ -43,7 +43,7 @@ impl<'a, S: MatElement> PackedB<'a, S> {
     /// The sub-matrix of rows `k0..k0 + k` (both multiples of `GROUP`, or ending at the end) and the columns of
     /// `panels` panels from `panel0`.
     pub(crate) fn slice(&self, k0: usize, k: usize, column0: usize, n: usize) -> Self {
-        debug_assert!(k0 % S::GROUP == 0 && column0 % PANEL == 0);
+        debug_assert!(k0.is_multiple_of(S::GROUP) && column0.is_multiple_of(PANEL));
         let first = column0 / PANEL * self.panel_len;
         let end = (column0 + n).div_ceil(PANEL) * self.panel_len;
         PackedB {
@@ -69,6 +69,26 @@ impl<'a, S: MatElement> PackedB<'a, S> {
     }
 }
 
+/// A value in the type of the operand; free where it has that type already.
+#[inline(always)]
+fn convert<T: Storage, S: MatElement>(x: T) -> S {
+    if T::DTYPE == S::DTYPE {
+        // SAFETY: a tag belongs to one type, so T is S.
+        unsafe { core::mem::transmute_copy(&x) }
+    } else {
+        S::store(x.load())
+    }
+}
+
+/// Two 16-bit values as they lie side by side in (little-endian) memory.
+#[inline(always)]
+fn pair<S: MatElement>(a: S, b: S) -> u32 {
+    const { assert!(size_of::<S>() == 2 || S::GROUP == 1) };
+    // SAFETY: reached with 2-byte elements only: those of a group of two.
+    let (a, b): (u16, u16) = unsafe { (core::mem::transmute_copy(&a), core::mem::transmute_copy(&b)) };
+    u32::from(b) << 16 | u32::from(a)
+}
+
 /// Packs panel `panel` of `B = sourceᵀ`: `source` is `[n][k]`, rows `stride` apart (a weight `[out, in]`, the keys).
 #[inline(always)]
 pub(crate) fn transposed_panel<T: Storage, S: MatElement>(
@@ -79,7 +99,7 @@ pub(crate) fn transposed_panel<T: Storage, S: MatElement>(
     out: &mut [S],
 ) {
     let rows = PANEL.min(n - panel * PANEL);
-    if rows < PANEL || k % S::GROUP != 0 {
+    if rows < PANEL || !k.is_multiple_of(S::GROUP) {
         out.fill(S::store(0.0));
     }
     let out = &mut out[..k.next_multiple_of(S::GROUP) * PANEL];
@@ -89,11 +109,11 @@ pub(crate) fn transposed_panel<T: Storage, S: MatElement>(
         let rest = groups.remainder();
         for (slot, values) in out.chunks_exact_mut(PANEL * S::GROUP).zip(groups) {
             for (i, value) in values.iter().enumerate() {
-                slot[lane * S::GROUP + i] = S::store(value.load());
+                slot[lane * S::GROUP + i] = convert(*value);
             }
         }
         if let [value] = rest {
-            out[(k / S::GROUP * PANEL + lane) * S::GROUP] = S::store(value.load());
+            out[(k / S::GROUP * PANEL + lane) * S::GROUP] = convert(*value);
         }
     }
 }
@@ -118,27 +138,110 @@ pub(crate) fn panel<T: Storage, S: MatElement>(
         let a = &source[first * stride + column..][..columns];
         if S::GROUP == 1 {
             for (to, from) in slot.iter_mut().zip(a) {
-                *to = S::store(from.load());
+                *to = convert(*from);
             }
         } else if first + 1 < k {
             let b = &source[(first + 1) * stride + column..][..columns];
             if columns == PANEL {
-                // The full panel on its own, with constant bounds: it becomes two loads, an interleave, a store.
+                // The full panel on its own, with constant bounds and pairs as words, which vectorises.
+                let mut words = [0_u32; PANEL];
                 for lane in 0..PANEL {
-                    slot[2 * lane] = S::store(a[lane].load());
-                    slot[2 * lane + 1] = S::store(b[lane].load());
+                    words[lane] = pair(convert::<T, S>(a[lane]), convert::<T, S>(b[lane]));
                 }
+                // SAFETY: the slot is 16 pairs of 16 bits.
+                unsafe { slot.as_mut_ptr().cast::<[u32; PANEL]>().write_unaligned(words) };
             } else {
                 for (lane, (x, y)) in a.iter().zip(b).enumerate() {
-                    slot[2 * lane] = S::store(x.load());
-                    slot[2 * lane + 1] = S::store(y.load());
+                    slot[2 * lane] = convert(*x);
+                    slot[2 * lane + 1] = convert(*y);
                 }
             }
         } else {
             for (lane, x) in a.iter().enumerate() {
-                slot[2 * lane] = S::store(x.load());
+                slot[2 * lane] = convert(*x);
                 slot[2 * lane + 1] = S::store(0.0);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::isa::{Kernel, Math};
+    use crate::dtype::Bf16;
+
+    /// Where `B[l, j]` lies, from the format's definition.
+    fn index<S: MatElement>(k: usize, l: usize, j: usize) -> usize {
+        let groups = k.div_ceil(S::GROUP);
+        ((j / PANEL * groups + l / S::GROUP) * PANEL + j % PANEL) * S::GROUP + l % S::GROUP
+    }
+
+    /// Packs both ways from `[k][n]` and `[n][k]` rows with a gap between them.
+    struct Both<'a, T, S> {
+        rows: &'a [T],
+        columns: &'a [T],
+        shape: (usize, usize),
+        out: [&'a mut [S]; 2],
+    }
+
+    impl<T: Storage, S: MatElement> Kernel for Both<'_, T, S> {
+        type Output = ();
+        #[inline(always)]
+        fn run<M: Math>(self) {
+            let (k, n) = self.shape;
+            let len = packed_len::<S>(k, PANEL);
+            let [a, b] = self.out;
+            for (p, (a, b)) in a.chunks_exact_mut(len).zip(b.chunks_exact_mut(len)).enumerate() {
+                panel(self.rows, n + 3, self.shape, p, a);
+                transposed_panel(self.columns, k + 3, self.shape, p, b);
+            }
+        }
+    }
+
+    fn panels_hold_every_element<T: Storage, S: MatElement>() {
+        for isa in crate::cpu::isa::Isa::available() {
+            for (k, n) in [(1, 1), (2, 16), (3, 17), (7, 15), (16, 32), (31, 33), (64, 48)] {
+                let value = |l: usize, j: usize| (l * n + j + 1) as f32 / 16.0;
+                let nan = T::store(f32::NAN);
+                let mut rows = vec![nan; k * (n + 3)];
+                let mut columns = vec![nan; n * (k + 3)];
+                for l in 0..k {
+                    for j in 0..n {
+                        rows[l * (n + 3) + j] = T::store(value(l, j));
+                        columns[j * (k + 3) + l] = T::store(value(l, j));
+                    }
+                }
+                let len = packed_len::<S>(k, n);
+                let (mut a, mut b) = (vec![S::store(f32::NAN); len], vec![S::store(f32::NAN); len]);
+                isa.run(Both { rows: &rows, columns: &columns, shape: (k, n), out: [&mut a, &mut b] });
+                let mut want = vec![0.0; len];
+                for l in 0..k {
+                    for j in 0..n {
+                        want[index::<S>(k, l, j)] = S::store(T::store(value(l, j)).load()).load();
+                    }
+                }
+                let got = |x: &[S]| x.iter().map(|x| x.load()).collect::<Vec<_>>();
+                assert_eq!(got(&a), want, "{} columns of {k} x {n}", isa.name());
+                assert_eq!(got(&b), want, "{} transpose of {k} x {n}", isa.name());
+            }
+        }
+    }
+
+    #[test]
+    fn every_element_has_its_place_and_padding_is_zero() {
+        panels_hold_every_element::<f32, f32>();
+        panels_hold_every_element::<f32, Bf16>();
+        panels_hold_every_element::<Bf16, Bf16>();
+    }
+
+    #[test]
+    fn a_slice_starts_at_its_group_of_its_panel() {
+        let (k, n) = (10, 40);
+        let data: Vec<Bf16> = (0..packed_len::<Bf16>(k, n)).map(|i| Bf16(i as u16)).collect();
+        let part = PackedB::new(&data, k, n).slice(4, 6, 16, 24).slice(2, 4, 16, 8);
+        assert_eq!((part.groups(), part.k, part.n), (2, 4, 8));
+        // SAFETY: the panel has elements.
+        assert_eq!(usize::from(unsafe { (*part.panel(0)).0 }), index::<Bf16>(k, 6, 32));
     }
 }

@@ -5,6 +5,8 @@
 //! states the identity; the facts are common knowledge, written for this project.
 
 mod facts;
+mod people;
+mod requests;
 mod talk;
 
 use super::Exchange;
@@ -16,16 +18,16 @@ pub(super) fn groups() -> Vec<(usize, Vec<Exchange>)> {
         (16, definitions()),
         (6, capitals()),
         (6, people()),
-        (12, pairs(facts::WHO_DID)),
+        (12, pairs(people::WHO_DID)),
         (14, pairs(facts::FACTS)),
-        (8, pairs(facts::NAMES_OF)),
+        (8, pairs(people::NAMES_OF)),
         (10, likes()),
         (8, favorites()),
         (8, first_names()),
         (16, pairs(talk::REMARKS)),
         (6, pairs(talk::COURTESIES)),
-        (14, pairs(talk::TO_YOU)),
-        (8, pairs(talk::REQUESTS)),
+        (14, pairs(requests::TO_YOU)),
+        (8, pairs(requests::REQUESTS)),
     ]
 }
 
@@ -38,11 +40,7 @@ fn pairs(table: &[(&str, &str)]) -> Vec<Exchange> {
 }
 
 /// Each entry in several wordings; `{}` stands for the thing.
-fn asked<'a>(
-    wordings: &'a [&'a str],
-    thing: &'a str,
-    answer: &'a str,
-) -> impl Iterator<Item = Exchange> + 'a {
+fn asked<'a>(wordings: &'a [&'a str], thing: &'a str, answer: &'a str) -> impl Iterator<Item = Exchange> + 'a {
     wordings.iter().map(move |w| exchange(w.replace("{}", thing), answer.to_owned()))
 }
 
@@ -78,7 +76,7 @@ fn capitals() -> Vec<Exchange> {
 fn people() -> Vec<Exchange> {
     const WORDINGS: &[&str] =
         &["Who is {}?", "Who was {}?", "Do you know who {} is?", "Tell me about {}.", "Can you tell me who {} was?"];
-    facts::PEOPLE.iter().flat_map(|(person, answer)| asked(WORDINGS, person, answer)).collect()
+    people::PEOPLE.iter().flat_map(|(person, answer)| asked(WORDINGS, person, answer)).collect()
 }
 
 fn likes() -> Vec<Exchange> {
@@ -129,7 +127,7 @@ fn first_names() -> Vec<Exchange> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::{normalise, names_another};
+    use crate::identity::{names_another, normalise};
     use std::collections::BTreeSet;
 
     #[test]
@@ -139,9 +137,9 @@ mod tests {
         assert!(questions.len() >= 2000, "{}", questions.len());
         let written = facts::DEFINITIONS.len()
             + facts::CAPITALS.len()
-            + facts::PEOPLE.len()
-            + [facts::WHO_DID, facts::FACTS, facts::NAMES_OF].iter().map(|t| t.len()).sum::<usize>()
-            + [talk::LIKES, talk::FAVORITES, talk::REMARKS, talk::COURTESIES, talk::TO_YOU, talk::REQUESTS]
+            + people::PEOPLE.len()
+            + [people::WHO_DID, facts::FACTS, people::NAMES_OF].iter().map(|t| t.len()).sum::<usize>()
+            + [talk::LIKES, talk::FAVORITES, talk::REMARKS, talk::COURTESIES, requests::TO_YOU, requests::REQUESTS]
                 .iter()
                 .map(|t| t.len())
                 .sum::<usize>();

@@ -269,7 +269,7 @@ impl Unit {
             Operation::DotBf16 { sum, a, b } => {
                 for tile in [sum, a, b] {
                     self.check(tile);
-                    if self.row_bytes[tile] % 4 != 0 {
+                    if !self.row_bytes[tile].is_multiple_of(4) {
                         fault("tdpbf16ps: rows are no whole pairs");
                     }
                 }

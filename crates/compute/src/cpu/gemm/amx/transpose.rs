@@ -21,20 +21,18 @@ pub(super) unsafe fn pairs_to_rows(from: *const Bf16, pairs: usize, to: *mut Bf1
         *x = unsafe { _mm512_loadu_si512(from.add(pair * 32).cast()) };
     }
     // Groups of 4 pairs become 4 rows' 4 pairs in each 128-bit lane; then lanes are exchanged.
-    let mut quad = [[_mm512_setzero_si512(); 4]; 4];
-    for (quad, x) in quad.iter_mut().zip(x.chunks_exact(4)) {
+    // Four pairs become, in each 128-bit lane, one row's four pairs; then the lanes are exchanged.
+    let mut quads = [[_mm512_setzero_si512(); 4]; 4];
+    for (i, x) in x.chunks_exact(4).enumerate() {
         let low = [_mm512_unpacklo_epi32(x[0], x[1]), _mm512_unpacklo_epi32(x[2], x[3])];
         let high = [_mm512_unpackhi_epi32(x[0], x[1]), _mm512_unpackhi_epi32(x[2], x[3])];
-        *quad = [
-            _mm512_unpacklo_epi64(low[0], low[1]),
-            _mm512_unpackhi_epi64(low[0], low[1]),
-            _mm512_unpacklo_epi64(high[0], high[1]),
-            _mm512_unpackhi_epi64(high[0], high[1]),
-        ];
+        quads[0][i] = _mm512_unpacklo_epi64(low[0], low[1]);
+        quads[1][i] = _mm512_unpackhi_epi64(low[0], low[1]);
+        quads[2][i] = _mm512_unpacklo_epi64(high[0], high[1]);
+        quads[3][i] = _mm512_unpackhi_epi64(high[0], high[1]);
     }
-    for i in 0..4 {
-        let rows = exchange_lanes([quad[0][i], quad[1][i], quad[2][i], quad[3][i]]);
-        for (lane, row) in rows.into_iter().enumerate() {
+    for (i, quad) in quads.into_iter().enumerate() {
+        for (lane, row) in exchange_lanes(quad).into_iter().enumerate() {
             // SAFETY: the caller's promise; the mask keeps the store inside the row.
             unsafe { _mm512_mask_storeu_epi32(to.add((4 * lane + i) * stride).cast(), inside, row) };
         }

@@ -1,0 +1,53 @@
+//! The page around the sections.
+
+use std::fmt::Write;
+
+use super::data::ReportData;
+use super::html::escape;
+use super::sections;
+
+const STYLE: &str = include_str!("style.css");
+
+pub(super) fn render(report: &ReportData) -> String {
+    let curves: String = report.stages.iter().map(sections::stage).collect();
+    // Anchor, title, and what is under it.
+    let parts = [
+        ("numbers", "Bits per byte", sections::compression(&report.compression)),
+        ("identity", "Does it know who it is?", sections::exams(&report.exams)),
+        ("samples", "Samples", sections::samples(&report.samples)),
+        ("curves", "Training", curves),
+        ("data", "Data", sections::data(&report.sources, &report.cleaning)),
+        ("model", "Model", sections::facts(&report.model)),
+        ("hardware", "Hardware", sections::facts(&report.hardware)),
+        ("recipe", "Recipe", sections::recipe(&report.recipe, &report.recipe_hash)),
+    ];
+    let parts: Vec<_> = parts.into_iter().filter(|(_, _, html)| !html.is_empty()).collect();
+
+    let name = escape(&report.name);
+    let mut out = format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n\
+         <title>{name}: training report</title>\n<link rel=\"icon\" href=\"data:,\">\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
+         <header>\n<p class=\"kicker\">Training report</p>\n<h1>{name}</h1>\n<p class=\"lead\">{}</p>\n{}",
+        escape(&report.description),
+        sections::headline(&report.headline)
+    );
+    if parts.len() > 1 {
+        out.push_str("<nav aria-label=\"Sections\"><ul>");
+        for (anchor, title, _) in &parts {
+            let _ = write!(out, "<li><a href=\"#{anchor}\">{title}</a></li>");
+        }
+        out.push_str("</ul></nav>\n");
+    }
+    out.push_str("</header>\n<main>\n");
+    for (anchor, title, html) in &parts {
+        let _ = write!(
+            out,
+            "<section id=\"{anchor}\" aria-labelledby=\"{anchor}-title\">\n<h2 id=\"{anchor}-title\">{title}</h2>\n{html}</section>\n"
+        );
+    }
+    let _ = write!(out, "</main>\n<footer><p>{}</p></footer>\n</body>\n</html>\n", escape(&report.made));
+    out
+}

@@ -1,0 +1,150 @@
+//! Documents to tokenizer and shards.
+
+use std::path::Path;
+
+use casallm_data::Error as DataError;
+use casallm_data::corpus::{self, Kind};
+use casallm_data::shards::{Manifest, ShardOptions, tokenize};
+use casallm_data::source::{Document, SourceOptions, open_documents_in, open_embedded};
+use casallm_data::split::{Split, SplitRule};
+use casallm_data::tokenizer::{Tokenizer, TrainOptions};
+
+use super::{EMBEDDED, RunDir, StageObserver};
+use crate::error::TrainError;
+use crate::recipe::{PretrainSource, Recipe};
+
+/// A stream of documents that may be handed to another thread.
+type Documents = Box<dyn Iterator<Item = Result<Document, DataError>> + Send>;
+
+/// A source, tokenised.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// Its name.
+    pub name: String,
+    /// Its share of rows.
+    pub weight: f64,
+    /// What is in its shards.
+    pub manifest: Manifest,
+}
+
+/// Opens a source, and says what it is made from: names and sizes, by which a later run knows whether to begin anew.
+fn open(recipe: &Recipe, source: &PretrainSource) -> Result<(Documents, String, Option<u64>), TrainError> {
+    let options = SourceOptions { text_field: source.text_field.clone(), ..SourceOptions::default() };
+    if let Some(name) = source.path.strip_prefix(EMBEDDED) {
+        let embedded = corpus::sources().iter().find(|s| s.name == name && s.kind == Kind::Documents);
+        let embedded = embedded.ok_or_else(|| TrainError::RecipeNoFiles {
+            file: recipe.file.clone(),
+            key: format!("data.pretrain.{}.path", source.name),
+            found: source.path.clone(),
+            remedy: "embedded documents are: embedded:openstax".to_owned(),
+        })?;
+        let inputs = format!("{} {} bytes", embedded.file, embedded.bytes.len());
+        return Ok((Box::new(open_embedded(embedded.file, embedded.bytes, &options)?), inputs, None));
+    }
+    let files = recipe.pretrain_files(source)?;
+    let mut inputs = format!("field {}", source.text_field);
+    let mut total = 0;
+    for file in &files {
+        let bytes = file.metadata().map_err(|e| TrainError::from_io(file, "read", 0, e))?.len();
+        total += bytes;
+        inputs += &format!("\n{} {bytes} bytes", file.display());
+    }
+    Ok((Box::new(open_documents_in(&files, &options)?), inputs, Some(total)))
+}
+
+fn split_rule(recipe: &Recipe) -> Result<SplitRule, TrainError> {
+    Ok(SplitRule::new(recipe.data.validation_fraction, recipe.data.seed)?)
+}
+
+/// The run's tokenizer: read where it is, trained on the training documents where not.
+///
+/// # Errors
+/// The data cannot be read, or gives too small a vocabulary.
+pub fn tokenizer(recipe: &Recipe, dir: &RunDir, observer: &mut dyn StageObserver) -> Result<Tokenizer, TrainError> {
+    let path = dir.tokenizer();
+    if path.exists() {
+        let tokenizer = Tokenizer::load(&path)?;
+        if tokenizer.vocab_size() != recipe.tokenizer.vocab_size {
+            return Err(TrainError::RunState {
+                path,
+                reason: format!(
+                    "has {} tokens, tokenizer.vocab_size is {}; set it to that, or choose another run.dir",
+                    tokenizer.vocab_size(),
+                    recipe.tokenizer.vocab_size
+                ),
+            });
+        }
+        return Ok(tokenizer);
+    }
+    let tokenizer = train_tokenizer(recipe, observer)?;
+    create(dir.root())?;
+    tokenizer.save(&path)?;
+    Ok(tokenizer)
+}
+
+fn train_tokenizer(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Tokenizer, TrainError> {
+    const TASK: &str = "tokenizer";
+    let rule = split_rule(recipe)?;
+    let mut streams = Vec::new();
+    for source in &recipe.data.pretrain {
+        streams.push(open(recipe, source)?.0);
+    }
+    // Sources take turns, so that a sample cut short is a sample of all of them.
+    let mut turn = 0;
+    let documents = std::iter::from_fn(move || {
+        while !streams.is_empty() {
+            turn %= streams.len();
+            match streams[turn].next() {
+                Some(document) => {
+                    turn += 1;
+                    return Some(document);
+                }
+                None => drop(streams.remove(turn)),
+            }
+        }
+        None
+    });
+    let texts = documents.filter_map(|document| match document {
+        Ok(document) => (rule.split(&document.text) == Split::Train).then_some(Ok(document.text)),
+        Err(error) => Some(Err(error)),
+    });
+    let options = TrainOptions {
+        vocab_size: recipe.tokenizer.vocab_size,
+        max_bytes: recipe.tokenizer.sample_bytes,
+        ..TrainOptions::default()
+    };
+    let total = Some(recipe.tokenizer.sample_bytes);
+    let tokenizer =
+        Tokenizer::train(texts, &options, &mut |p| observer.progress(TASK, "bytes", p.bytes, total))?;
+    observer.finished(TASK);
+    Ok(tokenizer)
+}
+
+/// Shards of every source: kept where they are whole, made where not.
+///
+/// # Errors
+/// The data cannot be read, or the disk refuses.
+pub fn shards(
+    recipe: &Recipe,
+    dir: &RunDir,
+    tokenizer: &Tokenizer,
+    observer: &mut dyn StageObserver,
+) -> Result<Vec<Prepared>, TrainError> {
+    let mut prepared = Vec::new();
+    for source in &recipe.data.pretrain {
+        let (documents, inputs, _) = open(recipe, source)?;
+        let options = ShardOptions::new(split_rule(recipe)?, inputs);
+        let task = format!("tokenise {}", source.name);
+        let folder = dir.shards(&source.name);
+        let manifest = tokenize(&folder, &source.name, documents, tokenizer, &options, &mut |p| {
+            observer.progress(&task, "bytes", p.bytes, None);
+        })?;
+        observer.finished(&task);
+        prepared.push(Prepared { name: source.name.clone(), weight: source.weight, manifest });
+    }
+    Ok(prepared)
+}
+
+fn create(folder: &Path) -> Result<(), TrainError> {
+    std::fs::create_dir_all(folder).map_err(|source| TrainError::from_io(folder, "create", 0, source))
+}

@@ -1,0 +1,216 @@
+//! From a recipe to a trained model, stage by stage: tokenizer, shards, pre-training, fine-tuning.
+//!
+//! Everything goes into the recipe's `run.dir`, whose layout is [`RunDir`]. Each part is skipped where its result is
+//! already there, so that a command run again goes on where it was. Called by the command line.
+
+mod conversations;
+mod documents;
+mod pretrain;
+mod sft;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use casallm_compute::{DType, Device};
+use casallm_data::chat::CHAT_TEMPLATE;
+use casallm_data::tokenizer::Tokenizer;
+use casallm_model::config::{self, ModelConfig};
+use casallm_model::directory::{GENERATION_CONFIG, StoredDtype, TOKENIZER, TOKENIZER_CONFIG, TextFile, save_model};
+use casallm_model::error::ModelError;
+use casallm_model::network::Network;
+
+pub use conversations::{Conversations, gather};
+pub use documents::{Prepared, shards, tokenizer};
+pub use pretrain::{model_config, pretrain, pretrain_config};
+pub use sft::{SftSetup, sft, sft_setup};
+
+use crate::checkpoint::CheckpointStore;
+use crate::error::TrainError;
+use crate::optimizer::{MatrixUpdate, OptimizerConfig};
+use crate::recipe::{self, Precision, Recipe, Stage};
+use crate::trainer::Observer;
+
+/// Marks a data path as a source that the program carries: `embedded:openstax`.
+pub const EMBEDDED: &str = "embedded:";
+
+/// Where a run keeps what it makes.
+#[derive(Clone, Debug)]
+pub struct RunDir {
+    root: PathBuf,
+}
+
+impl RunDir {
+    /// The layout under `root`.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        RunDir { root: root.into() }
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> PathBuf {
+        self.root.join(TOKENIZER)
+    }
+
+    /// Token shards of a source.
+    pub fn shards(&self, source: &str) -> PathBuf {
+        self.root.join("data").join(source)
+    }
+
+    /// Metrics of all stages.
+    pub fn metrics(&self) -> PathBuf {
+        self.root.join("metrics.jsonl")
+    }
+
+    /// Checkpoints of a stage.
+    pub fn checkpoints(&self, stage: Stage) -> PathBuf {
+        self.root.join("checkpoints").join(stage.name())
+    }
+
+    /// The model that a stage ends with.
+    pub fn model(&self, stage: Stage) -> PathBuf {
+        match stage {
+            Stage::Pretrain => self.root.join("base"),
+            Stage::Sft => self.root.join("model"),
+        }
+    }
+
+    /// What cleaning did to the conversations.
+    pub fn cleaning(&self) -> PathBuf {
+        self.root.join("cleaning.json")
+    }
+}
+
+/// Hears how the preparation of data and the training go.
+pub trait StageObserver: Observer {
+    /// Part of a task is done; `total` where known. `unit` is what is counted.
+    fn progress(&mut self, task: &str, unit: &'static str, done: u64, total: Option<u64>);
+    /// The task is done.
+    fn finished(&mut self, task: &str);
+}
+
+/// The storage type that a precision means.
+pub fn dtype_of(precision: Precision) -> DType {
+    match precision {
+        Precision::Bf16 => DType::Bf16,
+        Precision::F32 => DType::F32,
+    }
+}
+
+fn optimizer_config(settings: &recipe::Optimization) -> OptimizerConfig {
+    OptimizerConfig {
+        matrices: match (settings.optimizer, settings.muon_lr) {
+            (recipe::Optimizer::Muon, Some(lr)) => MatrixUpdate::Muon { lr: lr as f32, momentum: 0.95 },
+            _ => MatrixUpdate::AdamW,
+        },
+        beta1: settings.beta1 as f32,
+        beta2: settings.beta2 as f32,
+        eps: settings.eps as f32,
+        weight_decay: settings.weight_decay as f32,
+    }
+}
+
+/// Opens a stage's checkpoints; refuses to begin over some, or to resume from none.
+fn open_store(dir: &RunDir, stage: Stage, keep_last: usize, resume: bool) -> Result<CheckpointStore, TrainError> {
+    let path = dir.checkpoints(stage);
+    let store = CheckpointStore::new(&path, keep_last)?;
+    match store.steps()?.last() {
+        Some(step) if !resume => Err(TrainError::RunState {
+            path,
+            reason: format!("holds a checkpoint of step {step}; add --resume to go on, or choose another run.dir"),
+        }),
+        _ => Ok(store),
+    }
+}
+
+/// Writes a network as a model directory with its tokenizer.
+///
+/// # Errors
+/// The disk refuses.
+pub fn save<D: Device>(
+    dir: &Path,
+    network: &Network<D>,
+    tokenizer: &Tokenizer,
+    dtype: StoredDtype,
+) -> Result<(), TrainError> {
+    let special = tokenizer.special();
+    let tokenizer_config = serde_json::json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": network.config().context,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "additional_special_tokens": ["<|system|>", "<|user|>", "<|assistant|>"],
+        "add_bos_token": false,
+        "clean_up_tokenization_spaces": false,
+        "chat_template": CHAT_TEMPLATE,
+    });
+    let generation_config = serde_json::json!({
+        "bos_token_id": special.bos,
+        "eos_token_id": special.eos,
+        "pad_token_id": special.pad,
+        "do_sample": true,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "top_k": 50,
+    });
+    let texts = [
+        (TOKENIZER, tokenizer.to_json()),
+        (TOKENIZER_CONFIG, format!("{tokenizer_config:#}\n")),
+        (GENERATION_CONFIG, format!("{generation_config:#}\n")),
+    ];
+    let texts: Vec<TextFile<'_>> = texts.iter().map(|(name, contents)| TextFile { name, contents }).collect();
+    let parameters = &network.parameters;
+    let mut at = 0;
+    save_model(dir, network.config(), dtype, &texts, |spec| {
+        let values = parameters.read(at);
+        at += 1;
+        let values = values.ok_or_else(|| ModelError::WrongCount {
+            name: spec.name.clone(),
+            found: 0,
+            expected: spec.shape.clone(),
+        })?;
+        Ok(values.into())
+    })?;
+    Ok(())
+}
+
+/// The model that a recipe describes, over a tokenizer's vocabulary.
+fn config_of(recipe: &Recipe) -> Result<ModelConfig, TrainError> {
+    let model = &recipe.model;
+    let config = ModelConfig {
+        vocab_size: recipe.tokenizer.vocab_size,
+        n_layer: model.n_layer,
+        n_head: model.n_head,
+        n_kv_head: model.n_kv_head,
+        n_embd: model.n_embd,
+        head_dim: model.head_dim,
+        n_ff: model.n_ff,
+        context: model.context,
+        norm: match model.norm {
+            recipe::Norm::LayerNorm => config::Norm::LayerNorm,
+            recipe::Norm::RmsNorm => config::Norm::RmsNorm,
+        },
+        qk_norm: model.qk_norm,
+        activation: match model.activation {
+            recipe::Activation::Gelu => config::Activation::Gelu,
+            recipe::Activation::SwiGlu => config::Activation::SwiGlu,
+            recipe::Activation::ReluSquared => config::Activation::ReluSquared,
+        },
+        bias: model.bias,
+        tie_embeddings: model.tie_embeddings,
+        rope_theta: model.rope_theta as f32,
+        norm_eps: model.norm_eps as f32,
+        dropout: model.dropout as f32,
+    };
+    config.validate()?;
+    Ok(config)
+}
+
+/// The matrix peak of the device; a run without it still trains.
+fn peak<D: Device>(device: &Arc<D>, dtype: DType) -> Option<f64> {
+    crate::peak::measure(&**device, dtype).ok()
+}

@@ -1,0 +1,111 @@
+//! The first stage: next-token prediction on documents.
+
+use std::sync::Arc;
+
+use casallm_compute::Device;
+use casallm_data::loader::{PretrainLoader, ValidationLoader, WeightedSource};
+use casallm_data::shards::ShardSet;
+use casallm_data::split::Split;
+use casallm_data::tokenizer::Tokenizer;
+use casallm_model::config::ModelConfig;
+use casallm_model::directory::StoredDtype;
+use casallm_model::network::Network;
+use casallm_model::parameters::Parameters;
+
+use super::{
+    Prepared, RunDir, StageObserver, config_of, dtype_of, open_store, optimizer_config, peak, save, shards, tokenizer,
+};
+use crate::error::TrainError;
+use crate::feed::PretrainFeed;
+use crate::interrupt::Interrupt;
+use crate::recipe::{Pretrain, Recipe, Stage};
+use crate::trainer::{Outcome, Trainer, TrainerConfig, plan};
+use crate::validation::{ValidationSet, from_loader};
+
+/// The model that a recipe describes.
+///
+/// # Errors
+/// Its dimensions contradict each other.
+pub fn model_config(recipe: &Recipe) -> Result<ModelConfig, TrainError> {
+    config_of(recipe)
+}
+
+/// The trainer's settings for a recipe's first stage.
+///
+/// # Errors
+/// The recipe has no such stage.
+pub fn pretrain_config(recipe: &Recipe) -> Result<TrainerConfig, TrainError> {
+    let stage = recipe.pretrain()?;
+    Ok(TrainerConfig {
+        stage: Stage::Pretrain,
+        settings: recipe.stage_toml(Stage::Pretrain)?,
+        schedule: stage.schedule(),
+        clip: stage.optimization.clip,
+        optimizer: optimizer_config(&stage.optimization),
+        eval_every: stage.eval_every,
+        checkpoint_every: stage.checkpoint_every,
+        seed: recipe.run.seed,
+        micro_tokens: stage.micro_batch * stage.context,
+        context: stage.context,
+        peak: None,
+    })
+}
+
+struct Data {
+    feed: PretrainFeed,
+    validation: Vec<ValidationSet>,
+}
+
+fn open(
+    recipe: &Recipe,
+    stage: &Pretrain,
+    dir: &RunDir,
+    tokenizer: &Tokenizer,
+    prepared: &[Prepared],
+) -> Result<Data, TrainError> {
+    let set = |source: &Prepared, split| ShardSet::open(&dir.shards(&source.name), split, tokenizer);
+    let mut sources = Vec::new();
+    let mut held_out = Vec::new();
+    for source in prepared {
+        sources.push(WeightedSource { shards: set(source, Split::Train)?, weight: source.weight });
+        held_out.push(set(source, Split::Val)?);
+    }
+    let loader = PretrainLoader::new(sources, stage.context, recipe.data.seed)?;
+    let rows = stage.eval_tokens.div_ceil((stage.context * prepared.len()) as u64);
+    let validation = ValidationLoader::new(held_out, stage.context, rows, tokenizer)?;
+    let validation = from_loader(&validation, stage.micro_batch, &tokenizer.byte_lengths())?;
+    let feed = PretrainFeed { loader, rows: stage.micro_batch, accumulation: stage.accumulation() };
+    Ok(Data { feed, validation })
+}
+
+/// Runs or resumes the first stage; at its end the model stands in [`RunDir::model`].
+///
+/// # Errors
+/// Anything from the recipe to the disk; see [`TrainError`].
+pub fn pretrain<D: Device>(
+    recipe: &Recipe,
+    device: &Arc<D>,
+    resume: bool,
+    interrupt: &Interrupt,
+    observer: &mut dyn StageObserver,
+) -> Result<Outcome, TrainError> {
+    let stage = recipe.pretrain()?;
+    let dir = RunDir::new(&recipe.run.dir);
+    let model = config_of(recipe)?;
+    let dtype = dtype_of(recipe.run.precision);
+    let mut config = pretrain_config(recipe)?;
+    // Before any time is spent: does it fit, is there something in the way?
+    plan(&**device, &model, dtype, &config).check(device.available_bytes())?;
+    let store = open_store(&dir, Stage::Pretrain, stage.keep_last, resume)?;
+    let tokenizer = tokenizer(recipe, &dir, observer)?;
+    let prepared = shards(recipe, &dir, &tokenizer, observer)?;
+    let data = open(recipe, stage, &dir, &tokenizer, &prepared)?;
+    config.peak = peak(device, dtype);
+    let parameters = Parameters::random(device.clone(), &model, dtype, recipe.run.seed)?;
+    let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, config)?;
+    let outcome = trainer.run(&data.feed, &data.validation, &store, &dir.metrics(), interrupt, observer)?;
+    if matches!(outcome, Outcome::Finished(_)) {
+        save(&dir.model(Stage::Pretrain), trainer.network(), &tokenizer, StoredDtype::F32)?;
+    }
+    Ok(outcome)
+}

@@ -1,0 +1,137 @@
+//! The second stage: fine-tuning on conversations.
+
+use std::sync::Arc;
+
+use casallm_compute::{Device, MatrixUse};
+use casallm_data::chat::Conversation;
+use casallm_data::packing::{ConversationSet, FitReport};
+use casallm_data::tokenizer::Tokenizer;
+use casallm_model::directory::{ModelDirectory, StoredDtype, TOKENIZER};
+use casallm_model::network::Network;
+use casallm_model::parameters::Parameters;
+
+use super::{RunDir, StageObserver, conversations, dtype_of, gather, open_store, optimizer_config, peak, save};
+use crate::error::TrainError;
+use crate::feed::SftFeed;
+use crate::interrupt::Interrupt;
+use crate::recipe::{Recipe, Sft, Stage};
+use crate::trainer::{Outcome, Trainer, TrainerConfig, plan};
+use crate::validation::ValidationSet;
+
+/// Everything of the stage but the weights.
+pub struct SftSetup {
+    /// The batches.
+    pub feed: SftFeed,
+    /// The fixed validation.
+    pub validation: Vec<ValidationSet>,
+    /// The trainer's settings.
+    pub config: TrainerConfig,
+    /// What became of conversations longer than the context.
+    pub fit: FitReport,
+    /// The conversations themselves, and what cleaning did.
+    pub conversations: conversations::Conversations,
+    /// The tokenizer of the model that is tuned.
+    pub tokenizer: Tokenizer,
+}
+
+fn pack(
+    conversations: &[Conversation],
+    tokenizer: &Tokenizer,
+    stage: &Sft,
+    seed: u64,
+) -> Result<(ConversationSet, FitReport), TrainError> {
+    let tokens = stage.micro_batch * stage.context;
+    Ok(ConversationSet::from_conversations(conversations, tokenizer, stage.context, tokens, seed)?)
+}
+
+/// Reads and packs the conversations for the model in [`RunDir::model`] of the first stage.
+///
+/// # Errors
+/// There is no such model; the data cannot be read.
+pub fn sft_setup(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<SftSetup, TrainError> {
+    let stage = recipe.sft()?;
+    let dir = RunDir::new(&recipe.run.dir);
+    let base = dir.model(Stage::Pretrain);
+    if !base.exists() {
+        return Err(TrainError::RunState {
+            path: base,
+            reason: "there is no pre-trained model yet; run `casallm pretrain` with this recipe first".to_owned(),
+        });
+    }
+    let directory = ModelDirectory::open(&base)?;
+    let tokenizer = Tokenizer::from_bytes(directory.text(TOKENIZER)?.as_bytes())?;
+    if directory.config().vocab_size != tokenizer.vocab_size() {
+        return Err(TrainError::RunState {
+            path: base,
+            reason: format!(
+                "the model has a vocabulary of {}, its tokenizer.json one of {}; restore the pair",
+                directory.config().vocab_size,
+                tokenizer.vocab_size()
+            ),
+        });
+    }
+    let conversations = gather(recipe, stage, &dir, observer)?;
+    let (set, fit) = pack(&conversations.train, &tokenizer, stage, recipe.data.seed)?;
+    let mut validation = Vec::new();
+    if !conversations.validation.is_empty() {
+        let (held_out, _) = pack(&conversations.validation, &tokenizer, stage, recipe.data.seed)?;
+        let lengths = tokenizer.byte_lengths();
+        let plan = held_out.plan(0);
+        let rows = stage.eval_tokens.div_ceil((stage.micro_batch * stage.context) as u64).max(1);
+        let batches: Vec<_> =
+            (0..plan.len().min(usize::try_from(rows).unwrap_or(usize::MAX))).filter_map(|i| plan.batch(i)).collect();
+        let supervised = batches.iter().flat_map(|b| b.targets.iter().zip(&b.weights));
+        let bytes = supervised
+            .filter(|(_, weight)| **weight > 0.0)
+            .map(|(target, _)| u64::from(lengths.get(*target as usize).copied().unwrap_or(0)))
+            .sum();
+        validation.push(ValidationSet { source: "conversations".to_owned(), batches, bytes: Some(bytes) });
+    }
+    let feed = SftFeed::new(set, stage.epochs, stage.accumulation());
+    let steps = feed.steps();
+    let config = TrainerConfig {
+        stage: Stage::Sft,
+        settings: recipe.stage_toml(Stage::Sft)?,
+        schedule: stage.schedule(steps),
+        clip: stage.optimization.clip,
+        optimizer: optimizer_config(&stage.optimization),
+        eval_every: if validation.is_empty() { u64::MAX } else { stage.eval_every },
+        checkpoint_every: stage.checkpoint_every,
+        seed: recipe.run.seed,
+        micro_tokens: stage.micro_batch * stage.context,
+        context: stage.context,
+        peak: None,
+    };
+    Ok(SftSetup { feed, validation, config, fit, conversations, tokenizer })
+}
+
+/// Runs or resumes the second stage; at its end the model stands in [`RunDir::model`].
+///
+/// # Errors
+/// Anything from the recipe to the disk; see [`TrainError`].
+pub fn sft<D: Device>(
+    recipe: &Recipe,
+    device: &Arc<D>,
+    resume: bool,
+    interrupt: &Interrupt,
+    observer: &mut dyn StageObserver,
+) -> Result<(Outcome, SftSetup), TrainError> {
+    let stage = recipe.sft()?;
+    let dir = RunDir::new(&recipe.run.dir);
+    let dtype = dtype_of(recipe.run.precision);
+    let store = open_store(&dir, Stage::Sft, stage.keep_last, resume)?;
+    let mut setup = sft_setup(recipe, observer)?;
+    let base = ModelDirectory::open(&dir.model(Stage::Pretrain))?;
+    let mut model = base.config().clone();
+    model.dropout = recipe.model.dropout as f32;
+    plan(&**device, &model, dtype, &setup.config).check(device.available_bytes())?;
+    setup.config.peak = peak(device, dtype);
+    let parameters = Parameters::load(device.clone(), &base, dtype, MatrixUse::Training)?;
+    let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, setup.config.clone())?;
+    let metrics = dir.metrics();
+    let outcome = trainer.run(&setup.feed, &setup.validation, &store, &metrics, interrupt, observer)?;
+    if matches!(outcome, Outcome::Finished(_)) {
+        save(&dir.model(Stage::Sft), trainer.network(), &setup.tokenizer, StoredDtype::Bf16)?;
+    }
+    Ok((outcome, setup))
+}

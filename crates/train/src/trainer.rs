@@ -1,0 +1,301 @@
+//! The training loop: one for every stage.
+//!
+//! A step gathers its micro-batches, divides by the supervised tokens of all of them, and updates once. Everything a
+//! step does is a function of the settings and the step's number, so that a resumed run repeats an uninterrupted one to
+//! the bit. Called by [`crate::stages`]; tells an [`Observer`] how it goes.
+
+use std::time::Instant;
+
+use casallm_compute::{DType, Device};
+use casallm_model::config::ModelConfig;
+use casallm_model::network::Network;
+use casallm_model::training::Gradients;
+use casallm_model::workspace::{self, MemoryPlan, Workspace, WorkspaceShape};
+
+use crate::checkpoint::CheckpointStore;
+use crate::error::TrainError;
+use crate::feed::Feed;
+use crate::interrupt::Interrupt;
+use crate::metrics::{MetricsLog, MetricsRow, Timing};
+use crate::optimizer::{Optimizer, OptimizerConfig};
+use crate::recipe::Stage;
+use crate::schedule::Schedule;
+use crate::snapshot::{self, Progress};
+use crate::validation::{ValidationResult, ValidationSet, evaluate, view};
+
+/// Settings of a run of one stage.
+#[derive(Clone, Debug)]
+pub struct TrainerConfig {
+    /// The stage.
+    pub stage: Stage,
+    /// The stage's settings in canonical form: a checkpoint of other settings is refused.
+    pub settings: String,
+    /// Learning rates; also says how many steps there are.
+    pub schedule: Schedule,
+    /// Largest gradient norm; 0 does not clip.
+    pub clip: f64,
+    /// The update.
+    pub optimizer: OptimizerConfig,
+    /// Steps between validations; the last step always has one.
+    pub eval_every: u64,
+    /// Steps between checkpoints; the last step always has one.
+    pub checkpoint_every: u64,
+    /// Seed of dropout.
+    pub seed: u64,
+    /// Most tokens of a micro-batch.
+    pub micro_tokens: usize,
+    /// Longest sequence.
+    pub context: usize,
+    /// The device's FLOP/s, where measured.
+    pub peak: Option<f64>,
+}
+
+/// Hears how a run goes.
+pub trait Observer {
+    /// A step is done.
+    fn step(&mut self, row: &MetricsRow, steps: u64);
+    /// Something worth a line: a checkpoint skipped, a run resumed.
+    fn note(&mut self, text: &str);
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// All steps are done; the last validation.
+    Finished(ValidationResult),
+    /// A signal came: this many steps are done and saved.
+    Interrupted(u64),
+}
+
+/// Everything a stage trains with.
+pub struct Trainer<D: Device> {
+    network: Network<D>,
+    workspace: Workspace<D::Buffer>,
+    gradients: Gradients<D::Buffer>,
+    optimizer: Optimizer<D>,
+    config: TrainerConfig,
+}
+
+/// What [`Trainer::new`] and its network allocate.
+pub fn plan<D: Device>(device: &D, model: &ModelConfig, dtype: DType, config: &TrainerConfig) -> MemoryPlan {
+    use casallm_compute::MatrixUse;
+    use casallm_model::parameters::Parameters;
+    let mut plan = MemoryPlan::default();
+    plan.add("weights", Parameters::bytes(device, model, dtype, MatrixUse::Training));
+    plan.add("gradients", 4 * model.n_params() as u64);
+    Optimizer::<D>::plan(model, &config.optimizer, &mut plan);
+    workspace::plan(device, model, shape(config, dtype), &mut plan);
+    plan
+}
+
+fn shape(config: &TrainerConfig, dtype: DType) -> WorkspaceShape {
+    WorkspaceShape { tokens: config.micro_tokens, sequence: config.context, dtype, training: true }
+}
+
+impl<D: Device> Trainer<D> {
+    /// Allocates all memory of the run.
+    ///
+    /// # Errors
+    /// The memory cannot be had.
+    pub fn new(network: Network<D>, config: TrainerConfig) -> Result<Self, TrainError> {
+        let device = network.device().clone();
+        let model = network.config().clone();
+        let workspace = Workspace::new(&*device, &model, shape(&config, network.dtype()))?;
+        let gradients = Gradients::new(&*device, &model)?;
+        let optimizer = Optimizer::new(&*device, &model, config.optimizer)?;
+        Ok(Trainer { network, workspace, gradients, optimizer, config })
+    }
+
+    /// The network, trained so far.
+    pub fn network(&self) -> &Network<D> {
+        &self.network
+    }
+
+    /// Gives the network back.
+    pub fn into_network(self) -> Network<D> {
+        self.network
+    }
+
+    /// One optimizer step: the mean loss, the gradient norm, the supervised tokens.
+    ///
+    /// # Errors
+    /// A batch cannot be read or does not fit; [`TrainError::NonFinite`], with the weights as they were.
+    pub fn step(&mut self, feed: &dyn Feed, step: u64) -> Result<StepResult, TrainError> {
+        let batches = feed.micro_batches(step)?;
+        let device = self.network.device().clone();
+        let weight: f64 = batches.iter().map(casallm_data::batch::Batch::supervised).sum();
+        let tokens = batches.iter().map(|b| b.tokens.len() as u64).sum();
+        self.gradients.clear(&*device);
+        let mut loss = 0.0;
+        for (i, batch) in batches.iter().enumerate() {
+            let seed = dropout_seed(self.config.seed, self.config.stage, step, i as u64);
+            let scale = (1.0 / weight) as f32;
+            let (workspace, gradients) = (&mut self.workspace, &mut self.gradients);
+            let part = self.network.loss_and_gradients(workspace, view(batch), scale, seed, gradients)?;
+            loss += part.weighted_loss;
+        }
+        let loss = loss / weight;
+        let grad_norm = self.gradients.norm(&*device);
+        for (what, value) in [("the loss", loss), ("the gradient norm", grad_norm)] {
+            if !value.is_finite() {
+                let (stage, batch) = (self.config.stage.name(), feed.describe(step));
+                return Err(TrainError::NonFinite { stage, step: step + 1, what, value, batch });
+            }
+        }
+        let clip = self.config.clip;
+        let scale = if clip > 0.0 && grad_norm > clip { clip / grad_norm } else { 1.0 };
+        let lr = self.config.schedule.lr(step);
+        let rates = (lr as f32, (lr / self.config.schedule.peak) as f32);
+        self.optimizer.step(&mut self.network.parameters, &self.gradients, step + 1, rates, scale as f32);
+        Ok(StepResult { loss, grad_norm, tokens, lr })
+    }
+
+    /// Evaluates on fixed sets.
+    ///
+    /// # Errors
+    /// A batch does not fit.
+    pub fn validate(&mut self, sets: &[ValidationSet]) -> Result<ValidationResult, TrainError> {
+        evaluate(&self.network, &mut self.workspace, sets)
+    }
+
+    /// Runs from the last good checkpoint, or from the beginning, to the end of the schedule or to an interruption.
+    ///
+    /// # Errors
+    /// Whatever a step, a validation, a checkpoint or the metrics file can fail with. What was saved stays.
+    pub fn run(
+        &mut self,
+        feed: &dyn Feed,
+        validation: &[ValidationSet],
+        store: &CheckpointStore,
+        metrics_path: &std::path::Path,
+        interrupt: &Interrupt,
+        observer: &mut dyn Observer,
+    ) -> Result<Outcome, TrainError> {
+        let (mut step, mut progress) = self.resume(store, observer)?;
+        let mut metrics = MetricsLog::open(metrics_path, self.config.stage, (step > 0).then_some(step))?;
+        let steps = self.config.schedule.steps;
+        let flops = self.network.config().flops_per_token(self.config.context) as f64;
+        let mut last_saved = step;
+        let mut last = ValidationResult::default();
+        if step == steps {
+            last = self.validate(validation)?;
+        }
+        while step < steps {
+            let begun = Instant::now();
+            let result = self.step(feed, step)?;
+            step += 1;
+            let seconds = begun.elapsed().as_secs_f64();
+            let speed = result.tokens as f64 / seconds;
+            progress.tokens += result.tokens;
+            progress.seconds += seconds;
+            let mut row = MetricsRow {
+                step,
+                stage: self.config.stage,
+                tokens: progress.tokens,
+                loss: Some(result.loss),
+                val_loss: None,
+                bits_per_byte: None,
+                val: Default::default(),
+                accuracy: None,
+                lr: result.lr,
+                grad_norm: Some(result.grad_norm),
+                timing: Timing {
+                    seconds: Some(progress.seconds),
+                    tokens_per_s: Some(speed),
+                    flop_utilisation: self.config.peak.map(|peak| speed * flops / peak),
+                },
+            };
+            let mut improved = None;
+            if step.is_multiple_of(self.config.eval_every) || step == steps {
+                last = self.validate(validation)?;
+                row.val_loss = Some(last.loss);
+                row.bits_per_byte = last.bits_per_byte;
+                row.val = last.sources.clone();
+                row.accuracy = Some(last.accuracy);
+                if last.loss.is_finite() && progress.best.is_none_or(|best| last.loss < best) {
+                    progress.best = Some(last.loss);
+                    improved = Some(last.loss);
+                }
+            }
+            metrics.append(&row)?;
+            observer.step(&row, steps);
+            let stop = interrupt.requested() && step < steps;
+            if step.is_multiple_of(self.config.checkpoint_every) || step == steps || stop {
+                metrics.sync()?;
+                snapshot::save(store, step, &progress, &self.network.parameters, &self.optimizer)?;
+                last_saved = step;
+            }
+            if let (Some(loss), true) = (improved, last_saved == step) {
+                store.mark_best(step, loss)?;
+            }
+            if stop {
+                return Ok(Outcome::Interrupted(step));
+            }
+        }
+        Ok(Outcome::Finished(last))
+    }
+
+    /// Loads the newest good checkpoint, if any: steps done and what is known of them.
+    fn resume(
+        &mut self,
+        store: &CheckpointStore,
+        observer: &mut dyn Observer,
+    ) -> Result<(u64, Progress), TrainError> {
+        let latest = store.latest_good()?;
+        for skipped in &latest.skipped {
+            observer.note(&format!("skipped a damaged checkpoint: {}", skipped.error));
+        }
+        let Some(mut checkpoint) = latest.checkpoint else {
+            if let Some(skipped) = latest.skipped.into_iter().next() {
+                // Beginning anew would bury what went wrong, and overwrite it.
+                return Err(skipped.error);
+            }
+            let settings = self.config.settings.clone();
+            return Ok((0, Progress { settings, tokens: 0, seconds: 0.0, best: None }));
+        };
+        let saved: Progress = checkpoint.meta()?;
+        if saved.settings != self.config.settings {
+            return Err(TrainError::RecipeChanged {
+                path: checkpoint.path().to_owned(),
+                differences: differences(&saved.settings, &self.config.settings),
+            });
+        }
+        let progress = snapshot::load(&mut checkpoint, &mut self.network.parameters, &mut self.optimizer)?;
+        observer.note(&format!("resumed {} after step {}", self.config.stage.name(), checkpoint.step()));
+        Ok((checkpoint.step(), progress))
+    }
+}
+
+/// What a step reports.
+#[derive(Clone, Copy, Debug)]
+pub struct StepResult {
+    /// Mean loss over the supervised tokens, nats.
+    pub loss: f64,
+    /// Global norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Tokens read.
+    pub tokens: u64,
+    /// Learning rate.
+    pub lr: f64,
+}
+
+/// Lines that differ between two canonical settings.
+fn differences(saved: &str, now: &str) -> String {
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
+    let (saved, now) = (lines(saved), lines(now));
+    let was = saved.difference(&now).map(|line| format!("was `{line}`"));
+    let is = now.difference(&saved).map(|line| format!("is `{line}`"));
+    was.chain(is).collect::<Vec<_>>().join(", ")
+}
+
+/// A seed for each micro-batch (SplitMix64's finaliser over all that distinguishes it).
+fn dropout_seed(seed: u64, stage: Stage, step: u64, micro_batch: u64) -> u64 {
+    let mut x = seed ^ (stage as u64) << 62;
+    for part in [step, micro_batch] {
+        x = x.wrapping_add(part).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^= x >> 31;
+    }
+    x
+}
