@@ -1,5 +1,46 @@
 //! The `casallm` command line as a library: what the binary and the tests share.
 //!
-//! [`report`] draws the page that a finished run leaves behind. Knows no training and no model: it is given plain data.
+//! [`args`] is every command and flag; each command is a function that turns them into one call of the crates below.
+//! [`report`] draws the page that a finished run leaves behind from plain data.
 
+pub mod args;
+mod bench;
+mod chat;
+mod console;
+mod devices;
+mod quickstart;
 pub mod report;
+mod selftest;
+mod tokens;
+mod training;
+
+use args::{Arguments, Bench, Command, TokenizerCommand};
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// As asked.
+    Done,
+    /// It ran, and what it found is bad news (a selftest that fails).
+    Failed,
+    /// A signal came, and everything is saved.
+    Interrupted,
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// Whatever stood in the way, with the thing, the value and the remedy in its message.
+pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
+    match arguments.command {
+        Command::Quickstart(flags) => quickstart::run(&flags),
+        Command::Tokenizer(TokenizerCommand::Train(flags)) => tokens::train(&flags),
+        Command::Tokenize(flags) => tokens::tokenize(&flags),
+        Command::Pretrain(flags) => training::pretrain(&flags),
+        Command::Sft(flags) => training::sft(&flags),
+        Command::Chat(flags) => chat::run(&flags),
+        Command::Bench(Bench::Train(flags)) => bench::train(&flags),
+        Command::Bench(Bench::Generate(flags)) => bench::generate(&flags),
+        Command::Selftest(flags) => selftest::run(&flags),
+    }
+}

@@ -1,1 +1,23 @@
-fn main() {}
+//! The `casallm` binary: flags to a recipe, a recipe to a validated config, one call.
+
+use std::process::ExitCode;
+
+use casallm_cli::args::Arguments;
+use clap::Parser;
+
+/// Ended by a problem that the user can mend: bad input, bad file, full disk.
+const FAILURE: u8 = 2;
+/// Ended by Ctrl-C after everything was saved, as shells count it.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    match casallm_cli::run(Arguments::parse()) {
+        Ok(casallm_cli::Ended::Done) => ExitCode::SUCCESS,
+        Ok(casallm_cli::Ended::Failed) => ExitCode::from(FAILURE),
+        Ok(casallm_cli::Ended::Interrupted) => ExitCode::from(INTERRUPTED),
+        Err(error) => {
+            eprintln!("casallm: {error:#}");
+            ExitCode::from(FAILURE)
+        }
+    }
+}

@@ -19,3 +19,10 @@ fn group_limit() -> Option<u64> {
     ];
     pairs.iter().find_map(|(limit, usage)| Some(number(limit)?.saturating_sub(number(usage)?)))
 }
+
+/// Most memory this process has held at once, in bytes; `None` where the system does not say.
+pub fn peak_resident() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find(|l| l.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}

@@ -158,6 +158,11 @@ impl<'a> Carver<'a> {
         (len * size_of::<T>()).next_multiple_of(ALIGN)
     }
 
+    /// Bytes of one of `pieces` equal parts of a block, each aligned as the block is.
+    pub(crate) const fn share(bytes: usize, pieces: usize) -> usize {
+        bytes / pieces / ALIGN * ALIGN
+    }
+
     /// What is left.
     pub(crate) fn rest(self) -> &'a mut [u8] {
         self.rest

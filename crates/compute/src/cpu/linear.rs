@@ -99,7 +99,7 @@ pub(super) fn product<S: MatElement, E: Epilogue + Sync>(
     padding: &mut [S],
 ) {
     let k = right.k;
-    if k % S::GROUP == 0 {
+    if k.is_multiple_of(S::GROUP) {
         multiply(pool, Left::rows(x, tokens, k, k), tokens, right, epilogue);
     } else {
         // An odd `k` leaves half a pair at each row's end: the rows are copied with a zero behind them.
@@ -114,7 +114,7 @@ pub(super) fn product<S: MatElement, E: Epilogue + Sync>(
 
 /// Elements of padding that [`product`] may need.
 pub(super) fn padding_len<S: MatElement>(tokens: usize, k: usize) -> usize {
-    if k % S::GROUP == 0 { 0 } else { tokens * k.next_multiple_of(S::GROUP) }
+    if k.is_multiple_of(S::GROUP) { 0 } else { tokens * k.next_multiple_of(S::GROUP) }
 }
 
 /// `out += x · right` (f32), in pieces of a long `k`.

@@ -76,15 +76,15 @@ fn mask<D: Device>(stage: &Stage<'_, D>, dropout: Dropout, len: usize) -> Result
 /// The mask is fair, differs from place to place and step to step, and is one and the same in all three operations.
 fn masks<D: Device>(trial: &mut Trial<'_, D>, dtype: DType, len: usize, rate: f32) {
     /// A fair mask is this far off once in a million runs.
-    const DEVIATIONS: Tolerance = Tolerance(5.0);
+    const DEVIATIONS: Tolerance = Tolerance::of(5.0);
     let base = Dropout { rate, seed: trial.random.below(1 << 40) as u64, site: trial.random.below(100) as u32 };
     let others = [Dropout { seed: base.seed + 1, ..base }, Dropout { site: base.site + 1, ..base }];
     let name = format!("{len}, rate {rate}, {}", dtype.name());
     let rate64 = f64::from(rate);
 
     let expected = vec![
-        Expected::new("survivors", vec![0.0], Tolerance(1e-6)),
-        Expected::new("fallen share", vec![0.0], Tolerance(DEVIATIONS.0)),
+        Expected::new("survivors", vec![0.0], Tolerance::of(1e-6)),
+        Expected::new("fallen share", vec![0.0], DEVIATIONS),
         Expected::new("agreement with other seeds and sites", vec![0.0, 0.0], DEVIATIONS),
     ];
     trial.case("dropout", name.clone(), expected, |stage| {

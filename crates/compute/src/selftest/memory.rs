@@ -23,13 +23,13 @@ pub(super) fn run<D: Device>(trial: &mut Trial<'_, D>) {
         let x = trial.random.normal(DType::F32, len, 1.0);
         let want = vec![reference::sum_of_squares(&wide(&x))];
         // f64 throughout: 2^-53 a term at worst.
-        let expected = vec![Expected::new("sum", want, Tolerance(1e-11))];
+        let expected = vec![Expected::new("sum", want, Tolerance::of(1e-11))];
         trial.case("sum_of_squares", format!("{len}"), expected, |stage| {
             Ok(vec![vec![stage.0.sum_of_squares(&stage.whole(&x)?)]])
         });
     }
     // A gradient that explodes has a norm all the same.
-    let expected = vec![Expected::new("sum", vec![2.0 * f64::from(1e30f32).powi(2)], Tolerance(1e-11))];
+    let expected = vec![Expected::new("sum", vec![2.0 * f64::from(1e30f32).powi(2)], Tolerance::of(1e-11))];
     trial.case("sum_of_squares", "beyond f32".into(), expected, |stage| {
         Ok(vec![vec![stage.0.sum_of_squares(&stage.whole(&[1e30, 0.0, -1e30])?)]])
     });

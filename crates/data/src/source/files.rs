@@ -56,7 +56,7 @@ pub fn find_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
     } else {
         let pattern = path.to_str().ok_or_else(none)?;
         for found in glob::glob(pattern).map_err(|_| none())? {
-            let found = found.map_err(|e| unreadable(e))?;
+            let found = found.map_err(unreadable)?;
             if found.is_file() && Format::of(&found).is_some() {
                 files.push(found);
             }
@@ -68,7 +68,7 @@ pub fn find_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
 
 fn unreadable(error: glob::GlobError) -> Error {
     let path = error.path().to_path_buf();
-    Error::io("read", &path, error.into_error())
+    Error::io("read", &path, error.into())
 }
 
 /// A fingerprint of files and of how texts are taken from them, without reading them whole: names, sizes, and the

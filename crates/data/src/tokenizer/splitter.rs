@@ -8,7 +8,8 @@
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use regex::Regex;
+use regex_automata::meta::Regex;
+use regex_automata::{Anchored, Input};
 
 /// The pattern as tokenizer.json states it.
 pub(super) const PATTERN: &str = r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
@@ -25,20 +26,39 @@ pub(super) fn words(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
     let automaton = &*AUTOMATON;
     let mut at = 0;
     std::iter::from_fn(move || {
-        let found = automaton.find_at(text, at)?;
-        let mut end = found.end();
-        if end < text.len() {
-            // `\s+(?!\S)`: a run of white space before a word leaves it one space. Only that alternative ends so.
-            let last = text[at..end].chars().next_back()?;
-            let spaces = last.is_whitespace() && !matches!(last, '\r' | '\n');
-            if spaces && end - at > last.len_utf8() {
-                end -= last.len_utf8();
-            }
+        if at == text.len() {
+            return None;
         }
+        // Every character begins some word, so the search is anchored: one scan, forward only.
+        let search = || automaton.search_half(&Input::new(text).range(at..).anchored(Anchored::Yes));
+        let end = match ascii_word(text.as_bytes(), at) {
+            Some(end) => end,
+            None => hand_back(text, at, search()?.offset()),
+        };
         let word = at..end;
         at = end;
         Some(word)
     })
+}
+
+/// The end of a word of ASCII letters, with or without a space before them: most words of English, found without the
+/// automaton. `None` when the word is another, or a letter past ASCII may follow.
+fn ascii_word(bytes: &[u8], at: usize) -> Option<usize> {
+    let first = at + usize::from(bytes[at] == b' ');
+    let letters = bytes[first..].iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
+    let end = first + letters;
+    (letters > 0 && bytes.get(end).is_none_or(u8::is_ascii)).then_some(end)
+}
+
+/// `\s+(?!\S)`: a run of white space before a word leaves it one space. Of all alternatives only that one ends so.
+fn hand_back(text: &str, at: usize, end: usize) -> usize {
+    let last = text[at..end].chars().next_back().filter(|_| end < text.len());
+    match last {
+        Some(space) if space.is_whitespace() && !matches!(space, '\r' | '\n') && end - at > space.len_utf8() => {
+            end - space.len_utf8()
+        }
+        _ => end,
+    }
 }
 
 #[cfg(test)]

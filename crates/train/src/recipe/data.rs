@@ -109,7 +109,7 @@ pub struct SftSource {
     pub path: String,
     /// Layout of the rows.
     pub format: SftFormat,
-    /// Most conversations taken, the first ones; `None` takes all.
+    /// Most conversations taken, a sample by the seed; `None` takes all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_rows: Option<u64>,
 }

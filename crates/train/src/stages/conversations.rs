@@ -59,9 +59,22 @@ fn read(recipe: &Recipe, source: &SftSource) -> Result<(Vec<ConversationRecord>,
         all
     };
     if let Some(limit) = source.max_rows {
-        records.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        sample(&mut records, usize::try_from(limit).unwrap_or(usize::MAX), recipe.data.seed);
     }
     Ok((records, report))
+}
+
+/// Keeps `limit` records, chosen by a hash of their row and the seed, in their order: files often come sorted.
+fn sample(records: &mut Vec<ConversationRecord>, limit: usize, seed: u64) {
+    let key = |record: &ConversationRecord| {
+        xxhash_rust::xxh3::xxh3_64_with_seed(format!("{} {}", record.source, record.row).as_bytes(), seed)
+    };
+    if limit < records.len() {
+        let mut keys: Vec<u64> = records.iter().map(key).collect();
+        keys.sort_unstable();
+        let bound = keys.get(limit).copied().unwrap_or(u64::MAX);
+        records.retain(|record| key(record) < bound);
+    }
 }
 
 /// Reads, cleans and mixes all conversations of a recipe, and writes what cleaning did beside the run.

@@ -5,7 +5,9 @@ use std::path::Path;
 use casallm_data::Error as DataError;
 use casallm_data::corpus::{self, Kind};
 use casallm_data::shards::{Manifest, ShardOptions, tokenize};
-use casallm_data::source::{Document, SourceOptions, open_documents_in, open_embedded};
+use casallm_data::source::{
+    Document, SourceOptions, fingerprint_embedded, fingerprint_files, open_documents_in, open_embedded,
+};
 use casallm_data::split::{Split, SplitRule};
 use casallm_data::tokenizer::{Tokenizer, TrainOptions};
 
@@ -27,8 +29,8 @@ pub struct Prepared {
     pub manifest: Manifest,
 }
 
-/// Opens a source, and says what it is made from: names and sizes, by which a later run knows whether to begin anew.
-fn open(recipe: &Recipe, source: &PretrainSource) -> Result<(Documents, String, Option<u64>), TrainError> {
+/// Opens a source, and says what it is made from, by which a later run knows whether to begin anew.
+fn open(recipe: &Recipe, source: &PretrainSource) -> Result<(Documents, String), TrainError> {
     let options = SourceOptions { text_field: source.text_field.clone(), ..SourceOptions::default() };
     if let Some(name) = source.path.strip_prefix(EMBEDDED) {
         let embedded = corpus::sources().iter().find(|s| s.name == name && s.kind == Kind::Documents);
@@ -38,18 +40,12 @@ fn open(recipe: &Recipe, source: &PretrainSource) -> Result<(Documents, String, 
             found: source.path.clone(),
             remedy: "embedded documents are: embedded:openstax".to_owned(),
         })?;
-        let inputs = format!("{} {} bytes", embedded.file, embedded.bytes.len());
-        return Ok((Box::new(open_embedded(embedded.file, embedded.bytes, &options)?), inputs, None));
+        let inputs = fingerprint_embedded(embedded.file, embedded.bytes, &options);
+        return Ok((Box::new(open_embedded(embedded.file, embedded.bytes, &options)?), inputs));
     }
     let files = recipe.pretrain_files(source)?;
-    let mut inputs = format!("field {}", source.text_field);
-    let mut total = 0;
-    for file in &files {
-        let bytes = file.metadata().map_err(|e| TrainError::from_io(file, "read", 0, e))?.len();
-        total += bytes;
-        inputs += &format!("\n{} {bytes} bytes", file.display());
-    }
-    Ok((Box::new(open_documents_in(&files, &options)?), inputs, Some(total)))
+    let inputs = fingerprint_files(&files, &options)?;
+    Ok((Box::new(open_documents_in(&files, &options)?), inputs))
 }
 
 fn split_rule(recipe: &Recipe) -> Result<SplitRule, TrainError> {
@@ -132,7 +128,7 @@ pub fn shards(
 ) -> Result<Vec<Prepared>, TrainError> {
     let mut prepared = Vec::new();
     for source in &recipe.data.pretrain {
-        let (documents, inputs, _) = open(recipe, source)?;
+        let (documents, inputs) = open(recipe, source)?;
         let options = ShardOptions::new(split_rule(recipe)?, inputs);
         let task = format!("tokenise {}", source.name);
         let folder = dir.shards(&source.name);

@@ -21,7 +21,7 @@ use casallm_model::network::Network;
 
 pub use conversations::{Conversations, gather};
 pub use documents::{Prepared, shards, tokenizer};
-pub use pretrain::{model_config, pretrain, pretrain_config};
+pub use pretrain::{model_config, pretrain, pretrain_config, validation_texts};
 pub use sft::{SftSetup, sft, sft_setup};
 
 use crate::checkpoint::CheckpointStore;

@@ -56,6 +56,38 @@ struct Data {
     validation: Vec<ValidationSet>,
 }
 
+/// The fixed validation of a recipe's first stage.
+fn validation(
+    recipe: &Recipe,
+    stage: &Pretrain,
+    tokenizer: &Tokenizer,
+) -> Result<Vec<ValidationSet>, TrainError> {
+    let dir = RunDir::new(&recipe.run.dir);
+    let sources = &recipe.data.pretrain;
+    let open = |name: &str| ShardSet::open(&dir.shards(name), Split::Val, tokenizer);
+    let sets = sources.iter().map(|source| open(&source.name)).collect::<Result<_, _>>()?;
+    let rows = stage.eval_tokens.div_ceil((stage.context * sources.len().max(1)) as u64);
+    let loader = ValidationLoader::new(sets, stage.context, rows, tokenizer)?;
+    from_loader(&loader, stage.micro_batch, &tokenizer.byte_lengths())
+}
+
+/// The very text that validation measures, by source: what other compressors are to be measured on.
+///
+/// # Errors
+/// The shards or the tokenizer cannot be read.
+pub fn validation_texts(recipe: &Recipe) -> Result<Vec<(String, Vec<u8>)>, TrainError> {
+    let dir = RunDir::new(&recipe.run.dir);
+    let tokenizer = Tokenizer::load(&dir.tokenizer())?;
+    let special = tokenizer.special();
+    let controls = [special.bos, special.eos, special.pad, special.system, special.user, special.assistant];
+    let text = |set: ValidationSet| {
+        let targets = set.batches.iter().flat_map(|b| &b.targets).filter(|id| !controls.contains(id));
+        let bytes = targets.flat_map(|id| tokenizer.token_bytes(*id).unwrap_or_default()).copied().collect();
+        (set.source, bytes)
+    };
+    Ok(validation(recipe, recipe.pretrain()?, &tokenizer)?.into_iter().map(text).collect())
+}
+
 fn open(
     recipe: &Recipe,
     stage: &Pretrain,
@@ -63,19 +95,14 @@ fn open(
     tokenizer: &Tokenizer,
     prepared: &[Prepared],
 ) -> Result<Data, TrainError> {
-    let set = |source: &Prepared, split| ShardSet::open(&dir.shards(&source.name), split, tokenizer);
     let mut sources = Vec::new();
-    let mut held_out = Vec::new();
     for source in prepared {
-        sources.push(WeightedSource { shards: set(source, Split::Train)?, weight: source.weight });
-        held_out.push(set(source, Split::Val)?);
+        let shards = ShardSet::open(&dir.shards(&source.name), Split::Train, tokenizer)?;
+        sources.push(WeightedSource { shards, weight: source.weight });
     }
     let loader = PretrainLoader::new(sources, stage.context, recipe.data.seed)?;
-    let rows = stage.eval_tokens.div_ceil((stage.context * prepared.len()) as u64);
-    let validation = ValidationLoader::new(held_out, stage.context, rows, tokenizer)?;
-    let validation = from_loader(&validation, stage.micro_batch, &tokenizer.byte_lengths())?;
     let feed = PretrainFeed { loader, rows: stage.micro_batch, accumulation: stage.accumulation() };
-    Ok(Data { feed, validation })
+    Ok(Data { feed, validation: validation(recipe, stage, tokenizer)? })
 }
 
 /// Runs or resumes the first stage; at its end the model stands in [`RunDir::model`].

@@ -53,7 +53,7 @@ pub(super) fn forward<S: MatElement>(
 ) {
     let out = Shared::new(out);
     let lse = lse.map(Shared::new);
-    let share = scratch.len() / pool.threads();
+    let share = Carver::share(scratch.len(), pool.threads());
     let scratch = Shared::new(scratch);
     pool.for_each(spans.len() * shape.n_head, |job| {
         let (span, head) = (spans[job / shape.n_head], job % shape.n_head);
@@ -77,7 +77,7 @@ pub(super) fn backward<S: MatElement>(
     gradients: Gradients<'_, S>,
     scratch: &mut [u8],
 ) {
-    let share = scratch.len() / pool.threads();
+    let share = Carver::share(scratch.len(), pool.threads());
     let scratch = Shared::new(scratch);
     pool.for_each(spans.len() * shape.n_kv_head, |job| {
         let (span, kv_head) = (spans[job / shape.n_kv_head], job % shape.n_kv_head);

@@ -30,7 +30,7 @@ use core::arch::x86_64::{_mm512_loadu_si512, _mm512_maskz_loadu_epi16, _mm512_st
 use std::marker::PhantomData;
 
 use super::pack::{self, PANEL};
-use super::{Left, LeftLayout, MatElement, TILE};
+use super::{Left, MatElement, TILE};
 use crate::cpu::isa::{Kernel, Math};
 use crate::dtype::{Bf16, Storage};
 
@@ -90,7 +90,7 @@ fn permitted() -> bool {
 
 /// Whether the operand can be loaded as tiles.
 pub(super) fn takes<S: MatElement>(left: &Left<S>) -> bool {
-    matches!(left.layout, LeftLayout::Rows(_))
+    !left.is_panels()
 }
 
 /// Writes 16 rows of the transpose of `source`, `[k][m]` rows `stride` apart: row-major, `k` padded to pairs.

@@ -21,13 +21,14 @@ pub(super) struct Shape {
     pub(super) panels: usize,
 }
 
-/// The tile that fills the registers of an instruction set.
+/// The tile that fills the registers of an instruction set. A left operand in panels of 16 rows takes a height that
+/// divides 16: no tile may reach into the next panel.
 #[inline(always)]
 pub(super) fn shape<S: MatElement>(isa: Isa, left: &Left<S>) -> Shape {
-    let _ = left;
     match isa {
         Isa::Portable => Shape { rows: 2, panels: 1 },
-        Isa::Avx2 => Shape { rows: 4, panels: 1 },
+        Isa::Avx2 if left.is_panels() => Shape { rows: 4, panels: 1 },
+        Isa::Avx2 => Shape { rows: 6, panels: 1 },
         #[cfg(target_arch = "x86_64")]
         Isa::Amx if S::DTYPE == DType::Bf16 && super::amx::takes(left) => Shape { rows: 32, panels: 2 },
         _ => Shape { rows: 8, panels: 3 },

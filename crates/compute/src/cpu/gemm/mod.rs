@@ -91,6 +91,10 @@ impl<S: MatElement> Left<S> {
         Left { ptr: data.as_ptr(), layout: LeftLayout::Panels(panel) }
     }
 
+    fn is_panels(&self) -> bool {
+        matches!(self.layout, LeftLayout::Panels(_))
+    }
+
     /// Address of row `row`, elements between rows (within 16), elements between groups of `k`.
     #[inline(always)]
     fn at(&self, row: usize) -> (*const S, usize, usize) {

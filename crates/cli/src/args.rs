@@ -1,0 +1,323 @@
+//! Every command and flag.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Train a language model of your own, at home: from raw text to a chatbot, in one binary.
+///
+/// Start with `casallm quickstart`: it trains a small chatbot on the text that the program carries, on any processor,
+/// in about twelve minutes. For your own data write a recipe (see recipes/) and run `pretrain`, then `sft`, then `chat`.
+#[derive(Debug, Parser)]
+#[command(name = "casallm", version, about, long_about, arg_required_else_help = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The whole story on the embedded corpus: tokenizer, pre-training, fine-tuning, report, chat
+    Quickstart(Quickstart),
+    /// Work on tokenizers
+    #[command(subcommand)]
+    Tokenizer(TokenizerCommand),
+    /// Turn text into token shards with a tokenizer
+    Tokenize(Tokenize),
+    /// First stage of a recipe: learn to predict text
+    Pretrain(Stage),
+    /// Second stage of a recipe: learn to answer
+    Sft(Stage),
+    /// Talk to a model
+    Chat(Chat),
+    /// Measure speed
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Check every kernel of this machine against its reference
+    Selftest(Selftest),
+}
+
+/// Flags of `quickstart`.
+#[derive(Debug, Args)]
+pub struct Quickstart {
+    /// Where everything goes; run again with the same folder to go on after an interruption
+    #[arg(long, default_value = "runs/quickstart")]
+    pub dir: PathBuf,
+    /// How long it may take; the model and the tokens are chosen to fit this machine's speed
+    #[arg(long, default_value_t = 12.0)]
+    pub minutes: f64,
+    /// End without opening a chat
+    #[arg(long)]
+    pub no_chat: bool,
+    /// Seed of everything random
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// What the chatbot is called
+    #[arg(long, default_value = "Casa")]
+    pub name: String,
+    /// Who made it, as in "I was made by ..."
+    #[arg(long, default_value = "the Casa family")]
+    pub maker: String,
+    #[command(flatten)]
+    pub compute: Compute,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `tokenizer` commands.
+#[derive(Debug, Subcommand)]
+pub enum TokenizerCommand {
+    /// Learn a byte-level BPE vocabulary from text
+    Train(TokenizerTrain),
+}
+
+/// Flags of `tokenizer train`.
+#[derive(Debug, Args)]
+pub struct TokenizerTrain {
+    /// Files, folders or patterns of text: txt, jsonl, json, parquet; plain, .gz or .zst
+    #[arg(required = true)]
+    pub input: Vec<PathBuf>,
+    /// Where the tokenizer.json goes
+    #[arg(long, short)]
+    pub output: PathBuf,
+    /// Tokens in all, the six control tokens included
+    #[arg(long, default_value_t = 40_960)]
+    pub vocab_size: usize,
+    /// Key or column that holds the text
+    #[arg(long, default_value = "text")]
+    pub text_field: String,
+    /// Bytes of text to learn from
+    #[arg(long, default_value_t = 1_000_000_000)]
+    pub sample_bytes: u64,
+    #[command(flatten)]
+    pub console: Output,
+}
+
+/// Flags of `tokenize`.
+#[derive(Debug, Args)]
+pub struct Tokenize {
+    /// Files, folders or patterns of text: txt, jsonl, json, parquet; plain, .gz or .zst
+    #[arg(required = true)]
+    pub input: Vec<PathBuf>,
+    /// The tokenizer.json
+    #[arg(long, short)]
+    pub tokenizer: PathBuf,
+    /// Folder for the shards and their manifest
+    #[arg(long, short)]
+    pub output: PathBuf,
+    /// Name of the source in reports
+    #[arg(long, default_value = "text")]
+    pub name: String,
+    /// Key or column that holds the text
+    #[arg(long, default_value = "text")]
+    pub text_field: String,
+    /// Share of the documents held out for validation
+    #[arg(long, default_value_t = 0.015)]
+    pub validation_fraction: f64,
+    /// Seed of the split
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub console: Output,
+}
+
+/// Flags of `pretrain` and `sft`.
+#[derive(Debug, Args)]
+pub struct Stage {
+    /// The recipe, a TOML file (see recipes/)
+    pub recipe: PathBuf,
+    /// Go on from the last checkpoint
+    #[arg(long)]
+    pub resume: bool,
+    /// Override a value of the recipe: --set pretrain.lr=1e-3 (may be given again)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    #[command(flatten)]
+    pub compute: Compute,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Flags of `chat`.
+#[derive(Debug, Args)]
+pub struct Chat {
+    /// A model directory, such as runs/quickstart/model
+    #[arg(long, short)]
+    pub model: PathBuf,
+    /// Answer this on stdout and end; without it, a conversation on the terminal
+    #[arg(long, short)]
+    pub prompt: Option<String>,
+    /// Instructions that precede the conversation
+    #[arg(long)]
+    pub system: Option<String>,
+    /// 0 takes the most likely token always; higher is freer
+    #[arg(long, default_value_t = 0.7)]
+    pub temperature: f32,
+    /// Choose among the k most likely tokens; 0 for all
+    #[arg(long, default_value_t = 50)]
+    pub top_k: usize,
+    /// Choose among the tokens that hold this probability together
+    #[arg(long, default_value_t = 0.9)]
+    pub top_p: f32,
+    /// Choose among tokens at least this share as likely as the likeliest
+    #[arg(long, default_value_t = 0.0)]
+    pub min_p: f32,
+    /// Above 1, tokens already said become less likely
+    #[arg(long, default_value_t = 1.1)]
+    pub repetition_penalty: f32,
+    /// Longest answer
+    #[arg(long, default_value_t = 256)]
+    pub max_new_tokens: usize,
+    /// Seed of the sampler
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub compute: Compute,
+}
+
+/// `bench` commands.
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// Training steps on random tokens
+    Train(BenchTrain),
+    /// Prefill and decode with random weights
+    Generate(BenchGenerate),
+}
+
+/// Dimensions of a model to measure.
+#[derive(Debug, Args)]
+pub struct Dimensions {
+    /// Blocks
+    #[arg(long, default_value_t = 24)]
+    pub n_layer: usize,
+    /// Width
+    #[arg(long, default_value_t = 1024)]
+    pub n_embd: usize,
+    /// Query heads
+    #[arg(long, default_value_t = 16)]
+    pub n_head: usize,
+    /// Key and value heads (modern block) [default: n_head]
+    #[arg(long)]
+    pub n_kv_head: Option<usize>,
+    /// Vocabulary
+    #[arg(long, default_value_t = 40_960)]
+    pub vocab_size: usize,
+    /// Block family
+    #[arg(long, value_enum, default_value_t = BlockKind::Classic)]
+    pub block: BlockKind,
+}
+
+/// Block families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BlockKind {
+    /// GPT-3 shape
+    Classic,
+    /// Qwen3 shape
+    Modern,
+}
+
+/// Number formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PrecisionKind {
+    /// bf16 storage, f32 accumulation and master weights
+    Bf16,
+    /// f32 throughout
+    F32,
+}
+
+/// Optimizers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OptimizerKind {
+    /// AdamW everywhere
+    Adamw,
+    /// Muon for the matrices of the blocks
+    Muon,
+}
+
+/// Flags of `bench train`.
+#[derive(Debug, Args)]
+pub struct BenchTrain {
+    #[command(flatten)]
+    pub dimensions: Dimensions,
+    /// Tokens of a row
+    #[arg(long, default_value_t = 1024)]
+    pub context: usize,
+    /// Rows of a step
+    #[arg(long, default_value_t = 1)]
+    pub batch: usize,
+    /// Steps measured, after one to warm up
+    #[arg(long, default_value_t = 3)]
+    pub steps: usize,
+    /// Number format
+    #[arg(long, value_enum, default_value_t = PrecisionKind::Bf16)]
+    pub precision: PrecisionKind,
+    /// Optimizer
+    #[arg(long, value_enum, default_value_t = OptimizerKind::Adamw)]
+    pub optimizer: OptimizerKind,
+    #[command(flatten)]
+    pub compute: Compute,
+    /// One JSON line on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `bench generate`.
+#[derive(Debug, Args)]
+pub struct BenchGenerate {
+    #[command(flatten)]
+    pub dimensions: Dimensions,
+    /// Tokens read
+    #[arg(long, default_value_t = 512)]
+    pub prompt_tokens: usize,
+    /// Tokens written
+    #[arg(long, default_value_t = 64)]
+    pub new_tokens: usize,
+    /// Format of the weights
+    #[arg(long, value_enum, default_value_t = PrecisionKind::Bf16)]
+    pub weights: PrecisionKind,
+    #[command(flatten)]
+    pub compute: Compute,
+    /// One JSON line on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `selftest`.
+#[derive(Debug, Args)]
+pub struct Selftest {
+    /// Seed of the random inputs
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Check every instruction set of this machine, not only the one that would be used
+    #[arg(long)]
+    pub all: bool,
+    #[command(flatten)]
+    pub compute: Compute,
+    /// One JSON line a check on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where to compute.
+#[derive(Clone, Debug, Args)]
+pub struct Compute {
+    /// Threads [default: one for each core]
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// Instruction set: portable, avx2, avx512, avx512bf16, amx [default: CASALLM_ISA, else the best]
+    #[arg(long)]
+    pub isa: Option<String>,
+}
+
+/// What to print.
+#[derive(Clone, Debug, Args)]
+pub struct Output {
+    /// Machine-readable: one JSON object a line on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Print nothing but errors
+    #[arg(long, short)]
+    pub quiet: bool,
+}

@@ -1,0 +1,203 @@
+//! `casallm bench`: speed as one JSON line.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use casallm_compute::{Device, MatrixUse, memory};
+use casallm_data::batch::Batch;
+use casallm_model::config::ModelConfig;
+use casallm_model::decoder::Decoder;
+use casallm_model::network::{KvCache, Network};
+use casallm_model::parameters::Parameters;
+use casallm_model::specification::init_parameter;
+use casallm_train::TrainError;
+use casallm_train::feed::Feed;
+use casallm_train::optimizer::{MatrixUpdate, OptimizerConfig};
+use casallm_train::recipe::Stage;
+use casallm_train::schedule::{Schedule, Shape};
+use casallm_train::trainer::{Trainer, TrainerConfig, plan};
+use serde_json::json;
+
+use crate::Ended;
+use crate::args::{BenchGenerate, BenchTrain, BlockKind, Dimensions, OptimizerKind};
+use crate::devices;
+
+/// A model of the flags' dimensions.
+fn config(dimensions: &Dimensions, context: usize) -> Result<ModelConfig> {
+    let Dimensions { n_layer, n_embd, n_head, n_kv_head, vocab_size, block } = *dimensions;
+    Ok(match block {
+        BlockKind::Classic if n_kv_head.is_some_and(|n| n != n_head) => {
+            bail!("--n-kv-head is for --block modern: the classic block has as many as --n-head")
+        }
+        BlockKind::Classic => ModelConfig::classic(n_layer, n_embd, n_head, vocab_size, context)?,
+        BlockKind::Modern => {
+            ModelConfig::modern(n_layer, n_embd, n_head, n_kv_head.unwrap_or(n_head), vocab_size, context)?
+        }
+    })
+}
+
+/// Pseudo-random ids: as hard to predict as anything.
+fn ids(count: usize, vocab_size: usize, seed: u64) -> Vec<u32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..count)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 33) % vocab_size as u64) as u32
+        })
+        .collect()
+}
+
+/// The same random rows at every step, made once.
+pub(crate) struct RandomFeed(Batch);
+
+impl RandomFeed {
+    /// `rows` rows of `context` tokens.
+    pub(crate) fn new(vocab_size: usize, context: usize, rows: usize) -> Result<Self> {
+        let ids = ids(rows * (context + 1), vocab_size, 1);
+        Ok(RandomFeed(Batch::from_rows(ids.chunks_exact(context + 1))?))
+    }
+}
+
+impl Feed for RandomFeed {
+    fn micro_batches(&self, _: u64) -> Result<Vec<Batch>, TrainError> {
+        Ok(vec![self.0.clone()])
+    }
+
+    fn describe(&self, _: u64) -> String {
+        "random tokens".to_owned()
+    }
+}
+
+/// Settings of a trainer that is only timed.
+pub(crate) fn timed_config(context: usize, rows: usize, matrices: MatrixUpdate) -> TrainerConfig {
+    TrainerConfig {
+        stage: Stage::Pretrain,
+        settings: String::new(),
+        // So small that random data does no harm.
+        schedule: Schedule { shape: Shape::Cosine, steps: u64::MAX, warmup: 0, cooldown: 0, peak: 1e-6, min: 1e-6 },
+        clip: 1.0,
+        optimizer: OptimizerConfig { matrices, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 },
+        eval_every: u64::MAX,
+        checkpoint_every: u64::MAX,
+        seed: 1,
+        micro_tokens: context * rows,
+        context,
+        peak: None,
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Training steps.
+pub(crate) fn train(flags: &BenchTrain) -> Result<Ended> {
+    if flags.steps == 0 || flags.batch == 0 {
+        bail!("--steps and --batch must be at least 1");
+    }
+    let model = config(&flags.dimensions, flags.context)?;
+    let device = devices::open(&flags.compute, 0)?;
+    let dtype = devices::dtype(flags.precision);
+    let matrices = match flags.optimizer {
+        OptimizerKind::Adamw => MatrixUpdate::AdamW,
+        OptimizerKind::Muon => MatrixUpdate::Muon { lr: 1e-6, momentum: 0.95 },
+    };
+    let settings = timed_config(flags.context, flags.batch, matrices);
+    let memory_plan = plan(&*device, &model, dtype, &settings);
+    memory_plan.check(device.available_bytes())?;
+    let feed = RandomFeed::new(model.vocab_size, flags.context, flags.batch)?;
+    let parameters = Parameters::random(device.clone(), &model, dtype, 1)?;
+    let mut trainer = Trainer::new(Network::new(model.clone(), dtype, parameters)?, settings)?;
+    let mut seconds = Vec::new();
+    for step in 0..=flags.steps as u64 {
+        let begun = Instant::now();
+        trainer.step(&feed, step)?;
+        if step > 0 {
+            seconds.push(begun.elapsed().as_secs_f64());
+        }
+    }
+    let step = median(seconds);
+    let tokens = (flags.batch * flags.context) as f64;
+    let flops = model.flops_per_token(flags.context) as f64 * tokens;
+    let result = json!({
+        "tokens_per_s": tokens / step,
+        "ms_per_step": 1e3 * step,
+        "gflops_per_s": flops / step / 1e9,
+        "params": model.n_params(),
+        "peak_bytes": memory::peak_resident(),
+        "planned_bytes": memory_plan.total(),
+        "isa": device.isa().name(),
+        "threads": device.threads(),
+        "precision": dtype.name(),
+        "batch": flags.batch,
+        "context": flags.context,
+        "steps": flags.steps,
+    });
+    print(&result, flags.json);
+    Ok(Ended::Done)
+}
+
+/// Prefill and decode.
+pub(crate) fn generate(flags: &BenchGenerate) -> Result<Ended> {
+    if flags.prompt_tokens == 0 || flags.new_tokens == 0 {
+        bail!("--prompt-tokens and --new-tokens must be at least 1");
+    }
+    let capacity = flags.prompt_tokens + flags.new_tokens;
+    let model = config(&flags.dimensions, capacity)?;
+    let device = devices::open(&flags.compute, 0)?;
+    let dtype = devices::dtype(flags.weights);
+    let usage = MatrixUse::Inference;
+    let weights = Parameters::bytes(&*device, &model, dtype, usage);
+    let mut memory_plan = casallm_model::workspace::MemoryPlan::default();
+    memory_plan.add("weights", weights);
+    memory_plan.add("key and value cache", KvCache::<()>::bytes(&model, dtype, capacity));
+    memory_plan.check(device.available_bytes())?;
+    let parameters = Parameters::new(device.clone(), &model, dtype, usage, |spec| Ok(init_parameter(spec, 1)))?;
+    let network = Network::new(model.clone(), dtype, parameters)?;
+    let mut decoder = Decoder::new(&network, capacity)?;
+    let prompt = ids(flags.prompt_tokens, model.vocab_size, 2);
+    let mut prefill = Vec::new();
+    for run in 0..4 {
+        decoder.truncate(0);
+        let begun = Instant::now();
+        decoder.extend(&prompt)?;
+        if run > 0 {
+            prefill.push(begun.elapsed().as_secs_f64());
+        }
+    }
+    let prefill = median(prefill);
+    let next = ids(flags.new_tokens, model.vocab_size, 3);
+    let begun = Instant::now();
+    for id in &next {
+        decoder.extend(&[*id])?;
+    }
+    let decode = begun.elapsed().as_secs_f64() / flags.new_tokens as f64;
+    // The embedding is read in full as the head when tied, and once more only where it is not.
+    let mean_kv = KvCache::<()>::bytes(&model, dtype, flags.prompt_tokens + flags.new_tokens / 2);
+    let result = json!({
+        "prefill_tokens_per_s": flags.prompt_tokens as f64 / prefill,
+        "decode_tokens_per_s": 1.0 / decode,
+        "weights": dtype.name(),
+        "bytes_per_token": weights + mean_kv,
+        "decode_bytes_per_s": (weights + mean_kv) as f64 / decode,
+        "params": model.n_params(),
+        "peak_bytes": memory::peak_resident(),
+        "isa": device.isa().name(),
+        "threads": device.threads(),
+        "prompt_tokens": flags.prompt_tokens,
+        "new_tokens": flags.new_tokens,
+    });
+    print(&result, flags.json);
+    Ok(Ended::Done)
+}
+
+fn print(result: &serde_json::Value, json: bool) {
+    if json {
+        println!("{result}");
+    } else if let Some(fields) = result.as_object() {
+        for (name, value) in fields {
+            println!("{name:>22}  {value}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What a person sees while something runs: bars with an ETA on a terminal, sparse lines in a log, JSON for machines.
+//! Everything goes to stderr but JSON, which goes to stdout.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use casallm_train::metrics::MetricsRow;
+use casallm_train::stages::StageObserver;
+use casallm_train::trainer::Observer;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::args::Output;
+
+/// Without a terminal, a line at most this often.
+const LOG_EVERY: Duration = Duration::from_secs(15);
+
+/// Prints how a command goes.
+pub(crate) struct Console {
+    json: bool,
+    quiet: bool,
+    terminal: bool,
+    bar: Option<(String, ProgressBar)>,
+    begun: Instant,
+    logged: Option<Instant>,
+    last_validation: Option<f64>,
+}
+
+impl Console {
+    pub(crate) fn new(output: &Output) -> Self {
+        Console {
+            json: output.json,
+            quiet: output.quiet || output.json,
+            terminal: std::io::stderr().is_terminal(),
+            bar: None,
+            begun: Instant::now(),
+            logged: None,
+            last_validation: None,
+        }
+    }
+
+    /// A line for people.
+    pub(crate) fn say(&mut self, text: &str) {
+        if self.quiet {
+            return;
+        }
+        match &self.bar {
+            Some((_, bar)) => bar.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    /// A line for machines.
+    pub(crate) fn emit(&self, value: &serde_json::Value) {
+        if self.json {
+            println!("{value}");
+        }
+    }
+
+    /// Whether it is time for another line in a log.
+    fn due(&mut self) -> bool {
+        let due = self.logged.is_none_or(|at| at.elapsed() >= LOG_EVERY);
+        if due {
+            self.logged = Some(Instant::now());
+        }
+        due
+    }
+
+    fn show(&mut self, task: &str, unit: &str, done: u64, total: Option<u64>, message: &str) {
+        if self.quiet {
+            return;
+        }
+        if self.bar.as_ref().is_none_or(|(name, _)| name != task) {
+            self.clear();
+            self.begun = Instant::now();
+            // The first line of a task in a log comes after a while: short tasks need none.
+            self.logged = Some(Instant::now());
+            let bar = match total {
+                Some(total) => ProgressBar::new(total),
+                None => ProgressBar::new_spinner(),
+            };
+            let counts = match unit {
+                "bytes" => "{bytes}/{total_bytes}",
+                _ => "{pos}/{len}",
+            };
+            let template = match total {
+                Some(_) => format!("{{prefix:14}} {{bar:28}} {counts} {{elapsed}} left {{eta}}  {{msg}}"),
+                None => "{prefix:14} {spinner} {bytes} {elapsed}  {msg}".to_owned(),
+            };
+            if let Ok(style) = ProgressStyle::with_template(&template) {
+                bar.set_style(style);
+            }
+            bar.set_prefix(task.to_owned());
+            self.bar = Some((task.to_owned(), bar));
+        }
+        if let Some((_, bar)) = &self.bar {
+            bar.set_position(done);
+            bar.set_message(message.to_owned());
+        }
+        if !self.terminal && self.due() {
+            let seconds = self.begun.elapsed().as_secs_f64();
+            let left = total.filter(|_| done > 0).map(|total| seconds / done as f64 * total.saturating_sub(done) as f64);
+            let left = left.map(|s| format!(", about {} left", duration(s))).unwrap_or_default();
+            let of = total.map(|t| format!(" of {t}")).unwrap_or_default();
+            eprintln!("{task}: {done}{of} {unit}{left}  {message}");
+        }
+    }
+
+    fn clear(&mut self) {
+        if let Some((_, bar)) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Observer for Console {
+    fn step(&mut self, row: &MetricsRow, steps: u64) {
+        if self.json {
+            match serde_json::to_value(row) {
+                Ok(value) => self.emit(&value),
+                Err(error) => eprintln!("casallm: {error}"),
+            }
+        }
+        if row.bits_per_byte.or(row.val_loss).is_some() {
+            self.last_validation = row.bits_per_byte;
+        }
+        let mut message = format!("loss {:.3}", row.loss.unwrap_or(f64::NAN));
+        if let Some(bits) = self.last_validation {
+            message += &format!("  validation {bits:.3} bits/byte");
+        }
+        if let Some(speed) = row.timing.tokens_per_s {
+            message += &format!("  {speed:.0} tokens/s");
+        }
+        if let Some(share) = row.timing.flop_utilisation {
+            message += &format!("  {:.0} % of peak", 100.0 * share);
+        }
+        self.show(row.stage.name(), "steps", row.step, Some(steps), &message);
+        if row.step == steps {
+            self.clear();
+            self.say(&format!("{}: {steps} steps, {message}", row.stage.name()));
+            self.last_validation = None;
+        }
+    }
+
+    fn note(&mut self, text: &str) {
+        self.say(text);
+    }
+}
+
+impl StageObserver for Console {
+    fn progress(&mut self, task: &str, unit: &'static str, done: u64, total: Option<u64>) {
+        self.show(task, unit, done, total, "");
+    }
+
+    fn finished(&mut self, task: &str) {
+        self.clear();
+        self.say(&format!("{task}: done"));
+    }
+}
+
+/// Seconds as people say them.
+pub(crate) fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 90.0 => format!("{s:.0} s"),
+        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
+        s if s < 129_600.0 => format!("{:.1} h", s / 3600.0),
+        s => format!("{:.1} days", s / 86_400.0),
+    }
+}

@@ -1,0 +1,79 @@
+//! The examination: wordings that were never trained on, and what the model says to them; text it continues.
+
+use anyhow::Result;
+use casallm_data::chat::Message;
+use casallm_data::identity::{HELD_OUT_IDENTITY, HELD_OUT_ORDINARY, Identity, names_another, names_identity};
+use casallm_model::sampler::{Sampler, SamplerConfig};
+use casallm_train::recipe::Recipe;
+
+use crate::chat::Chatbot;
+use crate::report::{Answer, Exam, Sample};
+
+/// Beginnings of text that the pre-trained model continues.
+const BEGINNINGS: [&str; 3] =
+    ["The cell membrane is", "In economics, the price of a good", "The American Revolution began when"];
+
+/// What was asked and answered.
+pub(super) struct Judged {
+    /// Questions about itself, and greetings.
+    pub(super) identity: Exam,
+    /// Questions and remarks about anything else.
+    pub(super) ordinary: Exam,
+    /// Answers that name another assistant or company.
+    pub(super) named_another: usize,
+    /// Continued text and answers at a livelier temperature.
+    pub(super) samples: Vec<Sample>,
+}
+
+impl Judged {
+    /// Right answers of an examination.
+    pub(super) fn right(exam: &Exam) -> usize {
+        exam.answers.iter().filter(|a| a.right).count()
+    }
+}
+
+/// Asks everything.
+pub(super) fn take(recipe: &Recipe, bot: &Chatbot, base: &Chatbot) -> Result<Judged> {
+    let fields = recipe.identity.as_ref();
+    let identity = fields.map(|i| Identity::new(&i.name, &i.maker, &i.description)).transpose()?;
+    let mut greedy = Sampler::new(SamplerConfig::greedy())?;
+    let mut named_another = 0;
+    let mut ask = |questions: &[&str], right: &dyn Fn(&str) -> bool| -> Result<Vec<Answer>> {
+        let one = |question: &&str| {
+            let answer = bot.answer(&[Message::user(*question)], &mut greedy, 64, &mut |_| {})?.trim().to_owned();
+            named_another += usize::from(names_another(&answer));
+            Ok(Answer { question: (*question).to_owned(), right: right(&answer), answer })
+        };
+        questions.iter().map(one).collect()
+    };
+    let names = |answer: &str| identity.as_ref().is_some_and(|i| names_identity(answer, i));
+    let about_itself = ask(&HELD_OUT_IDENTITY, &|a| names(a) && !names_another(a))?;
+    let about_others = ask(&HELD_OUT_ORDINARY, &|a| !names(a))?;
+
+    let lively = SamplerConfig { temperature: 0.7, top_p: 0.9, seed: 1, ..SamplerConfig::default() };
+    let settings = "temperature 0.7, top-p 0.9, top-k 50, seed 1".to_owned();
+    let mut samples = Vec::new();
+    for beginning in BEGINNINGS {
+        let text = base.continue_text(beginning, &mut Sampler::new(lively.clone())?, 60)?;
+        samples.push(Sample { prompt: beginning.to_owned(), text, settings: format!("pre-trained, {settings}") });
+    }
+    for question in ["Hello!", "What is photosynthesis?", "Do you like music?", "I just saw a great movie."] {
+        let text = bot.answer(&[Message::user(question)], &mut Sampler::new(lively.clone())?, 64, &mut |_| {})?;
+        samples.push(Sample { prompt: question.to_owned(), text, settings: format!("fine-tuned, {settings}") });
+    }
+    Ok(Judged {
+        identity: Exam {
+            name: "Identity and greetings".to_owned(),
+            rule: "Right: gives its own name and no other assistant's or company's. None of these wordings was trained on."
+                .to_owned(),
+            answers: about_itself,
+        },
+        ordinary: Exam {
+            name: "Ordinary questions and remarks".to_owned(),
+            rule: "Right: does not answer with its identity. None of these wordings was trained on.".to_owned(),
+            answers: about_others,
+        },
+        named_another,
+        samples,
+    })
+}

@@ -1,0 +1,98 @@
+//! `casallm quickstart`: the whole story on the embedded corpus. It measures the machine, writes a recipe that fits the
+//! time, and then runs that recipe as anyone could by hand; a run that was interrupted goes on where it was.
+
+mod exam;
+mod page;
+mod plan;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use casallm_compute::Device;
+use casallm_model::sampler::{Sampler, SamplerConfig};
+use casallm_train::interrupt::Interrupt;
+use casallm_train::recipe::{Recipe, Stage};
+use casallm_train::run_lock::RunLock;
+use casallm_train::stages::{self, RunDir};
+use casallm_train::trainer::Outcome;
+use serde_json::json;
+
+use crate::Ended;
+use crate::args::Quickstart;
+use crate::chat::{Chatbot, converse};
+use crate::console::Console;
+use crate::devices;
+
+/// The recipe of the run, in its folder.
+const RECIPE: &str = "recipe.toml";
+/// The report, in the run's folder.
+const REPORT: &str = "report.html";
+/// The report's numbers for machines.
+const SUMMARY: &str = "summary.json";
+
+/// Plans, trains, judges, reports, chats.
+pub(crate) fn run(flags: &Quickstart) -> Result<Ended> {
+    if !(flags.minutes.is_finite() && (0.5..=1440.0).contains(&flags.minutes)) {
+        bail!("--minutes {}: use a number from 0.5 to 1440", flags.minutes);
+    }
+    let device = devices::open(&flags.compute, 0)?;
+    let interrupt = Interrupt::on_signals()?;
+    let _lock = RunLock::acquire(&flags.dir)?;
+    let mut console = Console::new(&flags.output);
+    let path = flags.dir.join(RECIPE);
+    if path.exists() {
+        console.say(&format!("{} is there: going on with it (another --dir begins anew)", path.display()));
+    } else {
+        console.say("measuring this machine ...");
+        let plan = plan::make(flags, &device)?;
+        console.say(&plan.text);
+        plan::write(&path, &plan.recipe)?;
+    }
+    let recipe = load(&path, &flags.dir)?;
+    let dir = RunDir::new(&flags.dir);
+
+    if !dir.model(Stage::Pretrain).exists() {
+        let outcome = stages::pretrain(&recipe, &device, true, &interrupt, &mut console)?;
+        if matches!(outcome, Outcome::Interrupted(_)) {
+            return Ok(stopped(&mut console, flags));
+        }
+    }
+    if !dir.model(Stage::Sft).exists() {
+        let (outcome, _) = stages::sft(&recipe, &device, true, &interrupt, &mut console)?;
+        if matches!(outcome, Outcome::Interrupted(_)) {
+            return Ok(stopped(&mut console, flags));
+        }
+    }
+    let bot = Chatbot::load(&dir.model(Stage::Sft), &device)?;
+    let report = flags.dir.join(REPORT);
+    if !report.exists() {
+        console.say("asking the model twenty questions about itself and twenty about anything else ...");
+        let base = Chatbot::load(&dir.model(Stage::Pretrain), &device)?;
+        let judged = exam::take(&recipe, &bot, &base)?;
+        let page = page::make(&recipe, &dir, &device.info(), &judged)?;
+        plan::write(&flags.dir.join(SUMMARY), &format!("{:#}\n", page.summary))?;
+        plan::write(&report, &page.html)?;
+        for line in &page.lines {
+            console.say(line);
+        }
+    }
+    console.say(&format!("report: {}", report.display()));
+    console.say(&format!("chat:   casallm chat --model {}", dir.model(Stage::Sft).display()));
+    console.emit(&json!({ "report": report, "model": dir.model(Stage::Sft) }));
+    if flags.no_chat {
+        return Ok(Ended::Done);
+    }
+    let sampler = SamplerConfig { temperature: 0.7, top_p: 0.9, repetition_penalty: 1.1, ..SamplerConfig::default() };
+    converse(&bot, Vec::new(), &mut Sampler::new(SamplerConfig { repetition_window: 64, ..sampler })?, 128)
+}
+
+/// Reads the run's recipe; the folder may have been moved since it was written.
+fn load(path: &Path, dir: &Path) -> Result<Recipe> {
+    let dir = serde_json::to_string(&dir).context("the folder's name must be valid Unicode")?;
+    Ok(Recipe::load(path, &[format!("run.dir={dir}")])?)
+}
+
+fn stopped(console: &mut Console, flags: &Quickstart) -> Ended {
+    console.say(&format!("stopped and saved; `casallm quickstart --dir {}` goes on", flags.dir.display()));
+    Ended::Interrupted
+}

@@ -1,0 +1,217 @@
+//! The plan: how large a model and how many tokens this machine can do in the time, as a recipe.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use casallm_compute::{CpuDevice, DType};
+use casallm_model::config::{Activation, ModelConfig};
+use casallm_model::network::Network;
+use casallm_model::parameters::Parameters;
+use casallm_train::optimizer::MatrixUpdate;
+use casallm_train::peak;
+use casallm_train::trainer::{Trainer, plan};
+
+use crate::args::Quickstart;
+use crate::bench::{RandomFeed, timed_config};
+use crate::console::duration;
+
+/// Tokens of a row, and rows of an optimizer step: small models like many small steps.
+const CONTEXT: usize = 256;
+const ROWS: usize = 16;
+/// Learning rate of embedding, vectors and matrices (Muon's direction has AdamW's size).
+const LR: f64 = 2e-3;
+
+/// Models by the FLOPs of pre-training that they are best for, smallest first. Twenty tokens a weight would be optimal
+/// for one pass over endless text (Hoffmann et al. 2022); embeddings, the corpus's size and what a chat needs pull
+/// towards fewer.
+const MODELS: [(f64, [usize; 4]); 6] = [
+    (3e12, [4, 128, 2, 2048]),
+    (2e13, [4, 192, 3, 3072]),
+    (3e14, [6, 256, 4, 4096]),
+    (3e15, [6, 384, 6, 6144]),
+    (2e16, [8, 512, 8, 8192]),
+    (f64::INFINITY, [12, 768, 12, 12_288]),
+];
+
+/// A plan for people, and the recipe that does it.
+pub(super) struct Plan {
+    pub(super) text: String,
+    pub(super) recipe: String,
+}
+
+/// Seconds for everything but training: tokenizer, shards, validations, questions, report.
+fn overhead(total: f64) -> f64 {
+    (0.1 * total).clamp(12.0, 60.0)
+}
+
+/// Measures the machine and chooses.
+pub(super) fn make(flags: &Quickstart, device: &Arc<CpuDevice>) -> Result<Plan> {
+    let total = flags.minutes * 60.0;
+    let training = (total - overhead(total)).max(10.0);
+    // Two thirds for learning to read, one third for learning to answer.
+    let (pretrain, sft) = (0.68 * training, 0.32 * training);
+    let peak = peak::measure(&**device, DType::Bf16)?;
+    // A first guess at the speed decides the model; the model's own speed decides the rest.
+    let budget = 0.5 * peak * pretrain;
+    let [n_layer, n_embd, n_head, vocab_size] =
+        MODELS.iter().find(|(most, _)| budget <= *most).map_or(MODELS[0].1, |(_, shape)| *shape);
+    let model = ModelConfig::modern(n_layer, n_embd, n_head, n_head, vocab_size, CONTEXT)?
+        .with_activation(Activation::ReluSquared);
+    let settings = timed_config(CONTEXT, ROWS, MatrixUpdate::Muon { lr: 1e-6, momentum: 0.95 });
+    let memory = plan(&**device, &model, DType::Bf16, &settings);
+    let speed = measure(device, &model, settings)?;
+    let batch = CONTEXT * ROWS;
+    let tokens = |seconds: f64| ((speed * seconds / batch as f64) as usize).max(20) * batch;
+    let (pretrain_tokens, sft_tokens) = (tokens(pretrain), tokens(sft));
+    let steps = pretrain_tokens / batch;
+    // A conversation is about 190 tokens, one about the identity 45; see the corpus's README.
+    let conversations = (sft_tokens as f64 / (190.0 + 0.35 / 0.65 * 45.0)).max(50.0) as usize;
+    let text = format!(
+        "plan for {} on {} threads ({}, {:.0} GFLOP/s measured):\n  model     {} layers, width {n_embd}, {} weights, \
+         vocabulary {vocab_size}, context {CONTEXT}\n  pre-train {:.2} M tokens of textbooks at {:.0} tokens/s, about {}\n  \
+         fine-tune {:.2} M tokens of conversations, about {}\n  memory    {} MB\n  folder    {}",
+        duration(total),
+        device.threads(),
+        device.isa().name(),
+        peak / 1e9,
+        n_layer,
+        count(model.n_params()),
+        pretrain_tokens as f64 / 1e6,
+        speed,
+        duration(pretrain),
+        sft_tokens as f64 / 1e6,
+        duration(sft),
+        memory.total() / 1_000_000 + 60,
+        flags.dir.display(),
+    );
+    let recipe = format!(
+        r#"# Written by `casallm quickstart --minutes {minutes}`; run it again by hand with `casallm pretrain` and `casallm sft`.
+# {steps} steps of {batch} tokens, {flops:.1} MFLOP a token, {speed:.0} tokens/s when it was planned.
+
+[identity]
+name = {name}
+maker = {maker}
+description = "a small language model trained at home"
+
+[tokenizer]
+vocab_size = {vocab_size}
+sample_bytes = 16_000_000
+
+[data]
+validation_fraction = 0.015
+seed = {seed}
+
+[[data.pretrain]]
+name = "openstax"
+path = "embedded:openstax"
+
+[[data.sft]]
+name = "chat"
+path = "embedded:chat"
+format = "messages"
+max_rows = {conversations}
+
+[model]
+block = "modern"
+activation = "relusquared"
+n_layer = {n_layer}
+n_embd = {n_embd}
+n_head = {n_head}
+context = {CONTEXT}
+
+[run]
+dir = {dir}
+seed = {seed}
+
+[pretrain]
+tokens = {pretrain_tokens}
+batch_tokens = {batch}
+micro_batch = {ROWS}
+optimizer = "muon"
+lr = {LR}
+muon_lr = {LR}
+min_lr = 0.0
+schedule = "linear"
+warmup = {warmup}
+cooldown = 0.6
+eval_every = {eval_every}
+eval_tokens = 65_536
+checkpoint_every = {checkpoint_every}
+keep_last = 1
+
+[sft]
+epochs = 1
+batch_tokens = {batch}
+micro_batch = {ROWS}
+identity_rate = 0.35
+optimizer = "muon"
+lr = {sft_lr}
+muon_lr = {sft_lr}
+min_lr = 0.0
+schedule = "linear"
+warmup = 10
+cooldown = 0.8
+eval_every = {sft_eval_every}
+eval_tokens = 32_768
+checkpoint_every = {checkpoint_every}
+keep_last = 1
+"#,
+        minutes = flags.minutes,
+        flops = model.flops_per_token(CONTEXT) as f64 / 1e6,
+        name = quoted(&flags.name)?,
+        maker = quoted(&flags.maker)?,
+        dir = quoted(&flags.dir)?,
+        seed = flags.seed,
+        warmup = (steps / 20).clamp(2, 40),
+        eval_every = (steps / 6).max(1),
+        checkpoint_every = (steps / 10).max(1),
+        sft_eval_every = (sft_tokens / batch / 3).max(1),
+        sft_lr = LR / 2.0,
+    );
+    Ok(Plan { text, recipe })
+}
+
+fn quoted(value: &(impl serde::Serialize + ?Sized)) -> Result<String> {
+    serde_json::to_string(value).context("names must be valid Unicode")
+}
+
+fn count(n: usize) -> String {
+    format!("{:.1} M", n as f64 / 1e6)
+}
+
+/// Tokens a second of training this model: the best of a few steps, the first left out.
+fn measure(
+    device: &Arc<CpuDevice>,
+    model: &ModelConfig,
+    settings: casallm_train::trainer::TrainerConfig,
+) -> Result<f64> {
+    let parameters = Parameters::random(device.clone(), model, DType::Bf16, 1)?;
+    let feed = RandomFeed::new(model.vocab_size, CONTEXT, ROWS)?;
+    let mut trainer = Trainer::new(Network::new(model.clone(), DType::Bf16, parameters)?, settings)?;
+    let begun = Instant::now();
+    let mut seconds = Vec::new();
+    for step in 0.. {
+        let start = Instant::now();
+        trainer.step(&feed, step)?;
+        if step > 0 {
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+        if seconds.len() >= 3 && begun.elapsed().as_secs_f64() > 4.0 || seconds.len() >= 12 {
+            break;
+        }
+    }
+    seconds.sort_by(f64::total_cmp);
+    Ok((CONTEXT * ROWS) as f64 / seconds[seconds.len() / 2])
+}
+
+/// Writes a small file whole: beside, synced, renamed.
+pub(super) fn write(path: &Path, text: &str) -> Result<()> {
+    let beside = path.with_extension("tmp");
+    let doing = || format!("cannot write {}", path.display());
+    let mut file = std::fs::File::create(&beside).with_context(doing)?;
+    std::io::Write::write_all(&mut file, text.as_bytes()).with_context(doing)?;
+    file.sync_all().with_context(doing)?;
+    std::fs::rename(&beside, path).with_context(doing)
+}

@@ -1,0 +1,54 @@
+//! `casallm pretrain` and `casallm sft`.
+
+use anyhow::Result;
+use casallm_train::interrupt::Interrupt;
+use casallm_train::recipe::Recipe;
+use casallm_train::run_lock::RunLock;
+use casallm_train::stages;
+use casallm_train::trainer::Outcome;
+
+use crate::Ended;
+use crate::args::Stage;
+use crate::console::Console;
+use crate::devices;
+
+/// The first stage.
+pub(crate) fn pretrain(flags: &Stage) -> Result<Ended> {
+    let recipe = Recipe::load(&flags.recipe, &flags.overrides)?;
+    recipe.pretrain()?;
+    let device = devices::open(&flags.compute, recipe.run.threads)?;
+    let interrupt = Interrupt::on_signals()?;
+    let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
+    let mut console = Console::new(&flags.output);
+    let outcome = stages::pretrain(&recipe, &device, flags.resume, &interrupt, &mut console)?;
+    Ok(ended(&outcome, &mut console))
+}
+
+/// The second stage.
+pub(crate) fn sft(flags: &Stage) -> Result<Ended> {
+    let recipe = Recipe::load(&flags.recipe, &flags.overrides)?;
+    recipe.sft()?;
+    let device = devices::open(&flags.compute, recipe.run.threads)?;
+    let interrupt = Interrupt::on_signals()?;
+    let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
+    let mut console = Console::new(&flags.output);
+    let (outcome, setup) = stages::sft(&recipe, &device, flags.resume, &interrupt, &mut console)?;
+    if setup.fit.cut + setup.fit.too_long > 0 {
+        console.say(&format!(
+            "{} conversations were cut at a message to fit the context, {} left out",
+            setup.fit.cut, setup.fit.too_long
+        ));
+    }
+    Ok(ended(&outcome, &mut console))
+}
+
+/// Says how a stage ended.
+pub(crate) fn ended(outcome: &Outcome, console: &mut Console) -> Ended {
+    match outcome {
+        Outcome::Finished(_) => Ended::Done,
+        Outcome::Interrupted(step) => {
+            console.say(&format!("stopped and saved after step {step}; run again with --resume to go on"));
+            Ended::Interrupted
+        }
+    }
+}
