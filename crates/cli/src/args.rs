@@ -60,8 +60,10 @@ pub struct Quickstart {
     /// Who made it, as in "I was made by ..."
     #[arg(long, default_value = "the Casa family")]
     pub maker: String,
+    /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,
+    /// What to print.
     #[command(flatten)]
     pub output: Output,
 }
@@ -91,6 +93,7 @@ pub struct TokenizerTrain {
     /// Bytes of text to learn from
     #[arg(long, default_value_t = 1_000_000_000)]
     pub sample_bytes: u64,
+    /// What to print.
     #[command(flatten)]
     pub console: Output,
 }
@@ -119,6 +122,7 @@ pub struct Tokenize {
     /// Seed of the split
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// What to print.
     #[command(flatten)]
     pub console: Output,
 }
@@ -134,8 +138,10 @@ pub struct Stage {
     /// Override a value of the recipe: --set pretrain.lr=1e-3 (may be given again)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
+    /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,
+    /// What to print.
     #[command(flatten)]
     pub output: Output,
 }
@@ -173,6 +179,7 @@ pub struct Chat {
     /// Seed of the sampler
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,
 }
@@ -239,6 +246,7 @@ pub enum OptimizerKind {
 /// Flags of `bench train`.
 #[derive(Debug, Args)]
 pub struct BenchTrain {
+    /// The model.
     #[command(flatten)]
     pub dimensions: Dimensions,
     /// Tokens of a row
@@ -256,6 +264,7 @@ pub struct BenchTrain {
     /// Optimizer
     #[arg(long, value_enum, default_value_t = OptimizerKind::Adamw)]
     pub optimizer: OptimizerKind,
+    /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,
     /// One JSON line on stdout
@@ -266,6 +275,7 @@ pub struct BenchTrain {
 /// Flags of `bench generate`.
 #[derive(Debug, Args)]
 pub struct BenchGenerate {
+    /// The model.
     #[command(flatten)]
     pub dimensions: Dimensions,
     /// Tokens read
@@ -277,6 +287,7 @@ pub struct BenchGenerate {
     /// Format of the weights
     #[arg(long, value_enum, default_value_t = PrecisionKind::Bf16)]
     pub weights: PrecisionKind,
+    /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,
     /// One JSON line on stdout
@@ -293,6 +304,7 @@ pub struct Selftest {
     /// Check every instruction set of this machine, not only the one that would be used
     #[arg(long)]
     pub all: bool,
+    /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,
     /// One JSON line a check on stdout

@@ -56,8 +56,10 @@ impl CpuDevice {
     /// A device of that many threads at that instruction set.
     ///
     /// # Errors
-    /// No threads or too many, or the system refuses them.
+    /// No threads or too many, or the system refuses them; the processor lacks the instruction set.
     pub fn new(threads: usize, isa: Isa) -> Result<Self, ComputeError> {
+        // The kernels trust the level: running an instruction that is not there would be undefined.
+        Isa::parse(isa.name())?;
         Ok(CpuDevice { pool: Pool::new(threads, isa)?, scratch: Mutex::new(None), allocated: AtomicU64::new(0) })
     }
 

@@ -6,6 +6,7 @@
 use super::pack::{PANEL, PackedB};
 use super::{Left, MatElement, TILE};
 use crate::cpu::isa::{Isa, Math};
+#[cfg(target_arch = "x86_64")]
 use crate::dtype::DType;
 
 /// What a block keeps from one tile to the next: with AMX, the thread's tile configuration.
@@ -99,12 +100,12 @@ unsafe fn plain<S: MatElement, M: Math, const ROWS: usize, const PANELS: usize>(
     let mut sum = [[[0.0f32; PANEL]; PANELS]; ROWS];
     for group in 0..groups {
         let mut columns = [[[0.0f32; PANEL]; 2]; PANELS];
-        for (p, column) in columns.iter_mut().enumerate() {
-            for lane in 0..PANEL {
+        for (p, [first, second]) in columns.iter_mut().enumerate() {
+            for (lane, (x, y)) in first.iter_mut().zip(second).enumerate() {
                 // SAFETY: inside panel `p`, group `group` of the packed operand.
                 let pair = unsafe { S::group(b.add(p * panel_len + (group * PANEL + lane) * S::GROUP)) };
-                column[0][lane] = pair[0];
-                column[1][lane] = pair[1];
+                *x = pair[0];
+                *y = pair[1];
             }
         }
         for (r, sums) in sum.iter_mut().enumerate() {

@@ -2,9 +2,13 @@
 
 use super::pack::{self, PANEL};
 use super::{Left, MatElement};
-use crate::cpu::isa::{Isa, Kernel, Math};
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::isa::Isa;
+use crate::cpu::isa::{Kernel, Math};
 use crate::cpu::pool::{Pool, Shared};
-use crate::dtype::{Bf16, DType, Storage};
+use crate::dtype::Storage;
+#[cfg(target_arch = "x86_64")]
+use crate::dtype::{Bf16, DType};
 
 struct TransposedPanel<'a, T, S> {
     source: &'a [T],
