@@ -2,8 +2,8 @@
 
 use casallm_compute::selftest::{self, Check};
 use casallm_compute::{
-    AttentionShape, ComputeError, CpuDevice, DType, Device, Head, HeadGradient, Isa, MatrixUse, Muon, Out, ScratchShape,
-    Span,
+    AttentionShape, ComputeError, CpuDevice, DType, Device, Head, HeadGradient, Isa, MatrixUse, Muon, Out,
+    ScratchShape, Span,
 };
 
 fn run(isa: Isa, threads: usize, seed: u64) -> Vec<Check> {
@@ -84,7 +84,7 @@ fn the_selftest_covers_every_operation() {
     let covers = |operation: &str, dtype: &str| {
         checks.iter().any(|check| check.operation == operation && check.case.contains(dtype))
     };
-    for operation in ["sum_of_squares", "adamw", "muon"] {
+    for operation in ["write_u32", "sum_of_squares", "adamw", "muon"] {
         assert!(covers(operation, ""), "{operation} is not checked");
     }
     for operation in OPERATIONS {
@@ -133,16 +133,18 @@ fn a_step_allocates_no_scratch_once_reserved() {
     for isa in Isa::available() {
         for threads in [1, 2, 3, 5] {
             for dtype in [DType::F32, DType::Bf16] {
-                let device = CpuDevice::new(threads, isa).unwrap();
-                one_step(&device, dtype);
+                // With the head's share of scratch larger than the others', and smaller.
+                for vocab_size in [517, 1] {
+                    one_step(&CpuDevice::new(threads, isa).unwrap(), dtype, vocab_size);
+                }
             }
         }
     }
 }
 
 /// A layer's scratch-using operations at a small but typical shape, with an odd MLP width and vocabulary.
-fn one_step(device: &CpuDevice, dtype: DType) {
-    let (tokens, n_embd, n_ff, vocab_size, sequence) = (96, 48, 131, 517, 48);
+fn one_step(device: &CpuDevice, dtype: DType, vocab_size: usize) {
+    let (tokens, n_embd, n_ff, sequence) = (32, 48, 131, 16);
     let shape = AttentionShape { n_head: 3, n_kv_head: 1, head_dim: 16 };
     let qkv_width = (shape.n_head + 2 * shape.n_kv_head) * shape.head_dim;
     let reserved = ScratchShape {
@@ -171,7 +173,13 @@ fn one_step(device: &CpuDevice, dtype: DType) {
     };
     let before = device.allocated_bytes();
     let checked = |operation: &str| {
-        assert_eq!(device.scratch_held(), held, "{operation} grew the scratch, {} {}", device.isa().name(), dtype.name());
+        assert_eq!(
+            device.scratch_held(),
+            held,
+            "{operation} grew the scratch, {} {}",
+            device.isa().name(),
+            dtype.name()
+        );
     };
 
     let shapes = [(qkv_width, n_embd), (n_embd, n_embd), (n_ff, n_embd), (n_embd, n_ff)];
@@ -226,29 +234,28 @@ fn one_step(device: &CpuDevice, dtype: DType) {
 /// A device that has run other shapes before computes the same: nothing depends on what scratch held or how long it is.
 #[test]
 fn results_do_not_depend_on_the_scratch_memory() {
-    for isa in Isa::available() {
-        for threads in [2, 3, 5] {
-            let device = CpuDevice::new(threads, isa).unwrap();
-            // An odd multiple of 64 bytes: no share of it is a round number for three or five workers.
-            let mut shape = ScratchShape {
-                dtype: DType::F32,
-                tokens: 1024,
-                width: 517,
-                vocab_size: 4_101,
-                n_embd: 64,
-                sequence: 300,
-                head_dim: 128,
-                training: true,
-            };
-            while device.scratch_bytes(&shape) / 64 % 15 != 7 {
-                shape.tokens += 1;
-            }
-            device.reserve_scratch(&shape).unwrap();
-            let used = selftest::run(&device, 24);
-            assert_passed(&format!("{} with used scratch", isa.name()), &used);
-            let fresh = run(isa, threads, 24);
-            assert!(used.iter().zip(&fresh).all(|(a, b)| a.fingerprint == b.fingerprint));
+    let isa = *Isa::available().last().expect("portable is always there");
+    for threads in [3, 5] {
+        let device = CpuDevice::new(threads, isa).unwrap();
+        // An odd multiple of 64 bytes: no share of it is a round number for three or five workers.
+        let mut shape = ScratchShape {
+            dtype: DType::F32,
+            tokens: 1024,
+            width: 517,
+            vocab_size: 4_101,
+            n_embd: 64,
+            sequence: 300,
+            head_dim: 128,
+            training: true,
+        };
+        while device.scratch_bytes(&shape) / 64 % 15 != 7 {
+            shape.tokens += 1;
         }
+        device.reserve_scratch(&shape).unwrap();
+        let used = selftest::run(&device, 24);
+        assert_passed(&format!("{} with used scratch", isa.name()), &used);
+        let fresh = run(isa, threads, 24);
+        assert!(used.iter().zip(&fresh).all(|(a, b)| a.fingerprint == b.fingerprint));
     }
 }
 

@@ -93,13 +93,7 @@ pub fn forward(shape: AttentionShape, spans: &[Span], qkv: [&[f64]; 3]) -> Atten
 }
 
 /// `[dq, dk, dv]`, NaN in rows that no span covers. `out` is what the forward pass returned, rounded as it was kept.
-pub fn backward(
-    shape: AttentionShape,
-    spans: &[Span],
-    qkv: [&[f64]; 3],
-    out: &[f64],
-    d_out: &[f64],
-) -> [Vec<f64>; 3] {
+pub fn backward(shape: AttentionShape, spans: &[Span], qkv: [&[f64]; 3], out: &[f64], d_out: &[f64]) -> [Vec<f64>; 3] {
     let operands = Operands::new(shape, qkv);
     let AttentionShape { n_head, n_kv_head, head_dim } = shape;
     let scale = 1.0 / (head_dim as f64).sqrt();

@@ -80,8 +80,7 @@ pub struct Gradient {
 /// Gradients from those of queries (by token), keys and values (by slot).
 pub fn backward(split: &Split<'_>, qkv: &[f64], [dq, dk, dv]: [&[f64]; 3]) -> Gradient {
     let AttentionShape { n_head, n_kv_head, head_dim } = split.shape;
-    let mut gradient =
-        Gradient { qkv: Vec::new(), q_weight: vec![0.0; head_dim], k_weight: vec![0.0; head_dim] };
+    let mut gradient = Gradient { qkv: Vec::new(), q_weight: vec![0.0; head_dim], k_weight: vec![0.0; head_dim] };
     for (token, row) in qkv.chunks_exact((n_head + 2 * n_kv_head) * head_dim).enumerate() {
         let position = split.positions[token];
         let slot = split.slots[token] as usize * n_kv_head;

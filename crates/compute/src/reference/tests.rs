@@ -24,7 +24,11 @@ fn differences(name: &str, x: &[f64], gradient: &[f64], loss: impl Fn(&[f64]) ->
             loss(&moved)
         };
         let slope = (at(STEP) - at(-STEP)) / (2.0 * STEP);
-        assert!((slope - gradient[i]).abs() < 1e-7, "{name}[{i}]: {} by the formula, {slope} by differences", gradient[i]);
+        assert!(
+            (slope - gradient[i]).abs() < 1e-7,
+            "{name}[{i}]: {} by the formula, {slope} by differences",
+            gradient[i]
+        );
     }
 }
 
@@ -67,10 +71,8 @@ fn activation_gradients() {
 #[test]
 fn attention_gradients() {
     let shape = AttentionShape { n_head: 4, n_kv_head: 2, head_dim: 2 };
-    let spans = [
-        Span { q_start: 0, q_len: 3, kv_start: 0, kv_len: 3 },
-        Span { q_start: 3, q_len: 4, kv_start: 3, kv_len: 4 },
-    ];
+    let spans =
+        [Span { q_start: 0, q_len: 3, kv_start: 0, kv_len: 3 }, Span { q_start: 3, q_len: 4, kv_start: 3, kv_len: 4 }];
     let (q, k, v, d_out) = (numbers(7 * 8, 1), numbers(7 * 4, 2), numbers(7 * 4, 3), numbers(7 * 8, 4));
     let out = attention::forward(shape, &spans, [&q, &k, &v]).out;
     let [dq, dk, dv] = attention::backward(shape, &spans, [&q, &k, &v], &out, &d_out);
@@ -152,15 +154,7 @@ fn embedding_gradient() {
 #[test]
 fn adamw_moves_by_the_learning_rate_at_first() {
     // With bias correction the first step is lr in the direction of the gradient's sign, whatever its size.
-    let update = AdamW {
-        lr: 0.5,
-        beta1: 0.9,
-        beta2: 0.95,
-        eps: 0.0,
-        weight_decay: 0.25,
-        step: 1,
-        gradient_scale: 3.0,
-    };
+    let update = AdamW { lr: 0.5, beta1: 0.9, beta2: 0.95, eps: 0.0, weight_decay: 0.25, step: 1, gradient_scale: 3.0 };
     let (mut weight, mut m, mut v) = ([1.0, 1.0], [0.0; 2], [0.0; 2]);
     adamw::step(&update, &mut weight, &[1e-3, -40.0], [&mut m, &mut v]);
     assert!((weight[0] - (0.875 - 0.5)).abs() < 1e-12 && (weight[1] - (0.875 + 0.5)).abs() < 1e-12, "{weight:?}");

@@ -26,11 +26,7 @@ pub(super) fn run<D: Device>(trial: &mut Trial<'_, D>, dtype: DType) {
     }
 }
 
-fn embeddings<D: Device>(
-    trial: &mut Trial<'_, D>,
-    dtype: DType,
-    (tokens, width, vocab_size): (usize, usize, usize),
-) {
+fn embeddings<D: Device>(trial: &mut Trial<'_, D>, dtype: DType, (tokens, width, vocab_size): (usize, usize, usize)) {
     // The table is not rounded beforehand: packing rounds it, to nearest.
     let table = trial.random.normal(DType::F32, vocab_size * width, 1.0);
     let ids = trial.random.indices(tokens, vocab_size);
@@ -96,8 +92,11 @@ fn masks<D: Device>(trial: &mut Trial<'_, D>, dtype: DType, len: usize, rate: f3
         let mut correlation = Vec::new();
         for other in others {
             let other = mask(stage, other, len)?;
-            let differ: Vec<f64> =
-                got[..len].iter().zip(&other).map(|(a, b)| if (*a == 0.0) == (*b == 0.0) { 0.0 } else { 1.0 }).collect();
+            let differ: Vec<f64> = got[..len]
+                .iter()
+                .zip(&other)
+                .map(|(a, b)| if (*a == 0.0) == (*b == 0.0) { 0.0 } else { 1.0 })
+                .collect();
             correlation.push(dropout::statistics(agree, &ones, &differ).deviations);
         }
         Ok(vec![vec![statistics.survivor_error], vec![statistics.deviations], correlation])

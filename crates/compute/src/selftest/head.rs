@@ -86,8 +86,7 @@ fn case<D: Device>(
         );
         trial.case("head", name, expected, |stage| {
             let (hidden, targets) = (stage.input(dtype, &hidden)?, stage.indices(&targets)?);
-            let (matrix, weights) =
-                (stage.matrix(dtype, &weight, n_embd, usage)?, stage.input(DType::F32, &weights)?);
+            let (matrix, weights) = (stage.matrix(dtype, &weight, n_embd, usage)?, stage.input(DType::F32, &weights)?);
             let head = Head { hidden: &hidden, weight: &matrix, targets: &targets, weights: &weights, tokens };
             let mut losses = stage.output(DType::F32, tokens)?;
             let mut d_hidden = stage.output(dtype, tokens * n_embd)?;

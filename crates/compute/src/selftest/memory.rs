@@ -20,6 +20,7 @@ pub(super) fn run<D: Device>(trial: &mut Trial<'_, D>) {
         }
     }
     for len in LENGTHS {
+        indices(trial, len);
         let x = trial.random.normal(DType::F32, len, 1.0);
         let want = vec![reference::sum_of_squares(&wide(&x))];
         // f64 throughout: 2^-53 a term at worst.
@@ -35,21 +36,43 @@ pub(super) fn run<D: Device>(trial: &mut Trial<'_, D>) {
     });
 }
 
+/// Indices arrive, and the bytes of a buffer are its elements, little-endian.
+fn indices<D: Device>(trial: &mut Trial<'_, D>, len: usize) {
+    let values = trial.random.indices(len, u32::MAX as usize);
+    let want = values.iter().map(|x| f64::from(*x)).collect();
+    let expected = vec![Expected::new("bytes", want, Tolerance::EXACT)];
+    trial.case("write_u32", format!("{len}"), expected, |stage| {
+        let mut buffer = stage.0.allocate("selftest", DType::U32, len)?;
+        stage.0.write_u32(&mut buffer, len / 2, &values[len / 2..]);
+        stage.0.write_u32(&mut buffer, 0, &values[..len / 2]);
+        let bytes = stage.0.bytes(&buffer);
+        Ok(vec![bytes.as_chunks::<4>().0.iter().map(|word| f64::from(u32::from_le_bytes(*word))).collect()])
+    });
+}
+
 fn transfers<D: Device>(trial: &mut Trial<'_, D>, dtype: DType, len: usize) {
     let x = trial.random.normal(DType::F32, len, 1.0);
     let rounded: Vec<f64> = x.iter().map(|x| round(dtype, *x).into()).collect();
     let half = len / 2;
     let shifted: Vec<f64> = rounded[half..].to_vec();
     let name = format!("{len}, {}", dtype.name());
-    let expected =
-        vec![Expected::new("values", rounded.clone(), Tolerance::EXACT), Expected::new("tail", shifted, Tolerance::EXACT)];
+    let bytes = rounded.iter().flat_map(|x| {
+        let bits = (*x as f32).to_le_bytes();
+        bits[4 - dtype.size()..].iter().map(|byte| f64::from(*byte)).collect::<Vec<f64>>()
+    });
+    let expected = vec![
+        Expected::new("values", rounded.clone(), Tolerance::EXACT),
+        Expected::new("tail", shifted, Tolerance::EXACT),
+        Expected::new("bytes", bytes.collect(), Tolerance::EXACT),
+    ];
     trial.case("write_f32", name.clone(), expected, |stage| {
         let mut buffer = stage.output(dtype, len)?;
         stage.0.write_f32(&mut buffer, half, &x[half..]);
         stage.0.write_f32(&mut buffer, 0, &x[..half]);
         let mut tail = vec![0.0; len - half];
         stage.0.read_f32(&buffer, half, &mut tail);
-        Ok(vec![stage.read(&buffer), wide(&tail)])
+        let bytes = stage.0.bytes(&buffer)[..len * dtype.size()].iter().map(|byte| f64::from(*byte)).collect();
+        Ok(vec![stage.read(&buffer), wide(&tail), bytes])
     });
     let mut part = rounded.clone();
     part[half..].fill(f64::NAN);

@@ -25,15 +25,8 @@ pub(super) fn run<D: Device>(trial: &mut Trial<'_, D>) {
 fn adamw_steps<D: Device>(trial: &mut Trial<'_, D>, len: usize) {
     let weight = trial.random.normal(DType::F32, len, 1.0);
     let steps: Vec<Vec<f32>> = (0..3).map(|_| trial.random.normal(DType::F32, len, 0.5)).collect();
-    let update = |step| AdamW {
-        lr: 0.01,
-        beta1: 0.9,
-        beta2: 0.95,
-        eps: 1e-8,
-        weight_decay: 0.1,
-        step,
-        gradient_scale: 0.75,
-    };
+    let update =
+        |step| AdamW { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step, gradient_scale: 0.75 };
     let (mut want, mut m, mut v) = (wide(&weight), vec![0.0; len], vec![0.0; len]);
     for (step, gradient) in (1..).zip(&steps) {
         adamw::step(&update(step), &mut want, &wide(gradient), [&mut m, &mut v]);
@@ -68,8 +61,7 @@ fn muon_step<D: Device>(trial: &mut Trial<'_, D>, row_blocks: &[usize], columns:
         let gradient = wide(&gradient[part.clone()]);
         muon::step(&update, columns, &mut want[part.clone()], &gradient, &mut m[part]);
     }
-    let expected =
-        vec![Expected::new("weight", want, Tolerance::MUON), Expected::new("momentum", m, Tolerance::F32)];
+    let expected = vec![Expected::new("weight", want, Tolerance::MUON), Expected::new("momentum", m, Tolerance::F32)];
     trial.case("muon", format!("{row_blocks:?} x {columns}"), expected, |stage| {
         let (mut weight, mut momentum) = (stage.whole(&weight)?, stage.whole(&momentum)?);
         stage.0.muon(&update, row_blocks, columns, &mut weight, &stage.whole(&gradient)?, &mut momentum);

@@ -27,13 +27,7 @@ pub(super) fn run<D: Device>(trial: &mut Trial<'_, D>, dtype: DType) {
     }
 }
 
-fn case<D: Device>(
-    trial: &mut Trial<'_, D>,
-    dtype: DType,
-    shape: AttentionShape,
-    tokens: usize,
-    with_norm: bool,
-) {
+fn case<D: Device>(trial: &mut Trial<'_, D>, dtype: DType, shape: AttentionShape, tokens: usize, with_norm: bool) {
     let AttentionShape { n_head, n_kv_head, head_dim } = shape;
     let slot_count = tokens + 7;
     let (q_len, kv_len) = (tokens * n_head * head_dim, slot_count * n_kv_head * head_dim);

@@ -129,8 +129,7 @@ impl<'d, D: Device> Trial<'d, D> {
         for ((expected, got), again) in expected.iter().zip(&first).zip(&again) {
             let case = format!("{case}: {}", expected.output);
             let guard = f64::from(GUARD_VALUE);
-            let mut check =
-                Check::compare(operation, case, (got, guard), &expected.values, expected.tolerance);
+            let mut check = Check::compare(operation, case, (got, guard), &expected.values, expected.tolerance);
             if let Some(i) = got.iter().zip(again).position(|(a, b)| a.to_bits() != b.to_bits()) {
                 check.fail(format!("a second run gave {:e} for element {i}, not {:e}", again[i], got[i]));
             }

@@ -4,9 +4,11 @@
 //! row and only `dSᵀ` has to be packed inside the loop:
 //! `Pᵀ = exp(Sᵀ - lse)`, `dV += Pᵀ dO`, `dPᵀ = V dOᵀ`, `dSᵀ = Pᵀ (dPᵀ - D)`, `dK += dSᵀ Q`, `dQᵀ += Kᵀ dSᵀ`.
 
-use super::{Inputs, pack_columns, pack_transposed};
+use super::Inputs;
 use crate::cpu::buffer::Carver;
-use crate::cpu::gemm::{Add, Left, MatElement, PackedB, Store, multiply_here, pack::packed_len};
+use crate::cpu::gemm::{
+    Add, Left, MatElement, PackedB, Store, multiply_here, pack::packed_len, pack_columns_here, pack_transposed_here,
+};
 use crate::cpu::isa::{Isa, Kernel, Math};
 use crate::cpu::math;
 use crate::cpu::pool::Shared;
@@ -181,10 +183,10 @@ pub(super) fn run<S: MatElement>(task: &Task<'_, S>, mut scratch: Carver<'_>) {
     for head in task.kv_head * group..(task.kv_head + 1) * group {
         let q_at = task.span.q_start * q_stride + head * head_dim;
         let (q, d_out, out) = (&inputs.q[q_at..], &d_out[q_at..], &out[q_at..]);
-        pack_transposed(q, q_stride, (head_dim, n), q_rows);
-        pack_transposed(d_out, q_stride, (head_dim, n), do_rows);
-        pack_columns(q, q_stride, (n, head_dim), q_columns);
-        pack_columns(d_out, q_stride, (n, head_dim), do_columns);
+        pack_transposed_here(isa, q, q_stride, (head_dim, n), q_rows);
+        pack_transposed_here(isa, d_out, q_stride, (head_dim, n), do_rows);
+        pack_columns_here(isa, q, q_stride, (n, head_dim), q_columns);
+        pack_columns_here(isa, d_out, q_stride, (n, head_dim), do_columns);
         let q_rows = PackedB::new(q_rows, head_dim, n);
         let do_rows = PackedB::new(do_rows, head_dim, n);
         let q_columns = PackedB::new(q_columns, n, head_dim);
@@ -229,7 +231,7 @@ pub(super) fn run<S: MatElement>(task: &Task<'_, S>, mut scratch: Carver<'_>) {
                 let add = Add { out: Shared::new(&mut dk[key * head_dim..]), stride: head_dim, bias: None };
                 let left = Left::rows(rounded, rows, inner, TILE_Q);
                 multiply_here(isa, left, rows, q_columns.slice(query, inner, 0, head_dim), &add);
-                pack_columns(gradients, TILE_Q, (rows, columns), packed);
+                pack_columns_here(isa, gradients, TILE_Q, (rows, columns), packed);
                 let add = Add { out: Shared::new(&mut dq[query..]), stride: padded, bias: None };
                 let inner = rows.next_multiple_of(S::GROUP);
                 let left = Left::rows(&k_transposed[key..], head_dim, inner, padded);

@@ -1,8 +1,10 @@
 //! Tiled forward pass of one span and head.
 
-use super::{Inputs, TILE_K, TILE_Q, pack_columns, pack_transposed};
+use super::{Inputs, TILE_K, TILE_Q};
 use crate::cpu::buffer::Carver;
-use crate::cpu::gemm::{Add, Left, MatElement, PackedB, Store, multiply_here, pack::packed_len};
+use crate::cpu::gemm::{
+    Add, Left, MatElement, PackedB, Store, multiply_here, pack::packed_len, pack_columns_here, pack_transposed_here,
+};
 use crate::cpu::isa::{Isa, Kernel, Math};
 use crate::cpu::math;
 use crate::cpu::pool::Shared;
@@ -138,10 +140,10 @@ pub(super) fn run<S: MatElement>(task: &Task<'_, S>, mut scratch: Carver<'_>) {
     let head_dim = task.shape.head_dim;
     let Span { q_len, kv_len, .. } = task.span;
     let keys = scratch.take::<S>(packed_len::<S>(head_dim, kv_len));
-    pack_transposed(task.k(), task.kv_stride(), (head_dim, kv_len), keys);
+    pack_transposed_here(task.isa, task.k(), task.kv_stride(), (head_dim, kv_len), keys);
     let keys = PackedB::new(keys, head_dim, kv_len);
     let values = scratch.take::<S>(packed_len::<S>(kv_len, head_dim));
-    pack_columns(task.v(), task.kv_stride(), (kv_len, head_dim), values);
+    pack_columns_here(task.isa, task.v(), task.kv_stride(), (kv_len, head_dim), values);
     let values = PackedB::new(values, kv_len, head_dim);
     let scores = scratch.take::<f32>(TILE_Q * TILE_K);
     let probabilities = scratch.take::<S>(TILE_Q * TILE_K);

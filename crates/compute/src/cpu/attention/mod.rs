@@ -8,7 +8,7 @@ mod decode;
 mod forward;
 
 use super::buffer::Carver;
-use super::gemm::{MatElement, PANEL, pack};
+use super::gemm::MatElement;
 use super::pool::{Pool, Shared};
 use crate::device::{AttentionShape, Span};
 
@@ -86,25 +86,4 @@ pub(super) fn backward<S: MatElement>(
         let task = backward::Task { isa: pool.isa(), shape, span, kv_head, incoming, gradients };
         backward::run(&task, Carver::new(scratch));
     });
-}
-
-/// Packs `sourceᵀ` of `[n][k]` rows `stride` apart.
-fn pack_transposed<S: MatElement>(source: &[S], stride: usize, (k, n): (usize, usize), out: &mut [S]) {
-    let len = k.next_multiple_of(S::GROUP) * PANEL;
-    for (panel, out) in out.chunks_exact_mut(len).take(n.div_ceil(PANEL)).enumerate() {
-        pack::transposed_panel(source, stride, (k, n), panel, out);
-    }
-}
-
-/// Packs `source`, `[k][n]` rows `stride` apart.
-fn pack_columns<T: crate::dtype::Storage, S: MatElement>(
-    source: &[T],
-    stride: usize,
-    (k, n): (usize, usize),
-    out: &mut [S],
-) {
-    let len = k.next_multiple_of(S::GROUP) * PANEL;
-    for (panel, out) in out.chunks_exact_mut(len).take(n.div_ceil(PANEL)).enumerate() {
-        pack::panel(source, stride, (k, n), panel, out);
-    }
 }

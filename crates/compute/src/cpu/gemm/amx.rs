@@ -23,7 +23,6 @@
 pub(crate) mod emulator;
 #[cfg(test)]
 mod tests;
-mod transpose;
 
 use core::arch::asm;
 use core::arch::x86_64::{_mm512_loadu_si512, _mm512_maskz_loadu_epi16, _mm512_storeu_si512};
@@ -118,7 +117,7 @@ impl<T: Storage> Kernel for TransposedRows<'_, T> {
             // SAFETY: this runs only where AMX and so AVX-512 is; 16 rows of `k` from `k0` lie inside `out`.
             unsafe {
                 let to = self.out.as_mut_ptr().add(k0);
-                transpose::pairs_to_rows(step.as_ptr(), k.div_ceil(2), to, row);
+                super::transpose::pairs_to_rows(step.as_ptr(), k.div_ceil(2), to, row);
             }
         }
     }

@@ -17,9 +17,11 @@ mod operand;
 pub(crate) mod pack;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod transpose;
 
 pub(crate) use epilogue::{Add, Epilogue, Store};
-pub(crate) use operand::{left_transposed, pack_columns, pack_transposed};
+pub(crate) use operand::{left_transposed, pack_columns, pack_columns_here, pack_transposed, pack_transposed_here};
 pub(crate) use pack::{PANEL, PackedB};
 
 use super::isa::{Isa, Kernel, Math};

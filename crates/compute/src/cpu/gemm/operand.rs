@@ -2,15 +2,14 @@
 
 use super::pack::{self, PANEL};
 use super::{Left, MatElement};
-#[cfg(target_arch = "x86_64")]
-use crate::cpu::isa::Isa;
-use crate::cpu::isa::{Kernel, Math};
+use crate::cpu::isa::{Isa, Kernel, Math};
 use crate::cpu::pool::{Pool, Shared};
 use crate::dtype::Storage;
 #[cfg(target_arch = "x86_64")]
 use crate::dtype::{Bf16, DType};
 
 struct TransposedPanel<'a, T, S> {
+    isa: Isa,
     source: &'a [T],
     stride: usize,
     k: usize,
@@ -23,7 +22,18 @@ impl<T: Storage, S: MatElement> Kernel for TransposedPanel<'_, T, S> {
     type Output = ();
     #[inline(always)]
     fn run<M: Math>(self) {
-        pack::transposed_panel(self.source, self.stride, (self.k, self.n), self.panel, self.out);
+        let Self { source, stride, k, n, panel, out, isa } = self;
+        #[cfg(target_arch = "x86_64")]
+        if S::DTYPE == DType::Bf16 && isa >= Isa::Avx512 {
+            // SAFETY: S is Bf16, and the level has AVX-512.
+            unsafe {
+                let out = std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<Bf16>(), out.len());
+                super::transpose::transposed_panel(source, stride, (k, n), panel, out);
+            }
+            return;
+        }
+        let _ = isa;
+        pack::transposed_panel(source, stride, (k, n), panel, out);
     }
 }
 
@@ -73,8 +83,37 @@ pub(crate) fn pack_transposed<T: Storage, S: MatElement>(
     out: &mut [S],
 ) {
     pack_with(pool, out, (k, n), |panel, out: &mut [S]| {
-        pool.isa().run(TransposedPanel { source, stride, k, n, panel, out });
+        let isa = pool.isa();
+        isa.run(TransposedPanel { isa, source, stride, k, n, panel, out });
     });
+}
+
+/// [`pack_transposed`] on the calling thread, for tiles inside a parallel section.
+pub(crate) fn pack_transposed_here<T: Storage, S: MatElement>(
+    isa: Isa,
+    source: &[T],
+    stride: usize,
+    (k, n): (usize, usize),
+    out: &mut [S],
+) {
+    let len = k.next_multiple_of(S::GROUP) * PANEL;
+    for (panel, out) in out.chunks_exact_mut(len).take(n.div_ceil(PANEL)).enumerate() {
+        isa.run(TransposedPanel { isa, source, stride, k, n, panel, out });
+    }
+}
+
+/// [`pack_columns`] on the calling thread.
+pub(crate) fn pack_columns_here<T: Storage, S: MatElement>(
+    isa: Isa,
+    source: &[T],
+    stride: usize,
+    (k, n): (usize, usize),
+    out: &mut [S],
+) {
+    let len = k.next_multiple_of(S::GROUP) * PANEL;
+    for (panel, out) in out.chunks_exact_mut(len).take(n.div_ceil(PANEL)).enumerate() {
+        isa.run(Panel { source, stride, k, n, panel, out });
+    }
 }
 
 /// Packs the right operand `source[k, n]`, rows `stride` apart.

@@ -1,11 +1,46 @@
-//! Turns a packed panel of columns into the rows that AMX loads as its left operand.
+//! Transposes blocks of 16 x 16 pairs with AVX-512: rows of a weight or of keys into panels, and packed panels into the
+//! rows that AMX loads as its left operand.
 
 use core::arch::x86_64::{
     __m512i, __mmask16, _mm512_loadu_si512, _mm512_mask_storeu_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4,
     _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
-use crate::dtype::Bf16;
+use super::pack::{self, PANEL};
+use crate::dtype::{Bf16, Storage};
+
+/// `k` of a block.
+const DEPTH: usize = 32;
+
+/// As [`pack::transposed_panel`], by blocks.
+///
+/// # Safety
+/// The processor has AVX-512 F.
+#[inline(always)]
+pub(super) unsafe fn transposed_panel<T: Storage>(
+    source: &[T],
+    stride: usize,
+    (k, n): (usize, usize),
+    panel: usize,
+    out: &mut [Bf16],
+) {
+    let first = panel * PANEL;
+    let whole = k / DEPTH * DEPTH;
+    let mut block = [[Bf16(0); DEPTH]; PANEL];
+    for (start, to) in (0..whole).step_by(DEPTH).zip(out.chunks_exact_mut(DEPTH * PANEL)) {
+        for (lane, row) in block.iter_mut().enumerate().take(n - first) {
+            let from = &source[(first + lane) * stride + start..][..DEPTH];
+            for (to, from) in row.iter_mut().zip(from) {
+                *to = Bf16::store(from.load());
+            }
+        }
+        // SAFETY: `to` holds 16 slots of 16 pairs; a transpose is its own inverse, so slots are its rows.
+        unsafe { pairs_to_rows(block.as_ptr().cast(), PANEL, to.as_mut_ptr(), 2 * PANEL) };
+    }
+    if whole < k {
+        pack::transposed_panel(&source[whole..], stride, (k - whole, n), panel, &mut out[whole * PANEL..]);
+    }
+}
 
 /// Writes 16 rows of `pairs` pairs, `stride` elements apart, from `[pair][row]`.
 ///
@@ -20,7 +55,6 @@ pub(super) unsafe fn pairs_to_rows(from: *const Bf16, pairs: usize, to: *mut Bf1
         // SAFETY: the caller's promise.
         *x = unsafe { _mm512_loadu_si512(from.add(pair * 32).cast()) };
     }
-    // Groups of 4 pairs become 4 rows' 4 pairs in each 128-bit lane; then lanes are exchanged.
     // Four pairs become, in each 128-bit lane, one row's four pairs; then the lanes are exchanged.
     let mut quads = [[_mm512_setzero_si512(); 4]; 4];
     for (i, x) in x.chunks_exact(4).enumerate() {
