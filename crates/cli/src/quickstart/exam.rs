@@ -59,6 +59,7 @@ pub(super) fn take(recipe: &Recipe, bot: &Chatbot, base: &Chatbot) -> Result<Jud
     }
     for question in ["Hello!", "What is photosynthesis?", "Do you like music?", "I just saw a great movie."] {
         let text = bot.answer(&[Message::user(question)], &mut Sampler::new(lively.clone())?, 64, &mut |_| {})?;
+        let text = format!("\n{text}");
         samples.push(Sample { prompt: question.to_owned(), text, settings: format!("fine-tuned, {settings}") });
     }
     Ok(Judged {

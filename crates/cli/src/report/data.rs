@@ -130,7 +130,7 @@ pub struct Compression {
 pub struct Sample {
     /// What it was given; may be empty.
     pub prompt: String,
-    /// What it wrote.
+    /// What it wrote; an answer, unlike a continuation, begins with a line break.
     pub text: String,
     /// How: "temperature 0.8, top-p 0.95, seed 1".
     pub settings: String,

@@ -53,7 +53,8 @@ pub(super) fn tick(x: f64) -> String {
         _ if size >= 1e9 => (x / 1e9, " G"),
         _ if size >= 1e6 => (x / 1e6, " M"),
         _ if size >= 1e3 => (x / 1e3, " k"),
-        _ if size < 1e-3 => return exponent(x),
+        // Learning rates: all labels of their axis in one notation.
+        _ if size < 1e-2 => return exponent(x),
         _ => (x, ""),
     };
     // Rounding undoes what adding up steps of 0.1 did.
@@ -110,6 +111,8 @@ mod tests {
             (2.5e6, "2.5 M"),
             (1e10, "10 G"),
             (0.0003, "3e-4"),
+            (0.002, "2e-3"),
+            (0.05, "0.05"),
             (-0.5, "-0.5"),
             (0.00025, "2.5e-4"),
         ] {

@@ -7,7 +7,7 @@ use crate::dtype::{DType, Element};
 use crate::error::ComputeError;
 
 /// Cache-line and AVX-512 alignment.
-const ALIGN: usize = 64;
+pub(crate) const ALIGN: usize = 64;
 
 /// A zero-initialised, 64-byte aligned block.
 pub(crate) struct Memory {

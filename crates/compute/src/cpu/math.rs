@@ -25,7 +25,7 @@ pub(crate) fn exp<M: Math>(x: f32) -> f32 {
     let p = M::mul_add(p, r, 8.333_452e-3);
     let p = M::mul_add(p, r, 4.166_579_6e-2);
     let p = M::mul_add(p, r, 1.666_666_5e-1);
-    let p = M::mul_add(p, r, 5.000_000_1e-1);
+    let p = M::mul_add(p, r, 5e-1);
     let p = M::mul_add(p * r, r, r + 1.0);
     let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
     let y = p * scale;
@@ -43,7 +43,7 @@ pub(crate) fn erf<M: Math>(x: f32) -> f32 {
     let p = M::mul_add(p, z, -2.101_024e-6);
     let p = M::mul_add(p, z, -5.692_506_3e-5);
     let p = M::mul_add(p, z, -7.349_906_5e-4);
-    let p = M::mul_add(p, z, -2.954_599_9e-3);
+    let p = M::mul_add(p, z, -2.954_6e-3);
     let p = M::mul_add(p, z, -1.609_603_3e-2);
     let q = -1.456_607_2e-5;
     let q = M::mul_add(q, z, -2.133_740_6e-4);

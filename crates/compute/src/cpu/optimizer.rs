@@ -63,12 +63,12 @@ pub(super) fn adamw(
 const NEWTON_SCHULZ: (f32, f32, f32) = (3.4445, -4.7750, 2.0315);
 const STEPS: usize = 5;
 
-/// Bytes of scratch for matrices of up to `rows x columns`.
+/// Bytes of scratch for matrices of up to `rows x columns`, or the other way round.
 pub(super) fn muon_scratch(rows: usize, columns: usize) -> usize {
     let short = rows.min(columns);
     let packed = packed_len::<Bf16>(rows, columns).max(packed_len::<Bf16>(columns, rows));
     Carver::bytes::<f32>(rows * columns)
-        + Carver::bytes::<Bf16>(rows * columns.next_multiple_of(2))
+        + Carver::bytes::<Bf16>(rows.next_multiple_of(2) * columns.next_multiple_of(2))
         + 2 * Carver::bytes::<Bf16>(packed)
         + 2 * Carver::bytes::<f32>(short * short)
         + Carver::bytes::<Bf16>(short * short.next_multiple_of(2))

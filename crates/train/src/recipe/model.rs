@@ -1,53 +1,13 @@
 //! `[model]`: a preset, free dimensions, or a preset with some dimensions changed.
 
-use serde::{Deserialize, Serialize};
+use casallm_model::presets::PRESETS;
+use serde::Serialize;
+
+pub use casallm_model::config::{Activation, Norm};
+pub use casallm_model::presets::Block;
 
 use super::section::{Interval, Section};
 use crate::error::TrainError;
-
-/// Name, `n_layer`, `n_embd`, `n_head`: the GPT-3 family (table 2.1 of <https://arxiv.org/abs/2005.14165>; its XL with
-/// the 16 heads that multiply to its width) and three smaller ones.
-const PRESETS: &[(&str, (usize, usize, usize))] = &[
-    ("gpt3-nano", (4, 256, 4)),
-    ("gpt3-micro", (6, 384, 6)),
-    ("gpt3-mini", (8, 512, 8)),
-    ("gpt3-small", (12, 768, 12)),
-    ("gpt3-medium", (24, 1024, 16)),
-    ("gpt3-large", (24, 1536, 16)),
-    ("gpt3-xl", (24, 2048, 16)),
-];
-
-/// The two families.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Block {
-    /// The GPT-3 shape: LayerNorm, exact GELU, biases outside QKV.
-    Classic,
-    /// The Qwen3 shape: RMSNorm, QK-norm, SwiGLU, no biases.
-    Modern,
-}
-
-/// Normalisation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Norm {
-    /// Mean and variance.
-    LayerNorm,
-    /// Root mean square.
-    RmsNorm,
-}
-
-/// Nonlinearity of the MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Activation {
-    /// Exact GELU.
-    Gelu,
-    /// Gated SiLU.
-    SwiGlu,
-    /// max(x, 0)².
-    ReluSquared,
-}
 
 /// The shape of the model; names and meanings are those of the model's own config. The vocabulary is
 /// [`super::Tokenizer::vocab_size`].
@@ -89,7 +49,7 @@ pub struct Model {
 
 impl Model {
     pub(super) fn read(section: &Section<'_>) -> Result<Self, TrainError> {
-        let presets: Vec<_> = PRESETS.iter().map(|(name, size)| (*name, *size)).collect();
+        let presets: Vec<_> = PRESETS.iter().map(|p| (p.name, p)).collect();
         let preset = section.choice("preset", &presets)?;
         let dimension = |key: &str, max: usize, default: Option<usize>| {
             section.require(
@@ -103,14 +63,14 @@ impl Model {
             .unwrap_or(Block::Classic);
         let modern = block == Block::Modern;
 
-        let n_layer = dimension("n_layer", 1 << 10, preset.map(|(n_layer, _, _)| n_layer))?;
-        let n_embd = dimension("n_embd", 1 << 16, preset.map(|(_, n_embd, _)| n_embd))?;
-        let n_head = dimension("n_head", 1 << 10, preset.map(|(_, _, n_head)| n_head))?;
+        let n_layer = dimension("n_layer", 1 << 10, preset.map(|p| p.n_layer))?;
+        let n_embd = dimension("n_embd", 1 << 16, preset.map(|p| p.n_embd))?;
+        let n_head = dimension("n_head", 1 << 10, preset.map(|p| p.n_head))?;
         let n_kv_head = dimension("n_kv_head", 1 << 10, Some(n_head))?;
         if !n_head.is_multiple_of(n_kv_head) {
             return Err(section.bad("n_kv_head", n_kv_head, format!("use a divisor of n_head = {n_head}")));
         }
-        let head_dim = match section.size("head_dim", 1, 1 << 10)? {
+        let head_dim = match section.size("head_dim", 1, 1 << 9)? {
             Some(head_dim) => head_dim,
             None if n_embd.is_multiple_of(n_head) => n_embd / n_head,
             None => {
@@ -121,13 +81,13 @@ impl Model {
                 ));
             }
         };
-        if !head_dim.is_multiple_of(2) || head_dim > 1 << 10 {
+        if !head_dim.is_multiple_of(2) || head_dim > 1 << 9 {
             let key = if section.has("head_dim") { "head_dim" } else { "n_head" };
             let found = if section.has("head_dim") { head_dim } else { n_head };
             return Err(section.bad(
                 key,
                 found,
-                format!("a head is {head_dim} wide: it must be even, for RoPE turns pairs, and at most 1024"),
+                format!("a head is {head_dim} wide: it must be even, for RoPE turns pairs, and at most 512"),
             ));
         }
         let activation = section
@@ -149,7 +109,7 @@ impl Model {
             n_kv_head,
             head_dim,
             n_ff: dimension("n_ff", 1 << 18, Some(n_ff))?,
-            context: dimension("context", 1 << 24, preset.map(|_| 2048))?,
+            context: dimension("context", 1 << 24, preset.map(|_| casallm_model::presets::CONTEXT))?,
             norm: section
                 .choice("norm", &[("layernorm", Norm::LayerNorm), ("rmsnorm", Norm::RmsNorm)])?
                 .unwrap_or(if modern { Norm::RmsNorm } else { Norm::LayerNorm }),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use casallm_compute::{DType, Device};
 use casallm_data::chat::CHAT_TEMPLATE;
 use casallm_data::tokenizer::Tokenizer;
-use casallm_model::config::{self, ModelConfig};
+use casallm_model::config::ModelConfig;
 use casallm_model::directory::{GENERATION_CONFIG, StoredDtype, TOKENIZER, TOKENIZER_CONFIG, TextFile, save_model};
 use casallm_model::error::ModelError;
 use casallm_model::network::Network;
@@ -190,16 +190,9 @@ fn config_of(recipe: &Recipe) -> Result<ModelConfig, TrainError> {
         head_dim: model.head_dim,
         n_ff: model.n_ff,
         context: model.context,
-        norm: match model.norm {
-            recipe::Norm::LayerNorm => config::Norm::LayerNorm,
-            recipe::Norm::RmsNorm => config::Norm::RmsNorm,
-        },
+        norm: model.norm,
         qk_norm: model.qk_norm,
-        activation: match model.activation {
-            recipe::Activation::Gelu => config::Activation::Gelu,
-            recipe::Activation::SwiGlu => config::Activation::SwiGlu,
-            recipe::Activation::ReluSquared => config::Activation::ReluSquared,
-        },
+        activation: model.activation,
         bias: model.bias,
         tie_embeddings: model.tie_embeddings,
         rope_theta: model.rope_theta as f32,

@@ -66,8 +66,19 @@ struct Frame {
 const TOP: f64 = 12.0;
 const RIGHT: f64 = 14.0;
 const BOTTOM: f64 = 46.0;
+/// Pixels of height for a tick, at least; of width for a digit of its label, at most; and for the title beside them.
+const TICK_HEIGHT: f64 = 42.0;
+const DIGIT_WIDTH: f64 = 7.2;
+const TITLE_WIDTH: f64 = 32.0;
 
 impl Frame {
+    /// Its left margin has room for the labels of `y`.
+    fn new(class: &'static str, width: f64, height: f64, x_ticks: usize, y: &Axis) -> Self {
+        let y_ticks = ((height - TOP - BOTTOM) / TICK_HEIGHT) as usize;
+        let longest = y.ticks(y_ticks).into_iter().map(|t| format::tick(t).chars().count()).max().unwrap_or(0);
+        Frame { class, width, height, left: TITLE_WIDTH + DIGIT_WIDTH * longest.max(3) as f64, x_ticks, y_ticks }
+    }
+
     fn across(&self, share: f64) -> f64 {
         self.left + share * (self.width - self.left - RIGHT)
     }
@@ -89,11 +100,11 @@ impl Chart {
         let Some((x, y)) = axes else {
             return format!("<p class=\"empty\">{}: nothing was measured.</p>\n", escape(&self.label));
         };
-        let wide = Frame { class: "wide", width: 860.0, height: self.height, left: 62.0, x_ticks: 8, y_ticks: 8 };
-        let narrow =
-            Frame { class: "narrow", width: 380.0, height: self.height.min(280.0), left: 54.0, x_ticks: 4, y_ticks: 5 };
         let mut out = String::from("<figure class=\"chart\">\n");
-        for frame in [wide, narrow] {
+        for frame in [
+            Frame::new("wide", 860.0, self.height, 8, &y),
+            Frame::new("narrow", 380.0, self.height.min(280.0), 4, &y),
+        ] {
             self.draw(&mut out, &frame, &x, &y);
         }
         self.legend(&mut out);

@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""A training step of casallm beside PyTorch's, the same model on the same machine in the same run.
+
+    cargo build --release && python3 bench/train_vs_pytorch.py
+    python3 bench/train_vs_pytorch.py --n-layer 6 --n-embd 384 --n-head 6 --vocab-size 4096 --context 256 --batch 32 --compile
+
+Both sides take turns, `--rounds` times, each in a process of its own with the same number of threads, so that neither
+has the machine to itself in a better minute. Printed are the medians, and the ratio of each round with its spread:
+only ratios of one run mean something. Needs torch (`pip install torch`) for this Python, or for that of `--python`.
+
+PyTorch's side (`--pytorch-side`) uses what its users would switch on: bf16 autocast, scaled_dot_product_attention
+with `is_causal` (its flash path), fused AdamW, and torch.compile on request. Model: pre-LayerNorm with biases, RoPE
+on the whole head, QKV without bias, exact GELU, tied embeddings: casallm's `classic` block, the same weights counted.
+FLOPs a token on both sides: 6 N + 6 L d T, the tied embedding counted once.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shape = dict(n_layer=24, n_embd=1024, n_head=16, vocab_size=40960, context=1024, batch=1)
+    for name, default in shape.items():
+        parser.add_argument("--" + name.replace("_", "-"), type=int, default=default)
+    parser.add_argument("--steps", type=int, default=3, help="steps of a round, after one to warm up")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each side")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--isa", help="instruction set of casallm's side; PyTorch's has the best it knows")
+    parser.add_argument("--precision", choices=["bf16", "f32"], default="bf16", help="of both sides")
+    parser.add_argument("--compile", action="store_true", help="torch.compile")
+    parser.add_argument("--casallm", default="target/release/casallm", help="the binary")
+    parser.add_argument("--python", default=sys.executable, help="a Python that has torch")
+    parser.add_argument("--json", action="store_true", help="one JSON line instead of the table")
+    parser.add_argument("--pytorch-side", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def pytorch_side(args):
+    """Times PyTorch's steps and prints one JSON line."""
+    import resource
+
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            d = args.n_embd
+            self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
+            self.qkv, self.out = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d)
+            self.up, self.down = nn.Linear(d, 4 * d), nn.Linear(4 * d, d)
+
+        def forward(self, x, cos, sin):
+            rows, length, d = x.shape
+            heads = self.qkv(self.norm1(x)).view(rows, length, 3, args.n_head, -1).permute(2, 0, 3, 1, 4)
+            q, k, v = heads.unbind()
+
+            def rotate(t):
+                a, b = t.chunk(2, -1)
+                return torch.cat((a * cos - b * sin, a * sin + b * cos), -1).to(v.dtype)
+
+            y = F.scaled_dot_product_attention(rotate(q), rotate(k), v, is_causal=True)
+            x = x + self.out(y.transpose(1, 2).reshape(rows, length, d))
+            return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(args.vocab_size, args.n_embd)
+            nn.init.normal_(self.embed.weight, std=0.02)
+            self.blocks = nn.ModuleList(Block() for _ in range(args.n_layer))
+            self.norm = nn.LayerNorm(args.n_embd)
+            half = args.n_embd // args.n_head // 2
+            angles = torch.outer(torch.arange(args.context).float(), 10000.0 ** (-torch.arange(half) / half))
+            self.register_buffer("cos", angles.cos())
+            self.register_buffer("sin", angles.sin())
+
+        def forward(self, ids):
+            x = self.embed(ids)
+            if args.precision == "bf16":
+                x = x.bfloat16()
+            cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
+            for block in self.blocks:
+                x = block(x, cos, sin)
+            return F.linear(self.norm(x), self.embed.weight)
+
+    model = Model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    run = torch.compile(model) if args.compile else model
+    ids = torch.randint(0, args.vocab_size, (args.batch, args.context + 1))
+    seconds = []
+    for step in range(args.steps + 1):
+        begun = time.perf_counter()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.precision == "bf16"):
+            loss = F.cross_entropy(run(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if step > 0:
+            seconds.append(time.perf_counter() - begun)
+    tokens_per_s = args.batch * args.context / statistics.median(seconds)
+    params = sum(p.numel() for p in model.parameters())
+    flops = 6 * params + 6 * args.n_layer * args.n_embd * args.context
+    print(json.dumps({
+        "tokens_per_s": tokens_per_s,
+        "gflops_per_s": flops * tokens_per_s / 1e9,
+        "params": params,
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "isa": f"torch {torch.__version__}{' compiled' if args.compile else ''}",
+        "threads": torch.get_num_threads(),
+    }))
+
+
+def measured(name, command):
+    """The JSON line that a side prints."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{name} ended with {done.returncode}: {' '.join(command)}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main():
+    args = arguments()
+    if args.pytorch_side:
+        return pytorch_side(args)
+    if args.rounds < 1 or args.steps < 1:
+        sys.exit("--rounds and --steps must be at least 1")
+    if not os.path.exists(args.casallm):
+        sys.exit(f"{args.casallm} is not there: cargo build --release first, or name it with --casallm")
+    shape = ["n_layer", "n_embd", "n_head", "vocab_size", "context", "batch", "steps", "threads", "precision"]
+    flags = [part for name in shape for part in ("--" + name.replace("_", "-"), str(getattr(args, name)))]
+    ours = [args.casallm, "bench", "train", *flags, "--json"] + (["--isa", args.isa] if args.isa else [])
+    theirs = [args.python, os.path.abspath(__file__), "--pytorch-side", *flags] + ["--compile"] * args.compile
+    sides = {"casallm": ours, "pytorch": theirs}
+    rounds = []
+    for number in range(args.rounds):
+        # Each side is first in every other round.
+        order = list(sides) if number % 2 == 0 else list(reversed(sides))
+        rounds.append({name: measured(name, sides[name]) for name in order})
+        speeds = ", ".join(f"{name} {rounds[-1][name]['tokens_per_s']:.1f} tokens/s" for name in sides)
+        print(f"round {number + 1} of {args.rounds}: {speeds}", file=sys.stderr)
+    if len({side["params"] for sides_of in rounds for side in sides_of.values()}) != 1:
+        sys.exit("the two sides do not train the same model: their parameters differ in number")
+
+    def median(side, field):
+        return statistics.median(r[side][field] for r in rounds)
+
+    def ratios(field):
+        return sorted(r["casallm"][field] / r["pytorch"][field] for r in rounds)
+
+    result = {side: {f: median(side, f) for f in ("tokens_per_s", "gflops_per_s", "peak_bytes")} for side in sides}
+    for side in sides:
+        result[side].update(isa=rounds[0][side]["isa"], threads=rounds[0][side]["threads"])
+    for name, field in (("speed_ratio", "tokens_per_s"), ("memory_ratio", "peak_bytes")):
+        values = ratios(field)
+        result[name] = {"median": statistics.median(values), "least": values[0], "most": values[-1]}
+    result.update(params=rounds[0]["casallm"]["params"], rounds=args.rounds)
+    if args.json:
+        print(json.dumps(result))
+        return
+    print(f"{args.n_layer} x {args.n_embd}, {result['params'] / 1e6:.1f} M weights, vocabulary {args.vocab_size}, "
+          f"context {args.context}, batch {args.batch}, {args.precision}; medians of {args.rounds} rounds")
+    print(f"{'':10} {'tokens/s':>10} {'GFLOP/s':>10} {'peak GB':>8}  by")
+    for side in sides:
+        r = result[side]
+        print(f"{side:10} {r['tokens_per_s']:10.1f} {r['gflops_per_s']:10.1f} {r['peak_bytes'] / 1e9:8.2f}  "
+              f"{r['isa']}, {r['threads']} threads")
+    for label, name in (("speed", "speed_ratio"), ("memory", "memory_ratio")):
+        r = result[name]
+        print(f"{label:10} {r['median']:.2f}x of PyTorch's ({r['least']:.2f} to {r['most']:.2f})")
+
+
+if __name__ == "__main__":
+    main()
