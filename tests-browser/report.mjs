@@ -49,7 +49,11 @@ const damages = [
   ["no curve", /without a curve/, (html) => html.replaceAll(/(<path class="series[^"]*" d=")[^"]*"/g, '$1M0 0"')],
   ["no chart", /charts, not one/, (html) => html.replaceAll('class="chart"', 'class="gone"')],
   ["a missing number", /not a number/, (html) => html.replace("<dd>", "<dd>NaN ")],
-  ["no line between question and answer", /runs on/, (html) => html.replace(/([.?!]<\/span>)\s+/, "$1")],
+  [
+    "an answer without a line of its own",
+    /runs on/,
+    (html) => html.replace("<main>", '<main><p><span class="prompt">Hello?</span>Hi.</p>'),
+  ],
   ["a script", /console/, (html) => html.replace("<main>", "<main><script>1</script>")],
   ["a broken link", /link to nowhere/, (html) => html.replace('href="#', 'href="#no-')],
   [

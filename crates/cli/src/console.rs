@@ -98,7 +98,8 @@ impl Console {
         }
         if !self.terminal && self.due() {
             let seconds = self.begun.elapsed().as_secs_f64();
-            let left = total.filter(|_| done > 0).map(|total| seconds / done as f64 * total.saturating_sub(done) as f64);
+            let left =
+                total.filter(|_| done > 0).map(|total| seconds / done as f64 * total.saturating_sub(done) as f64);
             let left = left.map(|s| format!(", about {} left", duration(s))).unwrap_or_default();
             let of = total.map(|t| format!(" of {t}")).unwrap_or_default();
             eprintln!("{task}: {done}{of} {unit}{left}  {message}");

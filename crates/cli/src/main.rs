@@ -10,13 +10,22 @@ const FAILURE: u8 = 2;
 /// Ended by Ctrl-C after everything was saved, as shells count it.
 const INTERRUPTED: u8 = 130;
 
+/// An error with its causes; those that a message has named already are not said again.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.contains(&cause) {
+        true => text,
+        false if text.is_empty() => cause,
+        false => format!("{text}: {cause}"),
+    })
+}
+
 fn main() -> ExitCode {
     match casallm_cli::run(Arguments::parse()) {
         Ok(casallm_cli::Ended::Done) => ExitCode::SUCCESS,
         Ok(casallm_cli::Ended::Failed) => ExitCode::from(FAILURE),
         Ok(casallm_cli::Ended::Interrupted) => ExitCode::from(INTERRUPTED),
         Err(error) => {
-            eprintln!("casallm: {error:#}");
+            eprintln!("casallm: {}", told(&error));
             ExitCode::from(FAILURE)
         }
     }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use casallm_data::shards::{ShardOptions, tokenize as write_shards};
-use casallm_data::source::{SourceOptions, open_documents_in};
+use casallm_data::source::{SourceOptions, find_files, fingerprint_files, open_documents_in};
 use casallm_data::split::{Split, SplitRule};
 use casallm_data::tokenizer::{Tokenizer, TrainOptions};
 use casallm_train::stages::StageObserver;
@@ -17,11 +17,8 @@ pub(crate) fn train(flags: &TokenizerTrain) -> Result<Ended> {
     let mut console = Console::new(&flags.console);
     let source = SourceOptions { text_field: flags.text_field.clone(), ..SourceOptions::default() };
     let documents = open_documents_in(&flags.input, &source)?.map(|d| d.map(|d| d.text));
-    let options = TrainOptions {
-        vocab_size: flags.vocab_size,
-        max_bytes: flags.sample_bytes,
-        ..TrainOptions::default()
-    };
+    let options =
+        TrainOptions { vocab_size: flags.vocab_size, max_bytes: flags.sample_bytes, ..TrainOptions::default() };
     let mut bytes = 0;
     let tokenizer = Tokenizer::train(documents, &options, &mut |p| {
         bytes = p.bytes;
@@ -48,11 +45,11 @@ pub(crate) fn tokenize(flags: &Tokenize) -> Result<Ended> {
     let tokenizer = Tokenizer::load(&flags.tokenizer)?;
     let source = SourceOptions { text_field: flags.text_field.clone(), ..SourceOptions::default() };
     let documents = open_documents_in(&flags.input, &source)?;
-    let mut inputs = format!("field {}", flags.text_field);
+    let mut files = Vec::new();
     for path in &flags.input {
-        let bytes = path.metadata().map(|m| m.len()).unwrap_or(0);
-        inputs += &format!("\n{} {bytes} bytes", path.display());
+        files.extend(find_files(path)?);
     }
+    let inputs = fingerprint_files(&files, &source)?;
     let rule = SplitRule::new(flags.validation_fraction, flags.seed)?;
     let options = ShardOptions::new(rule, inputs);
     let manifest = write_shards(&flags.output, &flags.name, documents, &tokenizer, &options, &mut |p| {

@@ -1,7 +1,7 @@
 //! Devices and kernels: memory and the operations of a transformer, forward and backward.
 //!
 //! Owns everything below the model: the [`Device`] trait that `model` and `train` are written against, the CPU device
-//! with its instruction sets, and the naive [`reference`] of every operation. Knows no model.
+//! with its instruction sets, and the naive [`mod@reference`] of every operation. Knows no model.
 
 mod cpu;
 mod device;

@@ -173,9 +173,9 @@ impl Device for Faulty {
         dx: &mut CpuBuffer,
         gradient: NormGradient<'_, CpuBuffer>,
     ) {
-        let NormGradient { weight, mut bias } = gradient;
+        let NormGradient { weight, bias } = gradient;
         self.run([dx, weight], |[dx, weight]| {
-            let gradient = NormGradient { weight, bias: bias.as_deref_mut() };
+            let gradient = NormGradient { weight, bias };
             self.device.norm_backward(norm, x, stats, dy, tokens, width, dx, gradient);
         });
     }
@@ -215,10 +215,10 @@ impl Device for Faulty {
         tokens: usize,
         shape: (usize, usize),
         d_weight: &mut CpuBuffer,
-        mut d_bias: Option<&mut CpuBuffer>,
+        d_bias: Option<&mut CpuBuffer>,
     ) {
         self.run([d_weight], |[d_weight]| {
-            self.device.linear_backward_weight(dy, x, tokens, shape, d_weight, d_bias.as_deref_mut());
+            self.device.linear_backward_weight(dy, x, tokens, shape, d_weight, d_bias);
         });
     }
     fn split_qkv(
@@ -252,9 +252,9 @@ impl Device for Faulty {
         spans: &[Span],
         qkv: [&CpuBuffer; 3],
         out: &mut CpuBuffer,
-        mut lse: Option<&mut CpuBuffer>,
+        lse: Option<&mut CpuBuffer>,
     ) {
-        self.run([out], |[out]| self.device.attention(shape, spans, qkv, out, lse.as_deref_mut()));
+        self.run([out], |[out]| self.device.attention(shape, spans, qkv, out, lse));
     }
     fn attention_backward(
         &self,

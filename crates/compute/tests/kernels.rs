@@ -284,6 +284,38 @@ fn an_instruction_set_of_another_processor_is_a_typed_error() {
     }
 }
 
+/// `CASALLM_ISA` is read by [`Isa::detect`]: this test runs itself in a process of its own for each value.
+#[test]
+fn casallm_isa_is_obeyed_or_refused() {
+    const CHILD: &str = "CASALLM_TEST_DETECTS";
+    if std::env::var_os(CHILD).is_some() {
+        match Isa::detect() {
+            Ok(isa) => println!("detected={isa:?};"),
+            Err(ComputeError::UnknownIsa { name, .. }) => println!("unknown={name};"),
+            Err(ComputeError::IsaNotHere { name, .. }) => println!("absent={name};"),
+            Err(other) => panic!("{other}"),
+        }
+        return;
+    }
+    let detect = |name: &str| {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "casallm_isa_is_obeyed_or_refused", "--nocapture"])
+            .env(CHILD, "1")
+            .env("CASALLM_ISA", name)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(detect("sse9").contains("unknown=sse9;"));
+    assert!(detect("AVX2").contains("unknown=AVX2;"), "names are lower-case");
+    for isa in Isa::ALL {
+        let want = if isa.is_available() { format!("detected={isa:?};") } else { format!("absent={};", isa.name()) };
+        assert!(detect(isa.name()).contains(&want), "{want}");
+    }
+    let best = Isa::available().last().map(|isa| format!("detected={isa:?};")).unwrap();
+    assert!(detect("").contains(&best), "empty means unset");
+}
+
 #[test]
 fn thread_counts_out_of_range_are_typed_errors() {
     for threads in [0, 5000] {

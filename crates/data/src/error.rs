@@ -206,7 +206,7 @@ pub enum Error {
     },
 
     /// A file that does not start as a shard.
-    #[error("{}: bad magic number {found}, expected {expected}: not a token shard; make shards with `casallm tokenize`", path.display())]
+    #[error("{}: bad magic number {found}, expected {expected}: not a token shard; remove it and run the same command again", path.display())]
     ShardMagic {
         /// The shard.
         path: PathBuf,
@@ -216,7 +216,7 @@ pub enum Error {
         expected: i32,
     },
     /// A shard of an unknown layout.
-    #[error("{}: shard version {found}, expected {expected}; make the shards again with `casallm tokenize`", path.display())]
+    #[error("{}: shard version {found}, expected {expected}; remove the shard and run the same command again", path.display())]
     ShardVersion {
         /// The shard.
         path: PathBuf,
@@ -226,7 +226,7 @@ pub enum Error {
         expected: i32,
     },
     /// A shard that is shorter or longer than its header says.
-    #[error("{}: {found} bytes, but its header promises {expected}: truncated or damaged; remove it and run `casallm tokenize` again", path.display())]
+    #[error("{}: {found} bytes, but its header promises {expected}: truncated or damaged; remove it and run the same command again", path.display())]
     ShardLength {
         /// The shard.
         path: PathBuf,
@@ -236,7 +236,7 @@ pub enum Error {
         found: u64,
     },
     /// A shard that disagrees with the manifest.
-    #[error("{}: {found} tokens, but the manifest says {expected}; remove the shard and run `casallm tokenize` again", path.display())]
+    #[error("{}: {found} tokens, but the manifest says {expected}; remove the shard and run the same command again", path.display())]
     ShardCount {
         /// The shard.
         path: PathBuf,
@@ -246,7 +246,7 @@ pub enum Error {
         found: u64,
     },
     /// A shard made with another tokenizer.
-    #[error("{}: made with tokenizer {found}, but this run uses {expected}; run `casallm tokenize` with this tokenizer", path.display())]
+    #[error("{}: made with tokenizer {found}, but this run uses {expected}; restore that tokenizer, or remove the shards and run the same command again", path.display())]
     ShardTokenizer {
         /// The shard or its manifest.
         path: PathBuf,
@@ -256,7 +256,7 @@ pub enum Error {
         found: String,
     },
     /// A shard made for another vocabulary.
-    #[error("{}: made for a vocabulary of {found}, but this run uses {expected}; run `casallm tokenize` with this tokenizer", path.display())]
+    #[error("{}: made for a vocabulary of {found}, but this run uses {expected}; restore that tokenizer, or remove the shards and run the same command again", path.display())]
     ShardVocabulary {
         /// The shard or its manifest.
         path: PathBuf,
@@ -266,7 +266,7 @@ pub enum Error {
         found: usize,
     },
     /// An id that the vocabulary does not have.
-    #[error("{}: token {position} is {id}, outside the vocabulary of {vocab_size}: damaged; remove the shard and run `casallm tokenize` again", path.display())]
+    #[error("{}: token {position} is {id}, outside the vocabulary of {vocab_size}: damaged; remove the shard and run the same command again", path.display())]
     ShardToken {
         /// The shard.
         path: PathBuf,
@@ -278,7 +278,7 @@ pub enum Error {
         vocab_size: usize,
     },
     /// A shard whose bytes changed since it was written.
-    #[error("{}: checksum {found}, but the manifest says {expected}: damaged; remove the shard and run `casallm tokenize` again", path.display())]
+    #[error("{}: checksum {found}, but the manifest says {expected}: damaged; remove the shard and run the same command again", path.display())]
     ShardChecksum {
         /// The shard.
         path: PathBuf,

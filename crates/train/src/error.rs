@@ -225,7 +225,8 @@ pub enum TrainError {
     /// The loss or the gradient is not a finite number.
     #[error(
         "{stage} step {step}: {what} is {value}; the batch is {batch}. Weights were not touched and the last \
-         checkpoint is intact: lower lr, raise warmup, or set clip = 1.0, then run again with --resume"
+         checkpoint is intact, but the same recipe would come here again: lower lr, raise warmup, or set clip = 1.0, \
+         and begin in another run.dir"
     )]
     NonFinite {
         /// The stage.

@@ -236,11 +236,7 @@ impl<D: Device> Trainer<D> {
     }
 
     /// Loads the newest good checkpoint, if any: steps done and what is known of them.
-    fn resume(
-        &mut self,
-        store: &CheckpointStore,
-        observer: &mut dyn Observer,
-    ) -> Result<(u64, Progress), TrainError> {
+    fn resume(&mut self, store: &CheckpointStore, observer: &mut dyn Observer) -> Result<(u64, Progress), TrainError> {
         let latest = store.latest_good()?;
         for skipped in &latest.skipped {
             observer.note(&format!("skipped a damaged checkpoint: {}", skipped.error));

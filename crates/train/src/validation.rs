@@ -37,23 +37,14 @@ pub struct ValidationResult {
 
 /// A batch as the model takes it.
 pub fn view(batch: &Batch) -> BatchView<'_> {
-    BatchView {
-        tokens: &batch.tokens,
-        targets: &batch.targets,
-        weights: &batch.weights,
-        cu_seqlens: &batch.cu_seqlens,
-    }
+    BatchView { tokens: &batch.tokens, targets: &batch.targets, weights: &batch.weights, cu_seqlens: &batch.cu_seqlens }
 }
 
 /// The loader's rows as sets, `rows` a batch.
 ///
 /// # Errors
 /// The shards cannot be read.
-pub fn from_loader(
-    loader: &ValidationLoader,
-    rows: usize,
-    bytes_of: &[u32],
-) -> Result<Vec<ValidationSet>, TrainError> {
+pub fn from_loader(loader: &ValidationLoader, rows: usize, bytes_of: &[u32]) -> Result<Vec<ValidationSet>, TrainError> {
     let mut sets = Vec::new();
     for (i, source) in loader.sources().iter().enumerate() {
         let mut batches = Vec::new();

@@ -51,13 +51,13 @@ pub(crate) fn run(flags: &Quickstart) -> Result<Ended> {
     let recipe = load(&path, &flags.dir)?;
     let dir = RunDir::new(&flags.dir);
 
-    if !dir.model(Stage::Pretrain).exists() {
+    if !dir.has_model(Stage::Pretrain) {
         let outcome = stages::pretrain(&recipe, &device, true, &interrupt, &mut console)?;
         if matches!(outcome, Outcome::Interrupted(_)) {
             return Ok(stopped(&mut console, flags));
         }
     }
-    if !dir.model(Stage::Sft).exists() {
+    if !dir.has_model(Stage::Sft) {
         let (outcome, _) = stages::sft(&recipe, &device, true, &interrupt, &mut console)?;
         if matches!(outcome, Outcome::Interrupted(_)) {
             return Ok(stopped(&mut console, flags));

@@ -34,8 +34,7 @@ pub(super) fn make(recipe: &Recipe, dir: &RunDir, device: &DeviceInfo, judged: &
     let compression = compression(recipe, &rows)?;
     let (own, other) = (Judged::right(&judged.identity), Judged::right(&judged.ordinary));
     let (all_own, all_other) = (judged.identity.answers.len(), judged.ordinary.answers.len());
-    let seconds: f64 =
-        [Stage::Pretrain, Stage::Sft].iter().filter_map(|s| last(&rows, *s)?.timing.seconds).sum();
+    let seconds: f64 = [Stage::Pretrain, Stage::Sft].iter().filter_map(|s| last(&rows, *s)?.timing.seconds).sum();
     let name = recipe.identity.as_ref().map_or("A model", |i| i.name.as_str()).to_owned();
 
     let mut lines = Vec::new();
@@ -186,14 +185,7 @@ fn stage_report(rows: &[MetricsRow], stage: Stage, name: &str) -> Option<StageRe
         facts.push(Fact::new("Next token right", format!("{:.1} %", 100.0 * accuracy)).with_note("validation"));
     }
     let tokens_scale = if stage == Stage::Pretrain { Scale::Log } else { Scale::Linear };
-    Some(StageReport {
-        name: name.to_owned(),
-        training,
-        validation,
-        tokens_scale,
-        loss_scale: Scale::Linear,
-        facts,
-    })
+    Some(StageReport { name: name.to_owned(), training, validation, tokens_scale, loss_scale: Scale::Linear, facts })
 }
 
 fn sources(recipe: &Recipe, dir: &RunDir) -> Result<Vec<SourceSummary>> {

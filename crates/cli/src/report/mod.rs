@@ -1,7 +1,7 @@
 //! The report of a run: one HTML file that needs nothing else, neither scripts nor the network.
 //!
 //! [`render`] is a pure function of [`ReportData`]: same data, same bytes. Called at the end of `quickstart` and of
-//! each training stage. Text from models and files is escaped on its way in ([`html`]); a content security policy in
+//! each training stage. Text from models and files is escaped on its way in (`html`); a content security policy in
 //! the page forbids the rest.
 
 mod chart;

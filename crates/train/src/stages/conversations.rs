@@ -6,6 +6,7 @@ use casallm_data::conversations::{ConversationRecord, ReadReport, read_conversat
 use casallm_data::corpus;
 use casallm_data::identity::{Identity, mix};
 use casallm_data::packing::split;
+use casallm_data::tokenizer::Tokenizer;
 
 use super::{EMBEDDED, RunDir, StageObserver};
 use crate::error::TrainError;
@@ -25,6 +26,21 @@ pub struct Conversations {
     pub reading: Vec<(String, ReadReport)>,
     /// Who the model is taught to be.
     pub identity: Option<Identity>,
+}
+
+impl Conversations {
+    /// XXH3-128 of what is trained on, as ids of `tokenizer` would stand for it: a stage that is resumed must find the
+    /// same.
+    pub fn fingerprint(&self, tokenizer: &Tokenizer) -> String {
+        let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        hash.update(tokenizer.fingerprint().as_bytes());
+        for message in self.train.iter().flat_map(|conversation| &conversation.messages) {
+            hash.update(&[message.role as u8]);
+            hash.update(&(message.content.len() as u64).to_le_bytes());
+            hash.update(message.content.as_bytes());
+        }
+        format!("{:032x}", hash.digest128())
+    }
 }
 
 /// The identity of a recipe, checked.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use casallm_data::Error as DataError;
 use casallm_data::corpus::{self, Kind};
-use casallm_data::shards::{Manifest, ShardOptions, tokenize};
+use casallm_data::shards::{Manifest, ShardOptions, ShardSet, tokenize};
 use casallm_data::source::{
     Document, SourceOptions, fingerprint_embedded, fingerprint_files, open_documents_in, open_embedded,
 };
@@ -110,20 +110,50 @@ fn train_tokenizer(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<
         ..TrainOptions::default()
     };
     let total = Some(recipe.tokenizer.sample_bytes);
-    let tokenizer =
-        Tokenizer::train(texts, &options, &mut |p| observer.progress(TASK, "bytes", p.bytes, total))?;
+    let tokenizer = Tokenizer::train(texts, &options, &mut |p| observer.progress(TASK, "bytes", p.bytes, total))?;
     observer.finished(TASK);
     Ok(tokenizer)
 }
 
-/// Shards of every source: kept where they are whole, made where not.
+/// Refuses shards that are there but cannot be used. Made anew in silence they would hide what happened to them, and a
+/// run under way would go on with other data than it began with.
+fn check_present(
+    folder: &Path,
+    tokenizer: &Tokenizer,
+    options: &ShardOptions,
+    under_way: bool,
+) -> Result<(), TrainError> {
+    // No manifest, or one of a tokenisation that was interrupted: there is nothing to lose.
+    let Ok(found) = Manifest::load(folder) else { return Ok(()) };
+    if !found.complete || !found.shards.iter().all(|shard| folder.join(&shard.file).exists()) {
+        return Ok(());
+    }
+    let split = (found.validation_fraction, found.split_seed);
+    if found.inputs == options.inputs && split == (options.split.fraction(), options.split.seed()) {
+        for split in [Split::Train, Split::Val] {
+            ShardSet::open(folder, split, tokenizer)?;
+        }
+    } else if under_way {
+        return Err(TrainError::RunState {
+            path: folder.to_owned(),
+            reason: "was made from other text, or with another split, than the recipe now gives, and the run has \
+                     begun with it; restore the text and [data], or choose another run.dir"
+                .to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Shards of every source: kept where they are, made where not. `under_way`: there is a checkpoint that was trained on
+/// them, so that they may not become others.
 ///
 /// # Errors
-/// The data cannot be read, or the disk refuses.
+/// The data cannot be read, the disk refuses, or there are shards that are damaged or of another tokenizer.
 pub fn shards(
     recipe: &Recipe,
     dir: &RunDir,
     tokenizer: &Tokenizer,
+    under_way: bool,
     observer: &mut dyn StageObserver,
 ) -> Result<Vec<Prepared>, TrainError> {
     let mut prepared = Vec::new();
@@ -132,6 +162,7 @@ pub fn shards(
         let options = ShardOptions::new(split_rule(recipe)?, inputs);
         let task = format!("tokenise {}", source.name);
         let folder = dir.shards(&source.name);
+        check_present(&folder, tokenizer, &options, under_way)?;
         let manifest = tokenize(&folder, &source.name, documents, tokenizer, &options, &mut |p| {
             observer.progress(&task, "bytes", p.bytes, None);
         })?;

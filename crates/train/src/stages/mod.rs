@@ -15,7 +15,9 @@ use casallm_compute::{DType, Device};
 use casallm_data::chat::CHAT_TEMPLATE;
 use casallm_data::tokenizer::Tokenizer;
 use casallm_model::config::ModelConfig;
-use casallm_model::directory::{GENERATION_CONFIG, StoredDtype, TOKENIZER, TOKENIZER_CONFIG, TextFile, save_model};
+use casallm_model::directory::{
+    CHECKSUMS, GENERATION_CONFIG, StoredDtype, TOKENIZER, TOKENIZER_CONFIG, TextFile, save_model,
+};
 use casallm_model::error::ModelError;
 use casallm_model::network::Network;
 
@@ -76,6 +78,11 @@ impl RunDir {
             Stage::Pretrain => self.root.join("base"),
             Stage::Sft => self.root.join("model"),
         }
+    }
+
+    /// Whether the stage's model is there, whole: its checksums are the last file that a save makes visible.
+    pub fn has_model(&self, stage: Stage) -> bool {
+        self.model(stage).join(CHECKSUMS).exists()
     }
 
     /// What cleaning did to the conversations.

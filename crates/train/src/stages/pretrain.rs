@@ -57,11 +57,7 @@ struct Data {
 }
 
 /// The fixed validation of a recipe's first stage.
-fn validation(
-    recipe: &Recipe,
-    stage: &Pretrain,
-    tokenizer: &Tokenizer,
-) -> Result<Vec<ValidationSet>, TrainError> {
+fn validation(recipe: &Recipe, stage: &Pretrain, tokenizer: &Tokenizer) -> Result<Vec<ValidationSet>, TrainError> {
     let dir = RunDir::new(&recipe.run.dir);
     let sources = &recipe.data.pretrain;
     let open = |name: &str| ShardSet::open(&dir.shards(name), Split::Val, tokenizer);
@@ -125,7 +121,7 @@ pub fn pretrain<D: Device>(
     plan(&**device, &model, dtype, &config).check(device.available_bytes())?;
     let store = open_store(&dir, Stage::Pretrain, stage.keep_last, resume)?;
     let tokenizer = tokenizer(recipe, &dir, observer)?;
-    let prepared = shards(recipe, &dir, &tokenizer, observer)?;
+    let prepared = shards(recipe, &dir, &tokenizer, !store.steps()?.is_empty(), observer)?;
     let data = open(recipe, stage, &dir, &tokenizer, &prepared)?;
     config.peak = peak(device, dtype);
     let parameters = Parameters::random(device.clone(), &model, dtype, recipe.run.seed)?;

@@ -52,7 +52,7 @@ pub fn sft_setup(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Sf
     let stage = recipe.sft()?;
     let dir = RunDir::new(&recipe.run.dir);
     let base = dir.model(Stage::Pretrain);
-    if !base.exists() {
+    if !dir.has_model(Stage::Pretrain) {
         return Err(TrainError::RunState {
             path: base,
             reason: "there is no pre-trained model yet; run `casallm pretrain` with this recipe first".to_owned(),
@@ -91,7 +91,11 @@ pub fn sft_setup(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Sf
     let steps = feed.steps();
     let config = TrainerConfig {
         stage: Stage::Sft,
-        settings: recipe.stage_toml(Stage::Sft)?,
+        settings: format!(
+            "{}conversations = \"{}\"\n",
+            recipe.stage_toml(Stage::Sft)?,
+            conversations.fingerprint(&tokenizer)
+        ),
         schedule: stage.schedule(steps),
         clip: stage.optimization.clip,
         optimizer: optimizer_config(&stage.optimization),

@@ -67,7 +67,7 @@ const TOP: f64 = 12.0;
 const RIGHT: f64 = 14.0;
 const BOTTOM: f64 = 46.0;
 /// Pixels of height for a tick, at least; of width for a digit of its label, at most; and for the title beside them.
-const TICK_HEIGHT: f64 = 42.0;
+const TICK_HEIGHT: f64 = 36.0;
 const DIGIT_WIDTH: f64 = 7.2;
 const TITLE_WIDTH: f64 = 32.0;
 
@@ -101,10 +101,9 @@ impl Chart {
             return format!("<p class=\"empty\">{}: nothing was measured.</p>\n", escape(&self.label));
         };
         let mut out = String::from("<figure class=\"chart\">\n");
-        for frame in [
-            Frame::new("wide", 860.0, self.height, 8, &y),
-            Frame::new("narrow", 380.0, self.height.min(280.0), 4, &y),
-        ] {
+        for frame in
+            [Frame::new("wide", 860.0, self.height, 8, &y), Frame::new("narrow", 380.0, self.height.min(280.0), 4, &y)]
+        {
             self.draw(&mut out, &frame, &x, &y);
         }
         self.legend(&mut out);
