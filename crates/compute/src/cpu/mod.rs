@@ -15,7 +15,7 @@ pub(crate) mod pool;
 mod qkv;
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 pub use buffer::CpuBuffer;
 pub use linear::CpuMatrix;
@@ -32,6 +32,8 @@ use pool::{Pool, Shared};
 pub struct CpuDevice {
     pool: Pool,
     scratch: Mutex<Option<Memory>>,
+    /// Bytes that each thread keeps beside it.
+    thread_scratch: AtomicUsize,
     allocated: AtomicU64,
 }
 
@@ -60,7 +62,12 @@ impl CpuDevice {
     pub fn new(threads: usize, isa: Isa) -> Result<Self, ComputeError> {
         // The kernels trust the level: running an instruction that is not there would be undefined.
         Isa::parse(isa.name())?;
-        Ok(CpuDevice { pool: Pool::new(threads, isa)?, scratch: Mutex::new(None), allocated: AtomicU64::new(0) })
+        Ok(CpuDevice {
+            pool: Pool::new(threads, isa)?,
+            scratch: Mutex::new(None),
+            thread_scratch: AtomicUsize::new(0),
+            allocated: AtomicU64::new(0),
+        })
     }
 
     /// A device of every processor at the best instruction set, or what `CASALLM_ISA` names.
@@ -114,7 +121,17 @@ impl CpuDevice {
     /// Bytes of scratch held; constant once [`Device::reserve_scratch`] has run.
     pub fn scratch_held(&self) -> usize {
         let scratch = self.scratch.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        scratch.as_ref().map_or(0, Memory::bytes)
+        scratch.as_ref().map_or(0, Memory::bytes) + self.threads_bytes(self.thread_scratch.load(Ordering::Relaxed))
+    }
+
+    /// What each thread needs beside the device's scratch.
+    fn thread_scratch(&self, shape: &ScratchShape) -> usize {
+        gemm::thread_bytes(self.pool.isa(), shape.width.max(shape.n_embd).max(linear::TOKENS))
+    }
+
+    /// That of all threads: the pool's, and the caller's, which does the small jobs itself.
+    fn threads_bytes(&self, each: usize) -> usize {
+        each * (self.pool.threads() + 1)
     }
 
     /// A zeroed buffer for the caller's own use.
@@ -211,12 +228,19 @@ impl Device for CpuDevice {
     }
 
     fn scratch_bytes(&self, shape: &ScratchShape) -> u64 {
-        self.scratch_len(shape) as u64
+        (self.scratch_len(shape) + self.threads_bytes(self.thread_scratch(shape))) as u64
     }
 
     fn reserve_scratch(&self, shape: &ScratchShape) -> Result<(), ComputeError> {
         let mut scratch = self.scratch.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        self.grow(&mut scratch, self.scratch_len(shape))
+        self.grow(&mut scratch, self.scratch_len(shape))?;
+        let each = self.thread_scratch(shape);
+        let more = each.saturating_sub(self.thread_scratch.fetch_max(each, Ordering::Relaxed));
+        if more > 0 {
+            self.pool.on_every_thread(|| gemm::reserve_thread(self.pool.isa(), each));
+            self.allocated.fetch_add(self.threads_bytes(more) as u64, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     fn len(&self, buffer: &CpuBuffer) -> usize {

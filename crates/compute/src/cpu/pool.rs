@@ -54,6 +54,12 @@ impl Pool {
         self.for_each(n.div_ceil(piece), |i| job(i * piece..((i + 1) * piece).min(n)));
     }
 
+    /// Runs `job` once on each thread of the pool and once on the calling thread.
+    pub(crate) fn on_every_thread(&self, job: impl Fn() + Sync + Send) {
+        job();
+        self.threads.broadcast(|_| job());
+    }
+
     /// The index of the calling worker, for per-thread scratch.
     pub(crate) fn worker(&self) -> usize {
         self.threads.current_thread_index().unwrap_or(0)

@@ -10,6 +10,8 @@
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512bf16;
 mod epilogue;
 mod kernel;
@@ -132,6 +134,12 @@ impl<S: MatElement, E: Epilogue> Kernel for Block<'_, S, E> {
     type Output = ();
     #[inline(always)]
     fn run<M: Math>(self) {
+        #[cfg(target_arch = "x86_64")]
+        if self.isa == Isa::Avx2 && avx2::takes(self.m.1 - self.m.0) {
+            // SAFETY: the level has the features; rows and panels are those of the operands.
+            unsafe { avx2::multiply(&self.left, self.m, &self.right, self.panels, self.epilogue) };
+            return;
+        }
         let mut tile = Tile([0.0; TILE]);
         let mut state = kernel::State::default();
         let shape = kernel::shape::<S>(self.isa, &self.left);
@@ -175,9 +183,35 @@ fn cached_bytes(isa: Isa) -> usize {
         // strip before is multiplied at 32 cycles for each panel and 32 of `k`: it takes seven panels to hide it,
         // and 1 MiB is eight at k = 4096.
         Isa::Amx => 1 << 20,
-        // 1 MiB and less elsewhere.
+        // 1 MiB and less elsewhere; with AVX2 alone as little as 512 KiB, which the widened rows share.
+        Isa::Avx2 => 256 << 10,
         _ => 384 << 10,
     }
+}
+
+/// Bytes that a panel of `B` occupies in the caches while it is multiplied.
+fn panel_bytes<S: MatElement>(isa: Isa, k: usize) -> usize {
+    // AVX2 widens to f32.
+    let element = if isa == Isa::Avx2 { 4 } else { S::DTYPE.size() };
+    k.max(1) * PANEL * element
+}
+
+/// Bytes that each thread keeps beside the device's scratch for products of `k` up to this.
+pub(crate) fn thread_bytes(isa: Isa, k: usize) -> usize {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::scratch_bytes(cached_bytes(isa), k),
+        _ => 0,
+    }
+}
+
+/// Makes the calling thread's memory as large as [`thread_bytes`] said.
+pub(crate) fn reserve_thread(isa: Isa, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx2 {
+        avx2::reserve(bytes);
+    }
+    let _ = (isa, bytes);
 }
 
 /// Multiplies with all threads of the pool.
@@ -191,11 +225,12 @@ pub(crate) fn multiply<S: MatElement, E: Epilogue + Sync>(
     if m == 0 || right.n == 0 {
         return;
     }
-    let panel_bytes = right.k.max(1) * PANEL * S::DTYPE.size();
+    let panel_bytes = panel_bytes::<S>(pool.isa(), right.k);
     let panels = right.n.div_ceil(PANEL);
     let column_blocks = panels.div_ceil((cached_bytes(pool.isa()) / panel_bytes).max(1));
-    // Blocks of like size, of whole tiles.
-    let panels_per_block = panels.div_ceil(column_blocks).next_multiple_of(6).min(panels);
+    // Blocks of like size, of whole tiles: two or three panels wide, or one.
+    let whole_tiles = if pool.isa() == Isa::Avx2 { 1 } else { 6 };
+    let panels_per_block = panels.div_ceil(column_blocks).next_multiple_of(whole_tiles).min(panels);
     let column_blocks = panels.div_ceil(panels_per_block);
     // Rows are split until every thread has a few blocks.
     let wanted = 4 * pool.threads();
