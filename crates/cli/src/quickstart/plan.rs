@@ -20,8 +20,17 @@ use crate::console::duration;
 /// Tokens of a row, and rows of an optimizer step: small models like many small steps.
 const CONTEXT: usize = 256;
 const ROWS: usize = 16;
-/// Learning rate of embedding, vectors and matrices (Muon's direction has AdamW's size).
-const LR: f64 = 2e-3;
+/// Learning rates of embedding and vectors (AdamW) and of matrices (Muon): the best of a sweep, docs/LOG.md.
+const LR: f64 = 8e-3;
+const MUON_LR: f64 = 5e-3;
+
+/// Share of the fine-tuning conversations that are generated: about the identity, and about anything else in the same
+/// form. They are short, so that most tokens are dialogues' all the same. A small model tells one kind of question from
+/// the other only after thousands of both.
+const IDENTITY_RATE: f64 = 0.75;
+/// Tokens of a dialogue and of a generated conversation, on the average.
+const DIALOGUE_TOKENS: f64 = 190.0;
+const GENERATED_TOKENS: f64 = 45.0;
 
 /// Models by the FLOPs of pre-training that they are best for, smallest first. Twenty tokens a weight would be optimal
 /// for one pass over endless text (Hoffmann et al. 2022); embeddings, the corpus's size and what a chat needs pull
@@ -66,8 +75,8 @@ pub(super) fn make(flags: &Quickstart, device: &Arc<CpuDevice>) -> Result<Plan> 
     let tokens = |seconds: f64| ((speed * seconds / batch as f64) as usize).max(20) * batch;
     let (pretrain_tokens, sft_tokens) = (tokens(pretrain), tokens(sft));
     let steps = pretrain_tokens / batch;
-    // A conversation is about 190 tokens, one about the identity 45; see the corpus's README.
-    let conversations = (sft_tokens as f64 / (190.0 + 0.35 / 0.65 * 45.0)).max(50.0) as usize;
+    let generated = IDENTITY_RATE / (1.0 - IDENTITY_RATE);
+    let conversations = (sft_tokens as f64 / (DIALOGUE_TOKENS + generated * GENERATED_TOKENS)).max(50.0) as usize;
     let text = format!(
         "plan for {} on {} threads ({}, {:.0} GFLOP/s measured):\n  model     {} layers, width {n_embd}, {} weights, \
          vocabulary {vocab_size}, context {CONTEXT}\n  pre-train {:.2} M tokens of textbooks at {:.0} tokens/s, about {}\n  \
@@ -131,7 +140,7 @@ batch_tokens = {batch}
 micro_batch = {ROWS}
 optimizer = "muon"
 lr = {LR}
-muon_lr = {LR}
+muon_lr = {MUON_LR}
 min_lr = 0.0
 schedule = "linear"
 warmup = {warmup}
@@ -145,10 +154,10 @@ keep_last = 1
 epochs = 1
 batch_tokens = {batch}
 micro_batch = {ROWS}
-identity_rate = 0.35
+identity_rate = {IDENTITY_RATE}
 optimizer = "muon"
 lr = {sft_lr}
-muon_lr = {sft_lr}
+muon_lr = {sft_muon_lr}
 min_lr = 0.0
 schedule = "linear"
 warmup = 10
@@ -168,7 +177,8 @@ keep_last = 1
         eval_every = (steps / 6).max(1),
         checkpoint_every = (steps / 10).max(1),
         sft_eval_every = (sft_tokens / batch / 3).max(1),
-        sft_lr = LR / 2.0,
+        sft_lr = LR / 4.0,
+        sft_muon_lr = MUON_LR / 4.0,
     );
     Ok(Plan { text, recipe })
 }
