@@ -132,6 +132,23 @@ impl Kernel for Scale<'_> {
     }
 }
 
+/// [`Scale`] with all threads, rows apiece.
+fn scale(pool: &Pool, a: f32, y: Option<(f32, &[f32])>, x: &mut [f32], columns: usize, rounded: &mut [Bf16]) {
+    /// Elements of a job.
+    const PIECE: usize = 1 << 14;
+    let stride = columns.next_multiple_of(2);
+    let rows = x.len() / columns;
+    let (x, rounded) = (Shared::new(x), Shared::new(rounded));
+    pool.for_ranges(rows, PIECE.div_ceil(columns), |range| {
+        let (first, n) = (range.start, range.len());
+        let y = y.map(|(b, y)| (b, &y[first * columns..][..n * columns]));
+        // SAFETY: ranges of rows are disjoint.
+        let (x, rounded) =
+            unsafe { (x.slice_mut(first * columns, n * columns), rounded.slice_mut(first * stride, n * stride)) };
+        pool.isa().run(Scale { a, y, x, columns, rounded });
+    });
+}
+
 struct Apply<'a> {
     keep: f32,
     rate: f32,
@@ -179,7 +196,7 @@ pub(super) fn muon(
     let squares = isa.run(Momentum { update, gradient, momentum, out: x });
     let mut a = 1.0 / (squares.sqrt() + 1e-7);
     for _ in 0..STEPS {
-        isa.run(Scale { a, y: None, x, columns, rounded });
+        scale(pool, a, None, x, columns, rounded);
         let store = Store { out: Shared::new(gram), stride: n, bias: None };
         if tall {
             pack_columns(pool, rounded, wide, (rows, columns), packed);
@@ -190,13 +207,13 @@ pub(super) fn muon(
             let left = Left::rows(rounded, rows, wide, wide);
             multiply(pool, left, n, PackedB::new(packed, wide, rows), &store);
         }
-        isa.run(Scale { a: 1.0, y: None, x: gram, columns: n, rounded: gram_rounded });
+        scale(pool, 1.0, None, gram, n, gram_rounded);
         pack_columns(pool, &*gram, n, (n, n), gram_packed);
         let store = Store { out: Shared::new(square), stride: n, bias: None };
         let left = Left::rows(gram_rounded, n, wide_n, wide_n);
         multiply(pool, left, n, PackedB::new(gram_packed, wide_n, n), &store);
         let (keep, linear, cubic) = NEWTON_SCHULZ;
-        isa.run(Scale { a: linear, y: Some((cubic, square)), x: gram, columns: n, rounded: gram_rounded });
+        scale(pool, linear, Some((cubic, square)), gram, n, gram_rounded);
         for x in x.iter_mut() {
             *x *= keep;
         }
