@@ -21,6 +21,7 @@ use serde_json::json;
 use crate::Ended;
 use crate::args::{BenchGenerate, BenchTrain, BlockKind, Dimensions, OptimizerKind};
 use crate::devices;
+use crate::streams::print;
 
 /// A model of the flags' dimensions.
 fn config(dimensions: &Dimensions, context: usize) -> Result<ModelConfig> {
@@ -134,7 +135,7 @@ pub(crate) fn train(flags: &BenchTrain) -> Result<Ended> {
         "context": flags.context,
         "steps": flags.steps,
     });
-    print(&result, flags.json);
+    report(&result, flags.json)?;
     Ok(Ended::Done)
 }
 
@@ -188,16 +189,16 @@ pub(crate) fn generate(flags: &BenchGenerate) -> Result<Ended> {
         "prompt_tokens": flags.prompt_tokens,
         "new_tokens": flags.new_tokens,
     });
-    print(&result, flags.json);
+    report(&result, flags.json)?;
     Ok(Ended::Done)
 }
 
-fn print(result: &serde_json::Value, json: bool) {
+fn report(result: &serde_json::Value, json: bool) -> Result<()> {
     if json {
-        println!("{result}");
-    } else if let Some(fields) = result.as_object() {
-        for (name, value) in fields {
-            println!("{name:>22}  {value}");
-        }
+        return print(&result.to_string());
     }
+    for (name, value) in result.as_object().into_iter().flatten() {
+        print(&format!("{name:>22}  {value}"))?;
+    }
+    Ok(())
 }

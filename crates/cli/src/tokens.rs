@@ -36,7 +36,7 @@ pub(crate) fn train(flags: &TokenizerTrain) -> Result<Ended> {
     console.emit(&json!({
         "tokenizer": flags.output, "vocab_size": tokenizer.vocab_size(), "bytes": bytes, "fingerprint": fingerprint,
     }));
-    Ok(Ended::Done)
+    console.ended(Ended::Done)
 }
 
 /// Writes shards.
@@ -66,5 +66,5 @@ pub(crate) fn tokenize(flags: &Tokenize) -> Result<Ended> {
         "output": flags.output, "tokens": tokens, "bytes": bytes, "documents": documents,
         "validation_tokens": manifest.tokens_of(Split::Val),
     }));
-    Ok(Ended::Done)
+    console.ended(Ended::Done)
 }
