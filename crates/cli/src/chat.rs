@@ -78,7 +78,7 @@ impl Chatbot {
         let special = self.tokenizer.special();
         // Any control token ends the answer: a small model may open the next turn itself.
         let stop = [special.eos, special.bos, special.pad, special.system, special.user, special.assistant];
-        let capacity = (prompt.len() + max_new_tokens).min(self.context());
+        let capacity = prompt.len().saturating_add(max_new_tokens).min(self.context());
         let mut decoder = Decoder::new(&self.network, capacity)?;
         let mut stream = StreamDecoder::new();
         let mut text = String::new();

@@ -44,6 +44,8 @@ pub struct TrainerConfig {
     pub seed: u64,
     /// Most tokens of a micro-batch.
     pub micro_tokens: usize,
+    /// Most tokens of an optimizer step.
+    pub step_tokens: usize,
     /// Longest sequence.
     pub context: usize,
     /// The device's FLOP/s, where measured.
@@ -76,13 +78,17 @@ pub struct Trainer<D: Device> {
     config: TrainerConfig,
 }
 
-/// What [`Trainer::new`] and its network allocate.
+/// Bytes of a token in a batch: its id, its target, its weight, and its share of the boundaries at most.
+const BATCH_BYTES: u64 = 16;
+
+/// What [`Trainer::new`] and its network allocate, and the batches of a step, which are read together.
 pub fn plan<D: Device>(device: &D, model: &ModelConfig, dtype: DType, config: &TrainerConfig) -> MemoryPlan {
     use casallm_compute::MatrixUse;
     use casallm_model::parameters::Parameters;
     let mut plan = MemoryPlan::default();
     plan.add("weights", Parameters::bytes(device, model, dtype, MatrixUse::Training));
     plan.add("gradients", 4 * model.n_params() as u64);
+    plan.add("batches of a step", BATCH_BYTES * config.step_tokens as u64);
     Optimizer::<D>::plan(model, &config.optimizer, &mut plan);
     workspace::plan(device, model, shape(config, dtype), &mut plan);
     plan
