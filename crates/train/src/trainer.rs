@@ -12,7 +12,7 @@ use casallm_model::network::Network;
 use casallm_model::training::Gradients;
 use casallm_model::workspace::{self, MemoryPlan, Workspace, WorkspaceShape};
 
-use crate::checkpoint::CheckpointStore;
+use crate::checkpoint::{Best, CheckpointStore};
 use crate::error::TrainError;
 use crate::feed::Feed;
 use crate::interrupt::Interrupt;
@@ -218,8 +218,8 @@ impl<D: Device> Trainer<D> {
                 row.bits_per_byte = last.bits_per_byte;
                 row.val = last.sources.clone();
                 row.accuracy = Some(last.accuracy);
-                if last.loss.is_finite() && progress.best.is_none_or(|best| last.loss < best) {
-                    progress.best = Some(last.loss);
+                if last.loss.is_finite() && progress.best.is_none_or(|best| last.loss < best.val_loss) {
+                    progress.best = Some(Best { step, val_loss: last.loss });
                     improved = Some(last.loss);
                 }
             }
@@ -263,6 +263,10 @@ impl<D: Device> Trainer<D> {
             });
         }
         let progress = snapshot::load(&mut checkpoint, &mut self.network.parameters, &mut self.optimizer)?;
+        if let Some(best) = progress.best.filter(|best| best.step == checkpoint.step()) {
+            // The process may have ended between saving this checkpoint and marking it.
+            store.mark_best(best.step, best.val_loss)?;
+        }
         observer.note(&format!("resumed {} after step {}", self.config.stage.name(), checkpoint.step()));
         Ok((checkpoint.step(), progress))
     }
