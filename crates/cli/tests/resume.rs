@@ -250,6 +250,18 @@ fn what_is_finished_can_be_resumed_and_stays_the_same() {
 }
 
 #[test]
+fn a_kill_between_a_checkpoint_and_its_mark_loses_no_mark() {
+    for stage in ["pretrain", "sft"] {
+        let folder = support::trained_folder();
+        let file = format!("run/checkpoints/{stage}/best.json");
+        // Both stages are best at their last step, from which this resumes.
+        fs::remove_file(folder.path().join(&file)).unwrap();
+        run(folder.path(), &[stage, "tiny.toml", "--resume"]).succeeded();
+        assert_same_best(folder.path(), stage);
+    }
+}
+
+#[test]
 fn a_run_is_not_begun_over_its_checkpoints() {
     let folder = support::trained_folder();
     for stage in ["pretrain", "sft"] {

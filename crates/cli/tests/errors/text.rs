@@ -22,22 +22,19 @@ fn corpus(name: &str, bytes: &[u8]) -> TempDir {
     folder
 }
 
-/// The file is refused by the three commands that read text.
+/// The file is refused by the three commands that read text, also where a run has a tokenizer and shards of good text.
 fn refused(folder: &Path, name: &str, named: &[&str]) {
-    trained().without("run/checkpoints").write_to(&folder.join("finished"));
+    trained().without("run/checkpoints").write_to(&folder.join("begun"));
     let before = Tree::of(folder);
     let path = format!("data.pretrain.0.path={name}");
     let named = [&[name][..], named].concat();
-    run(folder, &["pretrain", "tiny.toml", "--set", &path]).refused(&named);
+    for dir in ["run.dir=run", "run.dir=begun/run"] {
+        run(folder, &["pretrain", "tiny.toml", "--set", &path, "--set", dir]).refused(&named);
+    }
     run(folder, &["tokenizer", "train", name, "--vocab-size", "300", "--output", "tokenizer.json"]).refused(&named);
-    let tokenizer = "finished/run/tokenizer.json";
-    // Into a folder that has shards already: a corpus that cannot be read must not cost those of one that could.
-    let output = "finished/run/data/stories";
-    run(folder, &["tokenize", "text.jsonl", "-t", tokenizer, "-o", output, "--name", "stories"]).succeeded();
-    let before = Tree(before.0.into_iter().filter(|(path, _)| !path.starts_with(output)).collect());
-    run(folder, &["tokenize", name, "-t", tokenizer, "-o", "shards"]).refused(&named);
+    run(folder, &["tokenize", name, "-t", "begun/run/tokenizer.json", "-o", "shards"]).refused(&named);
     before.assert_kept_in(folder);
-    for unwritten in ["tokenizer.json", "run/tokenizer.json", "run/base", "run/metrics.jsonl"] {
+    for unwritten in ["tokenizer.json", "run/tokenizer.json", "run/base", "run/metrics.jsonl", "shards/manifest.json"] {
         assert!(!folder.join(unwritten).exists(), "{unwritten} was written");
     }
 }
@@ -148,6 +145,26 @@ fn tokenize_on_what_is_not_there() {
     tokenize(&["text.jsonl", "-t", "nowhere.json", "-o", "shards"]).refused(&["nowhere.json", "No such file"]);
     tokenize(&["text.jsonl", "-t", "tiny.toml", "-o", "shards"]).refused(&["tiny.toml", "not a usable tokenizer"]);
     tokenize(&["text.jsonl", "-t", "run/tokenizer.json", "-o", "tiny.toml"]).refused(&["tiny.toml", "File exists"]);
+    trained().assert_kept_in(folder.path());
+}
+
+#[test]
+fn tokenize_into_a_folder_of_other_shards() {
+    let folder = trained_folder();
+    let tokenize = |text: &str, tokenizer: &str, fraction: &str| {
+        let output = ["-t", tokenizer, "-o", "run/data/stories", "--validation-fraction", fraction];
+        run(folder.path(), &[&["tokenize", text, "--name", "stories"][..], &output].concat())
+    };
+    let named = ["run/data/stories", "remove them, or choose another --output"];
+    fs::write(folder.path().join("other.txt"), documents(50, 8).join("\n\n")).unwrap();
+    let train = ["tokenizer", "train", "other.txt", "--vocab-size", "280", "-o", "other.json"];
+    run(folder.path(), &train).succeeded();
+    let said = |what| [&named[..], &[what]].concat();
+    tokenize("other.txt", "run/tokenizer.json", "0.1").refused(&said("made from other text"));
+    tokenize("text.jsonl", "other.json", "0.1").refused(&said("made with another tokenizer"));
+    tokenize("text.jsonl", "run/tokenizer.json", "0.2").refused(&said("with another split"));
+    // The very same is done already.
+    tokenize("text.jsonl", "run/tokenizer.json", "0.1").succeeded();
     trained().assert_kept_in(folder.path());
 }
 
