@@ -154,7 +154,7 @@ fn tokenizer_and_shards() {
     let ids = shard[1024..].chunks_exact(2).map(|id| u16::from_le_bytes([id[0], id[1]]));
     // `<s>` and `</s>` around each document.
     assert_eq!(ids.clone().filter(|id| *id == 0).count(), row["documents"].as_u64().unwrap() as usize);
-    assert!(ids.clone().next() == Some(0) && ids.clone().last() == Some(1) && ids.max() < Some(320));
+    assert!(ids.clone().next() == Some(0) && ids.clone().next_back() == Some(1) && ids.max() < Some(320));
 }
 
 #[test]

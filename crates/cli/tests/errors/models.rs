@@ -4,6 +4,9 @@ use std::fs;
 
 use crate::support::{Tree, run, trained, trained_folder};
 
+/// What happens to the bytes of a file.
+type Damage = fn(&mut Vec<u8>);
+
 fn chat<'a>(model: &'a str, prompt: &'a str) -> [&'a str; 5] {
     ["chat", "--model", model, "--prompt", prompt]
 }
@@ -32,7 +35,7 @@ fn model_directory_that_is_not_there() {
 #[test]
 fn model_directory_with_a_damaged_file() {
     for file in ["model.safetensors", "config.json", "tokenizer.json", "checksums.json"] {
-        let damages: [(&str, fn(&mut Vec<u8>)); 3] = [
+        let damages: [(&str, Damage); 3] = [
             ("flipped", |bytes| {
                 let middle = bytes.len() / 2;
                 bytes[middle] ^= 1;

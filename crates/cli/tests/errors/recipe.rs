@@ -131,7 +131,7 @@ fn flags_of_bench_that_cannot_be() {
     let folder = tempfile::tempdir().unwrap();
     let small = ["--n-layer", "1", "--n-embd", "64", "--n-head", "2", "--vocab-size", "512"];
     let bench = |what: &str, flags: &[&str]| {
-        let given = |flag: &str| flags.iter().any(|other| *other == flag);
+        let given = |flag: &str| flags.contains(&flag);
         let rest = small.chunks_exact(2).filter(|pair| !given(pair[0])).flatten().copied();
         run(folder.path(), &["bench", what].into_iter().chain(flags.iter().copied()).chain(rest).collect::<Vec<_>>())
     };

@@ -54,7 +54,8 @@ pub struct TokenizeProgress {
 /// Writes the shards of `source` into `folder` and returns their manifest.
 ///
 /// Done before with the same tokenizer, options and inputs, it returns at once; interrupted, it goes on after the
-/// last finished shard of each split; with anything different, it begins anew. The result is the same in all cases.
+/// last finished shard of each split; with anything different, it begins anew, once the first text has been read: text that
+/// cannot be read leaves what is there. The result is the same in all cases.
 ///
 /// # Errors
 /// The first error of `documents` (finished shards stay and count); [`Error::SourceName`], [`Error::LoaderSetting`] for
