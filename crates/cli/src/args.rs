@@ -159,7 +159,7 @@ pub struct Chat {
     #[arg(long)]
     pub system: Option<String>,
     /// 0 takes the most likely token always; higher is freer
-    #[arg(long, default_value_t = 0.7)]
+    #[arg(long, default_value_t = 0.7, allow_negative_numbers = true)]
     pub temperature: f32,
     /// Choose among the k most likely tokens; 0 for all
     #[arg(long, default_value_t = 50)]

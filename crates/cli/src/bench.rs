@@ -21,6 +21,10 @@ use serde_json::json;
 use crate::Ended;
 use crate::args::{BenchGenerate, BenchTrain, BlockKind, Dimensions, OptimizerKind};
 use crate::devices;
+use crate::streams::print;
+
+/// Most tokens of a step: beyond any memory, and far from where counting its bytes would overflow.
+const MAX_TOKENS: usize = 1 << 40;
 
 /// A model of the flags' dimensions.
 fn config(dimensions: &Dimensions, context: usize) -> Result<ModelConfig> {
@@ -81,6 +85,7 @@ pub(crate) fn timed_config(context: usize, rows: usize, matrices: MatrixUpdate) 
         checkpoint_every: u64::MAX,
         seed: 1,
         micro_tokens: context * rows,
+        step_tokens: context * rows,
         context,
         peak: None,
     }
@@ -95,6 +100,9 @@ fn median(mut values: Vec<f64>) -> f64 {
 pub(crate) fn train(flags: &BenchTrain) -> Result<Ended> {
     if flags.steps == 0 || flags.batch == 0 {
         bail!("--steps and --batch must be at least 1");
+    }
+    if flags.batch.checked_mul(flags.context).is_none_or(|tokens| tokens > MAX_TOKENS) {
+        bail!("--batch {} of --context {}: use at most {MAX_TOKENS} tokens in all", flags.batch, flags.context);
     }
     let model = config(&flags.dimensions, flags.context)?;
     let device = devices::open(&flags.compute, 0)?;
@@ -134,7 +142,7 @@ pub(crate) fn train(flags: &BenchTrain) -> Result<Ended> {
         "context": flags.context,
         "steps": flags.steps,
     });
-    print(&result, flags.json);
+    report(&result, flags.json)?;
     Ok(Ended::Done)
 }
 
@@ -143,7 +151,8 @@ pub(crate) fn generate(flags: &BenchGenerate) -> Result<Ended> {
     if flags.prompt_tokens == 0 || flags.new_tokens == 0 {
         bail!("--prompt-tokens and --new-tokens must be at least 1");
     }
-    let capacity = flags.prompt_tokens + flags.new_tokens;
+    // What overflows is refused with the context.
+    let capacity = flags.prompt_tokens.saturating_add(flags.new_tokens);
     let model = config(&flags.dimensions, capacity)?;
     let device = devices::open(&flags.compute, 0)?;
     let dtype = devices::dtype(flags.weights);
@@ -188,16 +197,16 @@ pub(crate) fn generate(flags: &BenchGenerate) -> Result<Ended> {
         "prompt_tokens": flags.prompt_tokens,
         "new_tokens": flags.new_tokens,
     });
-    print(&result, flags.json);
+    report(&result, flags.json)?;
     Ok(Ended::Done)
 }
 
-fn print(result: &serde_json::Value, json: bool) {
+fn report(result: &serde_json::Value, json: bool) -> Result<()> {
     if json {
-        println!("{result}");
-    } else if let Some(fields) = result.as_object() {
-        for (name, value) in fields {
-            println!("{name:>22}  {value}");
-        }
+        return print(&result.to_string());
     }
+    for (name, value) in result.as_object().into_iter().flatten() {
+        print(&format!("{name:>22}  {value}"))?;
+    }
+    Ok(())
 }

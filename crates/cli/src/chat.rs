@@ -17,6 +17,7 @@ use casallm_model::sampler::{Sampler, SamplerConfig};
 use crate::Ended;
 use crate::args::Chat;
 use crate::devices;
+use crate::streams::{print, tell};
 
 /// A model that can answer.
 pub(crate) struct Chatbot {
@@ -77,7 +78,7 @@ impl Chatbot {
         let special = self.tokenizer.special();
         // Any control token ends the answer: a small model may open the next turn itself.
         let stop = [special.eos, special.bos, special.pad, special.system, special.user, special.assistant];
-        let capacity = (prompt.len() + max_new_tokens).min(self.context());
+        let capacity = prompt.len().saturating_add(max_new_tokens).min(self.context());
         let mut decoder = Decoder::new(&self.network, capacity)?;
         let mut stream = StreamDecoder::new();
         let mut text = String::new();
@@ -114,7 +115,7 @@ pub(crate) fn run(flags: &Chat) -> Result<Ended> {
         Some(prompt) => {
             messages.push(Message::user(prompt));
             let answer = bot.answer(&messages, &mut sampler, flags.max_new_tokens, &mut |_| {})?;
-            println!("{}", answer.trim());
+            print(answer.trim())?;
             Ok(Ended::Done)
         }
         None => converse(&bot, messages, &mut sampler, flags.max_new_tokens),
@@ -130,7 +131,7 @@ pub(crate) fn converse(
 ) -> Result<Ended> {
     let terminal = std::io::stdin().is_terminal();
     if terminal {
-        eprintln!("Say something. An empty line or Ctrl-D ends the conversation.");
+        tell("Say something. An empty line or Ctrl-D ends the conversation.");
     }
     let opening = messages.len();
     let mut out = std::io::stdout();
@@ -171,12 +172,15 @@ fn make_room(bot: &Chatbot, messages: &mut Vec<Message>, opening: usize) -> bool
         dropped += 1;
     }
     if dropped > 0 {
-        eprintln!("(the context of {} tokens is full: the {dropped} oldest exchanges were left out)", bot.context());
+        tell(&format!(
+            "(the context of {} tokens is full: the {dropped} oldest exchanges were left out)",
+            bot.context()
+        ));
     }
     let tokens = render_prompt(messages, &bot.tokenizer).len();
     let fits = tokens < bot.context();
     if !fits {
-        eprintln!("({tokens} tokens do not fit the context of {}: say it shorter)", bot.context());
+        tell(&format!("({tokens} tokens do not fit the context of {}: say it shorter)", bot.context()));
         messages.pop();
     }
     fits

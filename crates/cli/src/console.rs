@@ -1,15 +1,18 @@
 //! What a person sees while something runs: bars with an ETA on a terminal, sparse lines in a log, JSON for machines.
 //! Everything goes to stderr but JSON, which goes to stdout.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result};
 use casallm_train::metrics::MetricsRow;
 use casallm_train::stages::StageObserver;
 use casallm_train::trainer::Observer;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::Ended;
 use crate::args::Output;
+use crate::streams::{tell, write_line};
 
 /// Without a terminal, a line at most this often.
 const LOG_EVERY: Duration = Duration::from_secs(15);
@@ -23,6 +26,8 @@ pub(crate) struct Console {
     begun: Instant,
     logged: Option<Instant>,
     last_validation: Option<f64>,
+    /// Why stdout takes no more lines.
+    unwritten: Option<io::Error>,
 }
 
 impl Console {
@@ -35,6 +40,7 @@ impl Console {
             begun: Instant::now(),
             logged: None,
             last_validation: None,
+            unwritten: None,
         }
     }
 
@@ -44,15 +50,35 @@ impl Console {
             return;
         }
         match &self.bar {
-            Some((_, bar)) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some((_, bar)) => bar.suspend(|| tell(text)),
+            None => tell(text),
         }
     }
 
-    /// A line for machines.
-    pub(crate) fn emit(&self, value: &serde_json::Value) {
-        if self.json {
-            println!("{value}");
+    /// A line for machines. What cannot be written is no reason to stop; [`Console::ended`] answers for it.
+    pub(crate) fn emit(&mut self, value: &serde_json::Value) {
+        if !self.json || self.unwritten.is_some() {
+            return;
+        }
+        if let Err(error) = write_line(&value.to_string()) {
+            // A reader that has left has seen what it wanted to see.
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                tell(&format!("casallm: cannot write to stdout: {error}; going on without it"));
+            }
+            self.unwritten = Some(error);
+        }
+    }
+
+    /// How the command ended, once it has done everything else.
+    ///
+    /// # Errors
+    /// Lines for machines were lost.
+    pub(crate) fn ended(&mut self, ended: Ended) -> Result<Ended> {
+        match self.unwritten.take() {
+            Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(error).context("the work is done and saved, but not all lines could be written to stdout")
+            }
+            _ => Ok(ended),
         }
     }
 
@@ -102,7 +128,7 @@ impl Console {
                 total.filter(|_| done > 0).map(|total| seconds / done as f64 * total.saturating_sub(done) as f64);
             let left = left.map(|s| format!(", about {} left", duration(s))).unwrap_or_default();
             let of = total.map(|t| format!(" of {t}")).unwrap_or_default();
-            eprintln!("{task}: {done}{of} {unit}{left}  {message}");
+            tell(&format!("{task}: {done}{of} {unit}{left}  {message}"));
         }
     }
 
@@ -118,7 +144,7 @@ impl Observer for Console {
         if self.json {
             match serde_json::to_value(row) {
                 Ok(value) => self.emit(&value),
-                Err(error) => eprintln!("casallm: {error}"),
+                Err(error) => tell(&format!("casallm: {error}")),
             }
         }
         if row.bits_per_byte.or(row.val_loss).is_some() {

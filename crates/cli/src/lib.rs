@@ -11,6 +11,7 @@ mod devices;
 mod quickstart;
 pub mod report;
 mod selftest;
+pub mod streams;
 mod tokens;
 mod training;
 

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use casallm_cli::args::Arguments;
+use casallm_cli::streams::tell;
 use clap::Parser;
 
 /// Ended by a problem that the user can mend: bad input, bad file, full disk.
@@ -25,7 +26,7 @@ fn main() -> ExitCode {
         Ok(casallm_cli::Ended::Failed) => ExitCode::from(FAILURE),
         Ok(casallm_cli::Ended::Interrupted) => ExitCode::from(INTERRUPTED),
         Err(error) => {
-            eprintln!("casallm: {}", told(&error));
+            tell(&format!("casallm: {}", told(&error)));
             ExitCode::from(FAILURE)
         }
     }

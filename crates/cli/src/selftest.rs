@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::Ended;
 use crate::args::Selftest;
 use crate::devices;
+use crate::streams::{print, tell};
 
 /// Checks, prints a table, fails loudly.
 pub(crate) fn run(flags: &Selftest) -> Result<Ended> {
@@ -21,7 +22,7 @@ pub(crate) fn run(flags: &Selftest) -> Result<Ended> {
         let begun = Instant::now();
         let checks = selftest::run(&device, flags.seed);
         if !flags.json {
-            println!("cpu {}, {} threads, seed {}", isa.name(), device.threads(), flags.seed);
+            print(&format!("cpu {}, {} threads, seed {}", isa.name(), device.threads(), flags.seed))?;
         }
         let mut table: BTreeMap<&str, (usize, usize, f64)> = BTreeMap::new();
         for check in &checks {
@@ -30,30 +31,28 @@ pub(crate) fn run(flags: &Selftest) -> Result<Ended> {
             row.1 += usize::from(!check.passed);
             row.2 = row.2.max(check.max_error / check.tolerance);
             if flags.json {
-                println!(
-                    "{}",
-                    json!({
-                        "isa": isa.name(), "operation": check.operation, "case": check.case,
-                        "max_error": check.max_error, "tolerance": check.tolerance, "passed": check.passed,
-                    })
-                );
+                let line = json!({
+                    "isa": isa.name(), "operation": check.operation, "case": check.case,
+                    "max_error": check.max_error, "tolerance": check.tolerance, "passed": check.passed,
+                });
+                print(&line.to_string())?;
             }
         }
         failed += checks.iter().filter(|c| !c.passed).count();
         if flags.json {
             continue;
         }
-        println!("  {:<24} {:>6} {:>7}  largest error, of what is allowed", "operation", "checks", "failed");
+        print(&format!("  {:<24} {:>6} {:>7}  largest error, of what is allowed", "operation", "checks", "failed"))?;
         for (operation, (count, failures, share)) in &table {
-            println!("  {operation:<24} {count:>6} {failures:>7}  {:.0} %", 100.0 * share);
+            print(&format!("  {operation:<24} {count:>6} {failures:>7}  {:.0} %", 100.0 * share))?;
         }
         for check in checks.iter().filter(|c| !c.passed) {
-            println!("  FAILED {} {}: {}", check.operation, check.case, check.detail);
+            print(&format!("  FAILED {} {}: {}", check.operation, check.case, check.detail))?;
         }
-        println!("  {} checks in {:.1} s", checks.len(), begun.elapsed().as_secs_f64());
+        print(&format!("  {} checks in {:.1} s", checks.len(), begun.elapsed().as_secs_f64()))?;
     }
     if failed > 0 {
-        eprintln!("casallm: {failed} checks failed: do not train on this machine; please report the lines above");
+        tell(&format!("casallm: {failed} checks failed: do not train on this machine; please report the lines above"));
         return Ok(Ended::Failed);
     }
     Ok(Ended::Done)

@@ -1,7 +1,9 @@
 //! `casallm tokenizer train` and `casallm tokenize`.
 
-use anyhow::Result;
-use casallm_data::shards::{ShardOptions, tokenize as write_shards};
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use casallm_data::shards::{Manifest, ShardOptions, tokenize as write_shards};
 use casallm_data::source::{SourceOptions, find_files, fingerprint_files, open_documents_in};
 use casallm_data::split::{Split, SplitRule};
 use casallm_data::tokenizer::{Tokenizer, TrainOptions};
@@ -36,7 +38,23 @@ pub(crate) fn train(flags: &TokenizerTrain) -> Result<Ended> {
     console.emit(&json!({
         "tokenizer": flags.output, "vocab_size": tokenizer.vocab_size(), "bytes": bytes, "fingerprint": fingerprint,
     }));
-    Ok(Ended::Done)
+    console.ended(Ended::Done)
+}
+
+/// Refuses a folder that holds finished shards of anything else: days of work may be in them.
+fn refuse_others(folder: &Path, tokenizer: &Tokenizer, options: &ShardOptions) -> Result<()> {
+    let Ok(found) = Manifest::load(folder) else { return Ok(()) };
+    let split = (found.validation_fraction, found.split_seed) == (options.split.fraction(), options.split.seed());
+    let others = match () {
+        () if found.tokenizer != tokenizer.fingerprint() => "made with another tokenizer",
+        () if found.inputs != options.inputs => "made from other text",
+        () if !split => "with another split",
+        () => return Ok(()),
+    };
+    if found.complete {
+        bail!("{}: holds shards {others}; remove them, or choose another --output", folder.display());
+    }
+    Ok(())
 }
 
 /// Writes shards.
@@ -52,6 +70,7 @@ pub(crate) fn tokenize(flags: &Tokenize) -> Result<Ended> {
     let inputs = fingerprint_files(&files, &source)?;
     let rule = SplitRule::new(flags.validation_fraction, flags.seed)?;
     let options = ShardOptions::new(rule, inputs);
+    refuse_others(&flags.output, &tokenizer, &options)?;
     let manifest = write_shards(&flags.output, &flags.name, documents, &tokenizer, &options, &mut |p| {
         console.progress("tokenize", "bytes", p.bytes, None);
     })?;
@@ -66,5 +85,5 @@ pub(crate) fn tokenize(flags: &Tokenize) -> Result<Ended> {
         "output": flags.output, "tokens": tokens, "bytes": bytes, "documents": documents,
         "validation_tokens": manifest.tokens_of(Split::Val),
     }));
-    Ok(Ended::Done)
+    console.ended(Ended::Done)
 }

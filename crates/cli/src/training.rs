@@ -21,7 +21,7 @@ pub(crate) fn pretrain(flags: &Stage) -> Result<Ended> {
     let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
     let mut console = Console::new(&flags.output);
     let outcome = stages::pretrain(&recipe, &device, flags.resume, &interrupt, &mut console)?;
-    Ok(ended(&outcome, &mut console))
+    ended(&outcome, &mut console)
 }
 
 /// The second stage.
@@ -39,16 +39,17 @@ pub(crate) fn sft(flags: &Stage) -> Result<Ended> {
             setup.fit.cut, setup.fit.too_long
         ));
     }
-    Ok(ended(&outcome, &mut console))
+    ended(&outcome, &mut console)
 }
 
 /// Says how a stage ended.
-pub(crate) fn ended(outcome: &Outcome, console: &mut Console) -> Ended {
-    match outcome {
+pub(crate) fn ended(outcome: &Outcome, console: &mut Console) -> Result<Ended> {
+    let ended = match outcome {
         Outcome::Finished(_) => Ended::Done,
         Outcome::Interrupted(step) => {
             console.say(&format!("stopped and saved after step {step}; run again with --resume to go on"));
             Ended::Interrupted
         }
-    }
+    };
+    console.ended(ended)
 }

@@ -20,7 +20,7 @@ pub enum ComputeError {
         available: String,
     },
     /// The allocator refused.
-    #[error("not enough memory for '{name}' ({bytes} bytes); choose a smaller model, micro-batch or context")]
+    #[error("not enough memory for '{name}' ({bytes} bytes); choose a smaller model, batch, micro-batch or context")]
     OutOfMemory {
         /// The buffer's name.
         name: String,
@@ -29,7 +29,7 @@ pub enum ComputeError {
     },
     /// The planned buffers exceed what the machine has.
     #[error(
-        "the plan needs {needed_mib} MiB and {available_mib} MiB are free; the largest parts are {largest}; choose a smaller model, micro-batch or context"
+        "the plan needs {needed_mib} MiB and {available_mib} MiB are free; the largest parts are {largest}; choose a smaller model, batch, micro-batch or context"
     )]
     PlanTooLarge {
         /// Sum of the plan.

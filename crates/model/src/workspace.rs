@@ -42,7 +42,7 @@ impl MemoryPlan {
 
     /// Sum of all entries.
     pub fn total(&self) -> u64 {
-        self.items.iter().map(|i| i.bytes).sum()
+        self.items.iter().fold(0, |total, item| total.saturating_add(item.bytes))
     }
 
     /// Refuses a plan larger than what the device has.
@@ -204,9 +204,9 @@ impl<B> Workspace<B> {
 
 /// What [`Workspace::new`] would allocate, added to a plan.
 pub fn plan<D: Device>(device: &D, config: &ModelConfig, shape: WorkspaceShape, plan: &mut MemoryPlan) {
-    let mut bytes = 0;
+    let mut bytes = 0u64;
     let count = |_: &str, dtype: DType, len: usize| {
-        bytes += (len * dtype.size()) as u64;
+        bytes = bytes.saturating_add((len as u64).saturating_mul(dtype.size() as u64));
         Ok::<(), ModelError>(())
     };
     if Workspace::build(config, shape, count).is_ok() {

@@ -4,7 +4,7 @@ use casallm_compute::Device;
 use casallm_model::parameters::Parameters;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Checkpoint, CheckpointStore, Dtype, TensorRef};
+use crate::checkpoint::{Best, Checkpoint, CheckpointStore, Dtype, TensorRef};
 use crate::error::TrainError;
 use crate::optimizer::Optimizer;
 
@@ -17,8 +17,8 @@ pub(crate) struct Progress {
     pub(crate) tokens: u64,
     /// Seconds of training.
     pub(crate) seconds: f64,
-    /// Lowest validation loss so far.
-    pub(crate) best: Option<f64>,
+    /// Where validation was best so far.
+    pub(crate) best: Option<Best>,
 }
 
 /// Writes a checkpoint of `step` finished steps.

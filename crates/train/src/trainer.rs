@@ -12,7 +12,7 @@ use casallm_model::network::Network;
 use casallm_model::training::Gradients;
 use casallm_model::workspace::{self, MemoryPlan, Workspace, WorkspaceShape};
 
-use crate::checkpoint::CheckpointStore;
+use crate::checkpoint::{Best, CheckpointStore};
 use crate::error::TrainError;
 use crate::feed::Feed;
 use crate::interrupt::Interrupt;
@@ -44,6 +44,8 @@ pub struct TrainerConfig {
     pub seed: u64,
     /// Most tokens of a micro-batch.
     pub micro_tokens: usize,
+    /// Most tokens of an optimizer step.
+    pub step_tokens: usize,
     /// Longest sequence.
     pub context: usize,
     /// The device's FLOP/s, where measured.
@@ -76,13 +78,17 @@ pub struct Trainer<D: Device> {
     config: TrainerConfig,
 }
 
-/// What [`Trainer::new`] and its network allocate.
+/// Bytes of a token in a batch: its id, its target, its weight, and its share of the boundaries at most.
+const BATCH_BYTES: u64 = 16;
+
+/// What [`Trainer::new`] and its network allocate, and the batches of a step, which are read together.
 pub fn plan<D: Device>(device: &D, model: &ModelConfig, dtype: DType, config: &TrainerConfig) -> MemoryPlan {
     use casallm_compute::MatrixUse;
     use casallm_model::parameters::Parameters;
     let mut plan = MemoryPlan::default();
     plan.add("weights", Parameters::bytes(device, model, dtype, MatrixUse::Training));
     plan.add("gradients", 4 * model.n_params() as u64);
+    plan.add("batches of a step", BATCH_BYTES * config.step_tokens as u64);
     Optimizer::<D>::plan(model, &config.optimizer, &mut plan);
     workspace::plan(device, model, shape(config, dtype), &mut plan);
     plan
@@ -212,8 +218,8 @@ impl<D: Device> Trainer<D> {
                 row.bits_per_byte = last.bits_per_byte;
                 row.val = last.sources.clone();
                 row.accuracy = Some(last.accuracy);
-                if last.loss.is_finite() && progress.best.is_none_or(|best| last.loss < best) {
-                    progress.best = Some(last.loss);
+                if last.loss.is_finite() && progress.best.is_none_or(|best| last.loss < best.val_loss) {
+                    progress.best = Some(Best { step, val_loss: last.loss });
                     improved = Some(last.loss);
                 }
             }
@@ -257,6 +263,10 @@ impl<D: Device> Trainer<D> {
             });
         }
         let progress = snapshot::load(&mut checkpoint, &mut self.network.parameters, &mut self.optimizer)?;
+        if let Some(best) = progress.best.filter(|best| best.step == checkpoint.step()) {
+            // The process may have ended between saving this checkpoint and marking it.
+            store.mark_best(best.step, best.val_loss)?;
+        }
         observer.note(&format!("resumed {} after step {}", self.config.stage.name(), checkpoint.step()));
         Ok((checkpoint.step(), progress))
     }

@@ -54,13 +54,13 @@ pub(crate) fn run(flags: &Quickstart) -> Result<Ended> {
     if !dir.has_model(Stage::Pretrain) {
         let outcome = stages::pretrain(&recipe, &device, true, &interrupt, &mut console)?;
         if matches!(outcome, Outcome::Interrupted(_)) {
-            return Ok(stopped(&mut console, flags));
+            return stopped(&mut console, flags);
         }
     }
     if !dir.has_model(Stage::Sft) {
         let (outcome, _) = stages::sft(&recipe, &device, true, &interrupt, &mut console)?;
         if matches!(outcome, Outcome::Interrupted(_)) {
-            return Ok(stopped(&mut console, flags));
+            return stopped(&mut console, flags);
         }
     }
     let bot = Chatbot::load(&dir.model(Stage::Sft), &device)?;
@@ -80,7 +80,7 @@ pub(crate) fn run(flags: &Quickstart) -> Result<Ended> {
     console.say(&format!("chat:   casallm chat --model {}", dir.model(Stage::Sft).display()));
     console.emit(&json!({ "report": report, "model": dir.model(Stage::Sft) }));
     if flags.no_chat {
-        return Ok(Ended::Done);
+        return console.ended(Ended::Done);
     }
     let sampler = SamplerConfig { temperature: 0.7, top_p: 0.9, repetition_penalty: 1.1, ..SamplerConfig::default() };
     converse(&bot, Vec::new(), &mut Sampler::new(SamplerConfig { repetition_window: 64, ..sampler })?, 128)
@@ -92,7 +92,7 @@ fn load(path: &Path, dir: &Path) -> Result<Recipe> {
     Ok(Recipe::load(path, &[format!("run.dir={dir}")])?)
 }
 
-fn stopped(console: &mut Console, flags: &Quickstart) -> Ended {
+fn stopped(console: &mut Console, flags: &Quickstart) -> Result<Ended> {
     console.say(&format!("stopped and saved; `casallm quickstart --dir {}` goes on", flags.dir.display()));
-    Ended::Interrupted
+    console.ended(Ended::Interrupted)
 }

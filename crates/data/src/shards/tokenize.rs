@@ -54,7 +54,8 @@ pub struct TokenizeProgress {
 /// Writes the shards of `source` into `folder` and returns their manifest.
 ///
 /// Done before with the same tokenizer, options and inputs, it returns at once; interrupted, it goes on after the
-/// last finished shard of each split; with anything different, it begins anew. The result is the same in all cases.
+/// last finished shard of each split; with anything different, it begins anew, once the first text has been read: text that
+/// cannot be read leaves what is there. The result is the same in all cases.
 ///
 /// # Errors
 /// The first error of `documents` (finished shards stay and count); [`Error::SourceName`], [`Error::LoaderSetting`] for
@@ -75,6 +76,11 @@ pub fn tokenize(
     let mut documents = documents.fuse();
     let mut state = TokenizeProgress::default();
     let mut batch = read_batch(&mut documents)?;
+    if batch.is_empty() {
+        return Err(Error::EmptyCorpus { path: source.to_owned(), documents: 0 });
+    }
+    // Only now: text that cannot be read must not cost the shards that are there.
+    job.discard_others()?;
     while !batch.is_empty() {
         let (encoded, next) = rayon::join(|| job.encode(&batch, state.documents), || read_batch(&mut documents));
         for document in &batch {
@@ -86,9 +92,6 @@ pub fn tokenize(
         state.shards = job.manifest.shards.len();
         progress(state);
         batch = next?;
-    }
-    if state.documents == 0 {
-        return Err(Error::EmptyCorpus { path: source.to_owned(), documents: 0 });
     }
     job.complete()
 }
@@ -139,6 +142,8 @@ struct Job<'a> {
     split: SplitRule,
     width: TokenWidth,
     manifest: Manifest,
+    /// What the folder holds of another job, or of this one with shards that are not whole.
+    others: Option<Manifest>,
     train: Side,
     val: Side,
 }
@@ -161,16 +166,13 @@ impl<'a> Job<'a> {
         manifest.split_seed = options.split.seed();
         manifest.shard_tokens = options.shard_tokens;
         let width = TokenWidth::of(manifest.vocab_size);
+        let mut others = None;
         // A manifest that cannot be read is one of a run that must be done again.
         if let Ok(found) = Manifest::load(folder) {
             if same_job(&found, &manifest) && found.shards.iter().all(|s| is_there(folder, s, width)) {
                 manifest = found;
             } else {
-                for shard in &found.shards {
-                    // Gone already or not, no manifest will name it.
-                    let _ = std::fs::remove_file(folder.join(&shard.file));
-                }
-                manifest.save(folder)?;
+                others = Some(found);
             }
         }
         let side = |split: Split| Side {
@@ -179,7 +181,17 @@ impl<'a> Job<'a> {
             done_before: manifest.of_split(split).last().map_or(0, |shard| shard.next_document),
         };
         let (train, val) = (side(Split::Train), side(Split::Val));
-        Ok(Self { folder, tokenizer, split: options.split, width, manifest, train, val })
+        Ok(Self { folder, tokenizer, split: options.split, width, manifest, others, train, val })
+    }
+
+    /// Makes room for the shards of this job.
+    fn discard_others(&mut self) -> Result<(), Error> {
+        let Some(others) = self.others.take() else { return Ok(()) };
+        for shard in &others.shards {
+            // Gone already or not, no manifest will name it.
+            let _ = std::fs::remove_file(self.folder.join(&shard.file));
+        }
+        self.manifest.save(self.folder)
     }
 
     fn encode(&self, batch: &[Document], first_place: u64) -> Vec<Encoded> {

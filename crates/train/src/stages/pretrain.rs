@@ -46,6 +46,7 @@ pub fn pretrain_config(recipe: &Recipe) -> Result<TrainerConfig, TrainError> {
         checkpoint_every: stage.checkpoint_every,
         seed: recipe.run.seed,
         micro_tokens: stage.micro_batch * stage.context,
+        step_tokens: stage.batch_tokens,
         context: stage.context,
         peak: None,
     })

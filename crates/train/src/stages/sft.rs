@@ -1,16 +1,20 @@
 //! The second stage: fine-tuning on conversations.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use casallm_compute::{Device, MatrixUse};
 use casallm_data::chat::Conversation;
 use casallm_data::packing::{ConversationSet, FitReport};
 use casallm_data::tokenizer::Tokenizer;
+use casallm_model::config::ModelConfig;
 use casallm_model::directory::{ModelDirectory, StoredDtype, TOKENIZER};
 use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
 
-use super::{RunDir, StageObserver, conversations, dtype_of, gather, open_store, optimizer_config, peak, save};
+use super::{
+    RunDir, StageObserver, config_of, conversations, dtype_of, gather, open_store, optimizer_config, peak, save,
+};
 use crate::error::TrainError;
 use crate::feed::SftFeed;
 use crate::interrupt::Interrupt;
@@ -44,6 +48,34 @@ fn pack(
     Ok(ConversationSet::from_conversations(conversations, tokenizer, stage.context, tokens, seed)?)
 }
 
+/// Refuses a pre-trained model of another shape than the recipe describes, which would be tuned in its place. Dropout is
+/// no part of the shape.
+fn check_same_model(recipe: &Recipe, base: &ModelDirectory) -> Result<(), TrainError> {
+    let keys = |config: ModelConfig| -> Result<BTreeMap<String, serde_json::Value>, TrainError> {
+        let json = ModelConfig { dropout: 0.0, ..config }.to_json()?;
+        serde_json::from_str(&json)
+            .map_err(|e| TrainError::RunState { path: base.path().to_owned(), reason: e.to_string() })
+    };
+    let (wanted, found) = (keys(config_of(recipe)?)?, keys(base.config().clone())?);
+    let differences: Vec<String> = wanted
+        .iter()
+        .filter_map(|(key, wanted)| {
+            let found = found.get(key).filter(|found| *found != wanted)?;
+            Some(format!("{key} is {found}, the recipe says {wanted}"))
+        })
+        .collect();
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(TrainError::RunState {
+        path: base.path().to_owned(),
+        reason: format!(
+            "the pre-trained model is another than the recipe's: {}; restore the recipe, or pre-train in another run.dir",
+            differences.join("; ")
+        ),
+    })
+}
+
 /// Reads and packs the conversations for the model in [`RunDir::model`] of the first stage.
 ///
 /// # Errors
@@ -70,6 +102,7 @@ pub fn sft_setup(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Sf
             ),
         });
     }
+    check_same_model(recipe, &directory)?;
     let conversations = gather(recipe, stage, &dir, observer)?;
     let (set, fit) = pack(&conversations.train, &tokenizer, stage, recipe.data.seed)?;
     let mut validation = Vec::new();
@@ -103,6 +136,7 @@ pub fn sft_setup(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Sf
         checkpoint_every: stage.checkpoint_every,
         seed: recipe.run.seed,
         micro_tokens: stage.micro_batch * stage.context,
+        step_tokens: stage.batch_tokens,
         context: stage.context,
         peak: None,
     };

@@ -1,0 +1,25 @@
+//! Lines on stdout and stderr. Either may lead to a full disk or a closed pipe, at which the macros of the standard
+//! library panic: a training that has run for days would end because its log could not grow.
+
+use std::io::{self, Write};
+
+use anyhow::{Context, Result};
+
+/// A line on stdout, which is what a command was asked for.
+///
+/// # Errors
+/// It cannot be written.
+pub(crate) fn print(text: &str) -> Result<()> {
+    write_line(text).context("cannot write to stdout; free some space, or send it elsewhere")
+}
+
+/// As [`print`], with the system's own error.
+pub(crate) fn write_line(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush())
+}
+
+/// A line on stderr. Where it cannot be written there is no place left to say so.
+pub fn tell(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}

@@ -1,0 +1,255 @@
+//! The command lines that people and scripts use: what they print, where, and how they end.
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+
+use serde_json::Value;
+use support::{Finished, casallm, run, trained, trained_folder, write_inputs};
+
+/// The one line of JSON on stdout.
+fn one_line(finished: &Finished) -> Value {
+    let lines: Vec<&str> = finished.stdout.lines().collect();
+    assert_eq!(lines.len(), 1, "{finished:#?}");
+    serde_json::from_str(lines[0]).unwrap()
+}
+
+/// Each line of stdout is one JSON object.
+fn json_lines(finished: &Finished) -> Vec<Value> {
+    let object = |line: &str| -> Value {
+        let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        assert!(value.is_object(), "{line}");
+        value
+    };
+    finished.stdout.lines().map(object).collect()
+}
+
+fn positive(row: &Value, keys: &[&str]) {
+    for key in keys {
+        assert!(row[key].as_f64().is_some_and(|value| value > 0.0 && value.is_finite()), "{key} in {row}");
+    }
+}
+
+#[test]
+fn bench_train_prints_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let line =
+        "bench train --n-layer 2 --n-embd 64 --n-head 2 --vocab-size 512 --context 64 --batch 1 --steps 3 --json";
+    let row = one_line(&run(folder.path(), &line.split(' ').collect::<Vec<_>>()).succeeded());
+    positive(&row, &["tokens_per_s", "ms_per_step", "gflops_per_s", "params", "peak_bytes", "threads"]);
+    // Embedding, two blocks of 12 d^2 weights and 10 d biases and norms, and the last norm.
+    assert_eq!(row["params"], 512 * 64 + 2 * (12 * 64 * 64 + 10 * 64) + 2 * 64);
+    assert!(row["isa"].as_str().is_some_and(|isa| !isa.is_empty()), "{row}");
+    // Another number of threads, the other blocks and optimizer, and f32.
+    let more = "--threads 1 --block modern --n-kv-head 1 --optimizer muon --precision f32";
+    let all: Vec<&str> = line.split(' ').chain(more.split(' ')).collect();
+    let row = one_line(&run(folder.path(), &all).succeeded());
+    assert_eq!((&row["threads"], &row["precision"]), (&Value::from(1), &Value::from("f32")));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a measurement leaves nothing");
+}
+
+#[test]
+fn bench_generate_prints_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = "bench generate --n-layer 2 --n-embd 64 --n-head 2 --vocab-size 512 --prompt-tokens 32 --new-tokens 8 \
+                --weights bf16 --json";
+    let row = one_line(&run(folder.path(), &line.split_whitespace().collect::<Vec<_>>()).succeeded());
+    positive(&row, &["prefill_tokens_per_s", "decode_tokens_per_s", "bytes_per_token", "params", "threads"]);
+    assert_eq!(row["weights"], "bf16");
+    let f32 = line.replace("bf16", "f32");
+    let wide = one_line(&run(folder.path(), &f32.split_whitespace().collect::<Vec<_>>()).succeeded());
+    assert_eq!(wide["weights"], "f32");
+    let bytes = |row: &Value| row["bytes_per_token"].as_u64().unwrap();
+    assert!(bytes(&wide) > bytes(&row), "{wide} {row}");
+}
+
+#[test]
+fn bench_for_people_has_no_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = "bench train --n-layer 1 --n-embd 64 --n-head 2 --vocab-size 512 --context 16 --steps 1";
+    let shown = run(folder.path(), &line.split(' ').collect::<Vec<_>>()).succeeded();
+    assert!(shown.stdout.lines().any(|line| line.trim_start().starts_with("tokens_per_s ")), "{shown:#?}");
+    assert!(!shown.stdout.contains('{'), "{shown:#?}");
+}
+
+#[test]
+fn chat_prints_one_answer_and_nothing_else() {
+    let folder = trained_folder();
+    let ask = |model: &str, more: &[&str]| {
+        let line =
+            ["chat", "--model", model, "--prompt", "Who are you?", "--temperature", "0", "--max-new-tokens", "64"];
+        run(folder.path(), &[&line[..], more].concat()).succeeded()
+    };
+    let answer = ask("run/model", &[]);
+    assert_eq!(answer.stderr, "");
+    assert!(answer.stdout.ends_with('\n') && !answer.stdout.trim().is_empty(), "{answer:#?}");
+    assert!(!answer.stdout.contains("<|") && !answer.stdout.contains("Who are you?"), "{answer:#?}");
+    for threads in ["1", "2"] {
+        assert_eq!(ask("run/model", &["--threads", threads]).stdout, answer.stdout);
+    }
+    // It is the model that answers: another one says something else.
+    assert_ne!(ask("run/base", &[]).stdout, answer.stdout);
+    trained().assert_kept_in(folder.path());
+}
+
+#[test]
+fn chat_draws_by_its_seed() {
+    let folder = trained_folder();
+    let ask = |seed: &str| {
+        let line = ["chat", "--model", "run/model", "--prompt", "Where is the cat?", "--temperature", "1.5"];
+        run(folder.path(), &[&line[..], &["--seed", seed]].concat()).succeeded().stdout
+    };
+    assert_eq!(ask("7"), ask("7"));
+    let answers: std::collections::BTreeSet<String> = ["1", "2", "3", "4"].map(ask).into();
+    assert!(answers.len() > 1, "{answers:?}");
+}
+
+#[test]
+fn chat_converses_over_stdin() {
+    let folder = trained_folder();
+    let mut command =
+        casallm(folder.path(), &["chat", "--model", "run/model", "--temperature", "0", "--max-new-tokens", "8"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Many turns, of which the context holds few, and one that it cannot hold at all.
+    let long = "and the cat ".repeat(60);
+    let said: String = (0..6).map(|turn| format!("Where is the house {turn}?\n")).collect();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(format!("{said}{long}\nWhere is the dog?\n\nnever heard\n").as_bytes())
+        .unwrap();
+    let finished = Finished::of("chat", &child.wait_with_output().unwrap()).succeeded();
+    assert!(finished.stderr.contains("do not fit the context of 64: say it shorter"), "{finished:#?}");
+    assert!(finished.stderr.contains("exchanges were left out"), "{finished:#?}");
+}
+
+#[test]
+fn tokenizer_and_shards() {
+    let folder = tempfile::tempdir().unwrap();
+    write_inputs(folder.path());
+    let train = ["tokenizer", "train", "text.jsonl", "--vocab-size", "320", "--output", "new/tokenizer.json", "--json"];
+    let row = one_line(&run(folder.path(), &train).succeeded());
+    assert_eq!((&row["tokenizer"], &row["vocab_size"]), (&Value::from("new/tokenizer.json"), &Value::from(320)));
+    positive(&row, &["bytes"]);
+    let fingerprint = row["fingerprint"].as_str().unwrap();
+    let first = fs::read(folder.path().join("new/tokenizer.json")).unwrap();
+    run(folder.path(), &train).succeeded();
+    assert!(fs::read(folder.path().join("new/tokenizer.json")).unwrap() == first, "learned twice, it differs");
+
+    let tokenize = ["tokenize", "text.jsonl", "--tokenizer", "new/tokenizer.json", "--output", "shards", "--json"];
+    let row = one_line(&run(folder.path(), &tokenize).succeeded());
+    positive(&row, &["tokens", "bytes", "documents", "validation_tokens"]);
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(folder.path().join("shards/manifest.json")).unwrap()).unwrap();
+    assert_eq!((&manifest["tokenizer"], &manifest["documents"]), (&Value::from(fingerprint), &Value::from(240)));
+    // The layout of llm.c: 256 integers, then 16 bits a token.
+    let shard = fs::read(folder.path().join("shards/train-00000.bin")).unwrap();
+    let header = |place: usize| i32::from_le_bytes(shard[4 * place..4 * place + 4].try_into().unwrap());
+    assert_eq!((header(0), header(1)), (20_240_520, 1));
+    assert_eq!(row["tokens"], header(2));
+    assert_eq!(shard.len(), 1024 + 2 * header(2) as usize);
+    let ids = shard[1024..].chunks_exact(2).map(|id| u16::from_le_bytes([id[0], id[1]]));
+    // `<s>` and `</s>` around each document.
+    assert_eq!(ids.clone().filter(|id| *id == 0).count(), row["documents"].as_u64().unwrap() as usize);
+    assert!(ids.clone().next() == Some(0) && ids.clone().next_back() == Some(1) && ids.max() < Some(320));
+}
+
+#[test]
+fn stages_print_one_object_a_line() {
+    let folder = tempfile::tempdir().unwrap();
+    write_inputs(folder.path());
+    let mut metrics = 0;
+    for (stage, steps) in [("pretrain", Some(40)), ("sft", None)] {
+        let finished = run(folder.path(), &[stage, "tiny.toml", "--json"]).succeeded();
+        assert_eq!(finished.stderr, "");
+        let rows = json_lines(&finished);
+        for (index, row) in rows.iter().enumerate() {
+            assert_eq!((&row["stage"], &row["step"]), (&Value::from(stage), &Value::from(index + 1)));
+            positive(row, &["loss", "lr", "grad_norm", "tokens"]);
+            assert!(row["timing"].is_object(), "{row}");
+        }
+        assert!(rows.last().unwrap()["bits_per_byte"].is_f64(), "the last step is validated");
+        assert_eq!(rows.len(), steps.unwrap_or(rows.len()));
+        metrics += rows.len();
+    }
+    // It is what the run keeps.
+    let kept = fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
+    assert_eq!(kept.lines().count(), metrics);
+}
+
+#[test]
+fn quiet_prints_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    write_inputs(folder.path());
+    for line in [
+        "pretrain tiny.toml -q",
+        "sft tiny.toml --quiet",
+        "pretrain tiny.toml --resume -q",
+        "tokenizer train text.jsonl -o new.json --vocab-size 300 -q",
+        "tokenize text.jsonl -t new.json -o shards -q",
+    ] {
+        let finished = run(folder.path(), &line.split(' ').collect::<Vec<_>>()).succeeded();
+        assert_eq!((&finished.stdout[..], &finished.stderr[..]), ("", ""), "{line}");
+    }
+}
+
+#[test]
+fn stages_tell_people_on_stderr_only() {
+    let folder = tempfile::tempdir().unwrap();
+    write_inputs(folder.path());
+    let finished = run(folder.path(), &["pretrain", "tiny.toml"]).succeeded();
+    assert_eq!(finished.stdout, "");
+    assert!(finished.stderr.contains("pretrain: 40 steps, loss"), "{finished:#?}");
+}
+
+#[test]
+fn help_and_version() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in [
+        "",
+        "quickstart",
+        "tokenizer",
+        "tokenizer train",
+        "tokenize",
+        "pretrain",
+        "sft",
+        "chat",
+        "bench",
+        "bench train",
+        "bench generate",
+        "selftest",
+    ] {
+        let arguments: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
+        let finished = run(folder.path(), &arguments).succeeded();
+        assert!(finished.stdout.contains("Usage: casallm") && finished.stderr.is_empty(), "{finished:#?}");
+    }
+    let version = run(folder.path(), &["--version"]).succeeded();
+    assert_eq!(version.stdout, format!("casallm {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn command_lines_that_are_none_end_with_2() {
+    let folder = tempfile::tempdir().unwrap();
+    for line in ["", "train", "pretrain", "chat", "chat --model", "bench", "bench train --steps many", "tokenize a.txt"]
+    {
+        let finished = run(folder.path(), &line.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(finished.code, Some(2), "{finished:#?}");
+        assert!(finished.stdout.is_empty() && finished.stderr.contains("--help"), "{finished:#?}");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_stops_no_training() {
+    let folder = tempfile::tempdir().unwrap();
+    write_inputs(folder.path());
+    let mut command = casallm(folder.path(), &["pretrain", "tiny.toml", "--json"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let finished = Finished::of("pretrain", &child.wait_with_output().unwrap()).succeeded();
+    assert_eq!(finished.stderr, "");
+    let written = fs::read(folder.path().join("run/base/model.safetensors")).unwrap();
+    assert!(written == trained().file("run/base/model.safetensors"));
+}

@@ -1,0 +1,272 @@
+//! A run that is interrupted and resumed ends as one that never stopped: the same weights and the same metrics, to the
+//! byte, whatever interrupts it, wherever, and on however many threads it goes on.
+#![cfg(unix)]
+
+mod support;
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Lines, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use support::{Seeded, Tree, casallm, run, trained, write_inputs};
+use tempfile::TempDir;
+
+const STDERR: &str = "stderr.txt";
+
+/// A stage under way, heard line by line.
+struct Running {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Running {
+    /// Goes on with a stage, or begins it.
+    fn start(folder: &Path, stage: &str, threads: &str) -> Self {
+        Self::spawn(folder, casallm(folder, &[stage, "tiny.toml", "--resume", "--json", "--threads", threads]))
+    }
+
+    fn spawn(folder: &Path, mut command: Command) -> Self {
+        let errors = File::create(folder.join(STDERR)).unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Running { child, lines }
+    }
+
+    /// Hears up to `count` steps and returns the number of the last.
+    fn hear(&mut self, count: u64) -> Option<u64> {
+        (0..count).map_while(|_| self.lines.next()).map(|line| step_of(&line.unwrap())).last()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for its end: the status, and the last step it told of from here on.
+    fn end(mut self) -> (ExitStatus, Option<u64>) {
+        let last = self.hear(u64::MAX);
+        (self.child.wait().unwrap(), last)
+    }
+}
+
+fn step_of(line: &str) -> u64 {
+    let row: serde_json::Value = serde_json::from_str(line).unwrap();
+    row["step"].as_u64().unwrap()
+}
+
+fn stderr(folder: &Path) -> String {
+    let mut text = String::new();
+    File::open(folder.join(STDERR)).unwrap().read_to_string(&mut text).unwrap();
+    text
+}
+
+/// The lines of `metrics.jsonl` up to `timing`, which stands last in each.
+fn reproducible(metrics: &[u8]) -> Vec<String> {
+    let untimed = |line: &str| {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(row["timing"].is_object() && row["loss"].is_f64(), "{line}");
+        line.split(",\"timing\":").next().unwrap().to_owned()
+    };
+    String::from_utf8(metrics.to_vec()).unwrap().lines().map(untimed).collect()
+}
+
+/// The folder's run holds, to the byte, what the uninterrupted one does; of its stages after `stage`, nothing is asked.
+fn assert_same_as_uninterrupted(folder: &Path, stage: &str) {
+    let (expected, found) = (trained(), Tree::of(folder));
+    let mut files = vec![
+        "run/tokenizer.json",
+        "run/data/stories/manifest.json",
+        "run/data/stories/train-00000.bin",
+        "run/data/stories/val-00000.bin",
+        "run/base/model.safetensors",
+        "run/base/checksums.json",
+    ];
+    if stage == "sft" {
+        files.extend(["run/cleaning.json", "run/model/model.safetensors", "run/model/checksums.json"]);
+    }
+    for file in files {
+        assert!(expected.file(file) == found.file(file), "{file} differs");
+    }
+    let (mut expected, found) = (reproducible(expected.file("run/metrics.jsonl")), found.file("run/metrics.jsonl"));
+    expected.retain(|line| stage == "sft" || line.contains("\"stage\":\"pretrain\""));
+    assert_eq!(reproducible(found), expected);
+}
+
+/// The mark of the best checkpoint, which only an orderly stop may move.
+fn assert_same_best(folder: &Path, stage: &str) {
+    let file = format!("run/checkpoints/{stage}/best.json");
+    let found = fs::read_to_string(folder.join(&file)).unwrap();
+    assert_eq!(found, String::from_utf8_lossy(trained().file(&file)));
+}
+
+/// A folder in which `stage` has yet to begin.
+fn ahead_of(stage: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    match stage {
+        "pretrain" => write_inputs(folder.path()),
+        _ => {
+            let begun = trained().without("run/model").without("run/checkpoints/sft").without("run/cleaning.json");
+            begun.write_to(folder.path());
+            let metrics = String::from_utf8(trained().file("run/metrics.jsonl").to_vec()).unwrap();
+            let pretrain = metrics.lines().filter(|line| line.contains("\"stage\":\"pretrain\""));
+            let pretrain: String = pretrain.map(|line| format!("{line}\n")).collect();
+            fs::write(folder.path().join("run/metrics.jsonl"), pretrain).unwrap();
+        }
+    }
+    folder
+}
+
+/// How long an uninterrupted run takes to its first step, and then for each: what random moments are drawn from.
+fn pace(stage: &str) -> (Duration, Duration) {
+    let folder = ahead_of(stage);
+    let begun = Instant::now();
+    let mut running = Running::start(folder.path(), stage, "2");
+    running.hear(1).unwrap();
+    let first = begun.elapsed();
+    let (status, last) = running.end();
+    assert!(status.success(), "{}", stderr(folder.path()));
+    (first, (begun.elapsed() - first) / last.unwrap() as u32)
+}
+
+fn part_of(whole: Duration, seeded: &mut Seeded) -> Duration {
+    whole * seeded.below(1000) as u32 / 1000
+}
+
+/// Kills a stage `kills` times at random moments: after a random number of steps and a random part of the next ones,
+/// or, where no step is waited for, anywhere on the way to the first.
+fn kill_and_resume(stage: &str, kills: usize, seeded: &mut Seeded) {
+    let (first, step) = pace(stage);
+    let mut folder = ahead_of(stage);
+    let mut hits = 0;
+    while hits < kills {
+        let threads = if hits % 2 == 0 { "1" } else { "2" };
+        let mut running = Running::start(folder.path(), stage, threads);
+        let steps = seeded.below(8);
+        running.hear(steps);
+        let delay = if steps == 0 { part_of(first, seeded) } else { part_of(step * 3, seeded) };
+        let heard = Instant::now();
+        while heard.elapsed() < delay {
+            std::hint::spin_loop();
+        }
+        // A process that has ended and was not waited for can still be sent a signal; its status tells whether it came.
+        running.child.kill().unwrap();
+        let (status, _) = running.end();
+        if status.signal() == Some(Signal::KILL.as_raw()) {
+            hits += 1;
+        } else {
+            // It was faster. So it must be done, and another one takes its place.
+            assert!(status.success(), "{}", stderr(folder.path()));
+            assert_same_as_uninterrupted(folder.path(), stage);
+            folder = ahead_of(stage);
+        }
+    }
+    let (status, _) = Running::start(folder.path(), stage, "2").end();
+    assert!(status.success(), "{}", stderr(folder.path()));
+    assert_same_as_uninterrupted(folder.path(), stage);
+    assert_same_best(folder.path(), stage);
+}
+
+#[test]
+fn twelve_kills_of_pretraining_change_nothing() {
+    kill_and_resume("pretrain", 12, &mut Seeded(12));
+}
+
+#[test]
+fn eight_kills_of_fine_tuning_change_nothing() {
+    kill_and_resume("sft", 8, &mut Seeded(8));
+}
+
+#[test]
+fn one_thread_and_two_agree() {
+    let folder = tempfile::tempdir().unwrap();
+    write_inputs(folder.path());
+    for stage in ["pretrain", "sft"] {
+        run(folder.path(), &[stage, "tiny.toml", "--threads", "1"]).succeeded();
+    }
+    assert_same_as_uninterrupted(folder.path(), "sft");
+    let folder = tempfile::tempdir().unwrap();
+    write_inputs(folder.path());
+    for stage in ["pretrain", "sft"] {
+        run(folder.path(), &[stage, "tiny.toml", "--set", "run.threads=2"]).succeeded();
+    }
+    assert_same_as_uninterrupted(folder.path(), "sft");
+}
+
+#[test]
+fn interrupt_and_terminate_save_and_exit_130() {
+    let mut cases = vec![("pretrain", Signal::INT), ("pretrain", Signal::TERM), ("sft", Signal::INT)];
+    while let Some(&(stage, signal)) = cases.last() {
+        let folder = ahead_of(stage);
+        let mut running = Running::start(folder.path(), stage, "2");
+        let heard = running.hear(5).unwrap();
+        running.signal(signal);
+        let (status, last) = running.end();
+        if status.success() {
+            // It was done before the signal reached it: another try.
+            continue;
+        }
+        cases.pop();
+        assert_eq!(status.code(), Some(130), "{}", stderr(folder.path()));
+        let last = last.unwrap_or(heard);
+        let saved = format!("run/checkpoints/{stage}/step-{last:06}");
+        assert!(folder.path().join(&saved).is_dir(), "stopped after step {last}, which was not saved");
+        let resumed = run(folder.path(), &[stage, "tiny.toml", "--resume"]).succeeded();
+        assert!(resumed.stderr.contains(&format!("resumed {stage} after step {last}")), "{}", resumed.stderr);
+        assert_same_as_uninterrupted(folder.path(), stage);
+    }
+}
+
+#[test]
+fn a_second_process_on_the_same_folder_is_refused() {
+    let folder = ahead_of("pretrain");
+    // More steps than can be done before it is stopped.
+    let steps = ["pretrain", "tiny.toml", "--json", "--set", "pretrain.steps=1000000"];
+    let mut first = Running::spawn(folder.path(), casallm(folder.path(), &steps));
+    first.hear(3).unwrap();
+    // Held still, so that it is there for as long as the other one looks.
+    first.signal(Signal::STOP);
+    let process = format!("process {}", first.child.id());
+    for arguments in [&["pretrain", "tiny.toml", "--resume"][..], &["pretrain", "tiny.toml"], &["sft", "tiny.toml"]] {
+        run(folder.path(), arguments).refused(&["run.lock", &process, "wait for it", "run.dir"]);
+    }
+    first.signal(Signal::CONT);
+    first.hear(3).unwrap();
+    first.signal(Signal::INT);
+    let (status, _) = first.end();
+    assert_eq!(status.code(), Some(130), "{}", stderr(folder.path()));
+}
+
+#[test]
+fn what_is_finished_can_be_resumed_and_stays_the_same() {
+    let folder = support::trained_folder();
+    for stage in ["pretrain", "sft"] {
+        run(folder.path(), &[stage, "tiny.toml", "--resume"]).succeeded();
+    }
+    assert_same_as_uninterrupted(folder.path(), "sft");
+    trained().assert_kept_in(folder.path());
+}
+
+#[test]
+fn a_kill_between_a_checkpoint_and_its_mark_loses_no_mark() {
+    for stage in ["pretrain", "sft"] {
+        let folder = support::trained_folder();
+        let file = format!("run/checkpoints/{stage}/best.json");
+        // Both stages are best at their last step, from which this resumes.
+        fs::remove_file(folder.path().join(&file)).unwrap();
+        run(folder.path(), &[stage, "tiny.toml", "--resume"]).succeeded();
+        assert_same_best(folder.path(), stage);
+    }
+}
+
+#[test]
+fn a_run_is_not_begun_over_its_checkpoints() {
+    let folder = support::trained_folder();
+    for stage in ["pretrain", "sft"] {
+        let checkpoints = format!("run/checkpoints/{stage}");
+        run(folder.path(), &[stage, "tiny.toml"]).refused(&[&checkpoints, "--resume", "run.dir"]);
+    }
+    trained().assert_kept_in(folder.path());
+}
