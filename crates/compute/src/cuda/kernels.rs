@@ -9,17 +9,20 @@ use crate::dtype::DType;
 /// A file of kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Family {
+    /// A bias for a product whose epilogue does not add it.
+    Bias,
     /// Every primitive of `prelude.cu` and `ptx.cu` on its own: what a GPU is checked with first.
     Probe,
 }
 
 impl Family {
     /// Every family.
-    pub const ALL: &'static [Family] = &[Family::Probe];
+    pub const ALL: &'static [Family] = &[Family::Bias, Family::Probe];
 
     /// The file's name without its ending.
     pub fn name(self) -> &'static str {
         match self {
+            Family::Bias => "bias",
             Family::Probe => "probe",
         }
     }
@@ -27,6 +30,7 @@ impl Family {
     /// The file's text.
     pub fn text(self) -> &'static str {
         match self {
+            Family::Bias => include_str!("kernels/bias.cu"),
             Family::Probe => include_str!("kernels/probe.cu"),
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod driver;
 pub mod kernels;
+pub mod nvidia;
 pub mod probe;
 #[cfg(any(test, feature = "simulator"))]
 pub mod simulator;
