@@ -36,6 +36,42 @@ impl Family {
     }
 }
 
+impl Family {
+    /// The storage types that the family is compiled for.
+    fn storages(self) -> &'static [Option<DType>] {
+        match self {
+            Family::Bias => &[Some(DType::F32), Some(DType::Bf16)],
+            Family::Probe => &[None],
+        }
+    }
+
+    /// The defines that the family is compiled with.
+    fn variants(self) -> &'static [&'static [(&'static str, u32)]] {
+        match self {
+            Family::Bias | Family::Probe => &[&[]],
+        }
+    }
+}
+
+/// Every module that the program may ask for, its entry left empty. The one list: a driver refuses what is not in it, and
+/// the compile gate compiles all that is.
+pub fn modules() -> Vec<Kernel> {
+    let mut modules = Vec::new();
+    for family in Family::ALL {
+        for storage in family.storages() {
+            for defines in family.variants() {
+                modules.push(Kernel { family: *family, storage: *storage, defines, entry: "" });
+            }
+        }
+    }
+    modules
+}
+
+/// Whether the kernel's module is one of [`modules`].
+pub fn is_listed(kernel: &Kernel) -> bool {
+    kernel.family.storages().contains(&kernel.storage) && kernel.family.variants().contains(&kernel.defines)
+}
+
 /// Types and small functions that every kernel may use.
 pub const PRELUDE: &str = include_str!("kernels/prelude.cu");
 /// The functions that hold inline PTX.

@@ -4,7 +4,7 @@
 //! - `ffi`: their functions
 //! - `session`: the context, the one stream, the first error
 //! - `memory`, `staging`: allocation; copies through pinned memory
-//! - [`compiler`], `cache`, `modules`: kernels from text to a loaded function
+//! - [`compiler`], [`report`], `cache`, `modules`: kernels from text to a loaded function
 //! - `matmul`, `algorithms`: products, and why they repeat
 //!
 //! There is no CUDA graph: a step's launches are enqueued one by one, ahead of the GPU. Where the profile of a small model
@@ -19,6 +19,7 @@ mod libraries;
 mod matmul;
 mod memory;
 mod modules;
+pub mod report;
 pub mod search;
 mod session;
 mod staging;

@@ -12,6 +12,7 @@ use super::compiler::{Compiler, Target, module_name};
 use super::error::CudaError;
 use super::session::Session;
 use crate::cuda::driver::Kernel;
+use crate::cuda::kernels::is_listed;
 
 /// Shared memory that a block may have without asking.
 const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
@@ -100,6 +101,10 @@ impl Modules {
     }
 
     fn entry(&self, session: &Session, loaded: &mut Loaded, kernel: Kernel) -> Result<Function, CudaError> {
+        let wrong = |reason: &str| CudaError::Launch { kernel: kernel.entry.to_owned(), reason: reason.to_owned() };
+        if !is_listed(&kernel) {
+            return Err(wrong(&format!("no module '{}' is listed", module_name(&kernel))));
+        }
         let of_module = Kernel { entry: "", ..kernel };
         let module = match loaded.modules.get(&of_module) {
             Some(module) => *module,
@@ -109,7 +114,6 @@ impl Modules {
                 module
             }
         };
-        let wrong = |reason: &str| CudaError::Launch { kernel: kernel.entry.to_owned(), reason: reason.to_owned() };
         let name = CString::new(kernel.entry).map_err(|_| wrong("no name of a function"))?;
         let mut handle = std::ptr::null_mut();
         // SAFETY: the module is loaded, the name is a C string; writes the handle.

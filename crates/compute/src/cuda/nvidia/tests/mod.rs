@@ -169,6 +169,17 @@ fn an_entry_that_is_not_there_is_named() {
 }
 
 #[test]
+fn a_module_that_the_compile_gate_does_not_know_is_refused() {
+    let machine = Machine::new();
+    for kernel in [Kernel { storage: None, ..ROUND }, Kernel { defines: &[("HEAD_DIM", 64)], ..ROUND }] {
+        let driver = machine.open().unwrap();
+        driver.launch(kernel, Launch::linear(1, 1), &[]);
+        let error = driver.check().unwrap_err().to_string();
+        assert!(error.contains("round_bias") && error.contains("listed"), "{error}");
+    }
+}
+
+#[test]
 fn a_launch_that_is_refused_says_its_dimensions() {
     let machine = Machine::new();
     let driver = machine.open().unwrap();
@@ -220,4 +231,25 @@ fn what_it_is_is_told() {
     let info = driver.info();
     assert_eq!((info.name.as_str(), info.isa.as_str(), info.threads), ("Fake GPU 0", "sm_89", 1));
     assert_eq!((driver.multiprocessors(), driver.shared_memory_limit()), (46, 99 << 10));
+}
+
+/// Where this system has the real libraries, each function that is called is in them.
+#[test]
+fn the_real_libraries_have_every_function() {
+    let here = super::search::Surroundings::here();
+    for major in [12, 13] {
+        for opened in [
+            super::libraries::open_nvrtc(&here, major).map(|library| library.path),
+            super::libraries::open_cublaslt(&here, major, (8, 0)).map(|library| library.path),
+        ] {
+            match opened {
+                Ok(path) => eprintln!("CUDA {major}: {}", path.display()),
+                Err(error) => {
+                    let text = error.to_string();
+                    assert!(!text.contains("is there, but"), "{text}");
+                    eprintln!("not checked, for {text}");
+                }
+            }
+        }
+    }
 }
