@@ -5,6 +5,7 @@
 
 mod cpu;
 mod device;
+mod dropout_mask;
 mod dtype;
 mod error;
 pub mod memory;
