@@ -4,6 +4,7 @@
 //! with its instruction sets, and the naive [`mod@reference`] of every operation. Knows no model.
 
 mod cpu;
+pub mod cuda;
 mod device;
 mod dropout_mask;
 mod dtype;

@@ -1,0 +1,100 @@
+//! The kernels' texts, which the program carries, and how a module's translation unit is put together.
+//!
+//! A unit is: the module's defines, `prelude.cu` (types and small functions, no PTX), `ptx.cu` (the few functions that
+//! hold all inline PTX) and the family's file. It needs no header and is compiled on the machine it runs on.
+
+use super::driver::Kernel;
+use crate::dtype::DType;
+
+/// A file of kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// Every primitive of `prelude.cu` and `ptx.cu` on its own: what a GPU is checked with first.
+    Probe,
+}
+
+impl Family {
+    /// Every family.
+    pub const ALL: &'static [Family] = &[Family::Probe];
+
+    /// The file's name without its ending.
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::Probe => "probe",
+        }
+    }
+
+    /// The file's text.
+    pub fn text(self) -> &'static str {
+        match self {
+            Family::Probe => include_str!("kernels/probe.cu"),
+        }
+    }
+}
+
+/// Types and small functions that every kernel may use.
+pub const PRELUDE: &str = include_str!("kernels/prelude.cu");
+/// The functions that hold inline PTX.
+pub const PTX: &str = include_str!("kernels/ptx.cu");
+
+/// The `#define` lines of a module.
+pub fn defines(kernel: &Kernel) -> String {
+    let mut text = String::new();
+    let storage = kernel.storage.map(|dtype| match dtype {
+        DType::F32 => 0,
+        DType::Bf16 => 1,
+        DType::U32 => panic!("indices used as activations"),
+    });
+    if let Some(bf16) = storage {
+        text += &format!("#define STORAGE_BF16 {bf16}\n");
+    }
+    for (name, value) in kernel.defines {
+        text += &format!("#define {name} {value}u\n");
+    }
+    text
+}
+
+/// What a CUDA compiler is given.
+pub fn translation_unit(kernel: &Kernel) -> String {
+    [&defines(kernel), PRELUDE, PTX, kernel.family.text()].join("\n")
+}
+
+/// The entries of a family's text and the expression in their `__launch_bounds__`, found by the one form in which
+/// they are written: `extern "C" __global__ __launch_bounds__(N) void name(`.
+pub fn entries(text: &str) -> Vec<(&str, &str)> {
+    const START: &str = "extern \"C\" __global__ __launch_bounds__(";
+    const MIDDLE: &str = ") void ";
+    text.match_indices(START)
+        .filter_map(|(at, _)| {
+            let (bounds, rest) = text[at + START.len()..].split_once(MIDDLE)?;
+            let (name, _) = rest.split_once('(')?;
+            Some((name.trim(), bounds))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel written in another word order would be invisible to the simulator.
+    #[test]
+    fn every_global_function_is_found() {
+        for family in Family::ALL {
+            let text = family.text();
+            assert_eq!(entries(text).len(), text.matches("__global__").count(), "{}.cu", family.name());
+            for (entry, bounds) in entries(text) {
+                let named = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                assert!(!entry.is_empty() && entry.chars().all(named), "{}.cu: entry '{entry}'", family.name());
+                assert!(bounds.len() < 40, "{}.cu: {entry} has bounds '{bounds}'", family.name());
+            }
+        }
+    }
+
+    #[test]
+    fn a_unit_starts_with_its_defines() {
+        let kernel =
+            Kernel { family: Family::Probe, storage: Some(DType::Bf16), defines: &[("HEAD_DIM", 64)], entry: "x" };
+        assert!(translation_unit(&kernel).starts_with("#define STORAGE_BF16 1\n#define HEAD_DIM 64u\n"));
+    }
+}

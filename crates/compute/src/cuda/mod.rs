@@ -1,0 +1,7 @@
+//! NVIDIA GPUs.
+
+pub mod driver;
+pub mod kernels;
+pub mod probe;
+#[cfg(any(test, feature = "simulator"))]
+pub mod simulator;
