@@ -29,7 +29,7 @@ extern "C" __global__ __launch_bounds__(256) void column_sums(
     const S* x, float* partial, u32 rows, u32 width, u32 rows_per_chunk) {
     u32 column = blockIdx.x * 32 + threadIdx.x % 32;
     u32 first = blockIdx.y * rows_per_chunk;
-    float sum = column_sum(x, width, column, width, first, smaller(first + rows_per_chunk, rows));
+    float sum = column_sum(x, width, column, width, first, min(first + rows_per_chunk, rows));
     if (threadIdx.x < 32 && column < width) {
         partial[u64(blockIdx.y) * width + column] = sum;
     }

@@ -34,7 +34,7 @@ extern "C" __global__ __launch_bounds__(256) void embedding_order(const u32* ids
     u32 id = token < tokens ? ids[token] : 0;
     u32 place = 0;
     for (u32 first = 0; first < tokens; first += 256) {
-        u32 count = smaller(256u, tokens - first);
+        u32 count = min(256u, tokens - first);
         if (threadIdx.x < count) {
             tile[threadIdx.x] = ids[first + threadIdx.x];
         }

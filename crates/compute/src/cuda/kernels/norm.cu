@@ -110,7 +110,7 @@ DEVICE void row_gradient(
         load(weight + i, w);
         load(dy + i, d);
         for (u32 j = 0; j < N; ++j) {
-            float g = d[j] * w[j];
+            float g = __fmul_rn(d[j], w[j]);
             sum_g += g;
             sum_gh = fmaf(g, (v[j] - mean) * scale, sum_gh);
         }
@@ -125,7 +125,10 @@ DEVICE void row_gradient(
         load(dx + i, out);
         for (u32 j = 0; j < N; ++j) {
             float h = (v[j] - mean) * scale;
-            out[j] += scale * (d[j] * w[j] - mean_g - h * mean_gh);
+            // Rounded as it was when it was summed: in a row whose g are all alike the difference from their mean is 0, and
+            // scale may be large.
+            float g = __fmul_rn(d[j], w[j]);
+            out[j] += scale * (g - mean_g - h * mean_gh);
         }
         store(dx + i, out);
     }
@@ -155,7 +158,7 @@ extern "C" __global__ __launch_bounds__(256) void norm_backward_parameters(
     u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     u32 column = blockIdx.x * 32 + lane;
     u32 first = blockIdx.y * rows_per_chunk;
-    u32 end = smaller(first + rows_per_chunk, tokens);
+    u32 end = min(first + rows_per_chunk, tokens);
     float d_weight = 0.0f, d_bias = 0.0f;
     if (column < width) {
         for (u32 row = first + warp; row < end; row += 8) {
