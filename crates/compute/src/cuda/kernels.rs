@@ -11,23 +11,53 @@ use crate::dtype::DType;
 pub enum Family {
     /// Every primitive of `prelude.cu` and `ptx.cu` on its own: what a GPU is checked with first.
     Probe,
+    /// Attention on tensor cores, forward: bf16, heads of 64 and 128.
+    AttentionForward,
+    /// Its gradients.
+    AttentionBackward,
+    /// Attention of any storage type and head width; decoding.
+    AttentionRows,
+    /// Its gradients.
+    AttentionRowsBackward,
 }
 
 impl Family {
     /// Every family.
-    pub const ALL: &'static [Family] = &[Family::Probe];
+    pub const ALL: &'static [Family] = &[
+        Family::Probe,
+        Family::AttentionForward,
+        Family::AttentionBackward,
+        Family::AttentionRows,
+        Family::AttentionRowsBackward,
+    ];
 
     /// The file's name without its ending.
     pub fn name(self) -> &'static str {
         match self {
             Family::Probe => "probe",
+            Family::AttentionForward => "attention_forward",
+            Family::AttentionBackward => "attention_backward",
+            Family::AttentionRows => "attention_rows",
+            Family::AttentionRowsBackward => "attention_rows_backward",
         }
     }
 
-    /// The file's text.
+    /// The file's text, behind that of the file it shares with another family.
     pub fn text(self) -> &'static str {
         match self {
             Family::Probe => include_str!("kernels/probe.cu"),
+            Family::AttentionForward => {
+                concat!(include_str!("kernels/tile.cu"), include_str!("kernels/attention_forward.cu"))
+            }
+            Family::AttentionBackward => {
+                concat!(include_str!("kernels/tile.cu"), include_str!("kernels/attention_backward.cu"))
+            }
+            Family::AttentionRows => {
+                concat!(include_str!("kernels/rows.cu"), include_str!("kernels/attention_rows.cu"))
+            }
+            Family::AttentionRowsBackward => {
+                concat!(include_str!("kernels/rows.cu"), include_str!("kernels/attention_rows_backward.cu"))
+            }
         }
     }
 }

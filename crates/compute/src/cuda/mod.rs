@@ -1,5 +1,6 @@
 //! NVIDIA GPUs.
 
+pub mod attention;
 pub mod driver;
 pub mod kernels;
 pub mod probe;
