@@ -158,12 +158,8 @@ pub fn backward(driver: &dyn Driver, plan: &BackwardPlan, table: Address, delta:
         [out.into(), d_out, delta, items, count(n_head), count(d)]
     });
     if plan.tiled {
-        let tiles = |entry| Kernel {
-            family: Family::AttentionBackward,
-            storage: None,
-            defines: head_defines(d),
-            entry,
-        };
+        let tiles =
+            |entry| Kernel { family: Family::AttentionBackward, storage: None, defines: head_defines(d), entry };
         let (keys, tile) = (plan::backward_keys(d), plan::backward_tile(d));
         // Keys and values, two stages of queries and gradients, their statistics.
         let shared = (2 * keys + 4 * tile) * d * 2 + 4 * tile * 4;

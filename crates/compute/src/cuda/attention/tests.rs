@@ -130,8 +130,7 @@ impl Case {
             }
             values
         };
-        let (queries, keys): (fn(&Span) -> _, fn(&Span) -> _) =
-            (|s| (s.q_start, s.q_len), |s| (s.kv_start, s.kv_len));
+        let (queries, keys): (fn(&Span) -> _, fn(&Span) -> _) = (|s| (s.q_start, s.q_len), |s| (s.kv_start, s.kv_len));
         let q = rows(q_start, n_head * head_dim, 1.5, queries);
         let k = rows(kv_start, n_kv_head * head_dim, 1.5, keys);
         let v = rows(kv_start, n_kv_head * head_dim, 1.0, keys);
@@ -348,9 +347,8 @@ fn each_barrier_of_the_row_kernels_is_needed() {
         return;
     }
     let case = Case::new(DType::Bf16, (3, 1, 128), &[(5, 300), (1, 270)]);
-    let count = assert_each_is_needed(Family::AttentionRows, &STATEMENTS, 0..6, |simulator| {
-        verdict(case.forward(simulator))
-    });
+    let count =
+        assert_each_is_needed(Family::AttentionRows, &STATEMENTS, 0..6, |simulator| verdict(case.forward(simulator)));
     assert_eq!(count, 3 + 3);
     let case = Case::new(DType::F32, (2, 1, 80), &[(70, 70)]);
     let count = assert_each_is_needed(Family::AttentionRowsBackward, &STATEMENTS, 0..6, |simulator| {
