@@ -43,6 +43,8 @@ pub struct ScratchShape {
     pub n_embd: usize,
     /// Longest run of keys that one query sees.
     pub sequence: usize,
+    /// Query heads.
+    pub n_head: usize,
     /// Width of an attention head.
     pub head_dim: usize,
     /// Whether backward operations will run.

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::attend::{self, Plans};
 use super::buffer::{CudaBuffer, CudaMatrix, Memory, f32_values, little_endian};
 use super::driver::{Address, Argument, Driver, Kernel, Launch, Matmul};
 use super::kernels::Family;
@@ -20,6 +21,7 @@ const RESULT_BYTES: usize = 256;
 pub struct CudaDevice {
     driver: Arc<dyn Driver>,
     scratch: Mutex<Option<Memory>>,
+    plans: Mutex<Plans>,
     results: Memory,
     allocated: AtomicU64,
 }
@@ -32,7 +34,7 @@ impl CudaDevice {
     pub fn new(driver: Arc<dyn Driver>) -> Result<Self, ComputeError> {
         let results = Memory::new(&driver, "results", RESULT_BYTES)?;
         let allocated = AtomicU64::new(RESULT_BYTES as u64);
-        Ok(CudaDevice { driver, scratch: Mutex::new(None), results, allocated })
+        Ok(CudaDevice { driver, scratch: Mutex::new(None), plans: Mutex::new(Plans::new()), results, allocated })
     }
 
     /// What it runs on.
@@ -83,27 +85,43 @@ impl CudaDevice {
     /// which they start work.
     pub(super) fn with_scratch<L>(&self, layout: impl Fn(&mut Carver) -> L, body: impl FnOnce(L)) {
         let mut scratch = self.lock_scratch();
-        if let Err(error) = self.grow(&mut scratch, measure(&layout)) {
-            // After a failure the driver refuses everything, and `check` tells why; anything else was not reserved.
-            assert!(self.driver.check().is_err(), "scratch memory: {error}");
+        if self.unless_failed(self.grow(&mut scratch, "scratch", measure(&layout))).is_none() {
             return;
         }
         let start = scratch.as_ref().map_or(Address::NULL, Memory::address);
         body(layout(&mut Carver::at(start)));
     }
 
-    fn lock_scratch(&self) -> MutexGuard<'_, Option<Memory>> {
-        self.scratch.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    /// The value; nothing after a failure, when the driver refuses everything and `check` tells why. Any other error is
+    /// memory that was not reserved, and panics.
+    pub(super) fn unless_failed<T>(&self, result: Result<T, ComputeError>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                assert!(self.driver.check().is_err(), "scratch memory: {error}");
+                None
+            }
+        }
     }
 
-    fn grow(&self, scratch: &mut Option<Memory>, bytes: usize) -> Result<(), ComputeError> {
-        let have = scratch.as_ref().map_or(0, Memory::bytes);
+    fn lock_scratch(&self) -> MutexGuard<'_, Option<Memory>> {
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Attention's latest plans, locked.
+    pub(super) fn plans(&self) -> MutexGuard<'_, Plans> {
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes memory of the device's own at least this long; what it held is lost where it was shorter.
+    pub(super) fn grow(&self, memory: &mut Option<Memory>, name: &str, bytes: usize) -> Result<(), ComputeError> {
+        let have = memory.as_ref().map_or(0, Memory::bytes);
         if have < bytes {
-            *scratch = None;
+            *memory = None;
             self.allocated.fetch_sub(have as u64, Ordering::Relaxed);
-            let memory = Memory::new(&self.driver, "scratch", bytes)?;
-            self.allocated.fetch_add(memory.bytes() as u64, Ordering::Relaxed);
-            *scratch = Some(memory);
+            let grown = Memory::new(&self.driver, name, bytes)?;
+            self.allocated.fetch_add(grown.bytes() as u64, Ordering::Relaxed);
+            *memory = Some(grown);
         }
         Ok(())
     }
@@ -116,6 +134,7 @@ impl CudaDevice {
     fn scratch_len(&self, shape: &ScratchShape) -> usize {
         let ScratchShape { dtype, tokens, width, vocab_size, n_embd, head_dim, training, .. } = *shape;
         let mut needs = vec![
+            measure(|c| attend::scratch(c, shape)),
             measure(|c| head::layout(c, dtype, tokens, vocab_size, n_embd)),
             measure(|c| elementwise::row_numbers(c, tokens)),
             measure(optimizer::square_partials),
@@ -177,11 +196,13 @@ impl Device for CudaDevice {
     }
 
     fn scratch_bytes(&self, shape: &ScratchShape) -> u64 {
-        self.scratch_len(shape) as u64
+        let tables: usize = attend::table_bytes(shape).iter().sum();
+        (self.scratch_len(shape) + tables) as u64
     }
 
     fn reserve_scratch(&self, shape: &ScratchShape) -> Result<(), ComputeError> {
-        self.grow(&mut self.lock_scratch(), self.scratch_len(shape))
+        self.plans().reserve(self, shape)?;
+        self.grow(&mut self.lock_scratch(), "scratch", self.scratch_len(shape))
     }
 
     fn len(&self, buffer: &CudaBuffer) -> usize {
@@ -346,24 +367,26 @@ impl Device for CudaDevice {
 
     fn attention(
         &self,
-        _: AttentionShape,
-        _: &[Span],
-        _: [&CudaBuffer; 3],
-        _: &mut CudaBuffer,
-        _: Option<&mut CudaBuffer>,
+        shape: AttentionShape,
+        spans: &[Span],
+        qkv: [&CudaBuffer; 3],
+        out: &mut CudaBuffer,
+        lse: Option<&mut CudaBuffer>,
     ) {
+        attend::forward(self, shape, spans, qkv, out, lse);
     }
 
     fn attention_backward(
         &self,
-        _: AttentionShape,
-        _: &[Span],
-        _: [&CudaBuffer; 3],
-        _: &CudaBuffer,
-        _: &CudaBuffer,
-        _: &CudaBuffer,
-        _: [&mut CudaBuffer; 3],
+        shape: AttentionShape,
+        spans: &[Span],
+        qkv: [&CudaBuffer; 3],
+        out: &CudaBuffer,
+        lse: &CudaBuffer,
+        d_out: &CudaBuffer,
+        gradients: [&mut CudaBuffer; 3],
     ) {
+        attend::backward(self, shape, spans, qkv, out, lse, d_out, gradients);
     }
 
     fn activation(&self, kind: ActivationKind, x: &CudaBuffer, tokens: usize, n_ff: usize, y: &mut CudaBuffer) {

@@ -33,6 +33,14 @@ pub enum Family {
     Qkv,
     /// Sum of squares.
     Squares,
+    /// Attention on tensor cores, forward: bf16, heads of 64 and 128.
+    AttentionForward,
+    /// Its gradients.
+    AttentionBackward,
+    /// Attention of any storage type and head width; decoding.
+    AttentionRows,
+    /// Its gradients.
+    AttentionRowsBackward,
 }
 
 impl Family {
@@ -50,6 +58,10 @@ impl Family {
         Family::Norm,
         Family::Qkv,
         Family::Squares,
+        Family::AttentionForward,
+        Family::AttentionBackward,
+        Family::AttentionRows,
+        Family::AttentionRowsBackward,
     ];
 
     /// The file's name without its ending.
@@ -67,10 +79,14 @@ impl Family {
             Family::Norm => "norm",
             Family::Qkv => "qkv",
             Family::Squares => "squares",
+            Family::AttentionForward => "attention_forward",
+            Family::AttentionBackward => "attention_backward",
+            Family::AttentionRows => "attention_rows",
+            Family::AttentionRowsBackward => "attention_rows_backward",
         }
     }
 
-    /// The file's text.
+    /// The file's text, behind that of the file it shares with another family.
     pub fn text(self) -> &'static str {
         match self {
             Family::Probe => include_str!("kernels/probe.cu"),
@@ -85,6 +101,18 @@ impl Family {
             Family::Norm => include_str!("kernels/norm.cu"),
             Family::Qkv => include_str!("kernels/qkv.cu"),
             Family::Squares => include_str!("kernels/squares.cu"),
+            Family::AttentionForward => {
+                concat!(include_str!("kernels/tile.cu"), include_str!("kernels/attention_forward.cu"))
+            }
+            Family::AttentionBackward => {
+                concat!(include_str!("kernels/tile.cu"), include_str!("kernels/attention_backward.cu"))
+            }
+            Family::AttentionRows => {
+                concat!(include_str!("kernels/rows.cu"), include_str!("kernels/attention_rows.cu"))
+            }
+            Family::AttentionRowsBackward => {
+                concat!(include_str!("kernels/rows.cu"), include_str!("kernels/attention_rows_backward.cu"))
+            }
         }
     }
 }

@@ -5,6 +5,8 @@ macro_rules! arguments {
     ($($value:expr),* $(,)?) => { [$($crate::cuda::driver::Argument::from($value)),*] };
 }
 
+mod attend;
+pub mod attention;
 mod buffer;
 mod device;
 pub mod driver;

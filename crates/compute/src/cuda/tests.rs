@@ -31,14 +31,14 @@ fn device(schedule: u64) -> Option<CudaDevice> {
 fn run(device: &CudaDevice, seed: u64) -> Vec<Check> {
     let checks = selftest::run(device, seed);
     device.check().expect("no error on the way");
-    checks.into_iter().filter(|c| !c.operation.starts_with("attention")).collect()
+    checks
 }
 
 /// Every operation passes, and the order in which threads run changes no bit.
 #[test]
 fn every_operation_holds_to_the_reference_under_every_schedule() {
     let mut first: Option<Vec<Check>> = None;
-    for schedule in 0..3 {
+    for schedule in 0..2 {
         let Some(device) = device(schedule) else { return };
         let checks = run(&device, 30);
         assert_passed(&format!("schedule {schedule}"), &checks);
@@ -102,10 +102,11 @@ fn the_barrier_of_the_sum_of_squares_is_needed() {
 #[test]
 fn every_family_with_barriers_has_its_test() {
     let tested = [Family::Norm, Family::Columns, Family::Embedding, Family::Qkv, Family::Head, Family::Squares];
-    let elsewhere = [Family::Probe];
     for family in Family::ALL {
+        // Attention and the probe have theirs beside them.
+        let elsewhere = *family == Family::Probe || family.name().starts_with("attention");
         let has = family.text().contains("__syncthreads();");
-        assert!(!has || tested.contains(family) || elsewhere.contains(family), "{}.cu", family.name());
+        assert!(!has || tested.contains(family) || elsewhere, "{}.cu", family.name());
     }
 }
 
