@@ -43,6 +43,8 @@ pub struct ScratchShape {
     pub n_embd: usize,
     /// Longest run of keys that one query sees.
     pub sequence: usize,
+    /// Query heads.
+    pub n_head: usize,
     /// Width of an attention head.
     pub head_dim: usize,
     /// Whether backward operations will run.
@@ -251,6 +253,16 @@ pub trait Device: Send + Sync {
     fn allocated_bytes(&self) -> u64;
     /// Bytes that can still be allocated, if known.
     fn available_bytes(&self) -> Option<u64>;
+
+    /// The first error of an operation since the start, if any: operations start work and return nothing, so that one that
+    /// fails is only known later. After it the device does nothing more, and what is read from it means nothing. Call this
+    /// where results are about to be believed or kept.
+    ///
+    /// # Errors
+    /// That error. A device whose operations cannot fail has none.
+    fn check(&self) -> Result<(), ComputeError> {
+        Ok(())
+    }
 
     /// A zeroed buffer. The name appears in errors and listings.
     ///

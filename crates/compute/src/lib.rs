@@ -6,6 +6,7 @@
 mod cpu;
 pub mod cuda;
 mod device;
+mod dropout_mask;
 mod dtype;
 mod error;
 pub mod memory;

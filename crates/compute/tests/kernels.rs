@@ -154,6 +154,7 @@ fn one_step(device: &CpuDevice, dtype: DType, vocab_size: usize) {
         vocab_size,
         n_embd,
         sequence,
+        n_head: shape.n_head,
         head_dim: shape.head_dim,
         training: true,
     };
@@ -245,6 +246,7 @@ fn results_do_not_depend_on_the_scratch_memory() {
             vocab_size: 4_101,
             n_embd: 64,
             sequence: 300,
+            n_head: 4,
             head_dim: 128,
             training: true,
         };

@@ -68,18 +68,13 @@ struct Allocation {
 }
 
 impl Allocation {
-    /// The patterns before and behind the memory that was asked for.
-    fn guards(&self, at: Address) -> [&mut [u8]; 2] {
+    /// Where the patterns before and behind the memory that was asked for begin, and their lengths: usable pages,
+    /// outside of what kernels may touch.
+    fn guards(&self, at: Address) -> [(*mut u8, usize); 2] {
         let start = at.0 as *mut u8;
         let rest = self.bytes.next_multiple_of(ALIGN) - self.bytes;
         let before = (start as usize - self.pages.start() as usize).min(ALIGN);
-        // SAFETY: both ranges lie inside the usable pages, outside of what kernels may touch.
-        unsafe {
-            [
-                std::slice::from_raw_parts_mut(start.sub(before), before),
-                std::slice::from_raw_parts_mut(start.add(self.bytes), rest),
-            ]
-        }
+        [(start.wrapping_sub(before), before), (start.wrapping_add(self.bytes), rest)]
     }
 }
 
@@ -96,8 +91,9 @@ impl Memory {
         let pages = Pages::new(room)?;
         let at = Address(pages.end() as u64 - room as u64);
         let allocation = Allocation { pages, bytes };
-        for guard in allocation.guards(at) {
-            guard.fill(PATTERN);
+        for (guard, len) in allocation.guards(at) {
+            // SAFETY: usable pages of a new mapping.
+            unsafe { guard.write_bytes(PATTERN, len) };
         }
         self.live.insert(at, allocation);
         Some(at)
@@ -135,7 +131,9 @@ impl Memory {
             return Err(format!("0x{:x} lies in no allocation", at.0));
         };
         let allocation = &self.live[&start];
-        for (guard, place) in allocation.guards(start).into_iter().zip(["before the start", "past the end"]) {
+        for ((guard, len), place) in allocation.guards(start).into_iter().zip(["before the start", "past the end"]) {
+            // SAFETY: usable pages of a live mapping, initialised above.
+            let guard = unsafe { std::slice::from_raw_parts(guard, len) };
             if guard.iter().any(|byte| *byte != PATTERN) {
                 return Err(format!("an allocation of {} bytes was written {place}", allocation.bytes));
             }
