@@ -4,8 +4,8 @@
 //!     compile_gate TABLE.tsv             compares with the committed table
 //!     compile_gate TABLE.tsv --update    writes it
 //!
-//! A kernel that spills registers, or that has static shared memory (the simulator watches dynamic memory only), fails in
-//! any case; a number that differs from the table fails until the table is updated, and so is seen in the change's diff.
+//! A kernel that spills more registers than is tolerated of it, or has static shared memory (the simulator watches dynamic
+//! memory only), fails in any case; a number that differs from the table fails until the table is updated, and so is seen in the change's diff.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -17,6 +17,16 @@ use casallm_compute::cuda::kernels::{entries, modules};
 use casallm_compute::cuda::nvidia::compiler::{Compiler, Target, module_name};
 use casallm_compute::cuda::nvidia::report::needs;
 use casallm_compute::cuda::nvidia::search::Surroundings;
+
+/// Bytes that a kernel may spill, stores and loads together, where the assembler prefers that to fewer warps in flight.
+/// Anything else that spills is a mistake: a loop that was not unrolled, an array that is indexed at run time.
+const TOLERATED_SPILLS: [(&str, u32); 5] = [
+    ("attention_forward", 24),
+    ("attention_backward_queries", 8),
+    ("attention_rows", 20),
+    ("attention_rows_backward_keys", 80),
+    ("attention_rows_backward_queries", 56),
+];
 
 const ARCHITECTURES: [&str; 6] = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120a"];
 
@@ -48,7 +58,8 @@ fn compile(compiler: &Compiler) -> (BTreeMap<String, Vec<String>>, Vec<String>) 
                     complain(format!("nothing is reported of {entry}:\n{}", compiled.log));
                     continue;
                 };
-                if needs.spilled > 0 || needs.shared > 0 {
+                let tolerated = TOLERATED_SPILLS.iter().find(|(name, _)| name == &entry).map_or(0, |(_, bytes)| *bytes);
+                if needs.spilled > tolerated || needs.shared > 0 {
                     complain(format!("{entry} needs {needs}"));
                 }
                 let row = format!("{}\t{entry}", module_name(module));

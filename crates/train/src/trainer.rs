@@ -136,6 +136,7 @@ impl<D: Device> Trainer<D> {
         }
         let loss = loss / weight;
         let grad_norm = self.gradients.norm(&*device);
+        device.check()?;
         for (what, value) in [("the loss", loss), ("the gradient norm", grad_norm)] {
             if !value.is_finite() {
                 let (stage, batch) = (self.config.stage.name(), feed.describe(step));

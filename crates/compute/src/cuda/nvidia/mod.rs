@@ -212,7 +212,11 @@ impl Driver for NvidiaDriver {
     fn allocate(&self, bytes: usize) -> Result<Address, ComputeError> {
         self.session.check()?;
         self.session.enter();
-        let address = self.memory.allocate(&self.session, bytes)?;
+        let address = self.memory.allocate(&self.session, bytes).map_err(|error| match error {
+            // Named by whoever knows what it was for.
+            CudaError::OutOfMemory { bytes, .. } => ComputeError::OutOfMemory { name: "device memory".into(), bytes },
+            error => error.into(),
+        })?;
         self.zero(address, bytes);
         self.session.check()?;
         Ok(address)
