@@ -89,8 +89,9 @@ pub fn translation_unit(kernel: &Kernel) -> String {
     [&defines(kernel), PRELUDE, PTX, kernel.family.text()].join("\n")
 }
 
-/// The entries of a family's text and the expression in their `__launch_bounds__`, found by the one form in which
-/// they are written: `extern "C" __global__ __launch_bounds__(N) void name(`.
+/// The entries of a family's text and the most threads in their `__launch_bounds__`, found by the one form in which they
+/// are written: `extern "C" __global__ __launch_bounds__(N) void name(`, or `(N, M)` where M blocks a multiprocessor
+/// are wanted.
 pub fn entries(text: &str) -> Vec<(&str, &str)> {
     const START: &str = "extern \"C\" __global__ __launch_bounds__(";
     const MIDDLE: &str = ") void ";
@@ -98,7 +99,8 @@ pub fn entries(text: &str) -> Vec<(&str, &str)> {
         .filter_map(|(at, _)| {
             let (bounds, rest) = text[at + START.len()..].split_once(MIDDLE)?;
             let (name, _) = rest.split_once('(')?;
-            Some((name.trim(), bounds))
+            let threads = bounds.split_once(',').map_or(bounds, |(threads, _)| threads);
+            Some((name.trim(), threads))
         })
         .collect()
 }
@@ -119,6 +121,13 @@ mod tests {
                 assert!(bounds.len() < 40, "{}.cu: {entry} has bounds '{bounds}'", family.name());
             }
         }
+    }
+
+    #[test]
+    fn bounds_may_say_how_many_blocks() {
+        let text = "extern \"C\" __global__ __launch_bounds__(N, 4) void one(u32 x) {}\n\
+                    extern \"C\" __global__ __launch_bounds__(32) void two(\n";
+        assert_eq!(entries(text), [("one", "N"), ("two", "32")]);
     }
 
     #[test]
