@@ -91,16 +91,24 @@ impl Family {
         match self {
             Family::Probe => include_str!("kernels/probe.cu"),
             Family::Activation => include_str!("kernels/activation.cu"),
-            Family::AdamW => include_str!("kernels/adamw.cu"),
+            Family::AdamW => concat!(
+                include_str!("kernels/tally.cu"),
+                include_str!("kernels/tensors.cu"),
+                include_str!("kernels/adamw.cu")
+            ),
             Family::Columns => include_str!("kernels/columns.cu"),
             Family::Dropout => include_str!("kernels/dropout.cu"),
             Family::Embedding => include_str!("kernels/embedding.cu"),
-            Family::Head => include_str!("kernels/head.cu"),
+            Family::Head => concat!(include_str!("kernels/tally.cu"), include_str!("kernels/head.cu")),
             Family::Memory => include_str!("kernels/memory.cu"),
-            Family::Muon => include_str!("kernels/muon.cu"),
+            Family::Muon => concat!(include_str!("kernels/tally.cu"), include_str!("kernels/muon.cu")),
             Family::Norm => include_str!("kernels/norm.cu"),
             Family::Qkv => include_str!("kernels/qkv.cu"),
-            Family::Squares => include_str!("kernels/squares.cu"),
+            Family::Squares => concat!(
+                include_str!("kernels/tally.cu"),
+                include_str!("kernels/tensors.cu"),
+                include_str!("kernels/squares.cu")
+            ),
             Family::AttentionForward => {
                 concat!(include_str!("kernels/tile.cu"), include_str!("kernels/attention_forward.cu"))
             }
