@@ -6,14 +6,17 @@
 mod cpu;
 pub mod cuda;
 mod device;
+mod dropout_mask;
 mod dtype;
 mod error;
 pub mod memory;
 pub mod reference;
 pub mod selftest;
+mod tally;
 
 pub use cpu::isa::Isa;
 pub use cpu::{CpuBuffer, CpuDevice, CpuMatrix};
 pub use device::*;
 pub use dtype::{Bf16, DType, Element, Storage};
 pub use error::ComputeError;
+pub use tally::HostTally;

@@ -98,6 +98,7 @@ impl<'a, D: Device> Decoder<'a, D> {
         let head = self.network.parameters.matrix(self.network.parameters.index().head);
         device.linear(&self.hidden, head, None, 1, Out::Store(&mut self.logits));
         device.read_f32(&self.logits, 0, &mut self.values);
+        device.check()?;
         Ok(&self.values)
     }
 }

@@ -11,6 +11,28 @@ use crate::dtype::DType;
 pub enum Family {
     /// Every primitive of `prelude.cu` and `ptx.cu` on its own: what a GPU is checked with first.
     Probe,
+    /// GELU, SwiGLU, squared ReLU.
+    Activation,
+    /// AdamW.
+    AdamW,
+    /// Sums over rows, in two stages.
+    Columns,
+    /// Dropout, and the rounding of gradients.
+    Dropout,
+    /// The embedding and its gradient.
+    Embedding,
+    /// Softmax and cross-entropy.
+    Head,
+    /// Gathered, scattered and rounded values.
+    Memory,
+    /// Muon, but for its matrix products.
+    Muon,
+    /// LayerNorm and RMSNorm.
+    Norm,
+    /// Queries, keys and values: QK-norm and RoPE. Needs `HEAD_DIM`.
+    Qkv,
+    /// Sum of squares.
+    Squares,
     /// Attention on tensor cores, forward: bf16, heads of 64 and 128.
     AttentionForward,
     /// Its gradients.
@@ -25,6 +47,17 @@ impl Family {
     /// Every family.
     pub const ALL: &'static [Family] = &[
         Family::Probe,
+        Family::Activation,
+        Family::AdamW,
+        Family::Columns,
+        Family::Dropout,
+        Family::Embedding,
+        Family::Head,
+        Family::Memory,
+        Family::Muon,
+        Family::Norm,
+        Family::Qkv,
+        Family::Squares,
         Family::AttentionForward,
         Family::AttentionBackward,
         Family::AttentionRows,
@@ -35,6 +68,17 @@ impl Family {
     pub fn name(self) -> &'static str {
         match self {
             Family::Probe => "probe",
+            Family::Activation => "activation",
+            Family::AdamW => "adamw",
+            Family::Columns => "columns",
+            Family::Dropout => "dropout",
+            Family::Embedding => "embedding",
+            Family::Head => "head",
+            Family::Memory => "memory",
+            Family::Muon => "muon",
+            Family::Norm => "norm",
+            Family::Qkv => "qkv",
+            Family::Squares => "squares",
             Family::AttentionForward => "attention_forward",
             Family::AttentionBackward => "attention_backward",
             Family::AttentionRows => "attention_rows",
@@ -46,6 +90,25 @@ impl Family {
     pub fn text(self) -> &'static str {
         match self {
             Family::Probe => include_str!("kernels/probe.cu"),
+            Family::Activation => include_str!("kernels/activation.cu"),
+            Family::AdamW => concat!(
+                include_str!("kernels/tally.cu"),
+                include_str!("kernels/tensors.cu"),
+                include_str!("kernels/adamw.cu")
+            ),
+            Family::Columns => include_str!("kernels/columns.cu"),
+            Family::Dropout => include_str!("kernels/dropout.cu"),
+            Family::Embedding => include_str!("kernels/embedding.cu"),
+            Family::Head => concat!(include_str!("kernels/tally.cu"), include_str!("kernels/head.cu")),
+            Family::Memory => include_str!("kernels/memory.cu"),
+            Family::Muon => concat!(include_str!("kernels/tally.cu"), include_str!("kernels/muon.cu")),
+            Family::Norm => include_str!("kernels/norm.cu"),
+            Family::Qkv => include_str!("kernels/qkv.cu"),
+            Family::Squares => concat!(
+                include_str!("kernels/tally.cu"),
+                include_str!("kernels/tensors.cu"),
+                include_str!("kernels/squares.cu")
+            ),
             Family::AttentionForward => {
                 concat!(include_str!("kernels/tile.cu"), include_str!("kernels/attention_forward.cu"))
             }
@@ -60,6 +123,24 @@ impl Family {
             }
         }
     }
+}
+
+/// Widest head that kernels are compiled for.
+pub const MAX_HEAD_DIM: usize = 512;
+
+/// The define of modules that are compiled for a head's width.
+pub fn head_dim_define(head_dim: usize) -> &'static [(&'static str, u32)] {
+    static TABLE: [[(&str, u32); 1]; MAX_HEAD_DIM + 1] = {
+        let mut table = [[("HEAD_DIM", 0)]; MAX_HEAD_DIM + 1];
+        let mut i = 0;
+        while i <= MAX_HEAD_DIM {
+            table[i][0].1 = i as u32;
+            i += 1;
+        }
+        table
+    };
+    assert!(head_dim <= MAX_HEAD_DIM, "heads of at most {MAX_HEAD_DIM}");
+    &TABLE[head_dim]
 }
 
 /// Types and small functions that every kernel may use.

@@ -325,7 +325,7 @@ fn each_barrier_of_the_tiled_forward_kernel_is_needed() {
     }
     let case = Case::new(DType::Bf16, (1, 1, 64), &[(150, 150), (40, 200)]);
     let count = assert_each_is_needed(Family::AttentionForward, &STATEMENTS, 0..6, |simulator| {
-        verdict(case.forward(simulator))
+        verdict(case.forward(&**simulator))
     });
     assert_eq!(count, 3 + 3 + 1);
 }
@@ -337,7 +337,7 @@ fn each_barrier_of_the_tiled_backward_kernels_is_needed() {
     }
     let case = Case::new(DType::Bf16, (2, 1, 64), &[(200, 200)]);
     let count = assert_each_is_needed(Family::AttentionBackward, &STATEMENTS, 0..6, |simulator| {
-        verdict(case.backward(simulator))
+        verdict(case.backward(&**simulator))
     });
     assert_eq!(count, 5 + 3 + 1);
 }
@@ -348,12 +348,13 @@ fn each_barrier_of_the_row_kernels_is_needed() {
         return;
     }
     let case = Case::new(DType::Bf16, (3, 1, 128), &[(5, 300), (1, 270)]);
-    let count =
-        assert_each_is_needed(Family::AttentionRows, &STATEMENTS, 0..6, |simulator| verdict(case.forward(simulator)));
+    let count = assert_each_is_needed(Family::AttentionRows, &STATEMENTS, 0..6, |simulator| {
+        verdict(case.forward(&**simulator))
+    });
     assert_eq!(count, 3 + 3);
     let case = Case::new(DType::F32, (2, 1, 80), &[(70, 70)]);
     let count = assert_each_is_needed(Family::AttentionRowsBackward, &STATEMENTS, 0..6, |simulator| {
-        verdict(case.backward(simulator))
+        verdict(case.backward(&**simulator))
     });
     assert_eq!(count, 2 + 2);
 }

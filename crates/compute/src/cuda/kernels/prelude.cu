@@ -94,6 +94,70 @@ DEVICE bool is_aligned(const void* at) {
     return (reinterpret_cast<u64>(at) & 15u) == 0;
 }
 
+// ---- N neighbours as floats ----
+
+// What memory is read and written in.
+template <u32 BYTES>
+struct Access;
+template <>
+struct Access<2> {
+    typedef u16 Type;
+};
+template <>
+struct Access<4> {
+    typedef u32 Type;
+};
+template <>
+struct Access<8> {
+    typedef uint2 Type;
+};
+template <>
+struct Access<16> {
+    typedef uint4 Type;
+};
+// As many of N elements as go into one access.
+template <typename T, u32 N>
+union Group {
+    static constexpr u32 LEN = N * sizeof(T) > 16 ? 16 / sizeof(T) : N;
+    typedef typename Access<LEN * sizeof(T)>::Type Raw;
+    Raw raw;
+    T lane[LEN];
+};
+
+// x = at[0 .. N]. `at` must be aligned to N elements, or to 16 bytes if that is less.
+template <u32 N, typename T>
+DEVICE void load(const T* at, float (&x)[N]) {
+    typedef Group<T, N> G;
+#pragma unroll
+    for (u32 i = 0; i < N; i += G::LEN) {
+        G group;
+        group.raw = *reinterpret_cast<const typename G::Raw*>(at + i);
+#pragma unroll
+        for (u32 j = 0; j < G::LEN; ++j) {
+            x[i + j] = to_float(group.lane[j]);
+        }
+    }
+}
+// at[0 .. N] = x, rounded; aligned as for load.
+template <u32 N, typename T>
+DEVICE void store(T* at, const float (&x)[N]) {
+    typedef Group<T, N> G;
+#pragma unroll
+    for (u32 i = 0; i < N; i += G::LEN) {
+        G group;
+#pragma unroll
+        for (u32 j = 0; j < G::LEN; ++j) {
+            group.lane[j] = from_float<T>(x[i + j]);
+        }
+        *reinterpret_cast<typename G::Raw*>(at + i) = group.raw;
+    }
+}
+
+#ifdef STORAGE_BF16
+// Elements of S in 16 bytes: what a thread of a kernel that goes over memory once takes at a time.
+static constexpr u32 WIDE = Vector<S>::LEN;
+#endif
+
 // ---- small arithmetic ----
 
 DEVICE u32 ceil_div(u32 a, u32 b) {

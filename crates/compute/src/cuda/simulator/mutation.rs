@@ -1,5 +1,7 @@
 //! Mutants of a kernel's text: what the tests of every kernel use to show that they would notice a missing barrier.
 
+use std::sync::Arc;
+
 use super::Simulator;
 use crate::cuda::kernels::Family;
 
@@ -26,9 +28,10 @@ pub fn assert_each_is_needed(
     family: Family,
     statements: &[&str],
     seeds: std::ops::Range<u64>,
-    trial: impl Fn(&Simulator) -> Result<(), String>,
+    trial: impl Fn(&Arc<Simulator>) -> Result<(), String>,
 ) -> usize {
-    let with = |text: String, seed: u64| Simulator::new(seed).map(|simulator| simulator.with_text(family, text));
+    let with =
+        |text: String, seed: u64| Simulator::new(seed).map(|simulator| Arc::new(simulator.with_text(family, text)));
     for seed in seeds.clone() {
         let simulator = with(family.text().into(), seed).expect("a compiler: the caller has asked");
         if let Err(reason) = trial(&simulator) {

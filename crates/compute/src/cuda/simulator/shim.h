@@ -667,6 +667,11 @@ template <typename T>
 static inline bool isfinite(T x) {
     return __builtin_isfinite(x);
 }
+// A product that is rounded before anything is added to it.
+static inline float __fmul_rn(float a, float b) {
+    volatile float product = a * b;
+    return product;
+}
 static inline float __fdividef(float a, float b) {
     return a / b;
 }

@@ -52,14 +52,14 @@ fn each_missing_barrier_is_noticed() {
     }
     let barriers = assert_each_is_needed(Family::Probe, &["__syncthreads();"], SEEDS, |simulator| {
         // All that have barriers; a mutant of one leaves the others as they are.
-        for check in probe::run(simulator).map_err(|error| error.to_string())? {
+        for check in probe::run(&**simulator).map_err(|error| error.to_string())? {
             verdict(Ok(check))?;
         }
         Ok(())
     });
     assert_eq!(barriers, 4);
     let warp_barriers = assert_each_is_needed(Family::Probe, &["__syncwarp();"], SEEDS, |simulator| {
-        verdict(probe::syncwarp(simulator))
+        verdict(probe::syncwarp(&**simulator))
     });
     assert_eq!(warp_barriers, 1);
 }
@@ -70,7 +70,10 @@ fn copies_that_are_read_early_are_noticed() {
         return;
     }
     let waits = assert_each_is_needed(Family::Probe, &["copy_async_wait<1>();"], SEEDS, |simulator| {
-        probe::run(simulator).map_err(|error| error.to_string())?.into_iter().try_for_each(|check| verdict(Ok(check)))
+        probe::run(&**simulator)
+            .map_err(|error| error.to_string())?
+            .into_iter()
+            .try_for_each(|check| verdict(Ok(check)))
     });
     assert_eq!(waits, 1);
     // One group too many left on its way.
