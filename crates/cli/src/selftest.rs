@@ -4,57 +4,81 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::Result;
-use casallm_compute::{CpuDevice, Isa, selftest};
+use casallm_compute::cuda::{CudaDevice, probe};
+use casallm_compute::selftest::{self, Check};
+use casallm_compute::{CpuDevice, Device, DeviceInfo, Isa};
 use serde_json::json;
 
 use crate::Ended;
-use crate::args::Selftest;
-use crate::devices;
+use crate::args::{Compute, DeviceChoice, Selftest};
+use crate::devices::{self, Opened};
 
 /// Checks, prints a table, fails loudly.
 pub(crate) fn run(flags: &Selftest) -> Result<Ended> {
-    let chosen = devices::open(&flags.compute, 0)?;
-    let levels = if flags.all { Isa::available() } else { vec![chosen.isa()] };
     let mut failed = 0;
+    let processor = match devices::open(&flags.compute, 0)? {
+        Opened::Cpu(device) => Some((device.threads(), if flags.all { Isa::available() } else { vec![device.isa()] })),
+        Opened::Cuda(device) => {
+            let begun = Instant::now();
+            let checks = on_gpu(&device, flags.seed)?;
+            failed += report(flags, &device.info(), &checks, begun);
+            // All of the machine: with the processor.
+            let compute = Compute { device: DeviceChoice::Cpu, ..flags.compute.clone() };
+            if flags.all { Some((devices::cpu(&compute, 0)?.threads(), Isa::available())) } else { None }
+        }
+    };
+    let (threads, levels) = processor.unwrap_or_default();
     for isa in levels {
-        let device = CpuDevice::new(chosen.threads(), isa)?;
+        let device = CpuDevice::new(threads, isa)?;
         let begun = Instant::now();
         let checks = selftest::run(&device, flags.seed);
-        if !flags.json {
-            println!("cpu {}, {} threads, seed {}", isa.name(), device.threads(), flags.seed);
-        }
-        let mut table: BTreeMap<&str, (usize, usize, f64)> = BTreeMap::new();
-        for check in &checks {
-            let row = table.entry(check.operation).or_default();
-            row.0 += 1;
-            row.1 += usize::from(!check.passed);
-            row.2 = row.2.max(check.max_error / check.tolerance);
-            if flags.json {
-                println!(
-                    "{}",
-                    json!({
-                        "isa": isa.name(), "operation": check.operation, "case": check.case,
-                        "max_error": check.max_error, "tolerance": check.tolerance, "passed": check.passed,
-                    })
-                );
-            }
-        }
-        failed += checks.iter().filter(|c| !c.passed).count();
-        if flags.json {
-            continue;
-        }
-        println!("  {:<24} {:>6} {:>7}  largest error, of what is allowed", "operation", "checks", "failed");
-        for (operation, (count, failures, share)) in &table {
-            println!("  {operation:<24} {count:>6} {failures:>7}  {:.0} %", 100.0 * share);
-        }
-        for check in checks.iter().filter(|c| !c.passed) {
-            println!("  FAILED {} {}: {}", check.operation, check.case, check.detail);
-        }
-        println!("  {} checks in {:.1} s", checks.len(), begun.elapsed().as_secs_f64());
+        failed += report(flags, &device.info(), &checks, begun);
     }
     if failed > 0 {
         eprintln!("casallm: {failed} checks failed: do not train on this machine; please report the lines above");
         return Ok(Ended::Failed);
     }
     Ok(Ended::Done)
+}
+
+/// The primitives first: what fails there explains what fails after.
+fn on_gpu(device: &CudaDevice, seed: u64) -> Result<Vec<Check>> {
+    let mut checks = probe::run(device.driver())?;
+    checks.extend(selftest::run(device, seed));
+    device.check()?;
+    Ok(checks)
+}
+
+/// Prints what was found; how many checks failed.
+fn report(flags: &Selftest, info: &DeviceInfo, checks: &[Check], begun: Instant) -> usize {
+    let failed = checks.iter().filter(|c| !c.passed).count();
+    if flags.json {
+        for check in checks {
+            println!(
+                "{}",
+                json!({
+                    "device": info.name, "isa": info.isa, "operation": check.operation, "case": check.case,
+                    "max_error": check.max_error, "tolerance": check.tolerance, "passed": check.passed,
+                })
+            );
+        }
+        return failed;
+    }
+    println!("{} {}, {} threads, seed {}", info.name, info.isa, info.threads, flags.seed);
+    let mut table: BTreeMap<&str, (usize, usize, f64)> = BTreeMap::new();
+    for check in checks {
+        let row = table.entry(check.operation).or_default();
+        row.0 += 1;
+        row.1 += usize::from(!check.passed);
+        row.2 = row.2.max(check.max_error / check.tolerance);
+    }
+    println!("  {:<24} {:>6} {:>7}  largest error, of what is allowed", "operation", "checks", "failed");
+    for (operation, (count, failures, share)) in &table {
+        println!("  {operation:<24} {count:>6} {failures:>7}  {:.0} %", 100.0 * share);
+    }
+    for check in checks.iter().filter(|c| !c.passed) {
+        println!("  FAILED {} {}: {}", check.operation, check.case, check.detail);
+    }
+    println!("  {} checks in {:.1} s", checks.len(), begun.elapsed().as_secs_f64());
+    failed
 }

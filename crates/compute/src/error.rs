@@ -58,4 +58,7 @@ pub enum ComputeError {
         /// What it reported.
         reason: String,
     },
+    /// What stands between the program and an NVIDIA GPU.
+    #[error(transparent)]
+    Cuda(#[from] crate::cuda::nvidia::error::CudaError),
 }

@@ -67,7 +67,7 @@ impl<'a, D: Device> Decoder<'a, D> {
     ///
     /// # Errors
     /// [`ModelError::ContextOverflow`] when they do not fit (nothing is read then); [`ModelError::Batch`] for none, or
-    /// for an id outside the vocabulary.
+    /// for an id outside the vocabulary; [`ModelError::Compute`] when the device has failed.
     pub fn extend(&mut self, ids: &[u32]) -> Result<&[f32], ModelError> {
         let capacity = self.capacity();
         if ids.is_empty() {

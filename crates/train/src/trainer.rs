@@ -143,7 +143,7 @@ impl<D: Device> Trainer<D> {
         // The whole step is queued: this is the one place that waits. An update by numbers that are not finite has not
         // happened.
         let totals = device.read_tally(&self.tally);
-        device.check().map_err(ModelError::from)?;
+        device.check()?;
         let (loss, grad_norm) = (totals.head.weighted_loss / weight, totals.gradient_norm);
         for (what, value) in [("the loss", loss), ("the gradient norm", grad_norm)] {
             if !value.is_finite() {

@@ -9,6 +9,8 @@ use crate::dtype::DType;
 /// A file of kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Family {
+    /// A bias for a product whose epilogue does not add it.
+    Bias,
     /// Every primitive of `prelude.cu` and `ptx.cu` on its own: what a GPU is checked with first.
     Probe,
     /// GELU, SwiGLU, squared ReLU.
@@ -46,6 +48,7 @@ pub enum Family {
 impl Family {
     /// Every family.
     pub const ALL: &'static [Family] = &[
+        Family::Bias,
         Family::Probe,
         Family::Activation,
         Family::AdamW,
@@ -67,6 +70,7 @@ impl Family {
     /// The file's name without its ending.
     pub fn name(self) -> &'static str {
         match self {
+            Family::Bias => "bias",
             Family::Probe => "probe",
             Family::Activation => "activation",
             Family::AdamW => "adamw",
@@ -89,6 +93,7 @@ impl Family {
     /// The file's text, behind that of the file it shares with another family.
     pub fn text(self) -> &'static str {
         match self {
+            Family::Bias => include_str!("kernels/bias.cu"),
             Family::Probe => include_str!("kernels/probe.cu"),
             Family::Activation => include_str!("kernels/activation.cu"),
             Family::AdamW => concat!(
@@ -141,6 +146,58 @@ pub fn head_dim_define(head_dim: usize) -> &'static [(&'static str, u32)] {
     };
     assert!(head_dim <= MAX_HEAD_DIM, "heads of at most {MAX_HEAD_DIM}");
     &TABLE[head_dim]
+}
+
+/// Heads of models: Qwen3's and most others', narrow ones of small models, GPT-2's and Phi's. Any other compiles as well.
+const USUAL_HEADS: &[&[(&str, u32)]] =
+    &[&[("HEAD_DIM", 32)], &[("HEAD_DIM", 64)], &[("HEAD_DIM", 80)], &[("HEAD_DIM", 128)], &[("HEAD_DIM", 256)]];
+
+impl Family {
+    /// The storage types that the family is compiled for.
+    fn storages(self) -> &'static [Option<DType>] {
+        match self {
+            Family::Probe | Family::AdamW | Family::Muon | Family::Squares => &[None],
+            Family::AttentionForward | Family::AttentionBackward => &[None],
+            Family::Bias | Family::Activation | Family::Columns | Family::Dropout | Family::Embedding => BOTH,
+            Family::Head | Family::Memory | Family::Norm | Family::Qkv => BOTH,
+            Family::AttentionRows | Family::AttentionRowsBackward => BOTH,
+        }
+    }
+
+    /// The defines that the family is compiled with.
+    fn variants(self) -> &'static [&'static [(&'static str, u32)]] {
+        match self {
+            Family::Qkv => USUAL_HEADS,
+            Family::AttentionForward | Family::AttentionBackward => &[&[("HEAD_DIM", 64)], &[("HEAD_DIM", 128)]],
+            Family::AttentionRows => {
+                &[&[("BLOCK_ROWS", 1)], &[("BLOCK_ROWS", 2)], &[("BLOCK_ROWS", 4)], &[("BLOCK_ROWS", 8)]]
+            }
+            _ => &[&[]],
+        }
+    }
+}
+
+const BOTH: &[Option<DType>] = &[Some(DType::F32), Some(DType::Bf16)];
+
+/// Every module that the program may ask for, its entry left empty; of those for any width of head the usual ones. The one
+/// list: a driver refuses what is not in it, and the compile gate compiles all that is.
+pub fn modules() -> Vec<Kernel> {
+    let mut modules = Vec::new();
+    for family in Family::ALL {
+        for storage in family.storages() {
+            for defines in family.variants() {
+                modules.push(Kernel { family: *family, storage: *storage, defines, entry: "" });
+            }
+        }
+    }
+    modules
+}
+
+/// Whether the kernel's module is one of [`modules`], or differs from one in its width of head.
+pub fn is_listed(kernel: &Kernel) -> bool {
+    let Kernel { family, storage, defines, .. } = *kernel;
+    let any_head = family == Family::Qkv && matches!(defines, [("HEAD_DIM", 1..)]);
+    family.storages().contains(&storage) && (any_head || family.variants().contains(&defines))
 }
 
 /// Types and small functions that every kernel may use.

@@ -15,6 +15,7 @@ mod head;
 pub mod kernels;
 mod linear;
 mod norm;
+pub mod nvidia;
 mod optimizer;
 pub mod probe;
 mod qkv;

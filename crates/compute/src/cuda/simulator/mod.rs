@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::driver::{Address, Argument, Driver, Kernel, Launch, Matmul};
-use super::kernels::Family;
+use super::kernels::{Family, is_listed};
 use crate::device::DeviceInfo;
 use crate::error::ComputeError;
 use memory::Memory;
@@ -107,6 +107,12 @@ impl Simulator {
     }
 
     fn run(&self, kernel: Kernel, launch: Launch, arguments: &[Argument]) -> Result<(), String> {
+        if !is_listed(&kernel) {
+            return Err(format!(
+                "no module of {:?}, {:?}, {:?} is listed",
+                kernel.family, kernel.storage, kernel.defines
+            ));
+        }
         let limit = self.shared_memory_limit();
         if launch.shared_bytes as usize > limit {
             return Err(format!("{} bytes of shared memory, where a block may have {limit}", launch.shared_bytes));
