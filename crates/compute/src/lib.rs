@@ -12,9 +12,11 @@ mod error;
 pub mod memory;
 pub mod reference;
 pub mod selftest;
+mod tally;
 
 pub use cpu::isa::Isa;
 pub use cpu::{CpuBuffer, CpuDevice, CpuMatrix};
 pub use device::*;
 pub use dtype::{Bf16, DType, Element, Storage};
 pub use error::ComputeError;
+pub use tally::HostTally;

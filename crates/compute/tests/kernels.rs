@@ -84,7 +84,7 @@ fn the_selftest_covers_every_operation() {
     let covers = |operation: &str, dtype: &str| {
         checks.iter().any(|check| check.operation == operation && check.case.contains(dtype))
     };
-    for operation in ["write_u32", "sum_of_squares", "adamw", "muon"] {
+    for operation in ["write_u32", "sum_of_squares", "adamw", "muon", "adamw_all", "head_to_tally"] {
         assert!(covers(operation, ""), "{operation} is not checked");
     }
     for operation in OPERATIONS {

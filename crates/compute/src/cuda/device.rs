@@ -9,6 +9,7 @@ use super::buffer::{CudaBuffer, CudaMatrix, Memory, f32_values, little_endian};
 use super::driver::{Address, Argument, Driver, Kernel, Launch, Matmul};
 use super::kernels::Family;
 use super::scratch::{Carver, measure};
+use super::step::{self, CudaTally};
 use super::{elementwise, head, linear, norm, optimizer, qkv};
 use crate::device::*;
 use crate::dtype::{Bf16, DType};
@@ -35,6 +36,13 @@ impl CudaDevice {
         let results = Memory::new(&driver, "results", RESULT_BYTES)?;
         let allocated = AtomicU64::new(RESULT_BYTES as u64);
         Ok(CudaDevice { driver, scratch: Mutex::new(None), plans: Mutex::new(Plans::new()), results, allocated })
+    }
+
+    /// Memory of the device's own.
+    pub(super) fn memory(&self, name: &str, bytes: usize) -> Result<Memory, ComputeError> {
+        let memory = Memory::new(&self.driver, name, bytes)?;
+        self.allocated.fetch_add(memory.bytes() as u64, Ordering::Relaxed);
+        Ok(memory)
     }
 
     /// What it runs on.
@@ -119,9 +127,7 @@ impl CudaDevice {
         if have < bytes {
             *memory = None;
             self.allocated.fetch_sub(have as u64, Ordering::Relaxed);
-            let grown = Memory::new(&self.driver, name, bytes)?;
-            self.allocated.fetch_add(grown.bytes() as u64, Ordering::Relaxed);
-            *memory = Some(grown);
+            *memory = Some(self.memory(name, bytes)?);
         }
         Ok(())
     }
@@ -141,6 +147,7 @@ impl CudaDevice {
         ];
         if training {
             needs.extend([
+                measure(step::usual_layout),
                 measure(|c| elementwise::token_order(c, tokens)),
                 measure(|c| norm::partial_sums(c, tokens, width.max(n_embd))),
                 measure(|c| linear::partial_sums(c, tokens, width.max(n_embd))),
@@ -155,6 +162,7 @@ impl CudaDevice {
 impl Device for CudaDevice {
     type Buffer = CudaBuffer;
     type Matrix = CudaMatrix;
+    type Tally = CudaTally;
 
     fn info(&self) -> DeviceInfo {
         self.driver.info()
@@ -424,7 +432,51 @@ impl Device for CudaDevice {
         losses: &mut CudaBuffer,
         gradient: Option<HeadGradient<'_, CudaBuffer>>,
     ) -> HeadResult {
-        head::run(self, head, losses, gradient)
+        self.driver.zero(self.results(), step::TALLY_BYTES);
+        head::run(self, head, losses, gradient, self.results());
+        step::read(self, self.results()).head
+    }
+
+    fn allocate_tally(&self) -> Result<CudaTally, ComputeError> {
+        CudaTally::new(self)
+    }
+
+    fn clear_tally(&self, tally: &mut CudaTally) {
+        self.driver.zero(tally.address(), step::TALLY_BYTES);
+    }
+
+    fn read_tally(&self, tally: &CudaTally) -> StepTotals {
+        step::read(self, tally.address())
+    }
+
+    fn head_to_tally(
+        &self,
+        head: &Head<'_, CudaBuffer, CudaMatrix>,
+        losses: &mut CudaBuffer,
+        gradient: Option<HeadGradient<'_, CudaBuffer>>,
+        tally: &mut CudaTally,
+    ) {
+        head::run(self, head, losses, gradient, tally.address());
+    }
+
+    fn clip(&self, gradients: &[&CudaBuffer], max_norm: f64, tally: &mut CudaTally) {
+        step::clip(self, gradients, max_norm, tally);
+    }
+
+    fn adamw_all(&self, update: &AdamW, tensors: Vec<AdamWTensor<'_, CudaBuffer, CudaMatrix>>, tally: &CudaTally) {
+        step::adamw_all(self, update, tensors, tally);
+    }
+
+    fn muon_by_tally(
+        &self,
+        update: &Muon,
+        blocks: (&[usize], usize),
+        weight: &mut CudaBuffer,
+        gradient: &CudaBuffer,
+        momentum: &mut CudaBuffer,
+        tally: &CudaTally,
+    ) {
+        optimizer::muon(self, update, blocks, [weight, momentum], gradient, tally.address());
     }
 
     fn sum_of_squares(&self, buffer: &CudaBuffer) -> f64 {
@@ -444,6 +496,6 @@ impl Device for CudaDevice {
         gradient: &CudaBuffer,
         momentum: &mut CudaBuffer,
     ) {
-        optimizer::muon(self, update, row_blocks, columns, weight, gradient, momentum);
+        optimizer::muon(self, update, (row_blocks, columns), [weight, momentum], gradient, Address::NULL);
     }
 }

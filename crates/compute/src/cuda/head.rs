@@ -11,13 +11,13 @@ use super::elementwise::rows_by_number;
 use super::kernels::Family;
 use super::linear::{operand, transposed};
 use super::scratch::Carver;
-use crate::device::{Head, HeadGradient, HeadResult};
+use crate::device::{Head, HeadGradient};
 use crate::dtype::DType;
 
 /// Threads of the row kernel, as there.
 const THREADS: u32 = 512;
-/// Bytes of what `head_totals` writes: two f64 and two u64.
-pub(super) const TOTALS_BYTES: usize = 32;
+/// Bytes of a thread's sums in `head_totals`: two f64 and two u64.
+const SUMS_BYTES: u32 = 32;
 
 /// Rows of a chunk: at most 256 MiB of f32 logits, a number that depends on the vocabulary alone.
 fn chunk_rows(vocab_size: usize) -> usize {
@@ -50,16 +50,18 @@ pub(super) fn layout(carver: &mut Carver, storage: DType, tokens: usize, vocab_s
     }
 }
 
+/// Adds the totals to a tally on the device; waits for nothing.
 pub(super) fn run(
     device: &CudaDevice,
     head: &Head<'_, CudaBuffer, CudaMatrix>,
     losses: &mut CudaBuffer,
     gradient: Option<HeadGradient<'_, CudaBuffer>>,
-) -> HeadResult {
+    tally: Address,
+) {
     let (tokens, vocab_size, n_embd) = (head.tokens, head.weight.rows, head.weight.columns);
     let storage = head.weight.dtype;
     if tokens == 0 {
-        return HeadResult::default();
+        return;
     }
     let weights = head.weights.input(DType::F32, tokens);
     let counted: Vec<u32> = {
@@ -103,20 +105,11 @@ pub(super) fn run(
                     pass.chunk(&scratch, first, rows, Some(scratch.rows.offset(4 * first)));
                 }
             }
-            let arguments = arguments![losses, scratch.correct, weights, device.results(), tokens as u32,];
-            let launch = Launch::linear(1, 256).with_shared(256 * TOTALS_BYTES as u32);
+            let arguments = arguments![losses, scratch.correct, weights, tally, tokens as u32,];
+            let launch = Launch::linear(1, 256).with_shared(256 * SUMS_BYTES);
             device.launch(Family::Head, Some(storage), "head_totals", launch, &arguments);
         },
     );
-    let mut bytes = [0; TOTALS_BYTES];
-    device.driver().download(device.results(), &mut bytes);
-    let [loss, weight, counted, correct] = *bytes.as_chunks::<8>().0 else { unreachable!("32 bytes") };
-    HeadResult {
-        weighted_loss: f64::from_le_bytes(loss),
-        weight: f64::from_le_bytes(weight),
-        counted: u64::from_le_bytes(counted),
-        correct: u64::from_le_bytes(correct),
-    }
 }
 
 /// Where a call's gradients go.

@@ -96,16 +96,24 @@ impl Family {
             Family::Bias => include_str!("kernels/bias.cu"),
             Family::Probe => include_str!("kernels/probe.cu"),
             Family::Activation => include_str!("kernels/activation.cu"),
-            Family::AdamW => include_str!("kernels/adamw.cu"),
+            Family::AdamW => concat!(
+                include_str!("kernels/tally.cu"),
+                include_str!("kernels/tensors.cu"),
+                include_str!("kernels/adamw.cu")
+            ),
             Family::Columns => include_str!("kernels/columns.cu"),
             Family::Dropout => include_str!("kernels/dropout.cu"),
             Family::Embedding => include_str!("kernels/embedding.cu"),
-            Family::Head => include_str!("kernels/head.cu"),
+            Family::Head => concat!(include_str!("kernels/tally.cu"), include_str!("kernels/head.cu")),
             Family::Memory => include_str!("kernels/memory.cu"),
-            Family::Muon => include_str!("kernels/muon.cu"),
+            Family::Muon => concat!(include_str!("kernels/tally.cu"), include_str!("kernels/muon.cu")),
             Family::Norm => include_str!("kernels/norm.cu"),
             Family::Qkv => include_str!("kernels/qkv.cu"),
-            Family::Squares => include_str!("kernels/squares.cu"),
+            Family::Squares => concat!(
+                include_str!("kernels/tally.cu"),
+                include_str!("kernels/tensors.cu"),
+                include_str!("kernels/squares.cu")
+            ),
             Family::AttentionForward => {
                 concat!(include_str!("kernels/tile.cu"), include_str!("kernels/attention_forward.cu"))
             }
@@ -219,8 +227,9 @@ pub fn translation_unit(kernel: &Kernel) -> String {
     [&defines(kernel), PRELUDE, PTX, kernel.family.text()].join("\n")
 }
 
-/// The entries of a family's text and the expression in their `__launch_bounds__`, found by the one form in which
-/// they are written: `extern "C" __global__ __launch_bounds__(N) void name(`.
+/// The entries of a family's text and the most threads in their `__launch_bounds__`, found by the one form in which they
+/// are written: `extern "C" __global__ __launch_bounds__(N) void name(`, or `(N, M)` where M blocks a multiprocessor
+/// are wanted.
 pub fn entries(text: &str) -> Vec<(&str, &str)> {
     const START: &str = "extern \"C\" __global__ __launch_bounds__(";
     const MIDDLE: &str = ") void ";
@@ -228,7 +237,8 @@ pub fn entries(text: &str) -> Vec<(&str, &str)> {
         .filter_map(|(at, _)| {
             let (bounds, rest) = text[at + START.len()..].split_once(MIDDLE)?;
             let (name, _) = rest.split_once('(')?;
-            Some((name.trim(), bounds))
+            let threads = bounds.split_once(',').map_or(bounds, |(threads, _)| threads);
+            Some((name.trim(), threads))
         })
         .collect()
 }
@@ -249,6 +259,13 @@ mod tests {
                 assert!(bounds.len() < 40, "{}.cu: {entry} has bounds '{bounds}'", family.name());
             }
         }
+    }
+
+    #[test]
+    fn bounds_may_say_how_many_blocks() {
+        let text = "extern \"C\" __global__ __launch_bounds__(N, 4) void one(u32 x) {}\n\
+                    extern \"C\" __global__ __launch_bounds__(32) void two(\n";
+        assert_eq!(entries(text), [("one", "N"), ("two", "32")]);
     }
 
     #[test]

@@ -22,8 +22,10 @@ mod qkv;
 mod scratch;
 #[cfg(any(test, feature = "simulator"))]
 pub mod simulator;
+mod step;
 #[cfg(test)]
 mod tests;
 
 pub use buffer::{CudaBuffer, CudaMatrix};
 pub use device::CudaDevice;
+pub use step::CudaTally;

@@ -44,6 +44,13 @@ pub(super) fn sum_of_squares(device: &CudaDevice, buffer: &CudaBuffer) -> f64 {
     f64::from_le_bytes(bytes)
 }
 
+/// The learning rate over the first moment's bias correction, and one over the root of the second's.
+pub(super) fn adamw_factors(update: &AdamW) -> [f32; 2] {
+    let correction = |beta: f32| 1.0 - f64::from(beta).powf(update.step as f64);
+    let rate = f64::from(update.lr) / correction(update.beta1);
+    [rate as f32, (1.0 / correction(update.beta2).sqrt()) as f32]
+}
+
 pub(super) fn adamw(
     device: &CudaDevice,
     update: &AdamW,
@@ -52,8 +59,8 @@ pub(super) fn adamw(
     [first, second]: [&mut CudaBuffer; 2],
 ) {
     let len = weight.len();
-    let AdamW { lr, beta1, beta2, eps, weight_decay, step, gradient_scale } = *update;
-    let correction = |beta: f32| 1.0 - f64::from(beta).powf(step as f64);
+    let AdamW { lr, beta1, beta2, eps, weight_decay, gradient_scale, .. } = *update;
+    let [rate, root] = adamw_factors(update);
     let arguments = arguments![
         weight.output(DType::F32, len),
         gradient.input(DType::F32, len),
@@ -65,8 +72,8 @@ pub(super) fn adamw(
         beta2,
         eps,
         1.0 - lr * weight_decay,
-        (f64::from(lr) / correction(beta1)) as f32,
-        (1.0 / correction(beta2).sqrt()) as f32,
+        rate,
+        root,
     ];
     device.launch(Family::AdamW, None, "adamw", flat(len, 4), &arguments);
 }
@@ -101,14 +108,14 @@ pub(super) fn muon_layout(carver: &mut Carver, rows: usize, columns: usize) -> M
     }
 }
 
+/// `tally` may be null.
 pub(super) fn muon(
     device: &CudaDevice,
     update: &Muon,
-    row_blocks: &[usize],
-    columns: usize,
-    weight: &mut CudaBuffer,
+    (row_blocks, columns): (&[usize], usize),
+    [weight, momentum]: [&mut CudaBuffer; 2],
     gradient: &CudaBuffer,
-    momentum: &mut CudaBuffer,
+    tally: Address,
 ) {
     let len = row_blocks.iter().sum::<usize>() * columns;
     let operands = [weight.output(DType::F32, len), gradient.input(DType::F32, len), momentum.output(DType::F32, len)];
@@ -117,7 +124,7 @@ pub(super) fn muon(
         let part = operands.map(|at| at.offset(4 * first * columns));
         device.with_scratch(
             |carver| muon_layout(carver, rows, columns),
-            |scratch| block(device, update, (rows, columns), part, &scratch),
+            |scratch| block(device, update, (rows, columns), part, tally, &scratch),
         );
         first += rows;
     }
@@ -130,6 +137,7 @@ fn block(
     update: &Muon,
     (rows, columns): (usize, usize),
     [weight, gradient, momentum]: [Address; 3],
+    tally: Address,
     scratch: &MuonLayout,
 ) {
     let launch = |entry, len: usize, arguments: &[Argument]| {
@@ -141,7 +149,7 @@ fn block(
     let (len, square_len) = (rows * columns, n * n);
     let MuonLayout { partial, squares, x, rounded, gram, square, gram_rounded, polynomial } = *scratch;
 
-    let arguments = arguments![gradient, momentum, x, len as u64, update.momentum, update.gradient_scale];
+    let arguments = arguments![gradient, momentum, x, len as u64, update.momentum, update.gradient_scale, tally];
     launch("muon_momentum", len, &arguments);
     squares_on_device(device, x, len, partial, squares);
     let (keep, linear, cubic) = NEWTON_SCHULZ;
@@ -171,5 +179,5 @@ fn block(
     }
     let rate = update.lr * 0.2 * (rows.max(columns) as f32).sqrt();
     let keep = 1.0 - update.lr * update.weight_decay;
-    launch("muon_apply", len, &arguments![weight, x, len as u64, keep, rate]);
+    launch("muon_apply", len, &arguments![weight, x, len as u64, keep, rate, tally]);
 }

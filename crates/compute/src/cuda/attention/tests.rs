@@ -130,7 +130,8 @@ impl Case {
             }
             values
         };
-        let (queries, keys): (fn(&Span) -> _, fn(&Span) -> _) = (|s| (s.q_start, s.q_len), |s| (s.kv_start, s.kv_len));
+        let queries = |span: &Span| (span.q_start, span.q_len);
+        let keys = |span: &Span| (span.kv_start, span.kv_len);
         let q = rows(q_start, n_head * head_dim, 1.5, queries);
         let k = rows(kv_start, n_kv_head * head_dim, 1.5, keys);
         let v = rows(kv_start, n_kv_head * head_dim, 1.0, keys);

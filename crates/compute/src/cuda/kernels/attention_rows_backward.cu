@@ -67,8 +67,9 @@ extern "C" __global__ __launch_bounds__(THREADS) void attention_delta(const S* o
     }
 }
 
-// score_scale: log2(e) / sqrt(d); scale: 1 / sqrt(d).
-extern "C" __global__ __launch_bounds__(THREADS) void attention_rows_backward_queries(
+// score_scale: log2(e) / sqrt(d); scale: 1 / sqrt(d). (Four blocks a multiprocessor: left to itself, the compiler spills a
+// few registers for more.)
+extern "C" __global__ __launch_bounds__(THREADS, 4) void attention_rows_backward_queries(
     const S* q, const S* k, const S* v, const float* lse, const float* delta, const S* d_out, S* dq, const u32* items,
     u32 n_head, u32 n_kv_head, u32 head_dim, float score_scale, float scale) {
     SHARED_MEMORY(float, memory);
@@ -107,7 +108,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void attention_rows_backward_qu
     }
 }
 
-extern "C" __global__ __launch_bounds__(THREADS) void attention_rows_backward_keys(
+extern "C" __global__ __launch_bounds__(THREADS, 4) void attention_rows_backward_keys(
     const S* q, const S* k, const S* v, const float* lse, const float* delta, const S* d_out, S* dk, S* dv,
     const u32* items, u32 n_head, u32 n_kv_head, u32 head_dim, float score_scale, float scale) {
     SHARED_MEMORY(float, memory);

@@ -7,7 +7,8 @@
 // the second pass finds the row in the second-level cache. Bytes: read 4 vocab_size, with a gradient twice, write
 // sizeof(S) vocab_size. FLOPs: about 10 vocab_size.
 //
-// head_totals: sum w loss, sum w, rows of w != 0, and of those the correct ones; f64 and integers, one block.
+// head_totals: adds to a tally sum w loss, sum w, rows of w != 0, and of those the correct ones; f64 and integers, one
+// block.
 
 constexpr u32 THREADS = 512;
 // Below every logit but -inf, and finite, so that a difference of two is never NaN by itself.
@@ -96,15 +97,15 @@ extern "C" __global__ __launch_bounds__(THREADS) void cross_entropy(
     }
 }
 
-struct Totals {
+struct Sums {
     double weighted_loss, weight;
     u64 counted, correct;
 };
 
 extern "C" __global__ __launch_bounds__(256) void head_totals(
-    const float* losses, const u32* correct, const float* weights, Totals* out, u32 tokens) {
-    SHARED_MEMORY(Totals, sums); // [256]
-    Totals mine = {0.0, 0.0, 0, 0};
+    const float* losses, const u32* correct, const float* weights, Tally* tally, u32 tokens) {
+    SHARED_MEMORY(Sums, sums); // [256]
+    Sums mine = {0.0, 0.0, 0, 0};
     for (u32 i = threadIdx.x; i < tokens; i += 256) {
         float weight = weights[i];
         if (weight != 0.0f) {
@@ -118,8 +119,8 @@ extern "C" __global__ __launch_bounds__(256) void head_totals(
     for (u32 half = 128; half > 0; half /= 2) {
         __syncthreads();
         if (threadIdx.x < half) {
-            const Totals& other = sums[threadIdx.x + half];
-            Totals& to = sums[threadIdx.x];
+            const Sums& other = sums[threadIdx.x + half];
+            Sums& to = sums[threadIdx.x];
             to.weighted_loss += other.weighted_loss;
             to.weight += other.weight;
             to.counted += other.counted;
@@ -127,6 +128,9 @@ extern "C" __global__ __launch_bounds__(256) void head_totals(
         }
     }
     if (threadIdx.x == 0) {
-        *out = sums[0];
+        tally->weighted_loss += sums[0].weighted_loss;
+        tally->weight += sums[0].weight;
+        tally->counted += sums[0].counted;
+        tally->correct += sums[0].correct;
     }
 }

@@ -5,6 +5,7 @@
 // muon_round:      X = X / (|X| + 1e-7) in the first step; R = round(X); X = keep X. |X|^2 is in f64 on the device.
 // muon_polynomial: P = round(linear G + cubic G^2), G the Gram matrix of R; the product P R is then added to X.
 // muon_apply:      w = keep w - rate X
+// With a tally, the gradient is scaled as it says, and where it says so nothing changes.
 // One element a thread: the products around them take longer. Bytes: 16, 10, 10 and 12 an element.
 
 DEVICE u64 element() {
@@ -12,10 +13,14 @@ DEVICE u64 element() {
 }
 
 extern "C" __global__ __launch_bounds__(256) void muon_momentum(
-    const float* gradient, float* momentum, float* direction, u64 len, float beta, float gradient_scale) {
+    const float* gradient, float* momentum, float* direction, u64 len, float beta, float gradient_scale,
+    const Tally* tally) {
     u64 i = element();
-    if (i < len) {
-        float g = (1.0f - beta) * (gradient[i] * gradient_scale);
+    if (i < len && !may_update(tally)) {
+        // The products that follow find something.
+        direction[i] = 0.0f;
+    } else if (i < len) {
+        float g = (1.0f - beta) * (gradient[i] * (gradient_scale * clip_scale(tally)));
         float m = fmaf(beta, momentum[i], g);
         momentum[i] = m;
         direction[i] = fmaf(beta, m, g);
@@ -45,9 +50,9 @@ extern "C" __global__ __launch_bounds__(256) void muon_polynomial(
 }
 
 extern "C" __global__ __launch_bounds__(256) void muon_apply(
-    float* weight, const float* direction, u64 len, float keep, float rate) {
+    float* weight, const float* direction, u64 len, float keep, float rate, const Tally* tally) {
     u64 i = element();
-    if (i < len) {
+    if (i < len && may_update(tally)) {
         weight[i] = fmaf(-rate, direction[i], weight[i] * keep);
     }
 }

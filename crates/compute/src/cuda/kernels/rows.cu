@@ -37,9 +37,11 @@ DEVICE void score_rows(float (&scores)[OWN], const float* own, const T* others, 
     for (u32 start = 0; start < head_dim; start += CHUNK) {
         u32 width = min(CHUNK, head_dim - start);
         if (2 * lane < width) {
-#pragma unroll 8
+            const T* from = others + start + 2 * lane;
+#pragma unroll 4
             for (u32 j = 0; j < WARP; ++j) {
-                float2 pair = load_pair(others + min(j, count - 1) * stride + start + 2 * lane);
+                float2 pair = load_pair(from);
+                from += j + 1 < count ? stride : 0;
                 staging[j * CHUNK_STRIDE + 2 * lane] = pair.x;
                 staging[j * CHUNK_STRIDE + 2 * lane + 1] = pair.y;
             }

@@ -3,7 +3,9 @@
 //
 // squares_of_pieces: partial[p] = sum of x[i]^2 over piece p, `piece` elements long; a block a piece; reads 4 bytes and does
 //   2 f64 FLOPs an element. (A consumer GPU does f64 at 1/64 of f32's rate, which is still about the rate of its memory.)
-// sum_of_partials: total = sum of partial, one block. The pieces depend on the length alone.
+// squares_of_tensors: the same over the pieces of many tensors.
+// sum_of_partials: total = sum of partial, one block. clip: the same, and what follows from it for the step.
+// The pieces depend on the lengths alone.
 
 constexpr u32 THREADS = 256;
 
@@ -20,9 +22,8 @@ DEVICE double block_total(double x) {
     return sums[0];
 }
 
-extern "C" __global__ __launch_bounds__(THREADS) void squares_of_pieces(
-    const float* x, u64 len, u64 piece, double* partial) {
-    u64 first = blockIdx.x * piece;
+// The sum over x[first .. first + piece], as far as there is x; valid in thread 0.
+DEVICE double piece_total(const float* x, u64 len, u64 first, u64 piece) {
     u64 count = len - first < piece ? len - first : piece;
     const float* from = x + first;
     double sum = 0.0;
@@ -45,19 +46,54 @@ extern "C" __global__ __launch_bounds__(THREADS) void squares_of_pieces(
             sum += double(from[i]) * double(from[i]);
         }
     }
-    sum = block_total(sum);
+    return block_total(sum);
+}
+
+extern "C" __global__ __launch_bounds__(THREADS) void squares_of_pieces(
+    const float* x, u64 len, u64 piece, double* partial) {
+    double sum = piece_total(x, len, blockIdx.x * piece, piece);
     if (threadIdx.x == 0) {
         partial[blockIdx.x] = sum;
     }
 }
 
-extern "C" __global__ __launch_bounds__(THREADS) void sum_of_partials(const double* partial, u32 count, double* total) {
+extern "C" __global__ __launch_bounds__(THREADS) void squares_of_tensors(
+    const Tensor* tensors, u32 count, u64 piece, double* partial) {
+    Tensor tensor = tensor_of(tensors, count, blockIdx.x);
+    double sum = piece_total(tensor.gradient, tensor.len, (blockIdx.x - tensor.first_block) * piece, piece);
+    if (threadIdx.x == 0) {
+        partial[blockIdx.x] = sum;
+    }
+}
+
+// Valid in thread 0.
+DEVICE double partials_total(const double* partial, u32 count) {
     double sum = 0.0;
     for (u32 i = threadIdx.x; i < count; i += THREADS) {
         sum += partial[i];
     }
-    sum = block_total(sum);
+    return block_total(sum);
+}
+
+extern "C" __global__ __launch_bounds__(THREADS) void sum_of_partials(const double* partial, u32 count, double* total) {
+    double sum = partials_total(partial, count);
     if (threadIdx.x == 0) {
         *total = sum;
+    }
+}
+
+// Neither infinite nor NaN.
+DEVICE bool is_finite(double x) {
+    return x - x == 0.0;
+}
+
+// max_norm of 0 does not clip.
+extern "C" __global__ __launch_bounds__(THREADS) void clip(
+    const double* partial, u32 count, float max_norm, Tally* tally) {
+    double norm = sqrt(partials_total(partial, count));
+    if (threadIdx.x == 0) {
+        tally->gradient_norm = norm;
+        tally->scale = max_norm > 0.0f && norm > double(max_norm) ? float(double(max_norm) / norm) : 1.0f;
+        tally->update = is_finite(norm) && is_finite(tally->weighted_loss);
     }
 }

@@ -18,11 +18,17 @@ DEVICE u32 chunk_at(u32 row, u32 chunk) {
 // zeros, whatever lies there. The caller commits.
 template <u32 ROWS, u32 THREADS_OF_BLOCK>
 DEVICE void load_tile(bf16* tile, const bf16* sequence, u64 stride, u32 first, u32 end) {
+    // A thread copies the same chunk of every STEP-th row: to the same place in the swizzle, which repeats every 8 rows.
+    const u32 STEP = THREADS_OF_BLOCK / CHUNKS;
+    static_assert(STEP % 8 == 0 && ROWS % STEP == 0, "whole swizzles, whole steps");
+    u32 row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
+    bf16* to = tile + chunk_at(row, chunk);
+    const bf16* from = sequence + (first + row) * stride + chunk * 8;
 #pragma unroll
-    for (u32 i = 0; i < ROWS * CHUNKS; i += THREADS_OF_BLOCK) {
-        u32 row = (i + threadIdx.x) / CHUNKS, chunk = (i + threadIdx.x) % CHUNKS;
-        bool inside = first + row < end;
-        copy_async_16(tile + chunk_at(row, chunk), sequence + (inside ? (first + row) * stride : 0) + chunk * 8, inside);
+    for (u32 i = 0; i < ROWS; i += STEP) {
+        bool inside = first + row + i < end;
+        copy_async_16(to + i * HEAD_DIM, inside ? from : sequence, inside);
+        from += STEP * stride;
     }
 }
 
