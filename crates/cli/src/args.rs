@@ -312,13 +312,48 @@ pub struct Selftest {
     pub json: bool,
 }
 
+/// A kind of device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A GPU if there is one that can be used, else the processor.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU, counted from 0.
+    Cuda(usize),
+}
+
+impl std::str::FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |digits: &str| digits.parse().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()));
+        match text {
+            "auto" => Ok(DeviceChoice::Auto),
+            "cpu" => Ok(DeviceChoice::Cpu),
+            "cuda" => Ok(DeviceChoice::Cuda(0)),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(number)
+                .map(DeviceChoice::Cuda)
+                .ok_or_else(|| "use auto, cpu, cuda, or cuda:N for one of several GPUs, counted from 0".to_owned()),
+        }
+    }
+}
+
 /// Where to compute.
 #[derive(Clone, Debug, Args)]
 pub struct Compute {
-    /// Threads [default: one for each core]
+    /// auto, cpu, cuda, or cuda:N for one of several NVIDIA GPUs; auto takes a GPU where one can be used
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// On a GPU, multiply f32 matrices in TF32: several times as fast, 10 bits of mantissa
+    #[arg(long)]
+    pub tf32: bool,
+    /// Threads on the processor [default: one for each core]
     #[arg(long)]
     pub threads: Option<usize>,
-    /// Instruction set: portable, avx2, avx512, avx512bf16, amx [default: CASALLM_ISA, else the best]
+    /// Instruction set of the processor: portable, avx2, avx512, avx512bf16, amx [default: CASALLM_ISA, else the best]
     #[arg(long)]
     pub isa: Option<String>,
 }

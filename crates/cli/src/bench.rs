@@ -1,5 +1,6 @@
 //! `casallm bench`: speed as one JSON line.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -20,7 +21,7 @@ use serde_json::json;
 
 use crate::Ended;
 use crate::args::{BenchGenerate, BenchTrain, BlockKind, Dimensions, OptimizerKind};
-use crate::devices;
+use crate::devices::{self, on_device};
 use crate::streams::print;
 
 /// Most tokens of a step: beyond any memory, and far from where counting its bytes would overflow.
@@ -105,17 +106,22 @@ pub(crate) fn train(flags: &BenchTrain) -> Result<Ended> {
         bail!("--batch {} of --context {}: use at most {MAX_TOKENS} tokens in all", flags.batch, flags.context);
     }
     let model = config(&flags.dimensions, flags.context)?;
-    let device = devices::open(&flags.compute, 0)?;
+    let result = on_device!(devices::open(&flags.compute, 0)?, device => train_on(flags, &model, device)?);
+    report(&result, flags.json)?;
+    Ok(Ended::Done)
+}
+
+fn train_on<D: Device>(flags: &BenchTrain, model: &ModelConfig, device: Arc<D>) -> Result<serde_json::Value> {
     let dtype = devices::dtype(flags.precision);
     let matrices = match flags.optimizer {
         OptimizerKind::Adamw => MatrixUpdate::AdamW,
         OptimizerKind::Muon => MatrixUpdate::Muon { lr: 1e-6, momentum: 0.95 },
     };
     let settings = timed_config(flags.context, flags.batch, matrices);
-    let memory_plan = plan(&*device, &model, dtype, &settings);
+    let memory_plan = plan(&*device, model, dtype, &settings);
     memory_plan.check(device.available_bytes())?;
     let feed = RandomFeed::new(model.vocab_size, flags.context, flags.batch)?;
-    let parameters = Parameters::random(device.clone(), &model, dtype, 1)?;
+    let parameters = Parameters::random(device.clone(), model, dtype, 1)?;
     let mut trainer = Trainer::new(Network::new(model.clone(), dtype, parameters)?, settings)?;
     let mut seconds = Vec::new();
     for step in 0..=flags.steps as u64 {
@@ -128,22 +134,23 @@ pub(crate) fn train(flags: &BenchTrain) -> Result<Ended> {
     let step = median(seconds);
     let tokens = (flags.batch * flags.context) as f64;
     let flops = model.flops_per_token(flags.context) as f64 * tokens;
-    let result = json!({
+    let info = device.info();
+    Ok(json!({
         "tokens_per_s": tokens / step,
         "ms_per_step": 1e3 * step,
         "gflops_per_s": flops / step / 1e9,
         "params": model.n_params(),
         "peak_bytes": memory::peak_resident(),
+        "device_bytes": device.allocated_bytes(),
         "planned_bytes": memory_plan.total(),
-        "isa": device.isa().name(),
-        "threads": device.threads(),
+        "device": info.name,
+        "isa": info.isa,
+        "threads": info.threads,
         "precision": dtype.name(),
         "batch": flags.batch,
         "context": flags.context,
         "steps": flags.steps,
-    });
-    report(&result, flags.json)?;
-    Ok(Ended::Done)
+    }))
 }
 
 /// Prefill and decode.
@@ -154,15 +161,21 @@ pub(crate) fn generate(flags: &BenchGenerate) -> Result<Ended> {
     // What overflows is refused with the context.
     let capacity = flags.prompt_tokens.saturating_add(flags.new_tokens);
     let model = config(&flags.dimensions, capacity)?;
-    let device = devices::open(&flags.compute, 0)?;
+    let result = on_device!(devices::open(&flags.compute, 0)?, device => generate_on(flags, &model, &device)?);
+    report(&result, flags.json)?;
+    Ok(Ended::Done)
+}
+
+fn generate_on<D: Device>(flags: &BenchGenerate, model: &ModelConfig, device: &Arc<D>) -> Result<serde_json::Value> {
+    let capacity = flags.prompt_tokens.saturating_add(flags.new_tokens);
     let dtype = devices::dtype(flags.weights);
     let usage = MatrixUse::Inference;
-    let weights = Parameters::bytes(&*device, &model, dtype, usage);
+    let weights = Parameters::bytes(&**device, model, dtype, usage);
     let mut memory_plan = casallm_model::workspace::MemoryPlan::default();
     memory_plan.add("weights", weights);
-    memory_plan.add("key and value cache", KvCache::<()>::bytes(&model, dtype, capacity));
+    memory_plan.add("key and value cache", KvCache::<()>::bytes(model, dtype, capacity));
     memory_plan.check(device.available_bytes())?;
-    let parameters = Parameters::new(device.clone(), &model, dtype, usage, |spec| Ok(init_parameter(spec, 1)))?;
+    let parameters = Parameters::new(device.clone(), model, dtype, usage, |spec| Ok(init_parameter(spec, 1)))?;
     let network = Network::new(model.clone(), dtype, parameters)?;
     let mut decoder = Decoder::new(&network, capacity)?;
     let prompt = ids(flags.prompt_tokens, model.vocab_size, 2);
@@ -183,8 +196,9 @@ pub(crate) fn generate(flags: &BenchGenerate) -> Result<Ended> {
     }
     let decode = begun.elapsed().as_secs_f64() / flags.new_tokens as f64;
     // The embedding is read in full as the head when tied, and once more only where it is not.
-    let mean_kv = KvCache::<()>::bytes(&model, dtype, flags.prompt_tokens + flags.new_tokens / 2);
-    let result = json!({
+    let mean_kv = KvCache::<()>::bytes(model, dtype, flags.prompt_tokens + flags.new_tokens / 2);
+    let info = device.info();
+    Ok(json!({
         "prefill_tokens_per_s": flags.prompt_tokens as f64 / prefill,
         "decode_tokens_per_s": 1.0 / decode,
         "weights": dtype.name(),
@@ -192,13 +206,13 @@ pub(crate) fn generate(flags: &BenchGenerate) -> Result<Ended> {
         "decode_bytes_per_s": (weights + mean_kv) as f64 / decode,
         "params": model.n_params(),
         "peak_bytes": memory::peak_resident(),
-        "isa": device.isa().name(),
-        "threads": device.threads(),
+        "device_bytes": device.allocated_bytes(),
+        "device": info.name,
+        "isa": info.isa,
+        "threads": info.threads,
         "prompt_tokens": flags.prompt_tokens,
         "new_tokens": flags.new_tokens,
-    });
-    report(&result, flags.json)?;
-    Ok(Ended::Done)
+    }))
 }
 
 fn report(result: &serde_json::Value, json: bool) -> Result<()> {

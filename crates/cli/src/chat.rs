@@ -2,9 +2,10 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use casallm_compute::{CpuDevice, DType, MatrixUse};
+use casallm_compute::{DType, Device, MatrixUse};
 use casallm_data::chat::{Message, render_prompt};
 use casallm_data::tokenizer::{StreamDecoder, Tokenizer};
 use casallm_model::decoder::Decoder;
@@ -16,18 +17,18 @@ use casallm_model::sampler::{Sampler, SamplerConfig};
 
 use crate::Ended;
 use crate::args::Chat;
-use crate::devices;
+use crate::devices::{self, on_device};
 use crate::streams::{print, tell};
 
 /// A model that can answer.
-pub(crate) struct Chatbot {
-    network: Network<CpuDevice>,
+pub(crate) struct Chatbot<D: Device> {
+    network: Network<D>,
     tokenizer: Tokenizer,
 }
 
-impl Chatbot {
+impl<D: Device> Chatbot<D> {
     /// Loads a model directory.
-    pub(crate) fn load(dir: &Path, device: &std::sync::Arc<CpuDevice>) -> Result<Self> {
+    pub(crate) fn load(dir: &Path, device: &Arc<D>) -> Result<Self> {
         let directory = ModelDirectory::open(dir)?;
         let tokenizer = Tokenizer::from_bytes(directory.text(TOKENIZER)?.as_bytes())
             .with_context(|| format!("{}", dir.join(TOKENIZER).display()))?;
@@ -108,23 +109,25 @@ fn sampler(flags: &Chat) -> Result<Sampler> {
 /// One answer or a conversation.
 pub(crate) fn run(flags: &Chat) -> Result<Ended> {
     let mut sampler = sampler(flags)?;
-    let device = devices::open(&flags.compute, 0)?;
-    let bot = Chatbot::load(&flags.model, &device)?;
+    on_device!(devices::open(&flags.compute, 0)?, device => talk(flags, &mut sampler, &Chatbot::load(&flags.model, &device)?))
+}
+
+fn talk<D: Device>(flags: &Chat, sampler: &mut Sampler, bot: &Chatbot<D>) -> Result<Ended> {
     let mut messages: Vec<Message> = flags.system.iter().map(Message::system).collect();
     match &flags.prompt {
         Some(prompt) => {
             messages.push(Message::user(prompt));
-            let answer = bot.answer(&messages, &mut sampler, flags.max_new_tokens, &mut |_| {})?;
+            let answer = bot.answer(&messages, sampler, flags.max_new_tokens, &mut |_| {})?;
             print(answer.trim())?;
             Ok(Ended::Done)
         }
-        None => converse(&bot, messages, &mut sampler, flags.max_new_tokens),
+        None => converse(bot, messages, sampler, flags.max_new_tokens),
     }
 }
 
 /// A conversation on the terminal until the end of the input.
-pub(crate) fn converse(
-    bot: &Chatbot,
+pub(crate) fn converse<D: Device>(
+    bot: &Chatbot<D>,
     mut messages: Vec<Message>,
     sampler: &mut Sampler,
     max_new_tokens: usize,
@@ -164,7 +167,7 @@ pub(crate) fn converse(
 
 /// Drops the oldest exchanges, aloud, until the conversation leaves a quarter of the context for the answer. A message
 /// that does not fit by itself is taken back, aloud: then there is nothing to answer.
-fn make_room(bot: &Chatbot, messages: &mut Vec<Message>, opening: usize) -> bool {
+fn make_room<D: Device>(bot: &Chatbot<D>, messages: &mut Vec<Message>, opening: usize) -> bool {
     let limit = bot.context() * 3 / 4;
     let mut dropped = 0;
     while messages.len() > opening + 2 && render_prompt(messages, &bot.tokenizer).len() > limit {

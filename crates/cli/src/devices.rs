@@ -1,14 +1,59 @@
-//! From flags to a device.
+//! From flags to a device. Everything that computes is generic over it; [`on_device`] is the one place that is not.
 
 use std::sync::Arc;
 
-use anyhow::Result;
-use casallm_compute::{CpuDevice, DType, Isa};
+use anyhow::{Result, bail};
+use casallm_compute::cuda::CudaDevice;
+use casallm_compute::cuda::nvidia::search::Surroundings;
+use casallm_compute::cuda::nvidia::{NvidiaDriver, NvidiaSettings};
+use casallm_compute::{ComputeError, CpuDevice, DType, Isa};
 
-use crate::args::{Compute, PrecisionKind};
+use crate::args::{Compute, DeviceChoice, PrecisionKind};
+use crate::streams::tell;
+
+/// A device of either kind.
+pub(crate) enum Opened {
+    /// The processor.
+    Cpu(Arc<CpuDevice>),
+    /// A GPU.
+    Cuda(Arc<CudaDevice>),
+}
+
+/// Evaluates an expression with the device that was opened.
+macro_rules! on_device {
+    ($opened:expr, $device:ident => $body:expr) => {
+        match $opened {
+            $crate::devices::Opened::Cpu($device) => $body,
+            $crate::devices::Opened::Cuda($device) => $body,
+        }
+    };
+}
+pub(crate) use on_device;
+
+/// The device that the flags ask for.
+pub(crate) fn open(flags: &Compute, threads_of_recipe: usize) -> Result<Opened> {
+    let for_the_processor = [("--threads", flags.threads.is_some()), ("--isa", flags.isa.is_some())];
+    let named = for_the_processor.iter().find(|(_, given)| *given).map(|(name, _)| name);
+    match (flags.device, named) {
+        (DeviceChoice::Cuda(_), Some(name)) => bail!("{name} is for the processor: leave it out, or use --device cpu"),
+        (DeviceChoice::Cuda(ordinal), None) => Ok(Opened::Cuda(cuda(flags, ordinal)?)),
+        // Who names threads or an instruction set means the processor.
+        (DeviceChoice::Cpu, _) | (DeviceChoice::Auto, Some(_)) => Ok(Opened::Cpu(cpu(flags, threads_of_recipe)?)),
+        (DeviceChoice::Auto, None) => match cuda(flags, 0) {
+            Ok(device) => Ok(Opened::Cuda(device)),
+            Err(error) => {
+                // Without driver or GPU nobody expects one to be used. With them, a person would wonder.
+                if !matches!(&error, ComputeError::Cuda(error) if error.is_absence()) {
+                    tell(&format!("casallm: the GPU cannot be used, going on with the processor: {error}"));
+                }
+                Ok(Opened::Cpu(cpu(flags, threads_of_recipe)?))
+            }
+        },
+    }
+}
 
 /// The processor, with the threads and the instruction set asked for.
-pub(crate) fn open(flags: &Compute, threads_of_recipe: usize) -> Result<Arc<CpuDevice>> {
+pub(crate) fn cpu(flags: &Compute, threads_of_recipe: usize) -> Result<Arc<CpuDevice>> {
     let isa = match &flags.isa {
         Some(name) => Isa::parse(name)?,
         None => Isa::detect()?,
@@ -16,6 +61,14 @@ pub(crate) fn open(flags: &Compute, threads_of_recipe: usize) -> Result<Arc<CpuD
     let all = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = flags.threads.unwrap_or(if threads_of_recipe == 0 { all } else { threads_of_recipe });
     Ok(Arc::new(CpuDevice::new(threads, isa)?))
+}
+
+/// A GPU. `CASALLM_CUDA_UNTIMED=1` takes the library's first proposal for every matrix product.
+fn cuda(flags: &Compute, ordinal: usize) -> Result<Arc<CudaDevice>, ComputeError> {
+    let untimed = std::env::var_os("CASALLM_CUDA_UNTIMED").is_some_and(|value| value == "1");
+    let settings = NvidiaSettings { ordinal, tf32: flags.tf32, untimed };
+    let driver = NvidiaDriver::open(settings, &Surroundings::here())?;
+    Ok(Arc::new(CudaDevice::new(Arc::new(driver))?))
 }
 
 /// The storage type that a flag means.

@@ -10,7 +10,7 @@ use casallm_train::trainer::Outcome;
 use crate::Ended;
 use crate::args::Stage;
 use crate::console::Console;
-use crate::devices;
+use crate::devices::{self, on_device};
 
 /// The first stage.
 pub(crate) fn pretrain(flags: &Stage) -> Result<Ended> {
@@ -20,7 +20,9 @@ pub(crate) fn pretrain(flags: &Stage) -> Result<Ended> {
     let interrupt = Interrupt::on_signals()?;
     let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
     let mut console = Console::new(&flags.output);
-    let outcome = stages::pretrain(&recipe, &device, flags.resume, &interrupt, &mut console)?;
+    let outcome = on_device!(device, device => {
+        stages::pretrain(&recipe, &device, flags.resume, &interrupt, &mut console)?
+    });
     ended(&outcome, &mut console)
 }
 
@@ -32,7 +34,9 @@ pub(crate) fn sft(flags: &Stage) -> Result<Ended> {
     let interrupt = Interrupt::on_signals()?;
     let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
     let mut console = Console::new(&flags.output);
-    let (outcome, setup) = stages::sft(&recipe, &device, flags.resume, &interrupt, &mut console)?;
+    let (outcome, setup) = on_device!(device, device => {
+        stages::sft(&recipe, &device, flags.resume, &interrupt, &mut console)?
+    });
     if setup.fit.cut + setup.fit.too_long > 0 {
         console.say(&format!(
             "{} conversations were cut at a message to fit the context, {} left out",

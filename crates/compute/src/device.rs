@@ -43,6 +43,8 @@ pub struct ScratchShape {
     pub n_embd: usize,
     /// Longest run of keys that one query sees.
     pub sequence: usize,
+    /// Query heads.
+    pub n_head: usize,
     /// Width of an attention head.
     pub head_dim: usize,
     /// Whether backward operations will run.
@@ -205,6 +207,29 @@ pub struct HeadResult {
     pub correct: u64,
 }
 
+/// What the micro-batches of a step come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepTotals {
+    /// Sums of the heads' results.
+    pub head: HeadResult,
+    /// Root of the sum of squares of all gradients, once [`Device::clip`] has run.
+    pub gradient_norm: f64,
+}
+
+/// One parameter of a step's AdamW update.
+pub struct AdamWTensor<'a, B, M> {
+    /// f32, updated.
+    pub weight: &'a mut B,
+    /// Refreshed from the updated weight.
+    pub matrix: Option<&'a mut M>,
+    /// f32.
+    pub gradient: &'a B,
+    /// First and second, f32, updated.
+    pub moments: [&'a mut B; 2],
+    /// This tensor's, in place of the common one.
+    pub weight_decay: f32,
+}
+
 /// One AdamW update (Loshchilov and Hutter 2019).
 #[derive(Clone, Copy, Debug)]
 pub struct AdamW {
@@ -244,6 +269,9 @@ pub trait Device: Send + Sync {
     type Buffer: Send + Sync;
     /// A weight matrix in the form the matrix kernels read, refreshed by [`Device::pack`].
     type Matrix: Send + Sync;
+    /// A step's totals on the device, and what follows from them for its update. The heads of a step add to it,
+    /// [`Device::clip`] concludes, updates obey, and [`Device::read_tally`] tells the host: nothing before that waits.
+    type Tally: Send + Sync;
 
     /// What this device is.
     fn info(&self) -> DeviceInfo;
@@ -251,6 +279,16 @@ pub trait Device: Send + Sync {
     fn allocated_bytes(&self) -> u64;
     /// Bytes that can still be allocated, if known.
     fn available_bytes(&self) -> Option<u64>;
+
+    /// The first error of an operation since the start, if any: operations start work and return nothing, so that one that
+    /// fails is only known later. After it the device does nothing more, and what is read from it means nothing. Call this
+    /// where results are about to be believed or kept.
+    ///
+    /// # Errors
+    /// That error. A device whose operations cannot fail has none.
+    fn check(&self) -> Result<(), ComputeError> {
+        Ok(())
+    }
 
     /// A zeroed buffer. The name appears in errors and listings.
     ///
@@ -440,6 +478,39 @@ pub trait Device: Send + Sync {
         losses: &mut Self::Buffer,
         gradient: Option<HeadGradient<'_, Self::Buffer>>,
     ) -> HeadResult;
+
+    /// Totals of nothing.
+    ///
+    /// # Errors
+    /// The memory cannot be had.
+    fn allocate_tally(&self) -> Result<Self::Tally, ComputeError>;
+    /// Back to nothing, ahead of a step.
+    fn clear_tally(&self, tally: &mut Self::Tally);
+    /// Waits for everything that was started, and reads the totals.
+    fn read_tally(&self, tally: &Self::Tally) -> StepTotals;
+    /// [`Device::head`], its result added to a tally.
+    fn head_to_tally(
+        &self,
+        head: &Head<'_, Self::Buffer, Self::Matrix>,
+        losses: &mut Self::Buffer,
+        gradient: Option<HeadGradient<'_, Self::Buffer>>,
+        tally: &mut Self::Tally,
+    );
+    /// Takes the norm of all gradients together. Updates by this tally multiply gradients by `max_norm / norm` where the
+    /// norm is larger (never, if `max_norm` is 0), and change nothing if the norm or the loss is not finite.
+    fn clip(&self, gradients: &[&Self::Buffer], max_norm: f64, tally: &mut Self::Tally);
+    /// One AdamW step of many tensors, as the tally says; `update.gradient_scale` comes on top.
+    fn adamw_all(&self, update: &AdamW, tensors: Vec<AdamWTensor<'_, Self::Buffer, Self::Matrix>>, tally: &Self::Tally);
+    /// [`Device::muon`], as the tally says; `update.gradient_scale` comes on top.
+    fn muon_by_tally(
+        &self,
+        update: &Muon,
+        blocks: (&[usize], usize),
+        weight: &mut Self::Buffer,
+        gradient: &Self::Buffer,
+        momentum: &mut Self::Buffer,
+        tally: &Self::Tally,
+    );
 
     /// Sum of squares in f64, in a fixed order.
     fn sum_of_squares(&self, buffer: &Self::Buffer) -> f64;

@@ -50,4 +50,15 @@ pub enum ComputeError {
     /// The thread pool could not start.
     #[error("could not start the thread pool: {0}")]
     ThreadPool(String),
+    /// The GPU, its driver or one of its libraries refused or failed.
+    #[error("the GPU failed at {doing}: {reason}")]
+    Gpu {
+        /// The call or the kernel.
+        doing: String,
+        /// What it reported.
+        reason: String,
+    },
+    /// What stands between the program and an NVIDIA GPU.
+    #[error(transparent)]
+    Cuda(#[from] crate::cuda::nvidia::error::CudaError),
 }

@@ -4,15 +4,19 @@
 //! with its instruction sets, and the naive [`mod@reference`] of every operation. Knows no model.
 
 mod cpu;
+pub mod cuda;
 mod device;
+mod dropout_mask;
 mod dtype;
 mod error;
 pub mod memory;
 pub mod reference;
 pub mod selftest;
+mod tally;
 
 pub use cpu::isa::Isa;
 pub use cpu::{CpuBuffer, CpuDevice, CpuMatrix};
 pub use device::*;
 pub use dtype::{Bf16, DType, Element, Storage};
 pub use error::ComputeError;
+pub use tally::HostTally;

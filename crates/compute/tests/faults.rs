@@ -78,6 +78,7 @@ impl Faulty {
 impl Device for Faulty {
     type Buffer = CpuBuffer;
     type Matrix = CpuMatrix;
+    type Tally = HostTally;
 
     fn info(&self) -> DeviceInfo {
         self.device.info()
@@ -309,6 +310,43 @@ impl Device for Faulty {
         }
         result.weighted_loss = self.spoil_number(result.weighted_loss);
         result
+    }
+    fn allocate_tally(&self) -> Result<HostTally, ComputeError> {
+        Ok(HostTally::default())
+    }
+    fn clear_tally(&self, tally: &mut HostTally) {
+        *tally = HostTally::default();
+    }
+    fn read_tally(&self, tally: &HostTally) -> StepTotals {
+        tally.totals()
+    }
+    fn head_to_tally(
+        &self,
+        head: &Head<'_, CpuBuffer, CpuMatrix>,
+        losses: &mut CpuBuffer,
+        gradient: Option<HeadGradient<'_, CpuBuffer>>,
+        tally: &mut HostTally,
+    ) {
+        tally.add(self.head(head, losses, gradient));
+    }
+    fn clip(&self, gradients: &[&CpuBuffer], max_norm: f64, tally: &mut HostTally) {
+        tally.clip(self, gradients, max_norm);
+    }
+    fn adamw_all(&self, update: &AdamW, tensors: Vec<AdamWTensor<'_, CpuBuffer, CpuMatrix>>, tally: &HostTally) {
+        tally.adamw_all(self, update, tensors);
+    }
+    fn muon_by_tally(
+        &self,
+        update: &Muon,
+        (row_blocks, columns): (&[usize], usize),
+        weight: &mut CpuBuffer,
+        gradient: &CpuBuffer,
+        momentum: &mut CpuBuffer,
+        tally: &HostTally,
+    ) {
+        if let Some(gradient_scale) = tally.gradient_scale(update.gradient_scale) {
+            self.muon(&Muon { gradient_scale, ..*update }, row_blocks, columns, weight, gradient, momentum);
+        }
     }
     fn sum_of_squares(&self, buffer: &CpuBuffer) -> f64 {
         self.spoil_number(self.device.sum_of_squares(buffer))

@@ -84,7 +84,7 @@ fn the_selftest_covers_every_operation() {
     let covers = |operation: &str, dtype: &str| {
         checks.iter().any(|check| check.operation == operation && check.case.contains(dtype))
     };
-    for operation in ["write_u32", "sum_of_squares", "adamw", "muon"] {
+    for operation in ["write_u32", "sum_of_squares", "adamw", "muon", "adamw_all", "head_to_tally"] {
         assert!(covers(operation, ""), "{operation} is not checked");
     }
     for operation in OPERATIONS {
@@ -154,6 +154,7 @@ fn one_step(device: &CpuDevice, dtype: DType, vocab_size: usize) {
         vocab_size,
         n_embd,
         sequence,
+        n_head: shape.n_head,
         head_dim: shape.head_dim,
         training: true,
     };
@@ -245,6 +246,7 @@ fn results_do_not_depend_on_the_scratch_memory() {
             vocab_size: 4_101,
             n_embd: 64,
             sequence: 300,
+            n_head: 4,
             head_dim: 128,
             training: true,
         };

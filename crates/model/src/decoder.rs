@@ -67,7 +67,7 @@ impl<'a, D: Device> Decoder<'a, D> {
     ///
     /// # Errors
     /// [`ModelError::ContextOverflow`] when they do not fit (nothing is read then); [`ModelError::Batch`] for none, or
-    /// for an id outside the vocabulary.
+    /// for an id outside the vocabulary; [`ModelError::Compute`] when the device has failed.
     pub fn extend(&mut self, ids: &[u32]) -> Result<&[f32], ModelError> {
         let capacity = self.capacity();
         if ids.is_empty() {
@@ -98,6 +98,7 @@ impl<'a, D: Device> Decoder<'a, D> {
         let head = self.network.parameters.matrix(self.network.parameters.index().head);
         device.linear(&self.hidden, head, None, 1, Out::Store(&mut self.logits));
         device.read_f32(&self.logits, 0, &mut self.values);
+        device.check()?;
         Ok(&self.values)
     }
 }

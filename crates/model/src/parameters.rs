@@ -191,6 +191,12 @@ impl<D: Device> Parameters<D> {
         }
     }
 
+    /// Every parameter that can be trained, in canonical order: its values and its matrix, which whoever changes the values
+    /// must refresh.
+    pub fn all_mut(&mut self) -> impl Iterator<Item = (&mut D::Buffer, Option<&mut D::Matrix>)> {
+        self.slots.iter_mut().filter_map(|slot| Some((slot.values.as_mut()?, slot.matrix.as_mut())))
+    }
+
     /// Copies parameter `i` to the host; `None` for a matrix held for inference.
     pub fn read(&self, i: usize) -> Option<Vec<f32>> {
         let slot = &self.slots[i];

@@ -50,6 +50,11 @@ impl<B> Gradients<B> {
         }
     }
 
+    /// All of them, in canonical order.
+    pub fn all(&self) -> Vec<&B> {
+        self.buffers.iter().collect()
+    }
+
     /// The global norm: root of the sum of all squares.
     pub fn norm<D: Device<Buffer = B>>(&self, device: &D) -> f64 {
         self.buffers.iter().map(|b| device.sum_of_squares(b)).sum::<f64>().sqrt()
@@ -82,6 +87,17 @@ impl<B> Gradients<B> {
     }
 }
 
+/// [`Device::head`], or what stands in for it.
+trait RunHead<D: Device, R>:
+    FnOnce(&D, &Head<'_, D::Buffer, D::Matrix>, &mut D::Buffer, Option<HeadGradient<'_, D::Buffer>>) -> R
+{
+}
+
+impl<D: Device, R, F> RunHead<D, R> for F where
+    F: FnOnce(&D, &Head<'_, D::Buffer, D::Matrix>, &mut D::Buffer, Option<HeadGradient<'_, D::Buffer>>) -> R
+{
+}
+
 impl<D: Device> Network<D> {
     /// Loss of a batch without gradients. Row losses stay in the workspace for [`Network::row_losses`].
     ///
@@ -93,7 +109,9 @@ impl<D: Device> Network<D> {
         let weight = self.parameters.matrix(self.parameters.index().head);
         let Workspace { hidden, targets, weights, losses, .. } = workspace;
         let head = Head { hidden, weight, targets, weights, tokens: batch.tokens.len() };
-        Ok(self.device.head(&head, losses, None))
+        let result = self.device.head(&head, losses, None);
+        self.device.check()?;
+        Ok(result)
     }
 
     /// Loss of a batch; adds the gradients of `scale * sum_i weights[i] * loss[i]`.
@@ -108,10 +126,39 @@ impl<D: Device> Network<D> {
         dropout_seed: u64,
         gradients: &mut Gradients<D::Buffer>,
     ) -> Result<HeadResult, ModelError> {
+        self.pass(workspace, batch, (scale, dropout_seed), gradients, D::head)
+    }
+
+    /// The same, with the loss added to a tally: nothing is waited for.
+    ///
+    /// # Errors
+    /// As [`Network::loss_and_gradients`].
+    pub fn add_micro_batch(
+        &self,
+        workspace: &mut Workspace<D::Buffer>,
+        batch: BatchView<'_>,
+        (scale, dropout_seed): (f32, u64),
+        gradients: &mut Gradients<D::Buffer>,
+        tally: &mut D::Tally,
+    ) -> Result<(), ModelError> {
+        self.pass(workspace, batch, (scale, dropout_seed), gradients, |device, head, losses, gradient| {
+            device.head_to_tally(head, losses, gradient, tally);
+        })
+    }
+
+    /// Forward, the head that is given, backward.
+    fn pass<R>(
+        &self,
+        workspace: &mut Workspace<D::Buffer>,
+        batch: BatchView<'_>,
+        (scale, dropout_seed): (f32, u64),
+        gradients: &mut Gradients<D::Buffer>,
+        head: impl RunHead<D, R>,
+    ) -> Result<R, ModelError> {
         let spans = self.load(workspace, batch)?;
         let tokens = batch.tokens.len();
         self.forward(workspace, &spans, tokens, None, Some(dropout_seed));
-        let result = self.head_backward(workspace, tokens, scale, gradients)?;
+        let result = self.head_backward(workspace, tokens, scale, gradients, head)?;
         self.backward(workspace, &spans, tokens, dropout_seed, gradients);
         Ok(result)
     }
@@ -182,13 +229,14 @@ impl<D: Device> Network<D> {
     }
 
     /// The head's loss and gradients, then the final norm's: leaves the residual stream's gradient in `dx`.
-    fn head_backward(
+    fn head_backward<R>(
         &self,
         workspace: &mut Workspace<D::Buffer>,
         tokens: usize,
         scale: f32,
         gradients: &mut Gradients<D::Buffer>,
-    ) -> Result<HeadResult, ModelError> {
+        run: impl RunHead<D, R>,
+    ) -> Result<R, ModelError> {
         let index = self.parameters.index();
         let Workspace { hidden, targets, weights, losses, x, stats, backward, .. } = workspace;
         let Some(back) = backward else {
@@ -197,7 +245,7 @@ impl<D: Device> Network<D> {
         let head = Head { hidden, weight: self.parameters.matrix(index.head), targets, weights, tokens };
         let weight = &mut gradients.buffers[index.head];
         let gradient = HeadGradient { scale, hidden: &mut back.d_hidden, weight };
-        let result = self.device.head(&head, losses, Some(gradient));
+        let result = run(&self.device, &head, losses, Some(gradient));
         self.device.fill_zero(&mut back.dx);
         let d = self.config.n_embd;
         let (norm, gradient) = (self.norm(index.norm), gradients.norm_gradient(index.norm));

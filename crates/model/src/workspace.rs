@@ -224,6 +224,7 @@ fn scratch(config: &ModelConfig, shape: WorkspaceShape) -> ScratchShape {
         vocab_size: config.vocab_size,
         n_embd: config.n_embd,
         sequence: shape.sequence,
+        n_head: config.n_head,
         head_dim: config.head_dim,
         training: shape.training,
     }

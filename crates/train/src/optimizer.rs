@@ -4,7 +4,7 @@
 //! Decay is on matrices only. The trainer calls [`Optimizer::step`] once per optimizer step and stores
 //! [`Optimizer::state`] in checkpoints.
 
-use casallm_compute::{AdamW, DType, Device, Muon};
+use casallm_compute::{AdamW, AdamWTensor, DType, Device, Muon};
 use casallm_model::config::{Activation, ModelConfig};
 use casallm_model::error::ModelError;
 use casallm_model::parameters::Parameters;
@@ -95,33 +95,39 @@ impl<D: Device> Optimizer<D> {
         plan.add("optimizer moments", model.parameters().iter().map(bytes).sum());
     }
 
-    /// One update of every parameter. `step` counts from 1; `lr` is AdamW's rate now, `lr_share` what share of the peak
-    /// that is (for Muon's own rate); `gradient_scale` is the clipping factor.
+    /// One update of every parameter, scaled by clipping or left undone as the tally says. `step` counts from 1; `lr` is
+    /// AdamW's rate now, `lr_share` what share of the peak that is (for Muon's own rate).
     pub fn step(
         &mut self,
         parameters: &mut Parameters<D>,
         gradients: &Gradients<D::Buffer>,
         step: u64,
         (lr, lr_share): (f32, f32),
-        gradient_scale: f32,
+        tally: &D::Tally,
     ) {
         let device = parameters.device().clone();
         let OptimizerConfig { matrices, beta1, beta2, eps, weight_decay } = self.config;
-        for (i, state) in self.states.iter_mut().enumerate() {
-            let weight_decay = if parameters.spec(i).decays() { weight_decay } else { 0.0 };
+        let decays: Vec<bool> = (0..parameters.len()).map(|i| parameters.spec(i).decays()).collect();
+        let mut tensors = Vec::new();
+        for (i, (state, (weight, matrix))) in self.states.iter_mut().zip(parameters.all_mut()).enumerate() {
+            let weight_decay = if decays[i] { weight_decay } else { 0.0 };
             let gradient = gradients.get(i);
             match (state, matrices) {
                 (State::Muon { momentum, row_blocks, columns }, MatrixUpdate::Muon { lr, momentum: decay }) => {
-                    let update = Muon { lr: lr * lr_share, momentum: decay, weight_decay, gradient_scale };
-                    parameters.update(i, |w| device.muon(&update, row_blocks, *columns, w, gradient, momentum));
+                    let update = Muon { lr: lr * lr_share, momentum: decay, weight_decay, gradient_scale: 1.0 };
+                    device.muon_by_tally(&update, (row_blocks, *columns), weight, gradient, momentum, tally);
+                    if let Some(matrix) = matrix {
+                        device.pack(weight, matrix);
+                    }
                 }
                 (State::AdamW([m, v]), _) => {
-                    let update = AdamW { lr, beta1, beta2, eps, weight_decay, step, gradient_scale };
-                    parameters.update(i, |w| device.adamw(&update, w, gradient, [m, v]));
+                    tensors.push(AdamWTensor { weight, matrix, gradient, moments: [m, v], weight_decay });
                 }
                 (State::Muon { .. }, MatrixUpdate::AdamW) => unreachable!("state is made from the same config"),
             }
         }
+        let update = AdamW { lr, beta1, beta2, eps, weight_decay, step, gradient_scale: 1.0 };
+        device.adamw_all(&update, tensors, tally);
     }
 
     /// The buffers of parameter `i`'s state with their names, for checkpoints.

@@ -40,6 +40,8 @@ pub(crate) fn save<D: Device>(
             owned.push((format!("{}.{kind}", spec.name), spec.shape.as_slice(), device.bytes(buffer)));
         }
     }
+    // What a device that has failed gives back means nothing, and must not become the newest checkpoint.
+    device.check()?;
     let tensors = owned.iter().map(|(name, shape, bytes)| TensorRef { name, dtype: Dtype::F32, shape, bytes });
     store.save(step, progress, tensors)?;
     Ok(())

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use casallm_compute::{DType, Device};
 use casallm_model::config::ModelConfig;
+use casallm_model::error::ModelError;
 use casallm_model::network::Network;
 use casallm_model::training::Gradients;
 use casallm_model::workspace::{self, MemoryPlan, Workspace, WorkspaceShape};
@@ -75,6 +76,7 @@ pub struct Trainer<D: Device> {
     workspace: Workspace<D::Buffer>,
     gradients: Gradients<D::Buffer>,
     optimizer: Optimizer<D>,
+    tally: D::Tally,
     config: TrainerConfig,
 }
 
@@ -109,7 +111,8 @@ impl<D: Device> Trainer<D> {
         let workspace = Workspace::new(&*device, &model, shape(&config, network.dtype()))?;
         let gradients = Gradients::new(&*device, &model)?;
         let optimizer = Optimizer::new(&*device, &model, config.optimizer)?;
-        Ok(Trainer { network, workspace, gradients, optimizer, config })
+        let tally = device.allocate_tally().map_err(ModelError::from)?;
+        Ok(Trainer { network, workspace, gradients, optimizer, tally, config })
     }
 
     /// The network, trained so far.
@@ -132,27 +135,28 @@ impl<D: Device> Trainer<D> {
         let weight: f64 = batches.iter().map(casallm_data::batch::Batch::supervised).sum();
         let tokens = batches.iter().map(|b| b.tokens.len() as u64).sum();
         self.gradients.clear(&*device);
-        let mut loss = 0.0;
+        device.clear_tally(&mut self.tally);
         for (i, batch) in batches.iter().enumerate() {
             let seed = dropout_seed(self.config.seed, self.config.stage, step, i as u64);
             let scale = (1.0 / weight) as f32;
             let (workspace, gradients) = (&mut self.workspace, &mut self.gradients);
-            let part = self.network.loss_and_gradients(workspace, view(batch), scale, seed, gradients)?;
-            loss += part.weighted_loss;
+            self.network.add_micro_batch(workspace, view(batch), (scale, seed), gradients, &mut self.tally)?;
         }
-        let loss = loss / weight;
-        let grad_norm = self.gradients.norm(&*device);
+        device.clip(&self.gradients.all(), self.config.clip, &mut self.tally);
+        let lr = self.config.schedule.lr(step);
+        let rates = (lr as f32, (lr / self.config.schedule.peak) as f32);
+        self.optimizer.step(&mut self.network.parameters, &self.gradients, step + 1, rates, &self.tally);
+        // The whole step is queued: this is the one place that waits. An update by numbers that are not finite has not
+        // happened.
+        let totals = device.read_tally(&self.tally);
+        device.check()?;
+        let (loss, grad_norm) = (totals.head.weighted_loss / weight, totals.gradient_norm);
         for (what, value) in [("the loss", loss), ("the gradient norm", grad_norm)] {
             if !value.is_finite() {
                 let (stage, batch) = (self.config.stage.name(), feed.describe(step));
                 return Err(TrainError::NonFinite { stage, step: step + 1, what, value, batch });
             }
         }
-        let clip = self.config.clip;
-        let scale = if clip > 0.0 && grad_norm > clip { clip / grad_norm } else { 1.0 };
-        let lr = self.config.schedule.lr(step);
-        let rates = (lr as f32, (lr / self.config.schedule.peak) as f32);
-        self.optimizer.step(&mut self.network.parameters, &self.gradients, step + 1, rates, scale as f32);
         Ok(StepResult { loss, grad_norm, tokens, lr })
     }
 

@@ -92,6 +92,7 @@ pub fn evaluate<D: Device>(
         result.sources.insert(set.source.clone(), source);
         result.bits_per_byte = all_bytes.and_then(|bytes| bits(all_loss, bytes));
     }
+    network.device().check()?;
     result.loss = all_loss / all_weight;
     result.accuracy = correct as f64 / counted.max(1) as f64;
     Ok(result)

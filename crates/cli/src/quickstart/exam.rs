@@ -1,6 +1,7 @@
 //! The examination: wordings that were never trained on, and what the model says to them; text it continues.
 
 use anyhow::Result;
+use casallm_compute::Device;
 use casallm_data::chat::Message;
 use casallm_data::identity::{HELD_OUT_IDENTITY, HELD_OUT_ORDINARY, Identity, names_another, names_identity};
 use casallm_model::sampler::{Sampler, SamplerConfig};
@@ -33,7 +34,7 @@ impl Judged {
 }
 
 /// Asks everything.
-pub(super) fn take(recipe: &Recipe, bot: &Chatbot, base: &Chatbot) -> Result<Judged> {
+pub(super) fn take<D: Device>(recipe: &Recipe, bot: &Chatbot<D>, base: &Chatbot<D>) -> Result<Judged> {
     let fields = recipe.identity.as_ref();
     let identity = fields.map(|i| Identity::new(&i.name, &i.maker, &i.description)).transpose()?;
     let mut greedy = Sampler::new(SamplerConfig::greedy())?;

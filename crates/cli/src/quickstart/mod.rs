@@ -6,6 +6,7 @@ mod page;
 mod plan;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use casallm_compute::Device;
@@ -21,7 +22,7 @@ use crate::Ended;
 use crate::args::Quickstart;
 use crate::chat::{Chatbot, converse};
 use crate::console::Console;
-use crate::devices;
+use crate::devices::{self, on_device};
 
 /// The recipe of the run, in its folder.
 const RECIPE: &str = "recipe.toml";
@@ -35,7 +36,10 @@ pub(crate) fn run(flags: &Quickstart) -> Result<Ended> {
     if !(flags.minutes.is_finite() && (0.5..=1440.0).contains(&flags.minutes)) {
         bail!("--minutes {}: use a number from 0.5 to 1440", flags.minutes);
     }
-    let device = devices::open(&flags.compute, 0)?;
+    on_device!(devices::open(&flags.compute, 0)?, device => run_on(flags, &device))
+}
+
+fn run_on<D: Device>(flags: &Quickstart, device: &Arc<D>) -> Result<Ended> {
     let interrupt = Interrupt::on_signals()?;
     let _lock = RunLock::acquire(&flags.dir)?;
     let mut console = Console::new(&flags.output);
@@ -44,7 +48,7 @@ pub(crate) fn run(flags: &Quickstart) -> Result<Ended> {
         console.say(&format!("{} is there: going on with it (another --dir begins anew)", path.display()));
     } else {
         console.say("measuring this machine ...");
-        let plan = plan::make(flags, &device)?;
+        let plan = plan::make(flags, device)?;
         console.say(&plan.text);
         plan::write(&path, &plan.recipe)?;
     }
@@ -52,22 +56,22 @@ pub(crate) fn run(flags: &Quickstart) -> Result<Ended> {
     let dir = RunDir::new(&flags.dir);
 
     if !dir.has_model(Stage::Pretrain) {
-        let outcome = stages::pretrain(&recipe, &device, true, &interrupt, &mut console)?;
+        let outcome = stages::pretrain(&recipe, device, true, &interrupt, &mut console)?;
         if matches!(outcome, Outcome::Interrupted(_)) {
             return stopped(&mut console, flags);
         }
     }
     if !dir.has_model(Stage::Sft) {
-        let (outcome, _) = stages::sft(&recipe, &device, true, &interrupt, &mut console)?;
+        let (outcome, _) = stages::sft(&recipe, device, true, &interrupt, &mut console)?;
         if matches!(outcome, Outcome::Interrupted(_)) {
             return stopped(&mut console, flags);
         }
     }
-    let bot = Chatbot::load(&dir.model(Stage::Sft), &device)?;
+    let bot = Chatbot::load(&dir.model(Stage::Sft), device)?;
     let report = flags.dir.join(REPORT);
     if !report.exists() {
         console.say("asking the model twenty questions about itself and twenty about anything else ...");
-        let base = Chatbot::load(&dir.model(Stage::Pretrain), &device)?;
+        let base = Chatbot::load(&dir.model(Stage::Pretrain), device)?;
         let judged = exam::take(&recipe, &bot, &base)?;
         let page = page::make(&recipe, &dir, &device.info(), &judged)?;
         plan::write(&flags.dir.join(SUMMARY), &format!("{:#}\n", page.summary))?;

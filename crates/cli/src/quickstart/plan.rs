@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use casallm_compute::{CpuDevice, DType};
+use casallm_compute::{DType, Device, DeviceInfo};
 use casallm_model::config::{Activation, ModelConfig};
 use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
@@ -58,7 +58,7 @@ fn overhead(total: f64) -> f64 {
 }
 
 /// Measures the machine and chooses.
-pub(super) fn make(flags: &Quickstart, device: &Arc<CpuDevice>) -> Result<Plan> {
+pub(super) fn make<D: Device>(flags: &Quickstart, device: &Arc<D>) -> Result<Plan> {
     let total = flags.minutes * 60.0;
     let training = (total - overhead(total)).max(10.0);
     // Three quarters for learning to read, one quarter for learning to answer.
@@ -80,12 +80,11 @@ pub(super) fn make(flags: &Quickstart, device: &Arc<CpuDevice>) -> Result<Plan> 
     let generated = IDENTITY_RATE / (1.0 - IDENTITY_RATE);
     let conversations = (sft_tokens as f64 / (DIALOGUE_TOKENS + generated * GENERATED_TOKENS)).max(50.0) as usize;
     let text = format!(
-        "plan for {} on {} threads ({}, {:.0} GFLOP/s measured):\n  model     {} layers, width {n_embd}, {} weights, \
+        "plan for {} on {} ({:.0} GFLOP/s measured):\n  model     {} layers, width {n_embd}, {} weights, \
          vocabulary {vocab_size}, context {CONTEXT}\n  pre-train {:.2} M tokens of textbooks at {:.0} tokens/s, about {}\n  \
          fine-tune {:.2} M tokens of conversations, about {}\n  memory    {} MB\n  folder    {}",
         duration(total),
-        device.threads(),
-        device.isa().name(),
+        place(&device.info()),
         peak / 1e9,
         n_layer,
         count(model.n_params()),
@@ -183,6 +182,14 @@ keep_last = 1
     Ok(Plan { text, recipe })
 }
 
+/// A device in a few words.
+fn place(info: &DeviceInfo) -> String {
+    match info.threads {
+        1 => format!("{} ({})", info.name, info.isa),
+        threads => format!("{threads} threads ({})", info.isa),
+    }
+}
+
 fn quoted(value: &(impl serde::Serialize + ?Sized)) -> Result<String> {
     serde_json::to_string(value).context("names must be valid Unicode")
 }
@@ -192,8 +199,8 @@ fn count(n: usize) -> String {
 }
 
 /// Tokens a second of training this model: the best of a few steps, the first left out.
-fn measure(
-    device: &Arc<CpuDevice>,
+fn measure<D: Device>(
+    device: &Arc<D>,
     model: &ModelConfig,
     settings: casallm_train::trainer::TrainerConfig,
 ) -> Result<f64> {

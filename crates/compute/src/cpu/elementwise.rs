@@ -5,6 +5,7 @@ use super::isa::{Kernel, Math};
 use super::linear::CpuMatrix;
 use super::pool::{Pool, Shared};
 use crate::device::Dropout;
+use crate::dropout_mask::Mask;
 use crate::dtype::Storage;
 
 /// Elements of a job.
@@ -36,35 +37,6 @@ pub(super) fn embedding_backward(pool: &Pool, ids: &[u32], dx: &[f32], width: us
             }
         }
     });
-}
-
-/// Whether an element stays, by a 32-bit mix of its index and the site's key (Wellons, "lowbias32").
-#[derive(Clone, Copy)]
-struct Mask {
-    key: u32,
-    /// Elements whose hash is below this fall.
-    threshold: u32,
-    scale: f32,
-}
-
-impl Mask {
-    fn new(dropout: Dropout) -> Self {
-        let mut key = dropout.seed ^ (u64::from(dropout.site) << 32 | 0x9e37_79b9);
-        // SplitMix64: neighbouring seeds and sites give unrelated keys.
-        key = (key ^ (key >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        key = (key ^ (key >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let threshold = (f64::from(dropout.rate) * 4_294_967_296.0) as u32;
-        Mask { key: (key >> 32) as u32 ^ key as u32, threshold, scale: 1.0 / (1.0 - dropout.rate) }
-    }
-
-    #[inline(always)]
-    fn factor(&self, index: usize) -> f32 {
-        let mut h = (index as u32) ^ self.key;
-        h = (h ^ (h >> 16)).wrapping_mul(0x7feb_352d);
-        h = (h ^ (h >> 15)).wrapping_mul(0x846c_a68b);
-        h ^= h >> 16;
-        if h < self.threshold { 0.0 } else { self.scale }
-    }
 }
 
 enum Op<'a, S> {

@@ -23,6 +23,7 @@ pub use linear::CpuMatrix;
 use crate::device::*;
 use crate::dtype::{Bf16, DType, Element};
 use crate::error::ComputeError;
+use crate::tally::HostTally;
 use buffer::{Carver, Memory};
 use gemm::{Add, MatElement, Store};
 use isa::Isa;
@@ -193,6 +194,7 @@ fn longest(spans: &[Span]) -> usize {
 impl Device for CpuDevice {
     type Buffer = CpuBuffer;
     type Matrix = CpuMatrix;
+    type Tally = HostTally;
 
     fn info(&self) -> DeviceInfo {
         DeviceInfo { name: "cpu".into(), isa: self.pool.isa().name().into(), threads: self.pool.threads() }
@@ -573,6 +575,50 @@ impl Device for CpuDevice {
                 head::run(&self.pool, &inputs, losses.slice_mut(), gradient, scratch)
             })
         })
+    }
+
+    fn allocate_tally(&self) -> Result<HostTally, ComputeError> {
+        Ok(HostTally::default())
+    }
+
+    fn clear_tally(&self, tally: &mut HostTally) {
+        *tally = HostTally::default();
+    }
+
+    fn read_tally(&self, tally: &HostTally) -> StepTotals {
+        tally.totals()
+    }
+
+    fn head_to_tally(
+        &self,
+        head: &Head<'_, CpuBuffer, CpuMatrix>,
+        losses: &mut CpuBuffer,
+        gradient: Option<HeadGradient<'_, CpuBuffer>>,
+        tally: &mut HostTally,
+    ) {
+        tally.add(self.head(head, losses, gradient));
+    }
+
+    fn clip(&self, gradients: &[&CpuBuffer], max_norm: f64, tally: &mut HostTally) {
+        tally.clip(self, gradients, max_norm);
+    }
+
+    fn adamw_all(&self, update: &AdamW, tensors: Vec<AdamWTensor<'_, CpuBuffer, CpuMatrix>>, tally: &HostTally) {
+        tally.adamw_all(self, update, tensors);
+    }
+
+    fn muon_by_tally(
+        &self,
+        update: &Muon,
+        (row_blocks, columns): (&[usize], usize),
+        weight: &mut CpuBuffer,
+        gradient: &CpuBuffer,
+        momentum: &mut CpuBuffer,
+        tally: &HostTally,
+    ) {
+        if let Some(gradient_scale) = tally.gradient_scale(update.gradient_scale) {
+            self.muon(&Muon { gradient_scale, ..*update }, row_blocks, columns, weight, gradient, momentum);
+        }
     }
 
     fn sum_of_squares(&self, buffer: &CpuBuffer) -> f64 {

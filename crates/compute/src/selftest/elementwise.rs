@@ -6,18 +6,21 @@ use super::stage::{Expected, Stage, Trial};
 use crate::device::{Device, Dropout, MatrixUse};
 use crate::dtype::DType;
 use crate::error::ComputeError;
-use crate::reference::{dropout, embedding};
+use crate::reference;
 
 /// (tokens, width, vocab_size).
-const EMBEDDINGS: [(usize, usize, usize); 6] =
-    [(1, 1, 1), (15, 17, 1), (17, 33, 17), (65, 15, 300), (33, 130, 33), (130, 64, 65)];
+const EMBEDDINGS: [(usize, usize, usize); 7] =
+    [(1, 1, 1), (15, 17, 1), (17, 33, 17), (65, 15, 300), (33, 130, 33), (130, 64, 65), (600, 5, 40)];
 /// Elements: one, odd, more than any job.
 const LENGTHS: [usize; 4] = [1, 33, 4_097, 40_001];
 
-pub(super) fn run<D: Device>(trial: &mut Trial<'_, D>, dtype: DType) {
+pub(super) fn embedding<D: Device>(trial: &mut Trial<'_, D>, dtype: DType) {
     for size in EMBEDDINGS {
         embeddings(trial, dtype, size);
     }
+}
+
+pub(super) fn dropout<D: Device>(trial: &mut Trial<'_, D>, dtype: DType) {
     for len in LENGTHS {
         branch_gradient(trial, dtype, len);
         for rate in [0.0, 0.1, 0.5] {
@@ -34,14 +37,14 @@ fn embeddings<D: Device>(trial: &mut Trial<'_, D>, dtype: DType, (tokens, width,
     let before = trial.random.normal(DType::F32, vocab_size * width, 1.0);
     let name = format!("{tokens} x {width} of {vocab_size}, {}", dtype.name());
     let rounded: Vec<f64> = table.iter().map(|x| round(dtype, *x).into()).collect();
-    let x = embedding::forward(&rounded, &ids, width);
+    let x = reference::embedding::forward(&rounded, &ids, width);
     trial.case("embedding", name.clone(), vec![Expected::new("x", x, Tolerance::EXACT)], |stage| {
         let table = stage.matrix(dtype, &table, width, MatrixUse::Training)?;
         let mut x = stage.output(DType::F32, tokens * width)?;
         stage.0.embedding(&table, &stage.indices(&ids)?, tokens, &mut x);
         Ok(vec![stage.read(&x)])
     });
-    let d_table = plus(&before, &embedding::backward(&ids, &wide(&dx), vocab_size));
+    let d_table = plus(&before, &reference::embedding::backward(&ids, &wide(&dx), vocab_size));
     trial.case("embedding_backward", name, vec![Expected::new("d_table", d_table, Tolerance::F32)], |stage| {
         let mut d_table = stage.accumulator(&before)?;
         let (ids, dx) = (stage.indices(&ids)?, stage.input(DType::F32, &dx)?);
@@ -86,7 +89,7 @@ fn masks<D: Device>(trial: &mut Trial<'_, D>, dtype: DType, len: usize, rate: f3
     trial.case("dropout", name.clone(), expected, |stage| {
         let ones = vec![1.0; len];
         let got = mask(stage, base, len)?;
-        let statistics = dropout::statistics(rate64, &ones, &got[..len]);
+        let statistics = reference::dropout::statistics(rate64, &ones, &got[..len]);
         // Two unrelated masks agree with probability r² + (1 - r)²: a coin whose fairness is measured the same way.
         let agree = rate64 * rate64 + (1.0 - rate64) * (1.0 - rate64);
         let mut correlation = Vec::new();
@@ -97,7 +100,7 @@ fn masks<D: Device>(trial: &mut Trial<'_, D>, dtype: DType, len: usize, rate: f3
                 .zip(&other)
                 .map(|(a, b)| if (*a == 0.0) == (*b == 0.0) { 0.0 } else { 1.0 })
                 .collect();
-            correlation.push(dropout::statistics(agree, &ones, &differ).deviations);
+            correlation.push(reference::dropout::statistics(agree, &ones, &differ).deviations);
         }
         Ok(vec![vec![statistics.survivor_error], vec![statistics.deviations], correlation])
     });

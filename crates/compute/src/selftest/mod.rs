@@ -27,19 +27,74 @@ use crate::dtype::DType;
 use random::Random;
 use stage::Trial;
 
+/// Operations that are tested together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Transfers, copies, the sum of squares. In all types at once.
+    Memory,
+    /// Linear layers.
+    Linear,
+    /// Attention.
+    Attention,
+    /// LayerNorm and RMSNorm.
+    Norm,
+    /// The fused head.
+    Head,
+    /// Queries, keys and values.
+    Qkv,
+    /// The MLP's non-linearities.
+    Activation,
+    /// The embedding.
+    Embedding,
+    /// Dropout and the rounding of gradients.
+    Dropout,
+    /// AdamW and Muon. In f32 alone.
+    Optimizer,
+}
+
+/// Parts that run in each storage type of activations.
+const OF_ACTIVATIONS: [Part; 8] = [
+    Part::Linear,
+    Part::Attention,
+    Part::Norm,
+    Part::Head,
+    Part::Qkv,
+    Part::Activation,
+    Part::Embedding,
+    Part::Dropout,
+];
+
 /// Runs every operation of the trait. The same seed gives the same inputs on every device.
 pub fn run<D: Device>(device: &D, seed: u64) -> Vec<Check> {
     let mut trial = Trial::new(device, Random::new(seed));
-    memory::run(&mut trial);
+    run_in(&mut trial, Part::Memory, DType::F32);
     for dtype in [DType::F32, DType::Bf16] {
-        linear::run(&mut trial, dtype);
-        attention::run(&mut trial, dtype);
-        norm::run(&mut trial, dtype);
-        head::run(&mut trial, dtype);
-        qkv::run(&mut trial, dtype);
-        activation::run(&mut trial, dtype);
-        elementwise::run(&mut trial, dtype);
+        for part in OF_ACTIVATIONS {
+            run_in(&mut trial, part, dtype);
+        }
     }
-    optimizer::run(&mut trial);
+    run_in(&mut trial, Part::Optimizer, DType::F32);
     trial.into_checks()
+}
+
+/// Runs one part with activations stored as `dtype`.
+pub fn run_part<D: Device>(device: &D, seed: u64, part: Part, dtype: DType) -> Vec<Check> {
+    let mut trial = Trial::new(device, Random::new(seed));
+    run_in(&mut trial, part, dtype);
+    trial.into_checks()
+}
+
+fn run_in<D: Device>(trial: &mut Trial<'_, D>, part: Part, dtype: DType) {
+    match part {
+        Part::Memory => memory::run(trial),
+        Part::Linear => linear::run(trial, dtype),
+        Part::Attention => attention::run(trial, dtype),
+        Part::Norm => norm::run(trial, dtype),
+        Part::Head => head::run(trial, dtype),
+        Part::Qkv => qkv::run(trial, dtype),
+        Part::Activation => activation::run(trial, dtype),
+        Part::Embedding => elementwise::embedding(trial, dtype),
+        Part::Dropout => elementwise::dropout(trial, dtype),
+        Part::Optimizer => optimizer::run(trial),
+    }
 }

@@ -1,9 +1,9 @@
-//! AdamW over several steps; Muon's momentum, direction and update.
+//! AdamW over several steps; Muon's momentum, direction and update; whole steps by a tally.
 
 use super::check::Tolerance;
-use super::random::wide;
-use super::stage::{Expected, Trial};
-use crate::device::{AdamW, Device, Muon};
+use super::random::{round, wide};
+use super::stage::{Expected, Observed, Stage, Trial};
+use crate::device::{AdamW, AdamWTensor, Device, Head, MatrixUse, Muon};
 use crate::dtype::DType;
 use crate::reference::{adamw, muon};
 
@@ -13,12 +13,26 @@ const LENGTHS: [usize; 4] = [1, 17, 1_025, 33_000];
 const MATRICES: [(&[usize], usize); 6] =
     [(&[16], 64), (&[129], 33), (&[48], 48), (&[64, 16, 16], 32), (&[1], 17), (&[63], 15)];
 
+/// Clipping to less than the norm, to more, not at all.
+const MAX_NORMS: [f64; 3] = [0.5, 1e6, 0.0];
+/// Parameters of a step, (rows, columns); vectors have a row. One is longer than any job.
+const PARAMETERS: [(usize, usize); 6] = [(33, 65), (1, 1), (1, 17), (64, 8), (3, 1), (130, 257)];
+
 pub(super) fn run<D: Device>(trial: &mut Trial<'_, D>) {
     for len in LENGTHS {
         adamw_steps(trial, len);
     }
     for (row_blocks, columns) in MATRICES {
         muon_step(trial, row_blocks, columns);
+    }
+    for dtype in [DType::F32, DType::Bf16] {
+        for max_norm in MAX_NORMS {
+            whole_step(trial, dtype, max_norm);
+        }
+        for value in [f32::INFINITY, f32::NAN] {
+            refused_step(trial, dtype, value);
+        }
+        tallied_heads(trial, dtype);
     }
 }
 
@@ -66,5 +80,151 @@ fn muon_step<D: Device>(trial: &mut Trial<'_, D>, row_blocks: &[usize], columns:
         let (mut weight, mut momentum) = (stage.whole(&weight)?, stage.whole(&momentum)?);
         stage.0.muon(&update, row_blocks, columns, &mut weight, &stage.whole(&gradient)?, &mut momentum);
         Ok(vec![stage.read(&weight), stage.read(&momentum)])
+    });
+}
+
+/// AdamW and Muon of several parameters after clipping: the norm, the weights, the moments, and the matrices.
+fn whole_step<D: Device>(trial: &mut Trial<'_, D>, dtype: DType, max_norm: f64) {
+    let lens = PARAMETERS.map(|(rows, columns)| rows * columns);
+    let (weights, gradients) = operands(trial, &lens);
+    let norm = gradients.iter().map(|g| crate::reference::sum_of_squares(&wide(g))).sum::<f64>().sqrt();
+    let scale = if max_norm > 0.0 && norm > max_norm { max_norm / norm } else { 1.0 };
+    let update = |scale: f64| AdamW { gradient_scale: scale as f32, ..ADAMW };
+    let (mut want, mut m, mut v) = (Vec::new(), Vec::new(), Vec::new());
+    for (weight, gradient) in weights.iter().zip(&gradients) {
+        let (mut w, mut first, mut second) = (wide(weight), vec![0.0; weight.len()], vec![0.0; weight.len()]);
+        adamw::step(&update(scale), &mut w, &wide(gradient), [&mut first, &mut second]);
+        want.extend(w);
+        m.extend(first);
+        v.extend(second);
+    }
+    let muon_update = Muon { lr: 1.0, momentum: 0.95, weight_decay: 0.5, gradient_scale: scale as f32 };
+    let (mut muon_want, mut momentum) = (wide(&weights[0]), vec![0.0; lens[0]]);
+    muon::step(&muon_update, PARAMETERS[0].1, &mut muon_want, &wide(&gradients[0]), &mut momentum);
+    let expected = vec![
+        Expected::new("norm", vec![norm], Tolerance::of(1e-6)),
+        Expected::new("weights", want, Tolerance::F32),
+        Expected::new("first moments", m, Tolerance::F32),
+        Expected::new("second moments", v, Tolerance::F32),
+        Expected::new("matrices that are not their weights", vec![0.0], Tolerance::EXACT),
+        Expected::new("Muon's weight", muon_want, Tolerance::MUON),
+        Expected::new("momentum", momentum, Tolerance::F32),
+    ];
+    trial.case("adamw_all", format!("clipped to {max_norm}, {}", dtype.name()), expected, |stage| {
+        step(stage, dtype, &weights, &gradients, max_norm)
+    });
+}
+
+/// A gradient with one value that is not finite changes nothing.
+fn refused_step<D: Device>(trial: &mut Trial<'_, D>, dtype: DType, value: f32) {
+    let lens = PARAMETERS.map(|(rows, columns)| rows * columns);
+    let (weights, mut gradients) = operands(trial, &lens);
+    gradients[3][7] = value;
+    let all: Vec<f64> = weights.iter().flat_map(|w| wide(w)).collect();
+    let zeros = vec![0.0; all.len()];
+    let expected = vec![
+        Expected::new("norm", vec![f64::NAN], Tolerance::EXACT),
+        Expected::new("weights", all, Tolerance::EXACT),
+        Expected::new("first moments", zeros.clone(), Tolerance::EXACT),
+        Expected::new("second moments", zeros, Tolerance::EXACT),
+        Expected::new("matrices that are not their weights", vec![0.0], Tolerance::EXACT),
+        Expected::new("Muon's weight", wide(&weights[0]), Tolerance::EXACT),
+        Expected::new("momentum", vec![0.0; lens[0]], Tolerance::EXACT),
+    ];
+    trial.case("adamw_all", format!("refused for {value}, {}", dtype.name()), expected, |stage| {
+        let mut observed = step(stage, dtype, &weights, &gradients, 1.0)?;
+        // Infinite or NaN: either way no norm.
+        observed[0][0] = if observed[0][0].is_finite() { observed[0][0] } else { f64::NAN };
+        Ok(observed)
+    });
+}
+
+const ADAMW: AdamW =
+    AdamW { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 1, gradient_scale: 1.0 };
+
+fn operands<D: Device>(trial: &mut Trial<'_, D>, lens: &[usize]) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
+    let mut normal = |deviation| lens.iter().map(|n| trial.random.normal(DType::F32, *n, deviation)).collect();
+    (normal(1.0), normal(0.5))
+}
+
+fn step<D: Device>(
+    stage: &Stage<'_, D>,
+    dtype: DType,
+    weights: &[Vec<f32>],
+    gradients: &[Vec<f32>],
+    max_norm: f64,
+) -> Observed {
+    let whole = |values: &Vec<Vec<f32>>| values.iter().map(|x| stage.whole(x)).collect::<Result<Vec<_>, _>>();
+    let (weights, gradients) = (weights.to_vec(), gradients.to_vec());
+    let zeros: Vec<Vec<f32>> = weights.iter().map(|w| vec![0.0; w.len()]).collect();
+    let (mut w, g, mut m, mut v) = (whole(&weights)?, whole(&gradients)?, whole(&zeros)?, whole(&zeros)?);
+    let mut matrices = Vec::new();
+    for ((rows, columns), weight) in PARAMETERS.iter().zip(&w) {
+        let mut matrix = stage.0.allocate_matrix("selftest", dtype, *rows, *columns, MatrixUse::Training)?;
+        stage.0.pack(weight, &mut matrix);
+        // Vectors have none.
+        matrices.push((*rows > 1).then_some(matrix));
+    }
+    let (mut muon_weight, mut momentum) = (stage.whole(&weights[0])?, stage.whole(&zeros[0])?);
+    let mut tally = stage.0.allocate_tally()?;
+    stage.0.clear_tally(&mut tally);
+    stage.0.clip(&g.iter().collect::<Vec<_>>(), max_norm, &mut tally);
+    let operands = w.iter_mut().zip(&mut matrices).zip(&g).zip(m.iter_mut().zip(&mut v));
+    let tensors = operands.map(|(((weight, matrix), gradient), (first, second))| AdamWTensor {
+        weight,
+        matrix: matrix.as_mut(),
+        gradient,
+        moments: [first, second],
+        weight_decay: ADAMW.weight_decay,
+    });
+    stage.0.adamw_all(&ADAMW, tensors.collect(), &tally);
+    let update = Muon { lr: 1.0, momentum: 0.95, weight_decay: 0.5, gradient_scale: 1.0 };
+    let (rows, columns) = PARAMETERS[0];
+    stage.0.muon_by_tally(&update, (&[rows], columns), &mut muon_weight, &g[0], &mut momentum, &tally);
+    let totals = stage.0.read_tally(&tally);
+    let mut differing = 0.0;
+    for (weight, (matrix, (rows, columns))) in w.iter().zip(matrices.iter().zip(PARAMETERS)) {
+        let Some(matrix) = matrix else { continue };
+        let ids: Vec<u32> = (0..rows as u32).collect();
+        let mut read = stage.output(DType::F32, rows * columns)?;
+        stage.0.embedding(matrix, &stage.indices(&ids)?, rows, &mut read);
+        let rounded = stage.read(weight).into_iter().map(|x| f64::from(round(dtype, x as f32)));
+        differing += stage.read(&read).iter().zip(rounded).filter(|(a, b)| **a != *b).count() as f64;
+    }
+    let all = |buffers: &[D::Buffer]| buffers.iter().flat_map(|b| stage.read(b)).collect::<Vec<f64>>();
+    let muon = [stage.read(&muon_weight), stage.read(&momentum)];
+    let [muon_weight, momentum] = muon;
+    Ok(vec![vec![totals.gradient_norm], all(&w), all(&m), all(&v), vec![differing], muon_weight, momentum])
+}
+
+/// A tally adds up what the heads of its step report, and forgets it when cleared.
+fn tallied_heads<D: Device>(trial: &mut Trial<'_, D>, dtype: DType) {
+    let (tokens, n_embd, vocab_size) = (33, 16, 65);
+    let hidden = trial.random.normal(dtype, tokens * n_embd, 1.0);
+    let weight = trial.random.normal(dtype, vocab_size * n_embd, 0.5);
+    let targets = trial.random.indices(tokens, vocab_size);
+    let weights: Vec<f32> = (0..tokens).map(|_| [0.0, 0.25, 1.0][trial.random.below(3)]).collect();
+    let names = ["weighted loss", "weight", "counted", "correct"];
+    let expected = names.map(|name| Expected::new(name, vec![0.0], Tolerance::EXACT)).into();
+    trial.case("head_to_tally", format!("two heads of {tokens}, {}", dtype.name()), expected, |stage| {
+        let (hidden, targets) = (stage.input(dtype, &hidden)?, stage.indices(&targets)?);
+        let matrix = stage.matrix(dtype, &weight, n_embd, MatrixUse::Inference)?;
+        let weights = stage.input(DType::F32, &weights)?;
+        let head = Head { hidden: &hidden, weight: &matrix, targets: &targets, weights: &weights, tokens };
+        let mut losses = stage.output(DType::F32, tokens)?;
+        let one = stage.0.head(&head, &mut losses, None);
+        let mut tally = stage.0.allocate_tally()?;
+        stage.0.head_to_tally(&head, &mut losses, None, &mut tally);
+        stage.0.clear_tally(&mut tally);
+        stage.0.head_to_tally(&head, &mut losses, None, &mut tally);
+        stage.0.head_to_tally(&head, &mut losses, None, &mut tally);
+        let two = stage.0.read_tally(&tally).head;
+        let [counted, correct] = [(two.counted, one.counted), (two.correct, one.correct)];
+        Ok(vec![
+            vec![two.weighted_loss - 2.0 * one.weighted_loss],
+            vec![two.weight - 2.0 * one.weight],
+            vec![counted.0 as f64 - 2.0 * counted.1 as f64],
+            vec![correct.0 as f64 - 2.0 * correct.1 as f64],
+        ])
     });
 }

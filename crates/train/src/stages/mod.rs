@@ -174,6 +174,7 @@ pub fn save<D: Device>(
     let mut at = 0;
     save_model(dir, network.config(), dtype, &texts, |spec| {
         let values = parameters.read(at);
+        parameters.device().check()?;
         at += 1;
         let values = values.ok_or_else(|| ModelError::WrongCount {
             name: spec.name.clone(),

@@ -1,0 +1,132 @@
+//! The compile gate: every module of kernels for every architecture, by NVRTC, and what the machine code needs: registers,
+//! bytes spilled, shared memory. Called by `.ci/compile-gate`, which fetches the compiler; needs no GPU.
+//!
+//!     compile_gate TABLE.tsv             compares with the committed table
+//!     compile_gate TABLE.tsv --update    writes it
+//!
+//! A kernel that spills more registers than is tolerated of it, or has static shared memory (the simulator watches dynamic
+//! memory only), fails in any case; a number that differs from the table fails until the table is updated, and so is seen in the change's diff.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use casallm_compute::cuda::kernels::{entries, modules};
+use casallm_compute::cuda::nvidia::compiler::{Compiler, Target, module_name};
+use casallm_compute::cuda::nvidia::report::needs;
+use casallm_compute::cuda::nvidia::search::Surroundings;
+
+/// Bytes that a kernel may spill, stores and loads together, where the assembler prefers that to fewer warps in flight.
+/// Anything else that spills is a mistake: a loop that was not unrolled, an array that is indexed at run time.
+const TOLERATED_SPILLS: [(&str, u32); 5] = [
+    ("attention_forward", 24),
+    ("attention_backward_queries", 8),
+    ("attention_rows", 20),
+    ("attention_rows_backward_keys", 80),
+    ("attention_rows_backward_queries", 56),
+];
+
+const ARCHITECTURES: [&str; 6] = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120a"];
+
+/// Everything compiled, on all processors: rows of (module and entry) to cells by architecture; and what went wrong.
+fn compile(compiler: &Compiler) -> (BTreeMap<String, Vec<String>>, Vec<String>) {
+    let modules = modules();
+    let jobs: Vec<_> = modules.iter().flat_map(|module| (0..ARCHITECTURES.len()).map(move |a| (module, a))).collect();
+    let next = AtomicUsize::new(0);
+    let rows = Mutex::new(BTreeMap::new());
+    let wrong = Mutex::new(Vec::new());
+    let work = || {
+        while let Some((module, architecture)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let arch = ARCHITECTURES[*architecture];
+            let complain =
+                |what: String| wrong.lock().unwrap().push(format!("{}, {arch}: {what}", module_name(module)));
+            let compiled = match compiler.compile(module, &Target::Cubin(arch.to_owned()), true) {
+                Ok(compiled) => compiled,
+                Err(error) => {
+                    complain(error.to_string());
+                    continue;
+                }
+            };
+            for line in compiled.log.lines().filter(|line| line.contains("warning")) {
+                complain(line.to_owned());
+            }
+            let reported = needs(&compiled.log);
+            for (entry, _) in entries(module.family.text()) {
+                let Some(needs) = reported.get(entry).filter(|needs| needs.registers > 0) else {
+                    complain(format!("nothing is reported of {entry}:\n{}", compiled.log));
+                    continue;
+                };
+                let tolerated = TOLERATED_SPILLS.iter().find(|(name, _)| name == &entry).map_or(0, |(_, bytes)| *bytes);
+                if needs.spilled > tolerated || needs.shared > 0 {
+                    complain(format!("{entry} needs {needs}"));
+                }
+                let row = format!("{}\t{entry}", module_name(module));
+                let mut rows = rows.lock().unwrap();
+                let cells = rows.entry(row).or_insert_with(|| vec![String::from("-"); ARCHITECTURES.len()]);
+                cells[*architecture] = needs.to_string();
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    (rows.into_inner().unwrap(), wrong.into_inner().unwrap())
+}
+
+fn table(compiler: &Compiler, rows: &BTreeMap<String, Vec<String>>) -> String {
+    let mut text = format!(
+        "# Registers a thread of each kernel (and bytes it should not need). Written by `.ci/compile-gate --update`, NVRTC {}.\n\
+         module\tkernel\t{}\n",
+        compiler.version(),
+        ARCHITECTURES.join("\t")
+    );
+    for (row, cells) in rows {
+        let _ = writeln!(text, "{row}\t{}", cells.join("\t"));
+    }
+    text
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (path, update) = match &arguments[..] {
+        [path] => (path, false),
+        [path, flag] if flag == "--update" => (path, true),
+        _ => {
+            eprintln!("usage: compile_gate TABLE.tsv [--update]");
+            return ExitCode::from(2);
+        }
+    };
+    let compiler = match Compiler::open(&Surroundings::here(), 13) {
+        Ok(compiler) => compiler,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    let (rows, mut wrong) = compile(&compiler);
+    let text = table(&compiler, &rows);
+    if update {
+        if let Err(error) = std::fs::write(path, &text) {
+            wrong.push(format!("{path}: {error}"));
+        }
+    } else {
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        let (old, new): (Vec<_>, Vec<_>) = (committed.lines().collect(), text.lines().collect());
+        let changed = old.iter().filter(|line| !new.contains(line)).map(|line| format!("- {line}"));
+        let changes: Vec<_> =
+            changed.chain(new.iter().filter(|line| !old.contains(line)).map(|line| format!("+ {line}"))).collect();
+        if !changes.is_empty() {
+            wrong.push(format!("{path} differs (--update writes it):\n{}", changes.join("\n")));
+        }
+    }
+    for problem in &wrong {
+        println!("{problem}");
+    }
+    let (modules, architectures) = (modules().len(), ARCHITECTURES.len());
+    println!("{modules} modules, {} kernels, {architectures} architectures: {} problems", rows.len(), wrong.len());
+    if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

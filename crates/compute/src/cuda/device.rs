@@ -1,0 +1,501 @@
+//! `CudaDevice`: every operation of [`Device`] as launches and matrix products on a [`Driver`].
+
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::attend::{self, Plans};
+use super::buffer::{CudaBuffer, CudaMatrix, Memory, f32_values, little_endian};
+use super::driver::{Address, Argument, Driver, Kernel, Launch, Matmul};
+use super::kernels::Family;
+use super::scratch::{Carver, measure};
+use super::step::{self, CudaTally};
+use super::{elementwise, head, linear, norm, optimizer, qkv};
+use crate::device::*;
+use crate::dtype::{Bf16, DType};
+use crate::error::ComputeError;
+
+/// Bytes that kernels leave small results in.
+const RESULT_BYTES: usize = 256;
+
+/// An NVIDIA GPU as a [`Device`].
+pub struct CudaDevice {
+    driver: Arc<dyn Driver>,
+    scratch: Mutex<Option<Memory>>,
+    plans: Mutex<Plans>,
+    results: Memory,
+    allocated: AtomicU64,
+}
+
+impl CudaDevice {
+    /// A device over a driver.
+    ///
+    /// # Errors
+    /// The memory for small results cannot be had.
+    pub fn new(driver: Arc<dyn Driver>) -> Result<Self, ComputeError> {
+        let results = Memory::new(&driver, "results", RESULT_BYTES)?;
+        let allocated = AtomicU64::new(RESULT_BYTES as u64);
+        Ok(CudaDevice { driver, scratch: Mutex::new(None), plans: Mutex::new(Plans::new()), results, allocated })
+    }
+
+    /// Memory of the device's own.
+    pub(super) fn memory(&self, name: &str, bytes: usize) -> Result<Memory, ComputeError> {
+        let memory = Memory::new(&self.driver, name, bytes)?;
+        self.allocated.fetch_add(memory.bytes() as u64, Ordering::Relaxed);
+        Ok(memory)
+    }
+
+    /// What it runs on.
+    pub fn driver(&self) -> &dyn Driver {
+        &*self.driver
+    }
+
+    /// Where kernels leave results of up to 256 bytes.
+    pub(super) fn results(&self) -> Address {
+        self.results.address()
+    }
+
+    /// Starts a kernel, unless there is nothing for it to do.
+    pub(super) fn launch(
+        &self,
+        family: Family,
+        storage: Option<DType>,
+        entry: &'static str,
+        launch: Launch,
+        arguments: &[Argument],
+    ) {
+        self.launch_with(family, storage, &[], entry, launch, arguments);
+    }
+
+    /// The same of a module with defines.
+    pub(super) fn launch_with(
+        &self,
+        family: Family,
+        storage: Option<DType>,
+        defines: &'static [(&'static str, u32)],
+        entry: &'static str,
+        launch: Launch,
+        arguments: &[Argument],
+    ) {
+        if launch.grid.iter().all(|blocks| *blocks > 0) {
+            self.driver.launch(Kernel { family, storage, defines, entry }, launch, arguments);
+        }
+    }
+
+    /// Starts a matrix product, unless its result is empty.
+    pub(super) fn matmul(&self, matmul: &Matmul) {
+        if matmul.m > 0 && matmul.n > 0 {
+            self.driver.matmul(matmul);
+        }
+    }
+
+    /// Lays out scratch memory and runs an operation in it. Operations use the memory one after the other, in the order in
+    /// which they start work.
+    pub(super) fn with_scratch<L>(&self, layout: impl Fn(&mut Carver) -> L, body: impl FnOnce(L)) {
+        let mut scratch = self.lock_scratch();
+        if self.unless_failed(self.grow(&mut scratch, "scratch", measure(&layout))).is_none() {
+            return;
+        }
+        let start = scratch.as_ref().map_or(Address::NULL, Memory::address);
+        body(layout(&mut Carver::at(start)));
+    }
+
+    /// The value; nothing after a failure, when the driver refuses everything and `check` tells why. Any other error is
+    /// memory that was not reserved, and panics.
+    pub(super) fn unless_failed<T>(&self, result: Result<T, ComputeError>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                assert!(self.driver.check().is_err(), "scratch memory: {error}");
+                None
+            }
+        }
+    }
+
+    fn lock_scratch(&self) -> MutexGuard<'_, Option<Memory>> {
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Attention's latest plans, locked.
+    pub(super) fn plans(&self) -> MutexGuard<'_, Plans> {
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes memory of the device's own at least this long; what it held is lost where it was shorter.
+    pub(super) fn grow(&self, memory: &mut Option<Memory>, name: &str, bytes: usize) -> Result<(), ComputeError> {
+        let have = memory.as_ref().map_or(0, Memory::bytes);
+        if have < bytes {
+            *memory = None;
+            self.allocated.fetch_sub(have as u64, Ordering::Relaxed);
+            *memory = Some(self.memory(name, bytes)?);
+        }
+        Ok(())
+    }
+
+    /// Bytes of scratch held; constant once [`Device::reserve_scratch`] has run.
+    pub fn scratch_held(&self) -> usize {
+        self.lock_scratch().as_ref().map_or(0, Memory::bytes)
+    }
+
+    fn scratch_len(&self, shape: &ScratchShape) -> usize {
+        let ScratchShape { dtype, tokens, width, vocab_size, n_embd, head_dim, training, .. } = *shape;
+        let mut needs = vec![
+            measure(|c| attend::scratch(c, shape)),
+            measure(|c| head::layout(c, dtype, tokens, vocab_size, n_embd)),
+            measure(|c| elementwise::row_numbers(c, tokens)),
+            measure(optimizer::square_partials),
+        ];
+        if training {
+            needs.extend([
+                measure(step::usual_layout),
+                measure(|c| elementwise::token_order(c, tokens)),
+                measure(|c| norm::partial_sums(c, tokens, width.max(n_embd))),
+                measure(|c| linear::partial_sums(c, tokens, width.max(n_embd))),
+                measure(|c| qkv::partial_sums(c, tokens, head_dim)),
+                measure(|c| optimizer::muon_layout(c, width.max(n_embd), n_embd)),
+            ]);
+        }
+        needs.into_iter().fold(0, usize::max)
+    }
+}
+
+impl Device for CudaDevice {
+    type Buffer = CudaBuffer;
+    type Matrix = CudaMatrix;
+    type Tally = CudaTally;
+
+    fn info(&self) -> DeviceInfo {
+        self.driver.info()
+    }
+
+    fn allocated_bytes(&self) -> u64 {
+        self.allocated.load(Ordering::Relaxed)
+    }
+
+    fn available_bytes(&self) -> Option<u64> {
+        self.driver.available_bytes()
+    }
+
+    fn check(&self) -> Result<(), ComputeError> {
+        self.driver.check()
+    }
+
+    fn allocate(&self, name: &str, dtype: DType, len: usize) -> Result<CudaBuffer, ComputeError> {
+        let buffer = CudaBuffer::new(&self.driver, name, dtype, len)?;
+        self.allocated.fetch_add(buffer.bytes() as u64, Ordering::Relaxed);
+        Ok(buffer)
+    }
+
+    fn allocate_matrix(
+        &self,
+        name: &str,
+        dtype: DType,
+        rows: usize,
+        columns: usize,
+        usage: MatrixUse,
+    ) -> Result<CudaMatrix, ComputeError> {
+        let matrix = CudaMatrix::new(&self.driver, name, dtype, rows, columns)?;
+        self.allocated.fetch_add(self.matrix_bytes(dtype, rows, columns, usage), Ordering::Relaxed);
+        Ok(matrix)
+    }
+
+    fn matrix_bytes(&self, dtype: DType, rows: usize, columns: usize, _: MatrixUse) -> u64 {
+        CudaMatrix::bytes(dtype, rows, columns) as u64
+    }
+
+    fn scratch_bytes(&self, shape: &ScratchShape) -> u64 {
+        let tables: usize = attend::table_bytes(shape).iter().sum();
+        (self.scratch_len(shape) + tables) as u64
+    }
+
+    fn reserve_scratch(&self, shape: &ScratchShape) -> Result<(), ComputeError> {
+        self.plans().reserve(self, shape)?;
+        self.grow(&mut self.lock_scratch(), "scratch", self.scratch_len(shape))
+    }
+
+    fn len(&self, buffer: &CudaBuffer) -> usize {
+        buffer.len()
+    }
+
+    fn bytes<'a>(&self, buffer: &'a CudaBuffer) -> Cow<'a, [u8]> {
+        Cow::Owned(buffer.download(0, buffer.len()))
+    }
+
+    fn write_f32(&self, buffer: &mut CudaBuffer, offset: usize, values: &[f32]) {
+        let bytes = match buffer.dtype() {
+            DType::F32 => little_endian(values, f32::to_le_bytes),
+            DType::Bf16 => values.iter().flat_map(|x| Bf16::from_f32(*x).0.to_le_bytes()).collect(),
+            DType::U32 => panic!("indices used as activations"),
+        };
+        buffer.write(buffer.dtype(), offset, &bytes);
+    }
+
+    fn read_f32(&self, buffer: &CudaBuffer, offset: usize, values: &mut [f32]) {
+        let bytes = buffer.download(offset, values.len().min(buffer.len() - offset));
+        match buffer.dtype() {
+            DType::F32 => {
+                for (to, from) in values.iter_mut().zip(f32_values(&bytes)) {
+                    *to = from;
+                }
+            }
+            DType::Bf16 => {
+                for (to, from) in values.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *to = Bf16(u16::from_le_bytes(*from)).to_f32();
+                }
+            }
+            DType::U32 => panic!("indices used as activations"),
+        }
+    }
+
+    fn write_u32(&self, buffer: &mut CudaBuffer, offset: usize, values: &[u32]) {
+        buffer.write(DType::U32, offset, &little_endian(values, u32::to_le_bytes));
+    }
+
+    fn fill_zero(&self, buffer: &mut CudaBuffer) {
+        let bytes = buffer.len() * buffer.dtype().size();
+        self.driver.zero(buffer.output(buffer.dtype(), buffer.len()), bytes);
+    }
+
+    fn pack(&self, values: &CudaBuffer, matrix: &mut CudaMatrix) {
+        elementwise::pack(self, values, matrix);
+    }
+
+    fn copy(&self, from: &CudaBuffer, len: usize, to: &mut CudaBuffer) {
+        let dtype = from.dtype();
+        self.driver.copy(from.input(dtype, len), to.output(dtype, len), len * dtype.size());
+    }
+
+    fn gather_rows(&self, from: &CudaBuffer, width: usize, rows: &[u32], to: &mut CudaBuffer) {
+        elementwise::gather_rows(self, from, width, rows, to);
+    }
+
+    fn embedding(&self, table: &CudaMatrix, ids: &CudaBuffer, tokens: usize, x: &mut CudaBuffer) {
+        elementwise::embedding(self, table, ids, tokens, x);
+    }
+
+    fn embedding_backward(
+        &self,
+        ids: &CudaBuffer,
+        dx: &CudaBuffer,
+        tokens: usize,
+        width: usize,
+        d_table: &mut CudaBuffer,
+    ) {
+        elementwise::embedding_backward(self, ids, dx, (tokens, width), d_table);
+    }
+
+    fn norm(
+        &self,
+        norm: &Norm<'_, CudaBuffer>,
+        x: &CudaBuffer,
+        tokens: usize,
+        width: usize,
+        y: &mut CudaBuffer,
+        stats: &mut CudaBuffer,
+    ) {
+        norm::forward(self, norm, x, (tokens, width), y, stats);
+    }
+
+    fn norm_backward(
+        &self,
+        norm: &Norm<'_, CudaBuffer>,
+        x: &CudaBuffer,
+        stats: &CudaBuffer,
+        dy: &CudaBuffer,
+        tokens: usize,
+        width: usize,
+        dx: &mut CudaBuffer,
+        gradient: NormGradient<'_, CudaBuffer>,
+    ) {
+        norm::backward(self, norm, x, stats, dy, (tokens, width), dx, gradient);
+    }
+
+    fn norm_again(
+        &self,
+        norm: &Norm<'_, CudaBuffer>,
+        x: &CudaBuffer,
+        stats: &CudaBuffer,
+        tokens: usize,
+        width: usize,
+        y: &mut CudaBuffer,
+    ) {
+        norm::again(self, norm, x, stats, (tokens, width), y);
+    }
+
+    fn linear(
+        &self,
+        x: &CudaBuffer,
+        weight: &CudaMatrix,
+        bias: Option<&CudaBuffer>,
+        tokens: usize,
+        out: Out<'_, CudaBuffer>,
+    ) {
+        linear::forward(self, x, weight, bias, tokens, out);
+    }
+
+    fn linear_backward_input(&self, dy: &CudaBuffer, weight: &CudaMatrix, tokens: usize, dx: &mut CudaBuffer) {
+        linear::backward_input(self, dy, weight, tokens, dx);
+    }
+
+    fn linear_backward_weight(
+        &self,
+        dy: &CudaBuffer,
+        x: &CudaBuffer,
+        tokens: usize,
+        shape: (usize, usize),
+        d_weight: &mut CudaBuffer,
+        d_bias: Option<&mut CudaBuffer>,
+    ) {
+        linear::backward_weight(self, dy, x, tokens, shape, d_weight, d_bias);
+    }
+
+    fn split_qkv(
+        &self,
+        split: &QkvSplit<'_, CudaBuffer>,
+        qkv: &CudaBuffer,
+        tokens: usize,
+        q: &mut CudaBuffer,
+        k: &mut CudaBuffer,
+        v: &mut CudaBuffer,
+    ) {
+        qkv::forward(self, split, qkv, tokens, [q, k, v]);
+    }
+
+    fn split_qkv_backward(
+        &self,
+        split: &QkvSplit<'_, CudaBuffer>,
+        qkv: &CudaBuffer,
+        gradients: [&CudaBuffer; 3],
+        tokens: usize,
+        d_qkv: &mut CudaBuffer,
+        d_norm: Option<(&mut CudaBuffer, &mut CudaBuffer)>,
+    ) {
+        qkv::backward(self, split, qkv, gradients, tokens, d_qkv, d_norm);
+    }
+
+    fn attention(
+        &self,
+        shape: AttentionShape,
+        spans: &[Span],
+        qkv: [&CudaBuffer; 3],
+        out: &mut CudaBuffer,
+        lse: Option<&mut CudaBuffer>,
+    ) {
+        attend::forward(self, shape, spans, qkv, out, lse);
+    }
+
+    fn attention_backward(
+        &self,
+        shape: AttentionShape,
+        spans: &[Span],
+        qkv: [&CudaBuffer; 3],
+        out: &CudaBuffer,
+        lse: &CudaBuffer,
+        d_out: &CudaBuffer,
+        gradients: [&mut CudaBuffer; 3],
+    ) {
+        attend::backward(self, shape, spans, qkv, out, lse, d_out, gradients);
+    }
+
+    fn activation(&self, kind: ActivationKind, x: &CudaBuffer, tokens: usize, n_ff: usize, y: &mut CudaBuffer) {
+        elementwise::activation(self, kind, x, (tokens, n_ff), y);
+    }
+
+    fn activation_backward(
+        &self,
+        kind: ActivationKind,
+        x: &CudaBuffer,
+        dy: &CudaBuffer,
+        tokens: usize,
+        n_ff: usize,
+        dx: &mut CudaBuffer,
+        y: &mut CudaBuffer,
+    ) {
+        elementwise::activation_backward(self, kind, x, dy, (tokens, n_ff), dx, y);
+    }
+
+    fn dropout_add(&self, dropout: Dropout, branch: &CudaBuffer, len: usize, x: &mut CudaBuffer) {
+        elementwise::dropout_add(self, dropout, branch, len, x);
+    }
+
+    fn dropout(&self, dropout: Dropout, len: usize, x: &mut CudaBuffer) {
+        elementwise::dropout(self, dropout, len, x);
+    }
+
+    fn branch_gradient(&self, dropout: Option<Dropout>, dx: &CudaBuffer, len: usize, branch: &mut CudaBuffer) {
+        elementwise::branch_gradient(self, dropout, dx, len, branch);
+    }
+
+    fn head(
+        &self,
+        head: &Head<'_, CudaBuffer, CudaMatrix>,
+        losses: &mut CudaBuffer,
+        gradient: Option<HeadGradient<'_, CudaBuffer>>,
+    ) -> HeadResult {
+        self.driver.zero(self.results(), step::TALLY_BYTES);
+        head::run(self, head, losses, gradient, self.results());
+        step::read(self, self.results()).head
+    }
+
+    fn allocate_tally(&self) -> Result<CudaTally, ComputeError> {
+        CudaTally::new(self)
+    }
+
+    fn clear_tally(&self, tally: &mut CudaTally) {
+        self.driver.zero(tally.address(), step::TALLY_BYTES);
+    }
+
+    fn read_tally(&self, tally: &CudaTally) -> StepTotals {
+        step::read(self, tally.address())
+    }
+
+    fn head_to_tally(
+        &self,
+        head: &Head<'_, CudaBuffer, CudaMatrix>,
+        losses: &mut CudaBuffer,
+        gradient: Option<HeadGradient<'_, CudaBuffer>>,
+        tally: &mut CudaTally,
+    ) {
+        head::run(self, head, losses, gradient, tally.address());
+    }
+
+    fn clip(&self, gradients: &[&CudaBuffer], max_norm: f64, tally: &mut CudaTally) {
+        step::clip(self, gradients, max_norm, tally);
+    }
+
+    fn adamw_all(&self, update: &AdamW, tensors: Vec<AdamWTensor<'_, CudaBuffer, CudaMatrix>>, tally: &CudaTally) {
+        step::adamw_all(self, update, tensors, tally);
+    }
+
+    fn muon_by_tally(
+        &self,
+        update: &Muon,
+        blocks: (&[usize], usize),
+        weight: &mut CudaBuffer,
+        gradient: &CudaBuffer,
+        momentum: &mut CudaBuffer,
+        tally: &CudaTally,
+    ) {
+        optimizer::muon(self, update, blocks, [weight, momentum], gradient, tally.address());
+    }
+
+    fn sum_of_squares(&self, buffer: &CudaBuffer) -> f64 {
+        optimizer::sum_of_squares(self, buffer)
+    }
+
+    fn adamw(&self, update: &AdamW, weight: &mut CudaBuffer, gradient: &CudaBuffer, moments: [&mut CudaBuffer; 2]) {
+        optimizer::adamw(self, update, weight, gradient, moments);
+    }
+
+    fn muon(
+        &self,
+        update: &Muon,
+        row_blocks: &[usize],
+        columns: usize,
+        weight: &mut CudaBuffer,
+        gradient: &CudaBuffer,
+        momentum: &mut CudaBuffer,
+    ) {
+        optimizer::muon(self, update, (row_blocks, columns), [weight, momentum], gradient, Address::NULL);
+    }
+}

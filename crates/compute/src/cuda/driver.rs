@@ -1,0 +1,180 @@
+//! What the CUDA device asks of the world: memory, launches, matrix products and errors, behind the [`Driver`] trait.
+//!
+//! Two things implement it: NVIDIA's driver with its libraries, and a simulator on the processor that runs the same
+//! kernels in tests. Everything above, `CudaDevice` and the host side of every kernel, is written against the trait and
+//! cannot tell them apart. Work is ordered on one stream. Calls that start work return nothing: the first error is kept,
+//! every call after it does nothing, and [`Driver::check`] tells.
+
+use super::kernels::Family;
+use crate::device::DeviceInfo;
+use crate::dtype::DType;
+use crate::error::ComputeError;
+
+/// An address in the device's memory (the simulator's is the host's).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address(pub u64);
+
+impl Address {
+    /// No memory: what a kernel gets for an optional operand that is absent.
+    pub const NULL: Address = Address(0);
+
+    /// The address of `bytes` further on.
+    pub fn offset(self, bytes: usize) -> Address {
+        Address(self.0 + bytes as u64)
+    }
+}
+
+/// An entry of a family of kernels, as compiled for a storage type and some integers.
+///
+/// (family, storage, defines) names a module: a text that is compiled once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Kernel {
+    /// The file.
+    pub family: Family,
+    /// What the type `S` is in it: f32 or bf16. `None` where the file does not use `S`.
+    pub storage: Option<DType>,
+    /// Integers that the text sees as macros, such as `HEAD_DIM`.
+    pub defines: &'static [(&'static str, u32)],
+    /// The function.
+    pub entry: &'static str,
+}
+
+/// How many blocks of how many threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// Blocks along x, y and z; none of them 0.
+    pub grid: [u32; 3],
+    /// Threads of a block along x, y and z; at most what the kernel's `__launch_bounds__` says.
+    pub block: [u32; 3],
+    /// Dynamic shared memory of a block; at most [`Driver::shared_memory_limit`].
+    pub shared_bytes: u32,
+}
+
+impl Launch {
+    /// `blocks` blocks of `threads` threads, without shared memory.
+    pub fn linear(blocks: u32, threads: u32) -> Launch {
+        Launch { grid: [blocks, 1, 1], block: [threads, 1, 1], shared_bytes: 0 }
+    }
+
+    /// The same with dynamic shared memory.
+    pub fn with_shared(self, bytes: u32) -> Launch {
+        Launch { shared_bytes: bytes, ..self }
+    }
+}
+
+/// One argument of a kernel, of the type that the C signature has at its place.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Argument {
+    /// Any pointer.
+    Pointer(Address),
+    /// `u32`.
+    U32(u32),
+    /// `i32`.
+    I32(i32),
+    /// `u64`.
+    U64(u64),
+    /// `float`.
+    F32(f32),
+}
+
+impl From<Address> for Argument {
+    fn from(address: Address) -> Self {
+        Argument::Pointer(address)
+    }
+}
+
+impl From<u32> for Argument {
+    fn from(value: u32) -> Self {
+        Argument::U32(value)
+    }
+}
+
+impl From<i32> for Argument {
+    fn from(value: i32) -> Self {
+        Argument::I32(value)
+    }
+}
+
+impl From<u64> for Argument {
+    fn from(value: u64) -> Self {
+        Argument::U64(value)
+    }
+}
+
+impl From<f32> for Argument {
+    fn from(value: f32) -> Self {
+        Argument::F32(value)
+    }
+}
+
+/// A matrix of a product, row-major.
+#[derive(Clone, Copy, Debug)]
+pub struct Operand {
+    /// Of the first element.
+    pub address: Address,
+    /// f32 or bf16.
+    pub dtype: DType,
+    /// Whether the matrix lies in memory transposed.
+    pub transposed: bool,
+    /// Elements from one row in memory to the next.
+    pub row_stride: usize,
+}
+
+/// `c = beta c + a b (+ bias)`, accumulated in f32.
+#[derive(Clone, Copy, Debug)]
+pub struct Matmul {
+    /// Rows of `a` and `c`.
+    pub m: usize,
+    /// Columns of `b` and `c`.
+    pub n: usize,
+    /// Columns of `a`, rows of `b`.
+    pub k: usize,
+    /// `[m, k]`, or in memory `[k, m]` when transposed.
+    pub a: Operand,
+    /// `[k, n]`, or in memory `[n, k]` when transposed.
+    pub b: Operand,
+    /// `[m, n]`, never transposed.
+    pub c: Operand,
+    /// 0 (what `c` held is not read) or 1.
+    pub beta: f32,
+    /// f32 `[n]`, added to every row.
+    pub bias: Option<Address>,
+}
+
+/// A GPU, or what stands in for one.
+pub trait Driver: Send + Sync {
+    /// The GPU's name; its architecture such as `sm_89` as the instruction set; 1 thread.
+    fn info(&self) -> DeviceInfo;
+    /// Streaming multiprocessors: how many blocks are in flight at least.
+    fn multiprocessors(&self) -> usize;
+    /// Bytes of shared memory that a block may have.
+    fn shared_memory_limit(&self) -> usize;
+    /// Bytes that can still be allocated, if known.
+    fn available_bytes(&self) -> Option<u64>;
+    /// Zeroed memory, aligned to 256 bytes.
+    ///
+    /// # Errors
+    /// The memory cannot be had, or an earlier call failed.
+    fn allocate(&self, bytes: usize) -> Result<Address, ComputeError>;
+    /// Gives memory back; `bytes` as it was allocated. What was started before may still use it.
+    fn free(&self, at: Address, bytes: usize);
+    /// Copies from the host; the bytes may change once the call returns.
+    fn upload(&self, to: Address, bytes: &[u8]);
+    /// Copies to the host, after everything before; waits.
+    fn download(&self, from: Address, bytes: &mut [u8]);
+    /// Copies on the device; the ranges must not overlap.
+    fn copy(&self, from: Address, to: Address, bytes: usize);
+    /// Sets bytes to zero.
+    fn zero(&self, at: Address, bytes: usize);
+    /// Starts a kernel; arguments in the order of its signature.
+    fn launch(&self, kernel: Kernel, launch: Launch, arguments: &[Argument]);
+    /// Starts a matrix product.
+    fn matmul(&self, matmul: &Matmul);
+    /// Waits for everything started.
+    fn synchronize(&self);
+    /// The first error since the start, if any. Does not wait: what has not failed yet is not known.
+    ///
+    /// # Errors
+    /// That error, at every call from then on.
+    fn check(&self) -> Result<(), ComputeError>;
+}

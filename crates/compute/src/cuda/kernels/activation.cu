@@ -1,0 +1,162 @@
+// The MLP's non-linearities: exact GELU (Hendrycks and Gimpel 2016, arXiv 1606.08415), SwiGLU (Shazeer 2020,
+// arXiv 2002.05202), squared ReLU (So et al. 2021, arXiv 2109.08668). x and y are S.
+//
+// GELU:         y = x P(x), P(x) = (1 + erf(x / sqrt 2)) / 2;  dx = dy (P(x) + x p(x)), p the normal density
+// squared ReLU: y = max(x, 0)^2;                               dx = 2 dy max(x, 0)
+// SwiGLU:       y = gate s(gate) up, s the logistic function, a row of x holding gate [n_ff] then up [n_ff];
+//               d_gate = dy up s (1 + gate (1 - s)), d_up = dy gate s
+//
+// Forward: reads x, writes y. Backward: reads x and dy, writes dx, and y again, which the forward pass did not keep.
+// 16 bytes at a time; about 20 FLOPs an element, so bound by memory.
+
+struct Gelu {
+    static DEVICE float distribution(float x) {
+        return 0.5f * (1.0f + erff(x * 0.70710678f));
+    }
+    static DEVICE float value(float x) {
+        return x * distribution(x);
+    }
+    static DEVICE float slope(float x) {
+        return fmaf(x, 0.39894228f * expf(-0.5f * x * x), distribution(x));
+    }
+};
+
+struct ReluSquared {
+    static DEVICE float value(float x) {
+        x = fmaxf(x, 0.0f);
+        return x * x;
+    }
+    static DEVICE float slope(float x) {
+        return 2.0f * fmaxf(x, 0.0f);
+    }
+};
+
+template <typename Function, u32 N>
+DEVICE void apply(const S* x, S* y) {
+    float v[N];
+    load(x, v);
+    for (u32 j = 0; j < N; ++j) {
+        v[j] = Function::value(v[j]);
+    }
+    store(y, v);
+}
+
+template <typename Function, u32 N>
+DEVICE void apply_backward(const S* x, const S* dy, S* dx, S* y) {
+    float v[N], d[N];
+    load(x, v);
+    load(dy, d);
+    for (u32 j = 0; j < N; ++j) {
+        d[j] *= Function::slope(v[j]);
+        v[j] = Function::value(v[j]);
+    }
+    store(dx, d);
+    store(y, v);
+}
+
+template <typename Function>
+DEVICE void flat(const S* x, S* y, u64 len) {
+    u64 first = (u64(blockIdx.x) * 256 + threadIdx.x) * WIDE;
+    if (first + WIDE <= len) {
+        apply<Function, WIDE>(x + first, y + first);
+    } else {
+        for (u64 i = first; i < len; ++i) {
+            apply<Function, 1>(x + i, y + i);
+        }
+    }
+}
+
+template <typename Function>
+DEVICE void flat_backward(const S* x, const S* dy, S* dx, S* y, u64 len) {
+    u64 first = (u64(blockIdx.x) * 256 + threadIdx.x) * WIDE;
+    if (first + WIDE <= len) {
+        apply_backward<Function, WIDE>(x + first, dy + first, dx + first, y + first);
+    } else {
+        for (u64 i = first; i < len; ++i) {
+            apply_backward<Function, 1>(x + i, dy + i, dx + i, y + i);
+        }
+    }
+}
+
+extern "C" __global__ __launch_bounds__(256) void gelu(const S* x, S* y, u64 len) {
+    flat<Gelu>(x, y, len);
+}
+
+extern "C" __global__ __launch_bounds__(256) void gelu_backward(const S* x, const S* dy, S* dx, S* y, u64 len) {
+    flat_backward<Gelu>(x, dy, dx, y, len);
+}
+
+extern "C" __global__ __launch_bounds__(256) void relu_squared(const S* x, S* y, u64 len) {
+    flat<ReluSquared>(x, y, len);
+}
+
+extern "C" __global__ __launch_bounds__(256) void relu_squared_backward(const S* x, const S* dy, S* dx, S* y, u64 len) {
+    flat_backward<ReluSquared>(x, dy, dx, y, len);
+}
+
+DEVICE float logistic(float x) {
+    return 1.0f / (1.0f + expf(-x));
+}
+
+template <u32 N>
+DEVICE void swiglu_piece(const S* gate, const S* up, S* y) {
+    float g[N], u[N];
+    load(gate, g);
+    load(up, u);
+    for (u32 j = 0; j < N; ++j) {
+        g[j] = g[j] * logistic(g[j]) * u[j];
+    }
+    store(y, g);
+}
+
+template <u32 N>
+DEVICE void swiglu_backward_piece(const S* gate, const S* up, const S* dy, S* d_gate, S* d_up, S* y) {
+    float g[N], u[N], d[N], out[N];
+    load(gate, g);
+    load(up, u);
+    load(dy, d);
+    for (u32 j = 0; j < N; ++j) {
+        float s = logistic(g[j]), silu = g[j] * s;
+        out[j] = silu * u[j];
+        g[j] = d[j] * u[j] * s * (1.0f + g[j] * (1.0f - s));
+        u[j] = d[j] * silu;
+    }
+    store(d_gate, g);
+    store(d_up, u);
+    store(y, out);
+}
+
+// Block (row, piece): a piece is 256 threads' worth of a row.
+extern "C" __global__ __launch_bounds__(256) void swiglu(const S* x, S* y, u32 n_ff) {
+    const S* gate = x + u64(blockIdx.x) * 2 * n_ff;
+    S* out = y + u64(blockIdx.x) * n_ff;
+    u32 first = (blockIdx.y * 256 + threadIdx.x) * WIDE;
+    if (n_ff % WIDE == 0) {
+        if (first < n_ff) {
+            swiglu_piece<WIDE>(gate + first, gate + n_ff + first, out + first);
+        }
+    } else {
+        for (u32 i = first; i < first + WIDE && i < n_ff; ++i) {
+            swiglu_piece<1>(gate + i, gate + n_ff + i, out + i);
+        }
+    }
+}
+
+extern "C" __global__ __launch_bounds__(256) void swiglu_backward(const S* x, const S* dy, S* dx, S* y, u32 n_ff) {
+    u64 row = u64(blockIdx.x) * n_ff;
+    const S* gate = x + 2 * row;
+    S* d_gate = dx + 2 * row;
+    u32 first = (blockIdx.y * 256 + threadIdx.x) * WIDE;
+    if (n_ff % WIDE == 0) {
+        if (first < n_ff) {
+            swiglu_backward_piece<WIDE>(
+                gate + first, gate + n_ff + first, dy + row + first, d_gate + first, d_gate + n_ff + first,
+                y + row + first);
+        }
+    } else {
+        for (u32 i = first; i < first + WIDE && i < n_ff; ++i) {
+            swiglu_backward_piece<1>(
+                gate + i, gate + n_ff + i, dy + row + i, d_gate + i, d_gate + n_ff + i, y + row + i);
+        }
+    }
+}

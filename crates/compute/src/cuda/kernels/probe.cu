@@ -1,0 +1,144 @@
+// Every function of ptx.cu, and the shuffles, votes and reductions that the kernels use, each on its own. One block
+// each. The host side with the expected values is cuda/probe.rs: what a GPU is asked first, and the simulator too.
+
+// d[16, 8] += a[16, 16] b[16, 8], row-major, each lane loading its fragments as the comment on mma_m16n8k16 says.
+extern "C" __global__ __launch_bounds__(32) void probe_mma(const u16* a, const u16* b, float* d) {
+    u32 group = threadIdx.x / 4, place = threadIdx.x % 4;
+    u32 fragment[4], column[2];
+    for (u32 i = 0; i < 4; ++i) {
+        u32 row = group + i % 2 * 8, k = 2 * place + i / 2 * 8;
+        fragment[i] = a[row * 16 + k] | static_cast<u32>(a[row * 16 + k + 1]) << 16;
+    }
+    for (u32 i = 0; i < 2; ++i) {
+        u32 k = 2 * place + i * 8;
+        column[i] = b[k * 8 + group] | static_cast<u32>(b[(k + 1) * 8 + group]) << 16;
+    }
+    float sums[4];
+    for (u32 i = 0; i < 4; ++i) {
+        sums[i] = d[(group + i / 2 * 8) * 8 + 2 * place + i % 2];
+    }
+    mma_m16n8k16(sums, fragment, column[0], column[1]);
+    for (u32 i = 0; i < 4; ++i) {
+        d[(group + i / 2 * 8) * 8 + 2 * place + i % 2] = sums[i];
+    }
+}
+
+// Four 8 x 8 matrices of u16; out[14][32]: the registers of x1, x2, x4, then of the transposed three.
+extern "C" __global__ __launch_bounds__(32) void probe_ldmatrix(const u16* matrices, u32* out) {
+    SHARED_MEMORY(u16, tile);
+    u32 lane = threadIdx.x;
+    for (u32 i = lane; i < 256; i += WARP) {
+        tile[i] = matrices[i];
+    }
+    __syncthreads();
+    u32 one, two[2], four[4];
+    const u16* row = tile + lane * 8;
+    // Lanes whose address is not used may hold any.
+    ldmatrix_x1(one, lane < 8 ? row : tile);
+    ldmatrix_x2(two, lane < 16 ? row : tile);
+    ldmatrix_x4(four, row);
+    out[lane] = one;
+    for (u32 i = 0; i < 2; ++i) {
+        out[(1 + i) * WARP + lane] = two[i];
+    }
+    for (u32 i = 0; i < 4; ++i) {
+        out[(3 + i) * WARP + lane] = four[i];
+    }
+    ldmatrix_x1_transposed(one, lane < 8 ? row : tile);
+    ldmatrix_x2_transposed(two, lane < 16 ? row : tile);
+    ldmatrix_x4_transposed(four, row);
+    out[7 * WARP + lane] = one;
+    for (u32 i = 0; i < 2; ++i) {
+        out[(8 + i) * WARP + lane] = two[i];
+    }
+    for (u32 i = 0; i < 4; ++i) {
+        out[(10 + i) * WARP + lane] = four[i];
+    }
+}
+
+// out[t] = sum over tiles of (tile + 1) * (the 4 floats of thread t's neighbour), where tiles of 64 * 4 floats come through
+// a pipeline of three stages and threads whose number divides by 5 copy zeros instead.
+extern "C" __global__ __launch_bounds__(64) void probe_copy_async(const float* in, float* out, u32 tiles) {
+    SHARED_MEMORY(float, stages);
+    u32 t = threadIdx.x, neighbour = (t + 1) % 64;
+    bool read = t % 5 != 0;
+    for (u32 tile = 0; tile < 2; ++tile) {
+        if (tile < tiles) {
+            copy_async_16(stages + (tile * 64 + t) * 4, in + (tile * 64 + t) * 4, read);
+        }
+        copy_async_commit();
+    }
+    float sum = 0.0f;
+    for (u32 tile = 0; tile < tiles; ++tile) {
+        copy_async_wait<1>();
+        __syncthreads();
+        u32 next = tile + 2;
+        if (next < tiles) {
+            copy_async_16(stages + (next % 3 * 64 + t) * 4, in + (next * 64 + t) * 4, read);
+        }
+        copy_async_commit();
+        const float* quad = stages + (tile % 3 * 64 + neighbour) * 4;
+        sum += (tile + 1) * (quad[0] + quad[1] + quad[2] + quad[3]);
+    }
+    out[t] = sum;
+}
+
+// packed[i] = pack_bf16(x[2 i], x[2 i + 1]); rounded[i] = from_float<bf16>(x[i]); power[i] = exp2_approximate(x[i]).
+extern "C" __global__ __launch_bounds__(128) void probe_arithmetic(const float* x, u32* packed, u16* rounded, float* power, u32 n) {
+    for (u32 i = threadIdx.x; i < n; i += 128) {
+        rounded[i] = from_float<bf16>(x[i]).bits;
+        power[i] = exp2_approximate(x[i]);
+        if (2 * i + 1 < n) {
+            packed[i] = pack_bf16(x[2 * i], x[2 * i + 1]);
+        }
+    }
+}
+
+// out[7][96] of in[96]: value of lane 5, of lane ^ 6, of lane - 3, of lane + 3, which lanes are negative, sum, maximum of the
+// block.
+extern "C" __global__ __launch_bounds__(96) void probe_warp(const float* in, float* out) {
+    SHARED_MEMORY(float, scratch);
+    u32 t = threadIdx.x;
+    float x = in[t];
+    out[t] = __shfl_sync(ALL_LANES, x, 5);
+    out[96 + t] = __shfl_xor_sync(ALL_LANES, x, 6);
+    out[2 * 96 + t] = __shfl_up_sync(ALL_LANES, x, 3);
+    out[3 * 96 + t] = __shfl_down_sync(ALL_LANES, x, 3);
+    u32 negative = __ballot_sync(ALL_LANES, x < 0.0f);
+    out[4 * 96 + t] = __popc(negative) + (__any_sync(ALL_LANES, x < 0.0f) ? 100.0f : 0.0f) +
+                      (__all_sync(ALL_LANES, x < 0.0f) ? 1000.0f : 0.0f);
+    out[5 * 96 + t] = block_sum<96>(x, scratch);
+    out[6 * 96 + t] = block_max<96>(x, scratch);
+}
+
+// out[32, 32] = transpose of in, `rounds` times forth and back and once more, through shared memory.
+extern "C" __global__ __launch_bounds__(256) void probe_transpose(const float* in, float* out, u32 rounds) {
+    SHARED_MEMORY(float, tile);
+    u32 column = threadIdx.x % 32, top = threadIdx.x / 32;
+    float mine[4];
+    for (u32 i = 0; i < 4; ++i) {
+        mine[i] = in[(top + 8 * i) * 32 + column];
+    }
+    for (u32 round = 0; round < 2 * rounds + 1; ++round) {
+        for (u32 i = 0; i < 4; ++i) {
+            tile[column * 33 + top + 8 * i] = mine[i];
+        }
+        __syncthreads();
+        for (u32 i = 0; i < 4; ++i) {
+            mine[i] = tile[(top + 8 * i) * 33 + column];
+        }
+        __syncthreads();
+    }
+    for (u32 i = 0; i < 4; ++i) {
+        out[(top + 8 * i) * 32 + column] = mine[i];
+    }
+}
+
+// out[256] = in[256] reversed within each warp, through shared memory and a warp barrier alone.
+extern "C" __global__ __launch_bounds__(256) void probe_syncwarp(const float* in, float* out) {
+    SHARED_MEMORY(float, values);
+    u32 t = threadIdx.x;
+    values[t] = in[t];
+    __syncwarp();
+    out[t] = values[t ^ 31u];
+}

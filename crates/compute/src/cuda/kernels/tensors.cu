@@ -1,0 +1,31 @@
+// Many tensors in one launch: a model has hundreds of parameters, most of them small.
+// (cuda/step.rs has the same structure.)
+struct Tensor {
+    float* weight;
+    const float* gradient;
+    float* first;
+    float* second;
+    // What the matrix products read, refreshed with the weight: bf16 or float; null for a vector.
+    void* matrix;
+    u64 len;
+    // The first block that works on this tensor; those of the next one follow.
+    u32 first_block;
+    u32 matrix_is_bf16;
+    // 1 - lr weight_decay
+    float keep;
+    u32 unused;
+};
+
+// The tensor that a block works on: the last whose first block is not behind it.
+DEVICE const Tensor& tensor_of(const Tensor* tensors, u32 count, u32 block) {
+    u32 low = 0, high = count;
+    while (high - low > 1) {
+        u32 middle = (low + high) / 2;
+        if (tensors[middle].first_block <= block) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    return tensors[low];
+}

@@ -1,0 +1,143 @@
+//! Linear layers as matrix products, and sums over tokens in two stages of fixed order.
+
+use super::buffer::{CudaBuffer, CudaMatrix};
+use super::device::CudaDevice;
+use super::driver::{Address, Launch, Matmul, Operand};
+use super::kernels::Family;
+use super::scratch::Carver;
+use crate::device::Out;
+use crate::dtype::DType;
+
+/// A row-major matrix without gaps.
+pub(super) fn operand(address: Address, dtype: DType, columns: usize) -> Operand {
+    Operand { address, dtype, transposed: false, row_stride: columns }
+}
+
+/// The same memory read as the transposed matrix.
+pub(super) fn transposed(operand: Operand) -> Operand {
+    Operand { transposed: !operand.transposed, ..operand }
+}
+
+/// `out = x · weightᵀ + bias`.
+pub(super) fn forward(
+    device: &CudaDevice,
+    x: &CudaBuffer,
+    weight: &CudaMatrix,
+    bias: Option<&CudaBuffer>,
+    tokens: usize,
+    out: Out<'_, CudaBuffer>,
+) {
+    let (rows, columns) = (weight.rows, weight.columns);
+    let (c, dtype, beta) = match out {
+        Out::Add(out) => (out.output(DType::F32, tokens * rows), DType::F32, 1.0),
+        Out::Store(out) => (out.output(out.dtype(), tokens * rows), out.dtype(), 0.0),
+    };
+    device.matmul(&Matmul {
+        m: tokens,
+        n: rows,
+        k: columns,
+        a: operand(x.input(weight.dtype, tokens * columns), weight.dtype, columns),
+        b: transposed(operand(weight.address(), weight.dtype, columns)),
+        c: operand(c, dtype, rows),
+        beta,
+        bias: bias.map(|b| b.input(DType::F32, rows)),
+    });
+}
+
+/// `dx = dy · weight`.
+pub(super) fn backward_input(
+    device: &CudaDevice,
+    dy: &CudaBuffer,
+    weight: &CudaMatrix,
+    tokens: usize,
+    dx: &mut CudaBuffer,
+) {
+    let (rows, columns, dtype) = (weight.rows, weight.columns, weight.dtype);
+    device.matmul(&Matmul {
+        m: tokens,
+        n: columns,
+        k: rows,
+        a: operand(dy.input(dtype, tokens * rows), dtype, rows),
+        b: operand(weight.address(), dtype, columns),
+        c: operand(dx.output(dtype, tokens * columns), dtype, columns),
+        beta: 0.0,
+        bias: None,
+    });
+}
+
+/// `d_weight += dyᵀ · x`, `d_bias += sum_t dy[t, :]`.
+pub(super) fn backward_weight(
+    device: &CudaDevice,
+    dy: &CudaBuffer,
+    x: &CudaBuffer,
+    tokens: usize,
+    (rows, columns): (usize, usize),
+    d_weight: &mut CudaBuffer,
+    d_bias: Option<&mut CudaBuffer>,
+) {
+    let dtype = dy.dtype();
+    let dy = dy.input(dtype, tokens * rows);
+    device.matmul(&Matmul {
+        m: rows,
+        n: columns,
+        k: tokens,
+        a: transposed(operand(dy, dtype, rows)),
+        b: operand(x.input(dtype, tokens * columns), dtype, columns),
+        c: operand(d_weight.output(DType::F32, rows * columns), DType::F32, columns),
+        beta: 1.0,
+        bias: None,
+    });
+    if let Some(d_bias) = d_bias {
+        let d_bias = d_bias.output(DType::F32, rows);
+        let chunks = Chunks::of(tokens);
+        device.with_scratch(
+            |carver| partial_sums(carver, tokens, rows),
+            |partial| {
+                let grid = Launch { grid: [rows.div_ceil(32) as u32, chunks.count, 1], ..SUMS };
+                let arguments = arguments![dy, partial, tokens as u32, rows as u32, chunks.rows,];
+                device.launch(Family::Columns, Some(dtype), "column_sums", grid, &arguments);
+                add_partials(device, partial, chunks.count, rows, rows, d_bias);
+            },
+        );
+    }
+}
+
+/// A block of the kernels that add up columns: 8 warps and a float a thread.
+const SUMS: Launch = Launch { grid: [0; 3], block: [256, 1, 1], shared_bytes: 4 * 256 };
+
+/// Scratch for one partial sum a chunk of tokens.
+pub(super) fn partial_sums(carver: &mut Carver, tokens: usize, width: usize) -> Address {
+    carver.take(4 * Chunks::of(tokens).count as usize * width)
+}
+
+/// How rows are cut for a sum over them: a function of their number alone.
+#[derive(Clone, Copy)]
+pub(super) struct Chunks {
+    pub(super) count: u32,
+    /// Of each chunk but the last, which may be shorter.
+    pub(super) rows: u32,
+}
+
+impl Chunks {
+    pub(super) fn of(rows: usize) -> Self {
+        const MOST: usize = 128;
+        const LEAST_ROWS: usize = 64;
+        let each = rows.div_ceil(MOST).max(LEAST_ROWS);
+        Chunks { count: rows.div_ceil(each) as u32, rows: each as u32 }
+    }
+}
+
+/// `out[c] += sum over chunks of partial[chunk * stride + c]`.
+pub(super) fn add_partials(
+    device: &CudaDevice,
+    partial: Address,
+    chunks: u32,
+    stride: usize,
+    width: usize,
+    out: Address,
+) {
+    let launch = Launch { grid: [width.div_ceil(32) as u32, 1, 1], ..SUMS };
+    let arguments = arguments![partial, out, chunks, stride as u32, width as u32];
+    // Partial sums are f32 whatever the storage type of what they are sums of.
+    device.launch(Family::Columns, Some(DType::F32), "add_partials", launch, &arguments);
+}

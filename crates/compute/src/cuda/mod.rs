@@ -1,0 +1,31 @@
+//! NVIDIA GPUs.
+
+/// The arguments of a launch, in the order of the kernel's signature.
+macro_rules! arguments {
+    ($($value:expr),* $(,)?) => { [$($crate::cuda::driver::Argument::from($value)),*] };
+}
+
+mod attend;
+pub mod attention;
+mod buffer;
+mod device;
+pub mod driver;
+mod elementwise;
+mod head;
+pub mod kernels;
+mod linear;
+mod norm;
+pub mod nvidia;
+mod optimizer;
+pub mod probe;
+mod qkv;
+mod scratch;
+#[cfg(any(test, feature = "simulator"))]
+pub mod simulator;
+mod step;
+#[cfg(test)]
+mod tests;
+
+pub use buffer::{CudaBuffer, CudaMatrix};
+pub use device::CudaDevice;
+pub use step::CudaTally;

@@ -1,0 +1,641 @@
+//! Matrix products by cuBLASLt.
+//!
+//! The library's matrices are column-major. A row-major matrix read as column-major is its transpose, so instead of
+//! `c = a b` it is asked for `c' = b' a'`: our `b` is its first operand, our `a` its second, and `m` and `n` change
+//! places. Operations count as 2 m n k FLOPs.
+//!
+//! For each product (sizes, types, strides, alignments) a [`Plan`] is made at its first use: descriptors, and the
+//! algorithm, see [`super::algorithms`]. Numbers of tokens vary from batch to batch in fine-tuning and from prompt to
+//! prompt; products of nearly the same size share an algorithm, so that they are not all timed.
+
+use std::collections::HashMap;
+use std::ffi::{c_int, c_void};
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use cudarc::cublaslt::sys as lt;
+
+use super::algorithms::{Algorithm, Choices};
+use super::error::CudaError;
+use super::ffi::CublasLt;
+use super::memory::Memory;
+use super::session::{Event, Session};
+use crate::cuda::driver::{Address, Matmul, Operand};
+use crate::dtype::DType;
+
+/// Algorithms that the library is asked for and that are timed.
+const CANDIDATES: usize = 8;
+/// Timed runs of each, of which the fastest counts.
+const RUNS: usize = 3;
+/// A candidate must take less than this share of the time of the library's first to be preferred to it: below, the
+/// difference is chance.
+const CLEARLY_FASTER: f32 = 0.97;
+/// Plans that are kept; then all are forgotten, and made again from the choices.
+const MOST_PLANS: usize = 4096;
+/// bf16 copies of biases as wide as this fit the scratch.
+const WIDEST_BIAS: usize = 1 << 19;
+
+/// An operand's part of a product's identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Side {
+    dtype: DType,
+    transposed: bool,
+    row_stride: usize,
+    /// The largest of 256, 16, 8, 4, 2 and 1 that divides the address: algorithms differ in what they need.
+    alignment: u32,
+}
+
+impl Side {
+    fn of(operand: &Operand) -> Self {
+        let Operand { address, dtype, transposed, row_stride } = *operand;
+        Side { dtype, transposed, row_stride, alignment: alignment(address) }
+    }
+}
+
+fn alignment(address: Address) -> u32 {
+    [256, 16, 8, 4, 2].into_iter().find(|bytes| address.0.is_multiple_of(u64::from(*bytes))).unwrap_or(1)
+}
+
+/// How the bias is added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Bias {
+    /// There is none.
+    None,
+    /// By the product's epilogue, in f32.
+    Epilogue,
+    /// By the epilogue, which for bf16 results may take its bias in bf16 only.
+    RoundedEpilogue,
+    /// By a kernel afterwards.
+    After,
+}
+
+/// What a plan is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Product {
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Side,
+    b: Side,
+    c: Side,
+    accumulate: bool,
+    with_bias: bool,
+}
+
+impl Product {
+    fn of(matmul: &Matmul) -> Self {
+        Product {
+            m: matmul.m,
+            n: matmul.n,
+            k: matmul.k,
+            a: Side::of(&matmul.a),
+            b: Side::of(&matmul.b),
+            c: Side::of(&matmul.c),
+            accumulate: matmul.beta != 0.0,
+            with_bias: matmul.bias.is_some(),
+        }
+    }
+
+    /// The product whose algorithm this one takes: sizes rounded up to an eighth of their power of two.
+    fn representative(self) -> Self {
+        let round = |size: usize| size.next_multiple_of((size.next_power_of_two() / 16).max(1));
+        Product { m: round(self.m), n: round(self.n), k: round(self.k), ..self }
+    }
+}
+
+impl fmt::Display for Product {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "m={} n={} k={}", self.m, self.n, self.k)?;
+        for (name, side) in [("a", self.a), ("b", self.b), ("c", self.c)] {
+            let order = if side.transposed { "transposed" } else { "plain" };
+            write!(f, " {name}={},{order},{},{}", side.dtype.name(), side.row_stride, side.alignment)?;
+        }
+        write!(f, " beta={}", u8::from(self.accumulate))
+    }
+}
+
+/// What the library writes of an algorithm that it proposes. As cudarc's, but that the status is a number: a library
+/// may know more of them than an enum does.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Proposal {
+    algorithm: Algorithm,
+    workspace: usize,
+    status: u32,
+    waves: f32,
+    reserved: [c_int; 4],
+}
+
+const _: () = {
+    assert!(size_of::<Proposal>() == size_of::<lt::cublasLtMatmulHeuristicResult_t>());
+    assert!(align_of::<Proposal>() == align_of::<lt::cublasLtMatmulHeuristicResult_t>());
+    assert!(size_of::<Algorithm>() == size_of::<lt::cublasLtMatmulAlgo_t>());
+};
+
+/// Descriptors, destroyed by `destroy`.
+#[derive(Clone, Copy)]
+struct Descriptors {
+    operation: lt::cublasLtMatmulDesc_t,
+    a: lt::cublasLtMatrixLayout_t,
+    b: lt::cublasLtMatrixLayout_t,
+    c: lt::cublasLtMatrixLayout_t,
+}
+
+/// A product that is ready to run.
+#[derive(Clone, Copy)]
+struct Plan {
+    descriptors: Descriptors,
+    algorithm: Algorithm,
+    bias: Bias,
+}
+
+struct State {
+    plans: HashMap<Product, Plan>,
+    choices: Choices,
+}
+
+/// How products are computed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MatmulSettings {
+    /// Whether f32 operands may be rounded to TF32 (10 bits of mantissa).
+    pub(super) tf32: bool,
+    /// Whether algorithms are timed; else the library's first proposal is taken.
+    pub(super) tune: bool,
+}
+
+/// The library with everything that its products need.
+pub(super) struct Products {
+    library: CublasLt,
+    handle: lt::cublasLtHandle_t,
+    settings: MatmulSettings,
+    workspace: Address,
+    workspace_bytes: usize,
+    /// bf16 copies of biases.
+    rounded: Address,
+    state: Mutex<State>,
+}
+
+// SAFETY: the handle may be used from any thread; descriptors are behind the lock.
+unsafe impl Send for Products {}
+// SAFETY: as above.
+unsafe impl Sync for Products {}
+
+/// What remains for the caller after, or before, the product itself.
+pub(super) struct Request<'a> {
+    pub(super) matmul: &'a Matmul,
+    /// Starts the kernel that rounds the f32 bias to bf16 at an address.
+    pub(super) round_bias: &'a dyn Fn(Address) -> Result<(), CudaError>,
+    /// Starts the kernel that adds the bias to the result.
+    pub(super) add_bias: &'a dyn Fn() -> Result<(), CudaError>,
+}
+
+impl Products {
+    /// Starts the library. `choices` is the file of algorithms.
+    ///
+    /// # Errors
+    /// The library refuses, or the workspace cannot be had.
+    pub(super) fn new(
+        session: &Session,
+        memory: &Memory,
+        library: CublasLt,
+        settings: MatmulSettings,
+        choices: Choices,
+    ) -> Result<Self, CudaError> {
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: writes the handle, in the current context; destroyed in `destroy`.
+        result("cublasLtCreate", unsafe { (library.cublasLtCreate)(&raw mut handle) })?;
+        // Split sums want room; Hopper's and Blackwell's algorithms more.
+        let workspace_bytes = if session.capability.0 >= 9 { 64 << 20 } else { 32 << 20 };
+        let workspace = memory.allocate(session, workspace_bytes)?;
+        let rounded = memory.allocate(session, WIDEST_BIAS * DType::Bf16.size())?;
+        let state = Mutex::new(State { plans: HashMap::new(), choices });
+        Ok(Products { library, handle, settings, workspace, workspace_bytes, rounded, state })
+    }
+
+    /// Starts a product.
+    ///
+    /// # Errors
+    /// There is no algorithm for it, or a call fails.
+    pub(super) fn run(&self, session: &Session, memory: &Memory, request: &Request<'_>) -> Result<(), CudaError> {
+        let matmul = request.matmul;
+        let product = Product::of(matmul);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let plan = match state.plans.get(&product) {
+            Some(plan) => *plan,
+            None => {
+                let plan = self.plan(session, memory, &mut state.choices, product, matmul)?;
+                if state.plans.len() >= MOST_PLANS {
+                    self.forget(&mut state);
+                }
+                state.plans.insert(product, plan);
+                plan
+            }
+        };
+        if plan.bias == Bias::RoundedEpilogue {
+            (request.round_bias)(self.rounded)?;
+        }
+        self.bias_pointer(&plan.descriptors, plan.bias, matmul)?;
+        self.start(session, &plan.descriptors, &plan.algorithm, matmul, matmul.c.address)?;
+        if plan.bias == Bias::After {
+            (request.add_bias)()?;
+        }
+        Ok(())
+    }
+
+    /// The ways of adding the bias, the best first.
+    fn ways(product: &Product) -> &'static [Bias] {
+        match (product.with_bias, product.c.dtype) {
+            (false, _) => &[Bias::None],
+            (true, DType::Bf16) if product.n <= WIDEST_BIAS => &[Bias::Epilogue, Bias::RoundedEpilogue, Bias::After],
+            (true, _) => &[Bias::Epilogue, Bias::After],
+        }
+    }
+
+    fn plan(
+        &self,
+        session: &Session,
+        memory: &Memory,
+        choices: &mut Choices,
+        product: Product,
+        matmul: &Matmul,
+    ) -> Result<Plan, CudaError> {
+        for bias in Self::ways(&product) {
+            let descriptors = self.describe(&product, *bias)?;
+            let found = self.choose(session, memory, choices, &descriptors, (product, *bias), matmul);
+            match found {
+                Ok(Some(algorithm)) => return Ok(Plan { descriptors, algorithm, bias: *bias }),
+                Ok(None) => self.destroy_descriptors(descriptors),
+                Err(error) => {
+                    self.destroy_descriptors(descriptors);
+                    return Err(error);
+                }
+            }
+        }
+        // SAFETY: takes nothing.
+        let version = unsafe { (self.library.cublasLtGetVersion)() };
+        Err(CudaError::NoAlgorithm { version, product: product.to_string() })
+    }
+
+    /// The remembered algorithm, else the fastest; `None` if the library has none.
+    fn choose(
+        &self,
+        session: &Session,
+        memory: &Memory,
+        choices: &mut Choices,
+        descriptors: &Descriptors,
+        (product, bias): (Product, Bias),
+        matmul: &Matmul,
+    ) -> Result<Option<Algorithm>, CudaError> {
+        if !self.settings.tune {
+            return Ok(self.proposals(descriptors, &product)?.first().map(|proposal| proposal.algorithm));
+        }
+        let tf32 = if self.settings.tf32 { " tf32" } else { "" };
+        let name = format!("{}{tf32} bias={bias:?}", product.representative());
+        if let Some(algorithm) = choices.get(&name)
+            && self.fits(descriptors, &algorithm)
+        {
+            return Ok(Some(algorithm));
+        }
+        let proposals = self.proposals(descriptors, &product)?;
+        if proposals.is_empty() {
+            return Ok(None);
+        }
+        self.bias_pointer(descriptors, bias, matmul)?;
+        let fastest = self.fastest(session, memory, descriptors, &proposals, matmul)?;
+        // What does not fit a neighbour of its size is no choice for the next process either; it is made again there.
+        choices.put(&name, fastest);
+        Ok(Some(fastest))
+    }
+
+    /// Whether a remembered algorithm can compute this very product in the workspace.
+    fn fits(&self, d: &Descriptors, algorithm: &Algorithm) -> bool {
+        let mut checked = Proposal::default();
+        // SAFETY: descriptors are alive; both structs have the library's layout (asserted above).
+        let status = unsafe {
+            (self.library.cublasLtMatmulAlgoCheck)(
+                self.handle,
+                d.operation,
+                d.b,
+                d.a,
+                d.c,
+                d.c,
+                std::ptr::from_ref(algorithm).cast(),
+                (&raw mut checked).cast(),
+            )
+        };
+        status == 0 && checked.status == 0 && checked.workspace <= self.workspace_bytes
+    }
+
+    /// What the library proposes, the best by its own judgement first.
+    fn proposals(&self, d: &Descriptors, product: &Product) -> Result<Vec<Proposal>, CudaError> {
+        use lt::cublasLtMatmulPreferenceAttributes_t as Attribute;
+        let mut preference = std::ptr::null_mut();
+        // SAFETY: writes the handle; destroyed below.
+        let created = unsafe { (self.library.cublasLtMatmulPreferenceCreate)(&raw mut preference) };
+        result("cublasLtMatmulPreferenceCreate", created)?;
+        let set = |attribute, value: *const c_void, bytes| {
+            // SAFETY: the preference is alive; `value` points to so many bytes.
+            let status =
+                unsafe { (self.library.cublasLtMatmulPreferenceSetAttribute)(preference, attribute, value, bytes) };
+            result("cublasLtMatmulPreferenceSetAttribute", status)
+        };
+        let workspace = self.workspace_bytes as u64;
+        // Sums that are split are added in f32, never in the result's type.
+        let reduction = lt::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+        let mut settings =
+            set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::ptr::from_ref(&workspace).cast(), 8).and(
+                set(Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, std::ptr::from_ref(&reduction).cast(), 4),
+            );
+        for (attribute, side) in [
+            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &product.b),
+            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &product.a),
+            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &product.c),
+            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &product.c),
+        ] {
+            settings = settings.and(set(attribute, std::ptr::from_ref(&side.alignment).cast(), 4));
+        }
+        let mut proposals = [Proposal::default(); CANDIDATES];
+        let mut count: c_int = 0;
+        let found = settings.map(|()| {
+            // SAFETY: everything is alive; there is room for as many results as are asked for, in the library's layout.
+            unsafe {
+                (self.library.cublasLtMatmulAlgoGetHeuristic)(
+                    self.handle,
+                    d.operation,
+                    d.b,
+                    d.a,
+                    d.c,
+                    d.c,
+                    preference,
+                    CANDIDATES as c_int,
+                    proposals.as_mut_ptr().cast(),
+                    &raw mut count,
+                )
+            }
+        });
+        // SAFETY: created above.
+        unsafe { (self.library.cublasLtMatmulPreferenceDestroy)(preference) };
+        match found? {
+            // Nothing for this product, or a bias of a type that it does not take: the caller has another way, or an error of
+            // its own.
+            NOT_SUPPORTED | INVALID_VALUE => Ok(Vec::new()),
+            status => {
+                result("cublasLtMatmulAlgoGetHeuristic", status)?;
+                let count = usize::try_from(count).unwrap_or(0).min(CANDIDATES);
+                let good = |p: &&Proposal| p.status == 0 && p.workspace <= self.workspace_bytes;
+                Ok(proposals[..count].iter().filter(good).copied().collect())
+            }
+        }
+    }
+
+    /// Times proposals on the operands at hand. The result is `c` overwritten where that will be done anyway, else a
+    /// scratch of its size; where there is no room for one, the library's first proposal is taken on trust.
+    fn fastest(
+        &self,
+        session: &Session,
+        memory: &Memory,
+        descriptors: &Descriptors,
+        proposals: &[Proposal],
+        matmul: &Matmul,
+    ) -> Result<Algorithm, CudaError> {
+        let first = proposals[0].algorithm;
+        if proposals.len() == 1 {
+            return Ok(first);
+        }
+        let c = &matmul.c;
+        let scratch = match matmul.beta == 0.0 {
+            true => None,
+            false => match memory.allocate(session, matmul.m * c.row_stride * c.dtype.size()) {
+                Ok(scratch) => Some(scratch),
+                Err(CudaError::OutOfMemory { .. }) => return Ok(first),
+                Err(error) => return Err(error),
+            },
+        };
+        let target = scratch.unwrap_or(c.address);
+        let timed = self.time_all(session, descriptors, proposals, matmul, target);
+        if let Some(scratch) = scratch {
+            memory.free(session, scratch)?;
+        }
+        let times = timed?;
+        let limit = times[0] * CLEARLY_FASTER;
+        let fastest = (1..times.len()).filter(|i| times[*i] < limit).min_by(|i, j| times[*i].total_cmp(&times[*j]));
+        Ok(fastest.map_or(first, |i| proposals[i].algorithm))
+    }
+
+    /// Milliseconds of each proposal, infinite for one that does not run after all.
+    fn time_all(
+        &self,
+        session: &Session,
+        descriptors: &Descriptors,
+        proposals: &[Proposal],
+        matmul: &Matmul,
+        target: Address,
+    ) -> Result<Vec<f32>, CudaError> {
+        let (begin, end) = (Event::new(session, true)?, Event::new(session, true)?);
+        let time = |proposal: &Proposal| -> Result<f32, CudaError> {
+            let mut best = f32::INFINITY;
+            // The first run loads the kernel.
+            for run in 0..=RUNS {
+                begin.record(session)?;
+                if self.start(session, descriptors, &proposal.algorithm, matmul, target).is_err() {
+                    return Ok(f32::INFINITY);
+                }
+                end.record(session)?;
+                end.wait(session)?;
+                if run > 0 {
+                    best = best.min(begin.milliseconds_to(&end, session)?);
+                }
+            }
+            Ok(best)
+        };
+        let times = proposals.iter().map(time).collect();
+        begin.destroy(session);
+        end.destroy(session);
+        times
+    }
+
+    /// Starts the product with an algorithm; the result goes to `target`.
+    fn start(
+        &self,
+        session: &Session,
+        d: &Descriptors,
+        algorithm: &Algorithm,
+        matmul: &Matmul,
+        target: Address,
+    ) -> Result<(), CudaError> {
+        let alpha = 1.0_f32;
+        let pointer = |address: Address| address.0 as *const c_void;
+        // SAFETY: the descriptors describe the operands' memory, which the caller of `Driver::matmul` vouches for; the
+        // workspace is ours, and products follow one another on one stream.
+        let status = unsafe {
+            (self.library.cublasLtMatmul)(
+                self.handle,
+                d.operation,
+                std::ptr::from_ref(&alpha).cast(),
+                pointer(matmul.b.address),
+                d.b,
+                pointer(matmul.a.address),
+                d.a,
+                std::ptr::from_ref(&matmul.beta).cast(),
+                pointer(matmul.c.address),
+                d.c,
+                pointer(target).cast_mut(),
+                d.c,
+                std::ptr::from_ref(algorithm).cast(),
+                pointer(self.workspace).cast_mut(),
+                self.workspace_bytes,
+                session.stream.cast(),
+            )
+        };
+        result("cublasLtMatmul", status)
+    }
+
+    fn bias_pointer(&self, d: &Descriptors, bias: Bias, matmul: &Matmul) -> Result<(), CudaError> {
+        let address = match bias {
+            Bias::None | Bias::After => return Ok(()),
+            Bias::Epilogue => matmul.bias.unwrap_or(Address::NULL),
+            Bias::RoundedEpilogue => self.rounded,
+        };
+        use lt::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER;
+        self.operation(d.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &address.0)
+    }
+
+    /// Sets an attribute of an operation.
+    fn operation<T>(
+        &self,
+        operation: lt::cublasLtMatmulDesc_t,
+        attribute: lt::cublasLtMatmulDescAttributes_t,
+        value: &T,
+    ) -> Result<(), CudaError> {
+        // SAFETY: the operation is alive; reads as many bytes as the value has.
+        let status = unsafe {
+            (self.library.cublasLtMatmulDescSetAttribute)(
+                operation,
+                attribute,
+                std::ptr::from_ref(value).cast(),
+                size_of::<T>(),
+            )
+        };
+        result("cublasLtMatmulDescSetAttribute", status)
+    }
+
+    fn describe(&self, product: &Product, bias: Bias) -> Result<Descriptors, CudaError> {
+        use lt::cublasLtMatmulDescAttributes_t as Attribute;
+        let compute = match self.settings.tf32 && product.a.dtype == DType::F32 {
+            true => lt::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+            false => lt::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+        };
+        let null = std::ptr::null_mut();
+        let mut d = Descriptors { operation: null, a: null.cast(), b: null.cast(), c: null.cast() };
+        let scale = lt::cudaDataType_t::CUDA_R_32F;
+        // SAFETY: writes the handle; destroyed with the plan.
+        let created = unsafe { (self.library.cublasLtMatmulDescCreate)(&raw mut d.operation, compute, scale) };
+        let built = result("cublasLtMatmulDescCreate", created).and_then(|()| {
+            // CUBLAS_OP_N is 0 and CUBLAS_OP_T is 1 (cuBLAS' header, which cudarc translates with cuBLAS itself only).
+            let transposition = |side: &Side| i32::from(side.transposed);
+            self.operation(d.operation, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &transposition(&product.b))?;
+            self.operation(d.operation, Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &transposition(&product.a))?;
+            if matches!(bias, Bias::Epilogue | Bias::RoundedEpilogue) {
+                let epilogue = lt::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
+                let dtype = if bias == Bias::Epilogue { DType::F32 } else { DType::Bf16 };
+                self.operation(d.operation, Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
+                self.operation(
+                    d.operation,
+                    Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE,
+                    &(data_type(dtype) as i32),
+                )?;
+            }
+            let Product { m, n, k, .. } = *product;
+            d.b = self.layout(&product.b, if product.b.transposed { (k, n) } else { (n, k) })?;
+            d.a = self.layout(&product.a, if product.a.transposed { (m, k) } else { (k, m) })?;
+            d.c = self.layout(&product.c, (n, m))?;
+            Ok(())
+        });
+        match built {
+            Ok(()) => Ok(d),
+            Err(error) => {
+                self.destroy_descriptors(d);
+                Err(error)
+            }
+        }
+    }
+
+    /// A column-major matrix: rows, columns, and elements from one column to the next.
+    fn layout(&self, side: &Side, (rows, columns): (usize, usize)) -> Result<lt::cublasLtMatrixLayout_t, CudaError> {
+        let mut layout = std::ptr::null_mut();
+        // SAFETY: writes the handle; destroyed with the plan.
+        let status = unsafe {
+            (self.library.cublasLtMatrixLayoutCreate)(
+                &raw mut layout,
+                data_type(side.dtype),
+                rows as u64,
+                columns as u64,
+                side.row_stride as i64,
+            )
+        };
+        result("cublasLtMatrixLayoutCreate", status)?;
+        Ok(layout)
+    }
+
+    fn destroy_descriptors(&self, d: Descriptors) {
+        if !d.operation.is_null() {
+            // SAFETY: created in `describe`, destroyed once.
+            unsafe { (self.library.cublasLtMatmulDescDestroy)(d.operation) };
+        }
+        for layout in [d.a, d.b, d.c] {
+            if !layout.is_null() {
+                // SAFETY: created in `layout`, destroyed once.
+                unsafe { (self.library.cublasLtMatrixLayoutDestroy)(layout) };
+            }
+        }
+    }
+
+    fn forget(&self, state: &mut State) {
+        for (_, plan) in state.plans.drain() {
+            self.destroy_descriptors(plan.descriptors);
+        }
+    }
+
+    /// Ends the library; the stream is idle.
+    pub(super) fn destroy(&self, session: &Session, memory: &Memory) {
+        self.forget(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        // SAFETY: created in `new`; no product runs any more.
+        unsafe { (self.library.cublasLtDestroy)(self.handle) };
+        for scratch in [self.workspace, self.rounded] {
+            // Nobody is left to be told.
+            let _ = memory.free(session, scratch);
+        }
+    }
+}
+
+/// cuBLAS' word for "no algorithm does this".
+const NOT_SUPPORTED: u32 = lt::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED as u32;
+
+/// cuBLAS' word for "this makes no sense".
+const INVALID_VALUE: u32 = lt::cublasStatus_t::CUBLAS_STATUS_INVALID_VALUE as u32;
+
+/// cuBLAS' statuses by name: the library's own function for it came late.
+fn result(call: &'static str, status: u32) -> Result<(), CudaError> {
+    let name = match status {
+        0 => return Ok(()),
+        1 => {
+            "CUBLAS_STATUS_NOT_INITIALIZED (the library could not start: not enough GPU memory, or a driver too old for it)"
+        }
+        3 => "CUBLAS_STATUS_ALLOC_FAILED (not enough memory)",
+        INVALID_VALUE => "CUBLAS_STATUS_INVALID_VALUE",
+        8 => "CUBLAS_STATUS_ARCH_MISMATCH (the library does not know this GPU: install a newer one)",
+        13 => "CUBLAS_STATUS_EXECUTION_FAILED (the product, or a kernel before it)",
+        14 => "CUBLAS_STATUS_INTERNAL_ERROR",
+        NOT_SUPPORTED => "CUBLAS_STATUS_NOT_SUPPORTED",
+        _ => return Err(CudaError::Call { call, text: format!("cuBLAS status {status}"), hint: "" }),
+    };
+    Err(CudaError::Call { call, text: name.to_owned(), hint: "" })
+}
+
+fn data_type(dtype: DType) -> lt::cudaDataType_t {
+    match dtype {
+        DType::F32 => lt::cudaDataType_t::CUDA_R_32F,
+        DType::Bf16 => lt::cudaDataType_t::CUDA_R_16BF,
+        DType::U32 => panic!("a product of indices"),
+    }
+}

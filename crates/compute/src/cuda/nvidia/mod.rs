@@ -1,0 +1,298 @@
+//! The real [`Driver`]: an NVIDIA GPU through its driver, NVRTC and cuBLASLt, all found and opened at run time.
+//!
+//! - [`search`] and `libraries`: which files, where, and what to tell a person where there are none
+//! - `ffi`: their functions
+//! - `session`: the context, the one stream, the first error
+//! - `memory`, `staging`: allocation; copies through pinned memory
+//! - [`compiler`], [`report`], `cache`, `modules`: kernels from text to a loaded function
+//! - `matmul`, `algorithms`: products, and why they repeat
+//!
+//! There is no CUDA graph: a step's launches are enqueued one by one, ahead of the GPU. Where the profile of a small model
+//! shows the GPU waiting for the host, `NvidiaDriver::launch` and `matmul` are the two places that would be captured.
+
+mod algorithms;
+mod cache;
+pub mod compiler;
+pub mod error;
+mod ffi;
+mod libraries;
+mod matmul;
+mod memory;
+mod modules;
+pub mod report;
+pub mod search;
+mod session;
+mod staging;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::c_void;
+
+use cudarc::driver::sys as cu;
+
+use self::algorithms::Choices;
+use self::compiler::Compiler;
+use self::error::CudaError;
+use self::libraries::{DriverLibrary, Opened, open_cublaslt, open_driver};
+use self::matmul::{MatmulSettings, Products, Request};
+use self::memory::Memory;
+use self::modules::Modules;
+use self::search::Surroundings;
+use self::session::Session;
+use self::staging::Staging;
+use super::driver::{Address, Argument, Driver, Kernel, Launch, Matmul};
+use super::kernels::Family;
+use crate::device::DeviceInfo;
+use crate::dtype::DType;
+use crate::error::ComputeError;
+
+/// Threads of a block of the bias kernels.
+const BIAS_THREADS: u32 = 256;
+
+/// What a person may choose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NvidiaSettings {
+    /// Which GPU, counted from 0.
+    pub ordinal: usize,
+    /// f32 products in TF32: several times as fast, 10 bits of mantissa.
+    pub tf32: bool,
+    /// Take cuBLASLt's first proposal for every product instead of timing several: the choice is then a function of
+    /// library, GPU and sizes alone, and needs no file to repeat.
+    pub untimed: bool,
+}
+
+/// An NVIDIA GPU.
+pub struct NvidiaDriver {
+    session: Session,
+    memory: Memory,
+    staging: Staging,
+    modules: Modules,
+    products: Products,
+    multiprocessors: usize,
+    shared_limit: usize,
+}
+
+impl NvidiaDriver {
+    /// Opens a GPU.
+    ///
+    /// # Errors
+    /// Something that is needed is not there or too old; the message says what to do.
+    pub fn open(settings: NvidiaSettings, surroundings: &Surroundings) -> Result<Self, CudaError> {
+        Self::with_driver(open_driver(surroundings)?, settings, surroundings)
+    }
+
+    fn with_driver(
+        library: DriverLibrary,
+        settings: NvidiaSettings,
+        surroundings: &Surroundings,
+    ) -> Result<Self, CudaError> {
+        let cuda_major = library.cuda_major();
+        let session = Session::open(library, settings.ordinal)?;
+        // What is not there is said before anything is built.
+        let compiler = Compiler::open(surroundings, cuda_major)?;
+        let Opened { functions: cublaslt, .. } = open_cublaslt(surroundings, cuda_major, session.capability)?;
+        let whole = |attribute| Ok::<_, CudaError>(usize::try_from(session.attribute(attribute)?).unwrap_or(0));
+        let multiprocessors = whole(cu::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let shared_limit = whole(cu::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let memory = Memory::new(&session)?;
+        let cache = surroundings.cache().map(|cache| cache.join("cuda"));
+        let modules = Modules::new(&session, compiler, cache.clone(), u32::try_from(shared_limit).unwrap_or(0))?;
+        // SAFETY: takes nothing.
+        let version = unsafe { (cublaslt.cublasLtGetVersion)() };
+        let choices = cache.map(|cache| cache.join(choices_name(&session.name, multiprocessors, version)));
+        let products = Products::new(
+            &session,
+            &memory,
+            cublaslt,
+            MatmulSettings { tf32: settings.tf32, tune: !settings.untimed },
+            Choices::open(choices),
+        )?;
+        let staging = Staging::new(&session)?;
+        Ok(NvidiaDriver { session, memory, staging, modules, products, multiprocessors, shared_limit })
+    }
+
+    /// Does something on the stream unless an error has happened, and keeps the error that happens.
+    fn attempt<T>(&self, what: impl FnOnce() -> Result<T, CudaError>) -> Option<T> {
+        if self.session.failed() {
+            return None;
+        }
+        self.session.enter();
+        self.session.keep(what())
+    }
+
+    fn start(&self, kernel: Kernel, launch: Launch, arguments: &[Argument]) -> Result<(), CudaError> {
+        let function = self.modules.function(&self.session, kernel, launch.shared_bytes)?;
+        let mut pointers: Vec<*mut c_void> = arguments.iter().map(pointer_to).collect();
+        let ([gx, gy, gz], [bx, by, bz]) = (launch.grid, launch.block);
+        // SAFETY: the function is loaded; the caller of `Driver::launch` gives arguments in the order and of the types of
+        // its signature, and the call copies them. Their addresses are the device's.
+        let status = unsafe {
+            (self.session.library.cuda.cuLaunchKernel)(
+                function,
+                gx,
+                gy,
+                gz,
+                bx,
+                by,
+                bz,
+                launch.shared_bytes,
+                self.session.stream,
+                pointers.as_mut_ptr(),
+                std::ptr::null_mut(),
+            )
+        };
+        self.session.result("cuLaunchKernel", status).map_err(|error| CudaError::Launch {
+            kernel: kernel.entry.to_owned(),
+            reason: format!("{error} (grid {:?}, block {:?})", launch.grid, launch.block),
+        })
+    }
+
+    /// Rounds a bias to bf16.
+    fn round_bias(&self, bias: Address, n: usize, to: Address) -> Result<(), CudaError> {
+        let kernel = bias_kernel(DType::Bf16, "round_bias");
+        let n = narrow(n)?;
+        self.start(kernel, Launch::linear(n.div_ceil(BIAS_THREADS), BIAS_THREADS), &[to.into(), bias.into(), n.into()])
+    }
+
+    /// Adds a bias to every row of a result.
+    fn add_bias(&self, matmul: &Matmul, bias: Address) -> Result<(), CudaError> {
+        let kernel = bias_kernel(matmul.c.dtype, "add_bias");
+        let n = narrow(matmul.n)?;
+        let launch = Launch { grid: [narrow(matmul.m)?, 1, 1], block: [BIAS_THREADS, 1, 1], shared_bytes: 0 };
+        let stride = Argument::U64(matmul.c.row_stride as u64);
+        self.start(kernel, launch, &[matmul.c.address.into(), bias.into(), n.into(), stride])
+    }
+}
+
+fn bias_kernel(storage: DType, entry: &'static str) -> Kernel {
+    Kernel { family: Family::Bias, storage: Some(storage), defines: &[], entry }
+}
+
+fn narrow(size: usize) -> Result<u32, CudaError> {
+    u32::try_from(size).map_err(|_| CudaError::Launch { kernel: "bias".to_owned(), reason: format!("{size} rows") })
+}
+
+/// Where an argument's value lies, as the driver wants it.
+fn pointer_to(argument: &Argument) -> *mut c_void {
+    let pointer: *const c_void = match argument {
+        Argument::Pointer(Address(value)) | Argument::U64(value) => std::ptr::from_ref(value).cast(),
+        Argument::U32(value) => std::ptr::from_ref(value).cast(),
+        Argument::I32(value) => std::ptr::from_ref(value).cast(),
+        Argument::F32(value) => std::ptr::from_ref(value).cast(),
+    };
+    pointer.cast_mut()
+}
+
+/// The file of algorithms: choices hold for one GPU and one version of the library.
+fn choices_name(gpu: &str, multiprocessors: usize, version: usize) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let gpu: String = gpu.chars().map(plain).collect();
+    format!("algorithms-{gpu}-{multiprocessors}-cublaslt-{version}.tsv")
+}
+
+impl Driver for NvidiaDriver {
+    fn info(&self) -> DeviceInfo {
+        let (major, minor) = self.session.capability;
+        DeviceInfo { name: self.session.name.clone(), isa: format!("sm_{major}{minor}"), threads: 1 }
+    }
+
+    fn multiprocessors(&self) -> usize {
+        self.multiprocessors
+    }
+
+    fn shared_memory_limit(&self) -> usize {
+        self.shared_limit
+    }
+
+    fn available_bytes(&self) -> Option<u64> {
+        self.session.enter();
+        self.memory.available(&self.session)
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Address, ComputeError> {
+        self.session.check()?;
+        self.session.enter();
+        let address = self.memory.allocate(&self.session, bytes).map_err(|error| match error {
+            // Named by whoever knows what it was for.
+            CudaError::OutOfMemory { bytes, .. } => ComputeError::OutOfMemory { name: "device memory".into(), bytes },
+            error => error.into(),
+        })?;
+        self.zero(address, bytes);
+        self.session.check()?;
+        Ok(address)
+    }
+
+    fn free(&self, at: Address, _bytes: usize) {
+        // After an error too: the memory is what is left to give back.
+        self.session.enter();
+        let freed = self.memory.free(&self.session, at);
+        self.session.keep(freed);
+    }
+
+    fn upload(&self, to: Address, bytes: &[u8]) {
+        self.attempt(|| self.staging.upload(&self.session, to, bytes));
+    }
+
+    fn download(&self, from: Address, bytes: &mut [u8]) {
+        self.attempt(|| self.staging.download(&self.session, from, bytes));
+    }
+
+    fn copy(&self, from: Address, to: Address, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        self.attempt(|| {
+            // SAFETY: ranges of the device's memory that the caller vouches for.
+            let status =
+                unsafe { (self.session.library.cuda.cuMemcpyDtoDAsync_v2)(to.0, from.0, bytes, self.session.stream) };
+            self.session.result("cuMemcpyDtoDAsync", status)
+        });
+    }
+
+    fn zero(&self, at: Address, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        self.attempt(|| {
+            // SAFETY: a range of the device's memory that the caller vouches for.
+            let status = unsafe { (self.session.library.cuda.cuMemsetD8Async)(at.0, 0, bytes, self.session.stream) };
+            self.session.result("cuMemsetD8Async", status)
+        });
+    }
+
+    fn launch(&self, kernel: Kernel, launch: Launch, arguments: &[Argument]) {
+        self.attempt(|| self.start(kernel, launch, arguments));
+    }
+
+    fn matmul(&self, matmul: &Matmul) {
+        let bias = matmul.bias.unwrap_or(Address::NULL);
+        self.attempt(|| {
+            let request = Request {
+                matmul,
+                round_bias: &|to| self.round_bias(bias, matmul.n, to),
+                add_bias: &|| self.add_bias(matmul, bias),
+            };
+            self.products.run(&self.session, &self.memory, &request)
+        });
+    }
+
+    fn synchronize(&self) {
+        self.attempt(|| self.session.synchronize());
+    }
+
+    fn check(&self) -> Result<(), ComputeError> {
+        Ok(self.session.check()?)
+    }
+}
+
+impl Drop for NvidiaDriver {
+    fn drop(&mut self) {
+        self.session.enter();
+        // An error means that nothing runs any more: the parts can go in any case.
+        let _ = self.session.synchronize();
+        self.products.destroy(&self.session, &self.memory);
+        self.modules.destroy(&self.session);
+        self.staging.destroy(&self.session);
+        let _ = self.session.synchronize();
+    }
+}

@@ -1,0 +1,228 @@
+// A libcuda whose GPU is the host's memory.
+#include "fake.h"
+
+// What a test sets before the driver is opened, and reads afterwards.
+int fake_version = 12080, fake_init = 0, fake_devices = 1, fake_major = 8, fake_minor = 9, fake_pools = 1;
+size_t fake_total = 1 << 28; // bytes of device memory
+int fake_fail = 0;           // the status of the next piece of work that is waited for
+size_t fake_used = 0, fake_pinned = 0;
+int fake_alive = 0; // streams, events, modules and contexts
+int fake_launches = 0;
+unsigned fake_last_launch[7]; // grid, block, shared
+unsigned fake_last_values[4]; // first words of the first arguments of a kernel that is not known
+int fake_opted = 0;           // dynamic shared memory that was asked for
+
+#define FAKE_ERROR_OUT_OF_MEMORY 2
+#define STICKY 719
+
+struct item {
+    work run;
+    void* data;
+    struct item* next;
+};
+static struct item *head, **tail = &head;
+static struct stream the_stream;
+static int broken = 0; // an error that a context does not recover from
+static void* context = &broken;
+static __thread void* current = NULL;
+
+static void enqueue(struct stream* stream, work run, const void* data, size_t bytes) {
+    (void)stream;
+    struct item* item = malloc(sizeof *item);
+    item->run = run;
+    item->data = malloc(bytes + 1);
+    memcpy(item->data, data, bytes);
+    item->next = NULL;
+    *tail = item;
+    tail = &item->next;
+}
+
+// Does everything, or everything up to a mark.
+static int drain(const int* until) {
+    while (head && !broken && !(until && *until)) {
+        struct item* item = head;
+        head = item->next;
+        if (!head) tail = &head;
+        if (fake_fail) broken = fake_fail, fake_fail = 0;
+        else item->run(item->data);
+        free(item->data);
+        free(item);
+    }
+    return broken;
+}
+
+// Every call that works on a context.
+#define ENTER \
+    if (current != context) return 201; \
+    if (broken) return broken
+
+int cuDriverGetVersion(int* version) { return *version = fake_version, 0; }
+int cuInit(unsigned flags) { return flags ? 1 : fake_init; }
+int cuGetErrorName(unsigned code, const char** text) {
+    *text = code == STICKY ? "CUDA_ERROR_LAUNCH_FAILED" : code == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : code == 100 ? "CUDA_ERROR_NO_DEVICE" : NULL;
+    return *text ? 0 : 1;
+}
+int cuGetErrorString(unsigned code, const char** text) {
+    *text = code == STICKY ? "unspecified launch failure" : NULL;
+    return *text ? 0 : 1;
+}
+int cuDeviceGetCount(int* count) { return *count = fake_devices, 0; }
+int cuDeviceGet(int* device, int ordinal) { return *device = ordinal, ordinal >= 0 && ordinal < fake_devices ? 0 : 101; }
+int cuDeviceGetName(char* name, int length, int device) { return snprintf(name, length, "Fake GPU %d", device), 0; }
+int cuDeviceGetAttribute(int* value, unsigned attribute, int device) {
+    (void)device;
+    switch (attribute) {
+        case 16: *value = 46; return 0;          // multiprocessors
+        case 75: *value = fake_major; return 0;
+        case 76: *value = fake_minor; return 0;
+        case 97: *value = 99 << 10; return 0;    // shared memory by opting in
+        case 115: *value = fake_pools; return 0;
+        default: return 1;
+    }
+}
+int cuDeviceGetDefaultMemPool(void** pool, int device) { (void)device; return *pool = &fake_total, 0; }
+int cuDevicePrimaryCtxRetain(void** ctx, int device) { (void)device; return fake_alive++, *ctx = context, 0; }
+int cuDevicePrimaryCtxRelease_v2(int device) { (void)device; return fake_alive--, 0; }
+int cuCtxSetCurrent(void* ctx) { return current = ctx, 0; }
+
+int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
+    ENTER;
+    *total = fake_total;
+    *free_bytes = fake_total - fake_used;
+    return 0;
+}
+static int allocate(uint64_t* address, size_t bytes) {
+    if (bytes == 0) return 1;
+    if (bytes > fake_total - fake_used) return FAKE_ERROR_OUT_OF_MEMORY;
+    // Its size in front of it; garbage in it.
+    size_t whole = (bytes + 511) / 256 * 256;
+    char* block = aligned_alloc(256, whole);
+    memset(block, 0xab, whole);
+    *(size_t*)block = bytes;
+    fake_used += bytes;
+    *address = (uint64_t)(uintptr_t)(block + 256);
+    return 0;
+}
+static void release(void* data) {
+    char* block = *(char**)data - 256;
+    fake_used -= *(size_t*)block;
+    free(block);
+}
+int cuMemAlloc_v2(uint64_t* address, size_t bytes) { ENTER; return fake_pools ? 801 : allocate(address, bytes); }
+int cuMemAllocAsync(uint64_t* address, size_t bytes, struct stream* stream) { (void)stream; ENTER; return fake_pools ? allocate(address, bytes) : 801; }
+int cuMemFreeAsync(uint64_t address, struct stream* stream) { ENTER; return enqueue(stream, release, &address, sizeof address), 0; }
+int cuMemFree_v2(uint64_t address) { ENTER; drain(NULL); return release(&address), broken; }
+int cuMemPoolSetAttribute(void* pool, unsigned attribute, void* value) { (void)pool; (void)value; return attribute == 4 ? 0 : 1; }
+int cuMemPoolGetAttribute(void* pool, unsigned attribute, void* value) {
+    (void)pool;
+    // Reserved: a mebibyte more than what is used.
+    *(uint64_t*)value = attribute == 5 ? fake_used + (1 << 20) : fake_used;
+    return attribute == 5 || attribute == 7 ? 0 : 1;
+}
+int cuMemPoolTrimTo(void* pool, size_t keep) { (void)pool; (void)keep; return drain(NULL); }
+int cuMemAllocHost_v2(void** memory, size_t bytes) { ENTER; fake_pinned++; return *memory = malloc(bytes), 0; }
+int cuMemFreeHost(void* memory) { return fake_pinned--, free(memory), 0; }
+
+struct copy { void* to; const void* from; size_t bytes; };
+static void copy(void* data) { struct copy* c = data; memmove(c->to, c->from, c->bytes); }
+static int later(void* to, const void* from, size_t bytes, struct stream* stream) {
+    struct copy c = {to, from, bytes};
+    return enqueue(stream, copy, &c, sizeof c), 0;
+}
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, struct stream* stream) { ENTER; return later((void*)(uintptr_t)to, from, bytes, stream); }
+int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, struct stream* stream) { ENTER; return later(to, (void*)(uintptr_t)from, bytes, stream); }
+int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, struct stream* stream) { ENTER; return later((void*)(uintptr_t)to, (void*)(uintptr_t)from, bytes, stream); }
+struct fill { void* to; int value; size_t bytes; };
+static void fill(void* data) { struct fill* f = data; memset(f->to, f->value, f->bytes); }
+int cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, struct stream* stream) {
+    ENTER;
+    struct fill f = {(void*)(uintptr_t)to, value, bytes};
+    return enqueue(stream, fill, &f, sizeof f), 0;
+}
+
+int cuStreamCreate(struct stream** stream, unsigned flags) {
+    ENTER;
+    (void)flags;
+    the_stream.enqueue = enqueue;
+    fake_alive++;
+    return *stream = &the_stream, 0;
+}
+int cuStreamSynchronize(struct stream* stream) { (void)stream; ENTER; return drain(NULL); }
+int cuStreamDestroy_v2(struct stream* stream) { (void)stream; return fake_alive--, 0; }
+
+struct event { int passed; double at; int marks; };
+static void pass(void* data) {
+    struct event* event = *(struct event**)data;
+    // Recorded again meanwhile: the earlier mark no longer counts.
+    if (--event->marks == 0) event->passed = 1, event->at = the_stream.clock;
+}
+int cuEventCreate(struct event** event, unsigned flags) { ENTER; (void)flags; fake_alive++; return *event = calloc(1, sizeof **event), 0; }
+int cuEventRecord(struct event* event, struct stream* stream) {
+    ENTER;
+    event->passed = 0;
+    event->marks++;
+    return enqueue(stream, pass, &event, sizeof event), 0;
+}
+int cuEventSynchronize(struct event* event) { ENTER; return drain(&event->passed); }
+int cuEventElapsedTime(float* milliseconds, struct event* begin, struct event* end) {
+    if (!begin->passed || !end->passed) return 600;
+    return *milliseconds = (float)(end->at - begin->at), 0;
+}
+int cuEventDestroy_v2(struct event* event) { return fake_alive--, free(event), 0; }
+
+// A module is its text; a function is in it if its name is.
+struct function { const char* module; char name[64]; int shared; };
+int cuModuleLoadData(char** module, const char* image) {
+    ENTER;
+    if (strncmp(image, "FAKE ", 5)) return 200;
+    return fake_alive++, *module = strdup(image), 0;
+}
+int cuModuleUnload(char* module) { return fake_alive--, free(module), 0; }
+int cuModuleGetFunction(struct function** function, const char* module, const char* name) {
+    ENTER;
+    char call[80];
+    snprintf(call, sizeof call, "void %s(", name);
+    if (!strstr(module, call)) return 500;
+    // Functions live as long as the process: their module outlives the test.
+    *function = calloc(1, sizeof **function);
+    (*function)->module = module;
+    (*function)->shared = 48 << 10;
+    return snprintf((*function)->name, 64, "%s", name), 0;
+}
+int cuFuncSetAttribute(struct function* function, unsigned attribute, int value) {
+    ENTER;
+    if (attribute != 8 || value > 99 << 10) return 1;
+    return function->shared = fake_opted = value, 0;
+}
+
+// The two kernels that the driver itself starts.
+struct bias { char* y; const float* bias; unsigned width, rows; uint64_t stride; int bf16, round; };
+static void bias(void* data) {
+    struct bias* b = data;
+    for (unsigned row = 0; row < b->rows; row++) {
+        for (unsigned j = 0; j < b->width; j++) {
+            uint64_t at = row * b->stride + j;
+            if (b->round) ((uint16_t*)b->y)[at] = rounded(b->bias[j]);
+            else if (b->bf16) ((uint16_t*)b->y)[at] = rounded(widened(((uint16_t*)b->y)[at]) + b->bias[j]);
+            else ((float*)b->y)[at] += b->bias[j];
+        }
+    }
+}
+int cuLaunchKernel(struct function* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                   unsigned shared, struct stream* stream, void** arguments, void** extra) {
+    ENTER;
+    if (!gx || !gy || !gz || !bx || !by || !bz || bx * by * bz > 1024 || extra || (int)shared > f->shared) return 1;
+    fake_launches++;
+    unsigned launch[7] = {gx, gy, gz, bx, by, bz, shared};
+    memcpy(fake_last_launch, launch, sizeof launch);
+    int round = !strcmp(f->name, "round_bias");
+    if (round || !strcmp(f->name, "add_bias")) {
+        struct bias b = {*(char**)arguments[0], *(const float**)arguments[1], *(unsigned*)arguments[2], round ? 1 : gx,
+                         round ? 0 : *(uint64_t*)arguments[3], strstr(f->module, "#define STORAGE_BF16 1") != NULL, round};
+        if (round && gx * bx < b.width) return 1;
+        enqueue(stream, bias, &b, sizeof b);
+    } else {
+        for (int i = 0; i < 4; i++) fake_last_values[i] = *(unsigned*)arguments[i];
+    }
+    return 0;
+}

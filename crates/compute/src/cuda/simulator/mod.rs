@@ -1,0 +1,243 @@
+//! A [`Driver`] on the processor: the kernels' own text, compiled as C++ and run thread by thread.
+//!
+//! For tests only. It shows what a GPU would hide: see `shim.h` for what it watches, `memory.rs` for the memory. What it
+//! cannot show is whether the PTX of `kernels/ptx.cu` does what the simulator's stand-ins do (`probe.cu` asks a GPU
+//! that), and how fast anything is.
+
+mod arena;
+mod matmul;
+mod memory;
+mod module;
+pub mod mutation;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::driver::{Address, Argument, Driver, Kernel, Launch, Matmul};
+use super::kernels::{Family, is_listed};
+use crate::device::DeviceInfo;
+use crate::error::ComputeError;
+use memory::Memory;
+use module::Module;
+
+/// What an RTX 3060 to 4090 lets a block have: the smallest of the GPUs that are supported.
+const SHARED_MEMORY_LIMIT: usize = 99 << 10;
+/// Few, so that small tests fill them.
+const MULTIPROCESSORS: usize = 4;
+
+/// The simulated GPU.
+pub struct Simulator {
+    seed: AtomicU64,
+    launches: AtomicU64,
+    /// Held while anything runs: one stream.
+    stream: Mutex<()>,
+    memory: Mutex<Memory>,
+    failure: Mutex<Option<(String, String)>>,
+    texts: HashMap<Family, String>,
+}
+
+impl Simulator {
+    /// A GPU whose threads are scheduled by this seed.
+    ///
+    /// # Errors
+    /// There is no C++ compiler.
+    pub fn new(seed: u64) -> Result<Simulator, String> {
+        module::compiler()?;
+        Ok(Simulator {
+            seed: AtomicU64::new(seed),
+            launches: AtomicU64::new(0),
+            stream: Mutex::new(()),
+            memory: Mutex::default(),
+            failure: Mutex::new(None),
+            texts: HashMap::new(),
+        })
+    }
+
+    /// A simulator for a test, or `None` where there is no C++ compiler, which is then said. Where
+    /// `CASALLM_REQUIRE_SIMULATOR` is 1 the test fails instead.
+    pub fn for_test(seed: u64) -> Option<Arc<Simulator>> {
+        match Simulator::new(seed) {
+            Ok(simulator) => Some(Arc::new(simulator)),
+            Err(reason) => {
+                let required = std::env::var("CASALLM_REQUIRE_SIMULATOR").is_ok_and(|value| value == "1");
+                assert!(!required, "CASALLM_REQUIRE_SIMULATOR is set and there is {reason}");
+                println!("skipped: {reason}");
+                None
+            }
+        }
+    }
+
+    /// The same with another text for a family: a mutant.
+    pub fn with_text(mut self, family: Family, text: String) -> Simulator {
+        self.texts.insert(family, text);
+        self
+    }
+
+    /// Schedules threads by another seed from now on.
+    pub fn reseed(&self, seed: u64) {
+        self.seed.store(seed, Ordering::Relaxed);
+        self.launches.store(0, Ordering::Relaxed);
+    }
+
+    /// Kernels started so far.
+    pub fn launches(&self) -> u64 {
+        self.launches.load(Ordering::Relaxed)
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failure(&self) -> MutexGuard<'_, Option<(String, String)>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something unless an error has been kept; keeps the error if it fails.
+    fn attempt(&self, doing: &str, body: impl FnOnce() -> Result<(), String>) {
+        let _in_order = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.failure().is_some() {
+            return;
+        }
+        if let Err(reason) = body() {
+            self.failure().get_or_insert((doing.into(), reason));
+        }
+    }
+
+    fn run(&self, kernel: Kernel, launch: Launch, arguments: &[Argument]) -> Result<(), String> {
+        if !is_listed(&kernel) {
+            return Err(format!(
+                "no module of {:?}, {:?}, {:?} is listed",
+                kernel.family, kernel.storage, kernel.defines
+            ));
+        }
+        let limit = self.shared_memory_limit();
+        if launch.shared_bytes as usize > limit {
+            return Err(format!("{} bytes of shared memory, where a block may have {limit}", launch.shared_bytes));
+        }
+        let addresses = || {
+            arguments.iter().filter_map(|argument| match argument {
+                Argument::Pointer(address) if *address != Address::NULL => Some(*address),
+                _ => None,
+            })
+        };
+        for address in addresses() {
+            self.memory().contains(address, 0)?;
+        }
+        let text = self.texts.get(&kernel.family).map_or(kernel.family.text(), String::as_str);
+        let module = Module::of(&kernel, text)?;
+        let launches = self.launches.fetch_add(1, Ordering::Relaxed);
+        let seed = self.seed.load(Ordering::Relaxed).wrapping_add(launches.wrapping_mul(0x0001_0000_0000));
+        module.launch(kernel.entry, &launch, arguments, seed)?;
+        addresses().try_for_each(|address| self.memory().check(address))
+    }
+}
+
+impl Driver for Simulator {
+    fn info(&self) -> DeviceInfo {
+        DeviceInfo { name: "simulated GPU".into(), isa: "sm_86".into(), threads: 1 }
+    }
+
+    fn multiprocessors(&self) -> usize {
+        MULTIPROCESSORS
+    }
+
+    fn shared_memory_limit(&self) -> usize {
+        SHARED_MEMORY_LIMIT
+    }
+
+    fn available_bytes(&self) -> Option<u64> {
+        crate::memory::available()
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Address, ComputeError> {
+        self.check()?;
+        let refused = || ComputeError::OutOfMemory { name: "simulated GPU".into(), bytes };
+        self.memory().allocate(bytes).ok_or_else(refused)
+    }
+
+    fn free(&self, at: Address, bytes: usize) {
+        // Memory is given back even after an error, or the next would be about memory.
+        if let Err(reason) = self.memory().free(at, bytes) {
+            self.failure().get_or_insert(("free".into(), reason));
+        }
+    }
+
+    fn upload(&self, to: Address, bytes: &[u8]) {
+        self.attempt("upload", || {
+            self.memory().contains(to, bytes.len())?;
+            // SAFETY: inside an allocation; nothing runs on the device now.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.0 as *mut u8, bytes.len()) };
+            Ok(())
+        });
+    }
+
+    fn download(&self, from: Address, bytes: &mut [u8]) {
+        self.attempt("download", || {
+            self.memory().contains(from, bytes.len())?;
+            self.memory().check(from)?;
+            // SAFETY: as above.
+            unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, bytes.as_mut_ptr(), bytes.len()) };
+            Ok(())
+        });
+    }
+
+    fn copy(&self, from: Address, to: Address, bytes: usize) {
+        self.attempt("copy", || {
+            self.memory().contains(from, bytes)?;
+            self.memory().contains(to, bytes)?;
+            if from.0 < to.0 + bytes as u64 && to.0 < from.0 + bytes as u64 {
+                return Err("the ranges overlap".into());
+            }
+            // SAFETY: both inside allocations, apart.
+            unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, to.0 as *mut u8, bytes) };
+            Ok(())
+        });
+    }
+
+    fn zero(&self, at: Address, bytes: usize) {
+        self.attempt("zero", || {
+            self.memory().contains(at, bytes)?;
+            // SAFETY: inside an allocation.
+            unsafe { std::ptr::write_bytes(at.0 as *mut u8, 0, bytes) };
+            Ok(())
+        });
+    }
+
+    fn launch(&self, kernel: Kernel, launch: Launch, arguments: &[Argument]) {
+        self.attempt(kernel.entry, || self.run(kernel, launch, arguments));
+    }
+
+    fn matmul(&self, matmul: &Matmul) {
+        self.attempt("matmul", || {
+            let Matmul { m, n, k, ref a, ref b, ref c, bias, .. } = *matmul;
+            if c.transposed {
+                return Err("a transposed result".into());
+            }
+            for (operand, rows, columns) in [(a, m, k), (b, k, n), (c, m, n)] {
+                let width = if operand.transposed { rows } else { columns };
+                if operand.row_stride < width {
+                    return Err(format!("rows of {width} elements, {} apart", operand.row_stride));
+                }
+                self.memory().contains(operand.address, matmul::extent(operand, rows, columns))?;
+            }
+            if let Some(bias) = bias {
+                self.memory().contains(bias, 4 * n)?;
+            }
+            // SAFETY: every operand lies in an allocation; nothing else runs on the device now.
+            unsafe { matmul::run(matmul) };
+            Ok(())
+        });
+    }
+
+    fn synchronize(&self) {}
+
+    fn check(&self) -> Result<(), ComputeError> {
+        match &*self.failure() {
+            None => Ok(()),
+            Some((doing, reason)) => Err(ComputeError::Gpu { doing: doing.clone(), reason: reason.clone() }),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Mutants of a kernel's text: what the tests of every kernel use to show that they would notice a missing barrier.
+
+use std::sync::Arc;
+
+use super::Simulator;
+use crate::cuda::kernels::Family;
+
+/// Texts in which one occurrence of a statement is gone, each with the line it was on. Comments do not count.
+pub fn without_each(text: &str, statement: &str) -> Vec<(usize, String)> {
+    let mut mutants = Vec::new();
+    for (at, _) in text.match_indices(statement) {
+        let line_start = text[..at].rfind('\n').map_or(0, |i| i + 1);
+        if text[line_start..at].contains("//") {
+            continue;
+        }
+        let line = text[..at].matches('\n').count() + 1;
+        mutants.push((line, format!("{};{}", &text[..at], &text[at + statement.len()..])));
+    }
+    mutants
+}
+
+/// Deletes each occurrence of each statement in turn and asserts that a trial, which passes on the family as it is,
+/// fails under at least one of the seeds. Returns how many mutants there were.
+///
+/// # Panics
+/// The trial fails on the right kernel, or a mutant passes it under every seed.
+pub fn assert_each_is_needed(
+    family: Family,
+    statements: &[&str],
+    seeds: std::ops::Range<u64>,
+    trial: impl Fn(&Arc<Simulator>) -> Result<(), String>,
+) -> usize {
+    let with =
+        |text: String, seed: u64| Simulator::new(seed).map(|simulator| Arc::new(simulator.with_text(family, text)));
+    for seed in seeds.clone() {
+        let simulator = with(family.text().into(), seed).expect("a compiler: the caller has asked");
+        if let Err(reason) = trial(&simulator) {
+            panic!("{}.cu as it is fails with seed {seed}: {reason}", family.name());
+        }
+    }
+    let mut count = 0;
+    for statement in statements {
+        for (line, text) in without_each(family.text(), statement) {
+            count += 1;
+            let caught = seeds.clone().find_map(|seed| {
+                let simulator = with(text.clone(), seed).expect("a compiler: the caller has asked");
+                trial(&simulator).err().map(|reason| (seed, reason))
+            });
+            let Some((seed, reason)) = caught else {
+                panic!("{}.cu without '{statement}' in line {line} passes under every seed", family.name());
+            };
+            println!("{}.cu without '{statement}' in line {line}: seed {seed}: {reason}", family.name());
+        }
+    }
+    count
+}

@@ -1,0 +1,93 @@
+// The simulator's versions of the functions of kernels/ptx.cu; what each of them does is said there.
+
+DEVICE float simulator_low(u32 pair) {
+    return __uint_as_float(pair << 16);
+}
+DEVICE float simulator_high(u32 pair) {
+    return __uint_as_float(pair & 0xffff0000u);
+}
+
+DEVICE void mma_m16n8k16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    u32* mine = reinterpret_cast<u32*>(&simulator::mine());
+    for (u32 i = 0; i < 4; ++i) {
+        mine[i] = a[i];
+    }
+    mine[4] = b0;
+    mine[5] = b1;
+    simulator::meet(simulator::MMA, ALL_LANES);
+    u32 group = simulator::lane() / 4, place = simulator::lane() % 4;
+    for (u32 column = 0; column < 2; ++column) {
+        const u32* b[4];
+        for (u32 q = 0; q < 4; ++q) {
+            b[q] = reinterpret_cast<const u32*>(&simulator::theirs((2 * place + column) * 4 + q)) + 4;
+        }
+        for (u32 row = 0; row < 2; ++row) {
+            float sum = 0.0f;
+            for (u32 q = 0; q < 4; ++q) {
+                const u32* x = reinterpret_cast<const u32*>(&simulator::theirs(group * 4 + q)) + row;
+                sum += simulator_low(x[0]) * simulator_low(b[q][0]) + simulator_high(x[0]) * simulator_high(b[q][0]);
+                sum += simulator_low(x[2]) * simulator_low(b[q][1]) + simulator_high(x[2]) * simulator_high(b[q][1]);
+            }
+            d[2 * row + column] += sum;
+        }
+    }
+}
+
+// Each lane reads its row on arrival: a write that is not ordered before it by a barrier may come too late, and none that
+// follows the instruction too early.
+template <u32 COUNT, bool TRANSPOSED>
+DEVICE void simulator_ldmatrix(u32* r, const void* row) {
+    if (simulator::lane() < 8 * COUNT) {
+        if ((reinterpret_cast<u64>(row) & 15u) != 0) {
+            simulator::fail("ldmatrix of a row at a misaligned address");
+        }
+        memcpy(&simulator::mine(), row, 16);
+    }
+    simulator::meet(simulator::LDMATRIX, ALL_LANES);
+    u32 outer = simulator::lane() / 4, inner = simulator::lane() % 4 * 2;
+    for (u32 matrix = 0; matrix < COUNT; ++matrix) {
+        u32 pair[2];
+        for (u32 i = 0; i < 2; ++i) {
+            u32 y = TRANSPOSED ? inner + i : outer, x = TRANSPOSED ? outer : inner + i;
+            pair[i] = reinterpret_cast<const u16*>(&simulator::theirs(matrix * 8 + y))[x];
+        }
+        r[matrix] = pair[0] | pair[1] << 16;
+    }
+}
+DEVICE void ldmatrix_x1(u32& r, const void* row) {
+    simulator_ldmatrix<1, false>(&r, row);
+}
+DEVICE void ldmatrix_x1_transposed(u32& r, const void* row) {
+    simulator_ldmatrix<1, true>(&r, row);
+}
+DEVICE void ldmatrix_x2(u32 (&r)[2], const void* row) {
+    simulator_ldmatrix<2, false>(r, row);
+}
+DEVICE void ldmatrix_x2_transposed(u32 (&r)[2], const void* row) {
+    simulator_ldmatrix<2, true>(r, row);
+}
+DEVICE void ldmatrix_x4(u32 (&r)[4], const void* row) {
+    simulator_ldmatrix<4, false>(r, row);
+}
+DEVICE void ldmatrix_x4_transposed(u32 (&r)[4], const void* row) {
+    simulator_ldmatrix<4, true>(r, row);
+}
+
+DEVICE void copy_async_16(void* to, const void* from, bool read) {
+    simulator::copy_async(to, from, read);
+}
+DEVICE void copy_async_commit() {
+    simulator::commit_copies();
+}
+template <u32 PENDING>
+DEVICE void copy_async_wait() {
+    simulator::wait_for_copies(PENDING);
+}
+
+DEVICE u32 pack_bf16(float low, float high) {
+    return from_float<bf16>(low).bits | static_cast<u32>(from_float<bf16>(high).bits) << 16;
+}
+
+DEVICE float exp2_approximate(float x) {
+    return x < -126.0f ? 0.0f : exp2f(x);
+}

@@ -1,0 +1,152 @@
+//! A step without waiting: losses and the gradient's norm stay on the GPU, decide there, and are read once at the end; one
+//! launch updates every AdamW parameter. The host side of `tally.cu` and `tensors.cu`.
+
+use super::buffer::{CudaBuffer, CudaMatrix, Memory};
+use super::device::CudaDevice;
+use super::driver::{Address, Launch};
+use super::kernels::Family;
+use super::optimizer::adamw_factors;
+use super::scratch::Carver;
+use crate::device::{AdamW, AdamWTensor, HeadResult, StepTotals};
+use crate::dtype::DType;
+use crate::error::ComputeError;
+
+/// Bytes of `struct Tally`.
+pub(super) const TALLY_BYTES: usize = 48;
+
+/// A step's totals on the GPU.
+pub struct CudaTally(Memory);
+
+impl CudaTally {
+    pub(super) fn new(device: &CudaDevice) -> Result<Self, ComputeError> {
+        Ok(CudaTally(device.memory("a step's totals", TALLY_BYTES)?))
+    }
+
+    pub(super) fn address(&self) -> Address {
+        self.0.address()
+    }
+}
+
+/// Waits for what was queued, and reads a tally.
+pub(super) fn read(device: &CudaDevice, tally: Address) -> StepTotals {
+    let mut bytes = [0; TALLY_BYTES];
+    device.driver().download(tally, &mut bytes);
+    let [loss, weight, counted, correct, norm, _] = *bytes.as_chunks::<8>().0 else { unreachable!("48 bytes") };
+    let head = HeadResult {
+        weighted_loss: f64::from_le_bytes(loss),
+        weight: f64::from_le_bytes(weight),
+        counted: u64::from_le_bytes(counted),
+        correct: u64::from_le_bytes(correct),
+    };
+    StepTotals { head, gradient_norm: f64::from_le_bytes(norm) }
+}
+
+/// Bytes of `struct Tensor`.
+const TENSOR_BYTES: usize = 64;
+/// Tensors that scratch is reserved for; more make it grow, once.
+const USUAL_TENSORS: usize = 1024;
+/// Elements that a block of AdamW takes.
+const ADAMW_BLOCK: usize = 4096;
+/// Most blocks of the norm, but for one more a tensor.
+const NORM_BLOCKS: usize = 8192;
+
+/// The least a block of the norm takes.
+const NORM_BLOCK: usize = 1 << 14;
+
+/// One entry of the table.
+#[derive(Default)]
+struct Entry {
+    pointers: [u64; 5],
+    len: usize,
+    matrix_is_bf16: bool,
+    keep: f32,
+}
+
+/// The table of some tensors as bytes, and the blocks of `each` elements that they take.
+fn table(entries: &[Entry], each: usize) -> (Vec<u8>, u32) {
+    let (mut bytes, mut blocks) = (Vec::with_capacity(entries.len() * TENSOR_BYTES), 0_u32);
+    for entry in entries {
+        for pointer in entry.pointers {
+            bytes.extend(pointer.to_le_bytes());
+        }
+        bytes.extend((entry.len as u64).to_le_bytes());
+        bytes.extend(blocks.to_le_bytes());
+        bytes.extend(u32::from(entry.matrix_is_bf16).to_le_bytes());
+        bytes.extend(entry.keep.to_le_bytes());
+        bytes.extend(0_u32.to_le_bytes());
+        blocks += u32::try_from(entry.len.div_ceil(each)).expect("a tensor of less than 2^32 blocks");
+    }
+    (bytes, blocks)
+}
+
+/// Scratch: the table, and partial sums of `blocks` blocks.
+fn layout(carver: &mut Carver, tensors: usize, blocks: usize) -> [Address; 2] {
+    [carver.take(tensors * TENSOR_BYTES), carver.take(8 * blocks)]
+}
+
+/// Scratch of the steps of any usual model.
+pub(super) fn usual_layout(carver: &mut Carver) -> [Address; 2] {
+    layout(carver, USUAL_TENSORS, NORM_BLOCKS + USUAL_TENSORS)
+}
+
+pub(super) fn clip(device: &CudaDevice, gradients: &[&CudaBuffer], max_norm: f64, tally: &CudaTally) {
+    let entry = |gradient: &&CudaBuffer| {
+        let at = gradient.input(DType::F32, gradient.len());
+        Entry { pointers: [0, at.0, 0, 0, 0], len: gradient.len(), ..Entry::default() }
+    };
+    let entries: Vec<Entry> = gradients.iter().map(entry).collect();
+    let total: usize = entries.iter().map(|entry| entry.len).sum();
+    // A function of the lengths alone, and a multiple of four so that pieces stay aligned.
+    let each = total.div_ceil(NORM_BLOCKS).max(NORM_BLOCK).next_multiple_of(4);
+    let (bytes, blocks) = table(&entries, each);
+    device.with_scratch(
+        |carver| layout(carver, entries.len(), blocks as usize),
+        |[tensors, partial]| {
+            let shared = 8 * 256;
+            device.driver().upload(tensors, &bytes);
+            let arguments = arguments![tensors, entries.len() as u32, each as u64, partial];
+            let launch = Launch::linear(blocks, 256).with_shared(shared);
+            device.launch(Family::Squares, None, "squares_of_tensors", launch, &arguments);
+            let arguments = arguments![partial, blocks, max_norm as f32, tally.address()];
+            let launch = Launch::linear(1, 256).with_shared(shared);
+            device.launch(Family::Squares, None, "clip", launch, &arguments);
+        },
+    );
+}
+
+pub(super) fn adamw_all(
+    device: &CudaDevice,
+    update: &AdamW,
+    tensors: Vec<AdamWTensor<'_, CudaBuffer, CudaMatrix>>,
+    tally: &CudaTally,
+) {
+    let entry = |tensor: AdamWTensor<'_, CudaBuffer, CudaMatrix>| {
+        let AdamWTensor { weight, matrix, gradient, moments: [first, second], weight_decay } = tensor;
+        let len = weight.len();
+        if let Some(matrix) = &matrix {
+            assert_eq!(matrix.rows * matrix.columns, len, "a matrix of its weight's size");
+        }
+        let f32s = [first.output(DType::F32, len), second.output(DType::F32, len)];
+        let addresses = [weight.output(DType::F32, len), gradient.input(DType::F32, len), f32s[0], f32s[1]];
+        let [w, g, m, v] = addresses.map(|at| at.0);
+        Entry {
+            pointers: [w, g, m, v, matrix.as_ref().map_or(Address::NULL, |m| m.address()).0],
+            len,
+            matrix_is_bf16: matrix.is_some_and(|m| m.dtype == DType::Bf16),
+            keep: 1.0 - update.lr * weight_decay,
+        }
+    };
+    let entries: Vec<Entry> = tensors.into_iter().map(entry).collect();
+    let (bytes, blocks) = table(&entries, ADAMW_BLOCK);
+    let [rate, root] = adamw_factors(update);
+    device.with_scratch(
+        |carver| layout(carver, entries.len(), 0),
+        |[tensors, _]| {
+            device.driver().upload(tensors, &bytes);
+            let AdamW { beta1, beta2, eps, gradient_scale, .. } = *update;
+            let count = entries.len() as u32;
+            let arguments = arguments![tensors, count, tally.address(), gradient_scale, beta1, beta2, eps, rate, root];
+            device.launch(Family::AdamW, None, "adamw_all", Launch::linear(blocks, 256), &arguments);
+        },
+    );
+}

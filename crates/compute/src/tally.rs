@@ -1,0 +1,57 @@
+//! A step's totals where the device's memory is the host's: what [`Device::Tally`] is for the processor.
+
+use crate::device::{AdamW, AdamWTensor, Device, HeadResult, StepTotals};
+
+/// Totals of a step, and what follows from them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HostTally {
+    totals: StepTotals,
+    /// What gradients are multiplied by; `None` before [`HostTally::clip`] and where parameters must not change.
+    scale: Option<f32>,
+}
+
+impl HostTally {
+    /// What it has come to.
+    pub fn totals(&self) -> StepTotals {
+        self.totals
+    }
+
+    /// Adds a head's result.
+    pub fn add(&mut self, result: HeadResult) {
+        let head = &mut self.totals.head;
+        head.weighted_loss += result.weighted_loss;
+        head.weight += result.weight;
+        head.counted += result.counted;
+        head.correct += result.correct;
+    }
+
+    /// [`Device::clip`], one tensor after the other.
+    pub fn clip<D: Device>(&mut self, device: &D, gradients: &[&D::Buffer], max_norm: f64) {
+        let norm = gradients.iter().map(|gradient| device.sum_of_squares(gradient)).sum::<f64>().sqrt();
+        self.totals.gradient_norm = norm;
+        let scale = if max_norm > 0.0 && norm > max_norm { max_norm / norm } else { 1.0 };
+        let finite = norm.is_finite() && self.totals.head.weighted_loss.is_finite();
+        self.scale = finite.then_some(scale as f32);
+    }
+
+    /// The factor of an update whose own is `gradient_scale`; `None` if there must be no update.
+    pub fn gradient_scale(&self, gradient_scale: f32) -> Option<f32> {
+        self.scale.map(|scale| gradient_scale * scale)
+    }
+
+    /// [`Device::adamw_all`], one tensor after the other.
+    pub fn adamw_all<D: Device>(
+        &self,
+        device: &D,
+        update: &AdamW,
+        tensors: Vec<AdamWTensor<'_, D::Buffer, D::Matrix>>,
+    ) {
+        let Some(gradient_scale) = self.gradient_scale(update.gradient_scale) else { return };
+        for AdamWTensor { weight, matrix, gradient, moments, weight_decay } in tensors {
+            device.adamw(&AdamW { gradient_scale, weight_decay, ..*update }, weight, gradient, moments);
+            if let Some(matrix) = matrix {
+                device.pack(weight, matrix);
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! A step of the trainer: what its parts are, repeatable, without allocation, and refused where numbers are not finite; on
+//! the processor and on the GPU's code, simulated.
+
+use std::sync::Arc;
+
+use casallm_compute::cuda::CudaDevice;
+use casallm_compute::cuda::simulator::Simulator;
+use casallm_compute::{AdamW, CpuDevice, DType, Device, Isa, Muon};
+use casallm_data::batch::Batch;
+use casallm_model::config::ModelConfig;
+use casallm_model::network::Network;
+use casallm_model::parameters::Parameters;
+use casallm_model::specification::ParameterKind;
+use casallm_model::training::Gradients;
+use casallm_model::workspace::{Workspace, WorkspaceShape};
+use casallm_train::TrainError;
+use casallm_train::feed::Feed;
+use casallm_train::optimizer::{MatrixUpdate, OptimizerConfig};
+use casallm_train::recipe::Stage;
+use casallm_train::schedule::{Schedule, Shape};
+use casallm_train::trainer::{Trainer, TrainerConfig};
+use casallm_train::validation::view;
+
+const CONTEXT: usize = 9;
+const ROWS: usize = 2;
+const VOCAB_SIZE: usize = 23;
+
+/// Two micro-batches a step, of ids that follow no pattern; the second supervises every third target.
+struct Noise;
+
+impl Feed for Noise {
+    fn micro_batches(&self, step: u64) -> Result<Vec<Batch>, TrainError> {
+        let id = |i: u64| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as u32 % VOCAB_SIZE as u32;
+        let batch = |micro: u64| {
+            let row = |r: u64| (0..=CONTEXT as u64).map(|t| id(1 + t + 100 * (r + 10 * (micro + 2 * step)))).collect();
+            let rows: Vec<Vec<u32>> = (0..ROWS as u64).map(row).collect();
+            let mut batch = Batch::from_rows(rows.iter().map(Vec::as_slice)).unwrap();
+            if micro == 1 {
+                batch.weights.iter_mut().enumerate().for_each(|(i, w)| *w = if i % 3 == 0 { 1.0 } else { 0.0 });
+            }
+            batch
+        };
+        Ok(vec![batch(0), batch(1)])
+    }
+
+    fn describe(&self, step: u64) -> String {
+        format!("noise {step}")
+    }
+}
+
+fn model() -> ModelConfig {
+    ModelConfig::modern(2, 16, 2, 1, VOCAB_SIZE, CONTEXT).unwrap()
+}
+
+fn config(matrices: MatrixUpdate) -> TrainerConfig {
+    TrainerConfig {
+        stage: Stage::Pretrain,
+        settings: String::new(),
+        schedule: Schedule { shape: Shape::Cosine, steps: 10, warmup: 2, cooldown: 0, peak: 0.02, min: 0.002 },
+        // The first gradients are longer: they are clipped.
+        clip: 0.5,
+        optimizer: OptimizerConfig { matrices, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 },
+        eval_every: 1,
+        checkpoint_every: 1,
+        seed: 5,
+        micro_tokens: ROWS * CONTEXT,
+        context: CONTEXT,
+        peak: None,
+    }
+}
+
+const MUON: MatrixUpdate = MatrixUpdate::Muon { lr: 0.02, momentum: 0.95 };
+
+fn network<D: Device>(device: &Arc<D>, dtype: DType) -> Network<D> {
+    let parameters = Parameters::random(device.clone(), &model(), dtype, 3).unwrap();
+    Network::new(model(), dtype, parameters).unwrap()
+}
+
+fn weights<D: Device>(parameters: &Parameters<D>) -> Vec<Vec<u32>> {
+    let bits = |i| parameters.read(i).unwrap().iter().map(|x: &f32| x.to_bits()).collect();
+    (0..parameters.len()).map(bits).collect()
+}
+
+fn cpu() -> Arc<CpuDevice> {
+    Arc::new(CpuDevice::new(2, Isa::Portable).unwrap())
+}
+
+fn simulated_gpu(schedule: u64) -> Option<Arc<CudaDevice>> {
+    Simulator::for_test(schedule).map(|simulator| Arc::new(CudaDevice::new(simulator).unwrap()))
+}
+
+/// The same step from its parts: losses and norm brought to the host, one update after the other.
+struct ByHand<D: Device> {
+    network: Network<D>,
+    workspace: Workspace<D::Buffer>,
+    gradients: Gradients<D::Buffer>,
+    moments: Vec<[D::Buffer; 2]>,
+    config: TrainerConfig,
+}
+
+impl<D: Device> ByHand<D> {
+    fn new(device: &Arc<D>, config: TrainerConfig) -> Self {
+        let shape =
+            WorkspaceShape { tokens: config.micro_tokens, sequence: CONTEXT, dtype: DType::Bf16, training: true };
+        let network = network(device, DType::Bf16);
+        let moment = |i: usize| device.allocate("moment", DType::F32, network.parameters.spec(i).len()).unwrap();
+        ByHand {
+            workspace: Workspace::new(&**device, &model(), shape).unwrap(),
+            gradients: Gradients::new(&**device, &model()).unwrap(),
+            moments: (0..network.parameters.len()).map(|i| [moment(i), moment(i)]).collect(),
+            network,
+            config,
+        }
+    }
+
+    /// The loss and the norm.
+    fn step(&mut self, step: u64) -> (f64, f64) {
+        let device = self.network.device().clone();
+        let batches = Noise.micro_batches(step).unwrap();
+        let weight: f64 = batches.iter().map(Batch::supervised).sum();
+        self.gradients.clear(&*device);
+        let mut loss = 0.0;
+        for batch in &batches {
+            let (workspace, gradients) = (&mut self.workspace, &mut self.gradients);
+            // Without dropout the seed is nothing.
+            let scale = (1.0 / weight) as f32;
+            let part = self.network.loss_and_gradients(workspace, view(batch), scale, 0, gradients).unwrap();
+            loss += part.weighted_loss;
+        }
+        let norm = self.gradients.norm(&*device);
+        let clip = self.config.clip;
+        let gradient_scale = if norm > clip { clip / norm } else { 1.0 } as f32;
+        let (lr, peak) = (self.config.schedule.lr(step), self.config.schedule.peak);
+        let OptimizerConfig { matrices, beta1, beta2, eps, weight_decay } = self.config.optimizer;
+        for (i, [m, v]) in self.moments.iter_mut().enumerate() {
+            let spec = self.network.parameters.spec(i).clone();
+            let weight_decay = if spec.decays() { weight_decay } else { 0.0 };
+            let gradient = self.gradients.get(i);
+            let in_block = spec.kind == ParameterKind::Matrix && spec.name.starts_with("layers.");
+            self.network.parameters.update(i, |w| match matrices {
+                MatrixUpdate::Muon { lr: muon_lr, momentum } if in_block => {
+                    let lr = muon_lr * (lr / peak) as f32;
+                    let (rows, columns) = (spec.shape[0], spec.shape[1]);
+                    let blocks = match &*spec.name {
+                        name if name.ends_with("attn.qkv.weight") => vec![16, 8, 8],
+                        name if name.ends_with("mlp.up.weight") => vec![rows / 2, rows / 2],
+                        _ => vec![rows],
+                    };
+                    let update = Muon { lr, momentum, weight_decay, gradient_scale };
+                    device.muon(&update, &blocks, columns, w, gradient, m);
+                }
+                _ => {
+                    let (lr, step) = (lr as f32, step + 1);
+                    let update = AdamW { lr, beta1, beta2, eps, weight_decay, step, gradient_scale };
+                    device.adamw(&update, w, gradient, [m, v]);
+                }
+            });
+        }
+        (loss / weight, norm)
+    }
+}
+
+/// To the bit: on the processor, steps are what they have always been.
+#[test]
+fn a_step_is_what_its_parts_are() {
+    for matrices in [MatrixUpdate::AdamW, MUON] {
+        let device = cpu();
+        let mut trainer = Trainer::new(network(&device, DType::Bf16), config(matrices)).unwrap();
+        let mut by_hand = ByHand::new(&device, config(matrices));
+        let mut clipped = 0;
+        for step in 0..4 {
+            let result = trainer.step(&Noise, step).unwrap();
+            assert_eq!((result.loss, result.grad_norm), by_hand.step(step), "{matrices:?}, step {step}");
+            clipped += u32::from(result.grad_norm > 0.5);
+            let (got, want) = (weights(&trainer.network().parameters), weights(&by_hand.network.parameters));
+            assert!(got == want, "{matrices:?}: weights after step {step}");
+        }
+        assert!(clipped > 0, "no step was clipped");
+    }
+}
+
+/// Loss and norm of some steps, and the weights behind them.
+fn run<D: Device>(device: &Arc<D>, dtype: DType, matrices: MatrixUpdate) -> (Vec<(f64, f64)>, Vec<Vec<u32>>) {
+    let mut trainer = Trainer::new(network(device, dtype), config(matrices)).unwrap();
+    let allocated = device.allocated_bytes();
+    let steps = (0..3).map(|step| trainer.step(&Noise, step).map(|result| (result.loss, result.grad_norm)).unwrap());
+    let steps = steps.collect();
+    assert_eq!(device.allocated_bytes(), allocated, "a step allocates");
+    (steps, weights(&trainer.network().parameters))
+}
+
+#[test]
+fn the_gpu_trains_as_the_processor_does_and_repeats_itself_to_the_bit() {
+    for (dtype, limit) in [(DType::F32, 1e-5), (DType::Bf16, 2e-2)] {
+        for matrices in [MatrixUpdate::AdamW, MUON] {
+            let (Some(gpu), Some(again)) = (simulated_gpu(1), simulated_gpu(2)) else { return };
+            let (steps, weights) = run(&gpu, dtype, matrices);
+            assert!((steps.clone(), weights) == run(&again, dtype, matrices), "{matrices:?}: the schedule shows");
+            // Muon's iteration is in bf16 whatever the activations are.
+            let limit: f64 = if matrices == MUON { 2e-2 } else { limit };
+            for ((loss, norm), (want_loss, want_norm)) in steps.iter().zip(run(&cpu(), dtype, matrices).0) {
+                let off = |got: f64, want: f64| ((got - want) / want).abs();
+                assert!(off(*loss, want_loss) < limit, "{matrices:?}, {}: {loss} {want_loss}", dtype.name());
+                assert!(off(*norm, want_norm) < 5.0 * limit, "{matrices:?}, {}: {norm} {want_norm}", dtype.name());
+            }
+        }
+    }
+}
+
+/// One weight that is not finite makes the loss NaN: the step is an error, and every weight stays what it was.
+fn refuses<D: Device>(device: &Arc<D>) {
+    for matrices in [MatrixUpdate::AdamW, MUON] {
+        let mut network = network(device, DType::Bf16);
+        let last = network.parameters.len() - 1;
+        network.parameters.update(last, |w| device.write_f32(w, 0, &[f32::INFINITY]));
+        let before = weights(&network.parameters);
+        let mut trainer = Trainer::new(network, config(matrices)).unwrap();
+        match trainer.step(&Noise, 4) {
+            Err(TrainError::NonFinite { step: 5, what: "the loss", value, batch, .. }) => {
+                assert!(!value.is_finite() && batch == "noise 4");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(weights(&trainer.network().parameters) == before, "{matrices:?}: weights changed");
+    }
+}
+
+#[test]
+fn what_is_not_finite_changes_no_weight_on_the_processor() {
+    refuses(&cpu());
+}
+
+#[test]
+fn what_is_not_finite_changes_no_weight_on_the_gpu() {
+    simulated_gpu(3).iter().for_each(refuses);
+}
