@@ -64,6 +64,7 @@ fn config(matrices: MatrixUpdate) -> TrainerConfig {
         checkpoint_every: 1,
         seed: 5,
         micro_tokens: ROWS * CONTEXT,
+        step_tokens: 2 * ROWS * CONTEXT,
         context: CONTEXT,
         peak: None,
     }

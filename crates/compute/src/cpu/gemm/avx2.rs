@@ -209,10 +209,14 @@ unsafe fn strip_by_panel(rows: usize, k: usize, a: &Strip, b: *const f32, tile: 
     macro_rules! pick {
         ($($rows:literal)*) => {
             match (rows, a.step) {
-                // SAFETY: the caller's promises.
-                $(($rows, 1) => unsafe { kernel::<$rows, 1>(k, a.at, a.row_stride, b, tile) },
-                ($rows, WIDE_ROWS) => unsafe { kernel::<$rows, WIDE_ROWS>(k, a.at, a.row_stride, b, tile) },
-                ($rows, PANEL) => unsafe { kernel::<$rows, PANEL>(k, a.at, a.row_stride, b, tile) },)*
+                $(
+                    // SAFETY: the caller's promises.
+                    ($rows, 1) => unsafe { kernel::<$rows, 1>(k, a.at, a.row_stride, b, tile) },
+                    // SAFETY: as above.
+                    ($rows, WIDE_ROWS) => unsafe { kernel::<$rows, WIDE_ROWS>(k, a.at, a.row_stride, b, tile) },
+                    // SAFETY: as above.
+                    ($rows, PANEL) => unsafe { kernel::<$rows, PANEL>(k, a.at, a.row_stride, b, tile) },
+                )*
                 _ => unreachable!("no micro-kernel of {rows} rows, {} apart in k", a.step),
             }
         };
