@@ -9,7 +9,7 @@
 // Bytes: each qkv row is read and written once, 2 width sizeof(S), and backward reads the incoming gradients besides. About
 // 10 FLOPs an element. HEAD_DIM is even, at most 512. A head belongs to a group of up to 32 neighbouring threads.
 
-constexpr u32 power_of_two(u32 least) {
+DEVICE constexpr u32 power_of_two(u32 least) {
     u32 power = 1;
     while (power < least) {
         power *= 2;
