@@ -3,6 +3,7 @@
 
     cargo build --release && python3 bench/train_vs_pytorch.py
     python3 bench/train_vs_pytorch.py --n-layer 6 --n-embd 384 --n-head 6 --vocab-size 4096 --context 256 --batch 32 --compile
+    python3 bench/train_vs_pytorch.py --device cuda --compile --best-batch --steps 10
 
 Both sides take turns, `--rounds` times, each in a process of its own with the same number of threads, so that neither
 has the machine to itself in a better minute. Printed are the medians, and the ratio of each round with its spread:
@@ -28,6 +29,9 @@ def arguments():
     shape = dict(n_layer=24, n_embd=1024, n_head=16, vocab_size=40960, context=1024, batch=1)
     for name, default in shape.items():
         parser.add_argument("--" + name.replace("_", "-"), type=int, default=default)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of both sides")
+    parser.add_argument("--best-batch", action="store_true",
+                        help="each side at the --batch that is fastest for it, by doubling until memory ends")
     parser.add_argument("--steps", type=int, default=3, help="steps of a round, after one to warm up")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -51,6 +55,10 @@ def pytorch_side(args):
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    on_gpu = args.device == "cuda"
+    if on_gpu and args.precision == "f32":
+        # As casallm without --tf32.
+        torch.backends.cuda.matmul.allow_tf32 = False
 
     class Block(nn.Module):
         def __init__(self):
@@ -94,19 +102,23 @@ def pytorch_side(args):
                 x = block(x, cos, sin)
             return F.linear(self.norm(x), self.embed.weight)
 
-    model = Model()
+    model = Model().to(args.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     run = torch.compile(model) if args.compile else model
-    ids = torch.randint(0, args.vocab_size, (args.batch, args.context + 1))
+    ids = torch.randint(0, args.vocab_size, (args.batch, args.context + 1), device=args.device)
     seconds = []
     for step in range(args.steps + 1):
+        if on_gpu:
+            torch.cuda.synchronize()
         begun = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.precision == "bf16"):
+        with torch.autocast(args.device, dtype=torch.bfloat16, enabled=args.precision == "bf16"):
             loss = F.cross_entropy(run(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        if on_gpu:
+            torch.cuda.synchronize()
         if step > 0:
             seconds.append(time.perf_counter() - begun)
     tokens_per_s = args.batch * args.context / statistics.median(seconds)
@@ -116,18 +128,42 @@ def pytorch_side(args):
         "tokens_per_s": tokens_per_s,
         "gflops_per_s": flops * tokens_per_s / 1e9,
         "params": params,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        # On a GPU, what the driver holds for the process' tensors: that is what decides whether a batch fits.
+        "peak_bytes": torch.cuda.max_memory_reserved() if on_gpu
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "isa": f"torch {torch.__version__}{' compiled' if args.compile else ''}",
         "threads": torch.get_num_threads(),
     }))
 
 
-def measured(name, command):
-    """The JSON line that a side prints."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+def measured(name, command, may_fail=False):
+    """The JSON line that a side prints; with `may_fail` None where it does not fit."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL if may_fail else None, text=True, check=False)
+    if done.returncode != 0 and may_fail:
+        return None
     if done.returncode != 0:
         sys.exit(f"{name} ended with {done.returncode}: {' '.join(command)}")
-    return json.loads(done.stdout.splitlines()[-1])
+    result = json.loads(done.stdout.splitlines()[-1])
+    if result.get("device", "cpu") != "cpu":
+        # casallm allocates once: what it holds is its peak.
+        result["peak_bytes"] = result["device_bytes"]
+    return result
+
+
+def best_batch(name, command):
+    """The batch at which a side is fastest: doubled until it does not fit, or no longer gains."""
+    best, speed = 0, 0.0
+    batch = 1
+    while batch <= 256:
+        result = measured(name, command + ["--batch", str(batch)], may_fail=True)
+        if result is None or result["tokens_per_s"] < 1.02 * speed:
+            break
+        best, speed = batch, result["tokens_per_s"]
+        batch *= 2
+    if best == 0:
+        sys.exit(f"{name} does not fit with a single row: {' '.join(command)}")
+    print(f"{name} is at its best with {best} rows", file=sys.stderr)
+    return best
 
 
 def main():
@@ -138,11 +174,17 @@ def main():
         sys.exit("--rounds and --steps must be at least 1")
     if not os.path.exists(args.casallm):
         sys.exit(f"{args.casallm} is not there: cargo build --release first, or name it with --casallm")
-    shape = ["n_layer", "n_embd", "n_head", "vocab_size", "context", "batch", "steps", "threads", "precision"]
+    shape = ["n_layer", "n_embd", "n_head", "vocab_size", "context", "steps", "precision"]
     flags = [part for name in shape for part in ("--" + name.replace("_", "-"), str(getattr(args, name)))]
-    ours = [args.casallm, "bench", "train", *flags, "--json"] + (["--isa", args.isa] if args.isa else [])
-    theirs = [args.python, os.path.abspath(__file__), "--pytorch-side", *flags] + ["--compile"] * args.compile
+    flags += ["--device", args.device]
+    threads = ["--threads", str(args.threads)]
+    # Threads and instruction set are the processor's; casallm refuses them on a GPU.
+    ours = [args.casallm, "bench", "train", *flags, "--json"] + (threads if args.device == "cpu" else [])
+    ours += ["--isa", args.isa] if args.isa else []
+    theirs = [args.python, os.path.abspath(__file__), "--pytorch-side", *flags, *threads] + ["--compile"] * args.compile
     sides = {"casallm": ours, "pytorch": theirs}
+    batches = {name: best_batch(name, sides[name]) if args.best_batch else args.batch for name in sides}
+    sides = {name: command + ["--batch", str(batches[name])] for name, command in sides.items()}
     rounds = []
     for number in range(args.rounds):
         # Each side is first in every other round.
@@ -161,7 +203,7 @@ def main():
 
     result = {side: {f: median(side, f) for f in ("tokens_per_s", "gflops_per_s", "peak_bytes")} for side in sides}
     for side in sides:
-        result[side].update(isa=rounds[0][side]["isa"], threads=rounds[0][side]["threads"])
+        result[side].update(isa=rounds[0][side]["isa"], threads=rounds[0][side]["threads"], batch=batches[side])
     for name, field in (("speed_ratio", "tokens_per_s"), ("memory_ratio", "peak_bytes")):
         values = ratios(field)
         result[name] = {"median": statistics.median(values), "least": values[0], "most": values[-1]}
@@ -170,12 +212,12 @@ def main():
         print(json.dumps(result))
         return
     print(f"{args.n_layer} x {args.n_embd}, {result['params'] / 1e6:.1f} M weights, vocabulary {args.vocab_size}, "
-          f"context {args.context}, batch {args.batch}, {args.precision}; medians of {args.rounds} rounds")
+          f"context {args.context}, {args.precision}, {args.device}; medians of {args.rounds} rounds")
     print(f"{'':10} {'tokens/s':>10} {'GFLOP/s':>10} {'peak GB':>8}  by")
     for side in sides:
         r = result[side]
         print(f"{side:10} {r['tokens_per_s']:10.1f} {r['gflops_per_s']:10.1f} {r['peak_bytes'] / 1e9:8.2f}  "
-              f"{r['isa']}, {r['threads']} threads")
+              f"{r['isa']}, {r['threads']} threads, batch {r['batch']}")
     for label, name in (("speed", "speed_ratio"), ("memory", "memory_ratio")):
         r = result[name]
         print(f"{label:10} {r['median']:.2f}x of PyTorch's ({r['least']:.2f} to {r['most']:.2f})")
