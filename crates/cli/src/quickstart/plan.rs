@@ -54,15 +54,15 @@ pub(super) struct Plan {
 
 /// Seconds for everything but training: tokenizer, shards, validations, questions, report.
 fn overhead(total: f64) -> f64 {
-    (0.1 * total).clamp(12.0, 60.0)
+    (0.07 * total).clamp(12.0, 60.0)
 }
 
 /// Measures the machine and chooses.
 pub(super) fn make<D: Device>(flags: &Quickstart, device: &Arc<D>) -> Result<Plan> {
     let total = flags.minutes * 60.0;
     let training = (total - overhead(total)).max(10.0);
-    // Three quarters for learning to read, one quarter for learning to answer.
-    let (pretrain, sft) = (0.75 * training, 0.25 * training);
+    // Four fifths for learning to read, one fifth for learning to answer.
+    let (pretrain, sft) = (0.8 * training, 0.2 * training);
     let peak = peak::measure(&**device, DType::Bf16)?;
     // A first guess at the speed decides the model; the model's own speed decides the rest.
     let budget = 0.5 * peak * pretrain;
