@@ -197,8 +197,8 @@ pub fn held_out_wordings() -> BTreeSet<String> {
     HELD_OUT_IDENTITY.iter().chain(&HELD_OUT_ORDINARY).map(|w| normalise(w)).collect()
 }
 
-/// `count` conversations that teach the identity: single exchanges and short conversations, about four in ten of the
-/// exchanges on the identity (or greetings) and six on anything else. The same seed gives the same conversations.
+/// `count` conversations that teach the identity: single exchanges and short conversations, about one in three of the
+/// exchanges on the identity (or greetings) and two on anything else. The same seed gives the same conversations.
 pub fn generate(identity: &Identity, count: usize, seed: u64) -> Vec<Conversation> {
     let mut rng = SplitMix64::new(seed, 0x1DE4_717F);
     let mut decks = Decks::new(identity, &mut rng);
@@ -206,8 +206,18 @@ pub fn generate(identity: &Identity, count: usize, seed: u64) -> Vec<Conversatio
 }
 
 /// The shapes of conversation: `i` stands for an exchange on the identity, `c` for one on anything else.
-const SHAPES: &[(usize, &str)] =
-    &[(26, "i"), (40, "c"), (6, "ic"), (6, "ci"), (8, "cc"), (2, "ii"), (3, "cic"), (3, "icc"), (3, "cci"), (3, "ici")];
+const SHAPES: &[(usize, &str)] = &[
+    (18, "i"),
+    (48, "c"),
+    (5, "ic"),
+    (5, "ci"),
+    (10, "cc"),
+    (2, "ii"),
+    (3, "cic"),
+    (3, "icc"),
+    (3, "cci"),
+    (3, "ici"),
+];
 
 fn conversation(decks: &mut Decks<'_>, rng: &mut SplitMix64) -> Conversation {
     let shape = SHAPES[weighted(SHAPES.iter().map(|(parts, _)| *parts), rng)].1;

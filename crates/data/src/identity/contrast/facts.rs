@@ -195,6 +195,42 @@ pub(super) const CAPITALS: &[(&str, &str)] = &[
     ("Colombia", "Bogota"),
 ];
 
+/// What kind of thing something is: the form of "What kind of program are you?", and not its matter.
+pub(super) const KINDS: &[(&str, &str)] = &[
+    ("What kind of animal is a whale?", "A whale is a mammal that lives in the sea."),
+    ("What kind of animal is a frog?", "A frog is an amphibian."),
+    ("What kind of animal is a spider?", "A spider has eight legs and is not an insect."),
+    ("What kind of animals live in the sea?", "Fish, crabs, whales and many more live in the sea."),
+    ("What kind of animals live on a farm?", "Cows, pigs, sheep and chickens live on a farm."),
+    ("What kind of animals sleep in winter?", "Bears and hedgehogs sleep in winter."),
+    ("What kind of clothes do people wear in winter?", "People wear coats, hats and gloves in winter."),
+    ("What kind of clothes do people wear at work?", "It depends on the work they do."),
+    ("What kind of music do people dance to?", "People dance to many kinds of music."),
+    ("What kind of music did Mozart write?", "Mozart wrote classical music."),
+    ("What kind of rock comes from a volcano?", "Rock from a volcano is called igneous rock."),
+    ("What kind of star is the sun?", "The sun is a yellow star of middling size."),
+    ("What kind of energy does the sun give?", "The sun gives light and heat."),
+    ("What kind of weather do you expect?", "I think it will be sunny."),
+    ("What kind of trees lose their leaves?", "Oaks, maples and many other trees lose their leaves."),
+    ("What kind of fruit is a lemon?", "A lemon is a citrus fruit."),
+    ("What kind of games do children play?", "Children play many games, such as tag and hide and seek."),
+    ("What kind of work does a nurse do?", "A nurse takes care of sick people."),
+    ("What kind of work does a baker do?", "A baker makes bread and cakes."),
+    ("What kind of books do children read?", "Children like stories about animals and adventures."),
+    ("What kind of houses did people build long ago?", "They built houses of wood, stone and mud."),
+    ("What kind of ships did the Vikings build?", "The Vikings built long ships of wood."),
+    ("What kind of government does a king lead?", "A king leads a monarchy."),
+    ("What kind of car should I buy?", "Buy one that is safe and does not use much fuel."),
+    ("What kind of dog should I get?", "Get one that fits your home and your time."),
+    ("What kind of exercise is good for the heart?", "Walking, running and swimming are good for the heart."),
+    ("What sort of food is healthy?", "Vegetables, fruit and whole grains are healthy."),
+    ("What sort of places do tourists visit?", "Tourists visit old towns, beaches and museums."),
+    ("What type of rock is marble?", "Marble is a metamorphic rock."),
+    ("What type of cell carries oxygen?", "Red blood cells carry oxygen."),
+    ("What type of plant is a cactus?", "A cactus is a plant that stores water."),
+    ("What type of bread do you like?", "I like fresh bread with butter."),
+];
+
 /// How, why, when, where, which and how many.
 pub(super) const FACTS: &[(&str, &str)] = &[
     ("How old is the Earth?", "The Earth is about four and a half billion years old."),

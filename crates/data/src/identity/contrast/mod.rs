@@ -17,9 +17,10 @@ pub(super) fn groups() -> Vec<(usize, Vec<Exchange>)> {
     vec![
         (16, definitions()),
         (6, capitals()),
-        (6, people()),
-        (12, pairs(people::WHO_DID)),
+        (14, people()),
+        (20, pairs(people::WHO_DID)),
         (14, pairs(facts::FACTS)),
+        (8, pairs(facts::KINDS)),
         (8, pairs(people::NAMES_OF)),
         (10, likes()),
         (8, favorites()),
@@ -138,7 +139,7 @@ mod tests {
         let written = facts::DEFINITIONS.len()
             + facts::CAPITALS.len()
             + people::PEOPLE.len()
-            + [people::WHO_DID, facts::FACTS, people::NAMES_OF].iter().map(|t| t.len()).sum::<usize>()
+            + [people::WHO_DID, facts::FACTS, facts::KINDS, people::NAMES_OF].iter().map(|t| t.len()).sum::<usize>()
             + [talk::LIKES, talk::FAVORITES, talk::REMARKS, talk::COURTESIES, requests::TO_YOU, requests::REQUESTS]
                 .iter()
                 .map(|t| t.len())
