@@ -23,7 +23,7 @@ pub struct CudaDevice {
     driver: Arc<dyn Driver>,
     scratch: Mutex<Option<Memory>>,
     plans: Mutex<Plans>,
-    results: Memory,
+    results: Mutex<Memory>,
     allocated: AtomicU64,
 }
 
@@ -35,6 +35,7 @@ impl CudaDevice {
     pub fn new(driver: Arc<dyn Driver>) -> Result<Self, ComputeError> {
         let results = Memory::new(&driver, "results", RESULT_BYTES)?;
         let allocated = AtomicU64::new(RESULT_BYTES as u64);
+        let results = Mutex::new(results);
         Ok(CudaDevice { driver, scratch: Mutex::new(None), plans: Mutex::new(Plans::new()), results, allocated })
     }
 
@@ -50,9 +51,9 @@ impl CudaDevice {
         &*self.driver
     }
 
-    /// Where kernels leave results of up to 256 bytes.
-    pub(super) fn results(&self) -> Address {
-        self.results.address()
+    /// Runs something with memory for a result of up to 256 bytes, its own until the result is read.
+    pub(super) fn with_results<R>(&self, body: impl FnOnce(Address) -> R) -> R {
+        body(self.results.lock().unwrap_or_else(PoisonError::into_inner).address())
     }
 
     /// Starts a kernel, unless there is nothing for it to do.
@@ -432,9 +433,11 @@ impl Device for CudaDevice {
         losses: &mut CudaBuffer,
         gradient: Option<HeadGradient<'_, CudaBuffer>>,
     ) -> HeadResult {
-        self.driver.zero(self.results(), step::TALLY_BYTES);
-        head::run(self, head, losses, gradient, self.results());
-        step::read(self, self.results()).head
+        self.with_results(|tally| {
+            self.driver.zero(tally, step::TALLY_BYTES);
+            head::run(self, head, losses, gradient, tally);
+            step::read(self, tally).head
+        })
     }
 
     fn allocate_tally(&self) -> Result<CudaTally, ComputeError> {

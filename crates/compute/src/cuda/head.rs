@@ -19,9 +19,10 @@ const THREADS: u32 = 512;
 /// Bytes of a thread's sums in `head_totals`: two f64 and two u64.
 const SUMS_BYTES: u32 = 32;
 
-/// Rows of a chunk: at most 256 MiB of f32 logits, a number that depends on the vocabulary alone.
+/// Rows of a chunk: at most 512 MiB of f32 logits, a number that depends on the vocabulary alone. Every chunk reads and
+/// writes the whole gradient of the weight: too few rows would be bound by that.
 fn chunk_rows(vocab_size: usize) -> usize {
-    ((1 << 26) / vocab_size.max(1)).clamp(64, 4096) / 64 * 64
+    ((1 << 27) / vocab_size.max(1)).clamp(64, 4096) / 64 * 64
 }
 
 /// Floats from one row of logits to the next: what vector accesses and matrix products like.

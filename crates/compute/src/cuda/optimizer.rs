@@ -36,12 +36,12 @@ fn squares_on_device(device: &CudaDevice, x: Address, len: usize, partial: Addre
 
 pub(super) fn sum_of_squares(device: &CudaDevice, buffer: &CudaBuffer) -> f64 {
     let x = buffer.input(DType::F32, buffer.len());
-    device.with_scratch(square_partials, |partial| {
-        squares_on_device(device, x, buffer.len(), partial, device.results());
-    });
-    let mut bytes = [0; 8];
-    device.driver().download(device.results(), &mut bytes);
-    f64::from_le_bytes(bytes)
+    device.with_results(|total| {
+        device.with_scratch(square_partials, |partial| squares_on_device(device, x, buffer.len(), partial, total));
+        let mut bytes = [0; 8];
+        device.driver().download(total, &mut bytes);
+        f64::from_le_bytes(bytes)
+    })
 }
 
 /// The learning rate over the first moment's bias correction, and one over the root of the second's.

@@ -9,19 +9,12 @@
 // Bytes: each qkv row is read and written once, 2 width sizeof(S), and backward reads the incoming gradients besides. About
 // 10 FLOPs an element. HEAD_DIM is even, at most 512. A head belongs to a group of up to 32 neighbouring threads.
 
-DEVICE constexpr u32 power_of_two(u32 least) {
-    u32 power = 1;
-    while (power < least) {
-        power *= 2;
-    }
-    return power;
-}
-
 constexpr u32 HALF = HEAD_DIM / 2;
 // Neighbours that a thread takes at once of either half.
 constexpr u32 N = HALF % 4 == 0 ? 4 : 1;
 constexpr u32 PIECES = HALF / N;
-constexpr u32 GROUP = PIECES < 32 ? power_of_two(PIECES) : 32;
+// The next power of two, at most a warp.
+constexpr u32 GROUP = PIECES > 16 ? 32 : PIECES > 8 ? 16 : PIECES > 4 ? 8 : PIECES > 2 ? 4 : PIECES > 1 ? 2 : 1;
 constexpr u32 ROUNDS = (PIECES + GROUP - 1) / GROUP;
 constexpr u32 THREADS = 256;
 constexpr u32 GROUPS = THREADS / GROUP;

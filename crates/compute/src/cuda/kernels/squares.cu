@@ -29,12 +29,12 @@ DEVICE double piece_total(const float* x, u64 len, u64 first, u64 piece) {
     double sum = 0.0;
     if (is_aligned(from)) {
         for (u64 i = threadIdx.x * 4; i < count; i += THREADS * 4) {
-            float v[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+            float v[4];
             if (i + 4 <= count) {
                 load(from + i, v);
             } else {
-                for (u32 j = 0; i + j < count; ++j) {
-                    v[j] = from[i + j];
+                for (u32 j = 0; j < 4; ++j) {
+                    v[j] = i + j < count ? from[i + j] : 0.0f;
                 }
             }
             for (u32 j = 0; j < 4; ++j) {
