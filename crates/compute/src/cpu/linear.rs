@@ -13,7 +13,7 @@ use crate::error::ComputeError;
 /// Tokens whose activations are packed at once for a weight gradient: bounds scratch, and fixes the order of sums.
 pub(super) const TOKENS: usize = 1024;
 /// Longest `k` multiplied in one go: longer sums would stream the panels from memory for every few rows.
-const LONG_K: usize = 4096;
+pub(super) const LONG_K: usize = 4096;
 
 /// A weight matrix `[rows, columns]`, packed for the forward pass and, for training, for the input gradient.
 pub struct CpuMatrix {

@@ -13,9 +13,9 @@ mod norm;
 mod optimizer;
 pub(crate) mod pool;
 mod qkv;
+mod scratch;
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use buffer::CpuBuffer;
 pub use linear::CpuMatrix;
@@ -24,17 +24,16 @@ use crate::device::*;
 use crate::dtype::{Bf16, DType, Element};
 use crate::error::ComputeError;
 use crate::tally::HostTally;
-use buffer::{Carver, Memory};
-use gemm::{Add, MatElement, Store};
+use buffer::Carver;
+use gemm::{Add, Store};
 use isa::Isa;
 use pool::{Pool, Shared};
+use scratch::Scratch;
 
 /// The processor as a [`Device`].
 pub struct CpuDevice {
     pool: Pool,
-    scratch: Mutex<Option<Memory>>,
-    /// Bytes that each thread keeps beside it.
-    thread_scratch: AtomicUsize,
+    scratch: Scratch,
     allocated: AtomicU64,
 }
 
@@ -63,12 +62,7 @@ impl CpuDevice {
     pub fn new(threads: usize, isa: Isa) -> Result<Self, ComputeError> {
         // The kernels trust the level: running an instruction that is not there would be undefined.
         Isa::parse(isa.name())?;
-        Ok(CpuDevice {
-            pool: Pool::new(threads, isa)?,
-            scratch: Mutex::new(None),
-            thread_scratch: AtomicUsize::new(0),
-            allocated: AtomicU64::new(0),
-        })
+        Ok(CpuDevice { pool: Pool::new(threads, isa)?, scratch: Scratch::default(), allocated: AtomicU64::new(0) })
     }
 
     /// A device of every processor at the best instruction set, or what `CASALLM_ISA` names.
@@ -80,59 +74,13 @@ impl CpuDevice {
         Self::new(threads, Isa::detect()?)
     }
 
-    fn scratch_len(&self, shape: &ScratchShape) -> usize {
-        with_storage!(shape.dtype, S => self.scratch_len_of::<S>(shape))
-    }
-
-    fn scratch_len_of<S: MatElement>(&self, shape: &ScratchShape) -> usize {
-        let ScratchShape { tokens, width, vocab_size, n_embd, sequence, head_dim, training, .. } = *shape;
-        let attention = attention::scratch_bytes::<S>(sequence, head_dim, training) * self.pool.threads();
-        let head = head::scratch_bytes::<S>(tokens, vocab_size, n_embd, training);
-        let padding = Carver::bytes::<S>(tokens * (width.max(n_embd) + 1));
-        let norm = tokens.div_ceil(qkv::TOKENS) * 2 * head_dim;
-        let squares = 2 * elementwise::square_pieces(width.max(vocab_size) * width.max(n_embd));
-        let sums = Carver::bytes::<f32>(norm.max(squares));
-        let training = if training {
-            linear::backward_weight_scratch::<S>(tokens, width, width).max(optimizer::muon_scratch(width, n_embd))
-        } else {
-            0
-        };
-        [head, padding, sums, training].into_iter().fold(attention, usize::max)
+    /// Bytes of scratch held; constant once [`Device::reserve_scratch`] has run.
+    pub fn scratch_held(&self) -> usize {
+        self.scratch.held(&self.pool)
     }
 
     fn with_scratch<R>(&self, bytes: usize, body: impl FnOnce(&mut [u8]) -> R) -> R {
-        let mut scratch = self.scratch.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        self.grow(&mut scratch, bytes).expect("scratch memory");
-        let memory = scratch.as_mut().expect("grown above");
-        body(buffer::split_bytes(memory))
-    }
-
-    fn grow(&self, scratch: &mut Option<Memory>, bytes: usize) -> Result<(), ComputeError> {
-        let have = scratch.as_ref().map_or(0, Memory::bytes);
-        if have < bytes || have == 0 {
-            *scratch = None;
-            let memory = Memory::new("scratch", bytes)?;
-            self.allocated.fetch_add(memory.bytes() as u64, Ordering::Relaxed);
-            self.allocated.fetch_sub(have as u64, Ordering::Relaxed);
-            *scratch = Some(memory);
-        }
-        Ok(())
-    }
-
-    /// Bytes of scratch held; constant once [`Device::reserve_scratch`] has run.
-    pub fn scratch_held(&self) -> usize {
-        let scratch = self.scratch.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        scratch.as_ref().map_or(0, Memory::bytes) + self.threads_bytes(self.thread_scratch.load(Ordering::Relaxed))
-    }
-
-    /// What each thread needs beside the device's scratch.
-    fn thread_scratch(&self, shape: &ScratchShape) -> usize {
-        gemm::thread_bytes(self.pool.isa(), shape.width.max(shape.n_embd).max(linear::TOKENS))
-    }
-
-    /// That of all threads: the pool's, and the caller's, which does the small jobs itself.
-    fn threads_bytes(&self, each: usize) -> usize {
-        each * (self.pool.threads() + 1)
+        self.scratch.with(bytes, &self.allocated, body)
     }
 
     /// A zeroed buffer for the caller's own use.
@@ -230,19 +178,11 @@ impl Device for CpuDevice {
     }
 
     fn scratch_bytes(&self, shape: &ScratchShape) -> u64 {
-        (self.scratch_len(shape) + self.threads_bytes(self.thread_scratch(shape))) as u64
+        scratch::bytes(&self.pool, shape) as u64
     }
 
     fn reserve_scratch(&self, shape: &ScratchShape) -> Result<(), ComputeError> {
-        let mut scratch = self.scratch.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        self.grow(&mut scratch, self.scratch_len(shape))?;
-        let each = self.thread_scratch(shape);
-        let more = each.saturating_sub(self.thread_scratch.fetch_max(each, Ordering::Relaxed));
-        if more > 0 {
-            self.pool.on_every_thread(|| gemm::reserve_thread(self.pool.isa(), each));
-            self.allocated.fetch_add(self.threads_bytes(more) as u64, Ordering::Relaxed);
-        }
-        Ok(())
+        self.scratch.reserve(&self.pool, shape, &self.allocated)
     }
 
     fn len(&self, buffer: &CpuBuffer) -> usize {

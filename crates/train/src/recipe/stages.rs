@@ -146,7 +146,7 @@ pub struct Sft {
     pub micro_batch: usize,
     /// Tokens of a row, into which conversations are packed.
     pub context: usize,
-    /// Share of the conversations that are about the identity.
+    /// Share of the conversations that is generated: the identity, and contrasts to it.
     pub identity_rate: f64,
     /// Learning rate, schedule and optimizer.
     #[serde(flatten)]

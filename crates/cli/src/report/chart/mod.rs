@@ -59,28 +59,34 @@ struct Frame {
     width: f64,
     height: f64,
     left: f64,
+    right: f64,
     x_ticks: usize,
     y_ticks: usize,
 }
 
 const TOP: f64 = 12.0;
+/// At least.
 const RIGHT: f64 = 14.0;
 const BOTTOM: f64 = 46.0;
-/// Pixels of height for a tick, at least; of width for a digit of its label, at most; and for the title beside them.
+/// Pixels of height for a tick, at least; of width for a letter of its label, at most; and for the title beside them.
 const TICK_HEIGHT: f64 = 36.0;
-const DIGIT_WIDTH: f64 = 7.2;
+const LETTER_WIDTH: f64 = 7.2;
 const TITLE_WIDTH: f64 = 32.0;
 
 impl Frame {
-    /// Its left margin has room for the labels of `y`.
-    fn new(class: &'static str, width: f64, height: f64, x_ticks: usize, y: &Axis) -> Self {
+    /// Its margins have room for the labels: those of `y` beside it, and half of the last of `x` past its end.
+    fn new(class: &'static str, width: f64, height: f64, x_ticks: usize, x: &Axis, y: &Axis) -> Self {
         let y_ticks = ((height - TOP - BOTTOM) / TICK_HEIGHT) as usize;
-        let longest = y.ticks(y_ticks).into_iter().map(|t| format::tick(t).chars().count()).max().unwrap_or(0);
-        Frame { class, width, height, left: TITLE_WIDTH + DIGIT_WIDTH * longest.max(3) as f64, x_ticks, y_ticks }
+        let longest = |axis: &Axis, ticks| {
+            axis.ticks(ticks).into_iter().map(|t| format::tick(t).chars().count()).max().unwrap_or(0) as f64
+        };
+        let left = TITLE_WIDTH + LETTER_WIDTH * longest(y, y_ticks).max(3.0);
+        let right = RIGHT.max(LETTER_WIDTH * longest(x, x_ticks) / 2.0);
+        Frame { class, width, height, left, right, x_ticks, y_ticks }
     }
 
     fn across(&self, share: f64) -> f64 {
-        self.left + share * (self.width - self.left - RIGHT)
+        self.left + share * (self.width - self.left - self.right)
     }
 
     fn up(&self, share: f64) -> f64 {
@@ -101,9 +107,10 @@ impl Chart {
             return format!("<p class=\"empty\">{}: nothing was measured.</p>\n", escape(&self.label));
         };
         let mut out = String::from("<figure class=\"chart\">\n");
-        for frame in
-            [Frame::new("wide", 860.0, self.height, 8, &y), Frame::new("narrow", 380.0, self.height.min(280.0), 4, &y)]
-        {
+        for frame in [
+            Frame::new("wide", 860.0, self.height, 8, &x, &y),
+            Frame::new("narrow", 380.0, self.height.min(280.0), 4, &x, &y),
+        ] {
             self.draw(&mut out, &frame, &x, &y);
         }
         self.legend(&mut out);
@@ -198,7 +205,7 @@ impl Mark {
 }
 
 fn draw_series(out: &mut String, series: &Series, frame: &Frame, x: &Axis, y: &Axis) {
-    let columns = (frame.width - frame.left - RIGHT) as usize;
+    let columns = (frame.width - frame.left - frame.right) as usize;
     let points = match series.mark {
         Mark::Marked(_) => series.points.clone(),
         _ => curve::thinned(&series.points, columns, |value| x.position(value)),
@@ -243,4 +250,26 @@ fn marker(out: &mut String, number: usize, x: f64, y: f64, tip: &str) {
     };
     let title = if tip.is_empty() { String::new() } else { format!("<title>{}</title>", escape(tip)) };
     let _ = write!(out, "<path class=\"{class}\" d=\"{shape}\">{title}</path>");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The last tick may stand at the very end of its axis.
+    #[test]
+    fn the_labels_of_x_end_inside() {
+        for last in [9.0, 200.0, 1_000.0, 200_704.0, 200e3, 3.2e9] {
+            let x = Axis::over(Scale::Linear, [0.0, last].into_iter(), 0.0).unwrap();
+            let y = Axis::over(Scale::Linear, [1.0, 2.0].into_iter(), 0.04).unwrap();
+            for (width, ticks) in [(860.0, 8), (380.0, 4)] {
+                let frame = Frame::new("", width, 280.0, ticks, &x, &y);
+                for tick in x.ticks(ticks) {
+                    let half = LETTER_WIDTH * format::tick(tick).chars().count() as f64 / 2.0;
+                    let at = frame.across(x.position(tick));
+                    assert!(at - half >= 0.0 && at + half <= width, "{tick} of {last} at {at} of {width}");
+                }
+            }
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! Micro-kernels: a few rows of `A` by a few panels of `B` over all of `k`, into an f32 tile.
 //!
-//! The plain-Rust kernel serves f32 everywhere and bf16 where no bf16 instruction is; it is written so that its
-//! accumulators become registers at every instruction set. bf16 on AVX-512-BF16 and AMX has kernels of its own.
+//! The plain-Rust kernel serves f32 on AVX-512, both types on portable processors, and the few rows that are not worth
+//! AVX2's preparation ([`super::avx2`]); it is written so that its accumulators become registers at every instruction
+//! set. bf16 on AVX-512-BF16 and AMX has kernels of its own.
 
 use super::pack::{PANEL, PackedB};
 use super::{Left, MatElement, TILE};

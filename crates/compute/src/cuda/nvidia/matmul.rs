@@ -10,7 +10,6 @@
 
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
-use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use cudarc::cublaslt::sys as lt;
@@ -19,8 +18,9 @@ use super::algorithms::{Algorithm, Choices};
 use super::error::CudaError;
 use super::ffi::CublasLt;
 use super::memory::Memory;
+use super::product::{Bias, Product, Side};
 use super::session::{Event, Session};
-use crate::cuda::driver::{Address, Matmul, Operand};
+use crate::cuda::driver::{Address, Matmul};
 use crate::dtype::DType;
 
 /// Algorithms that the library is asked for and that are timed.
@@ -34,85 +34,6 @@ const CLEARLY_FASTER: f32 = 0.97;
 const MOST_PLANS: usize = 4096;
 /// bf16 copies of biases as wide as this fit the scratch.
 const WIDEST_BIAS: usize = 1 << 19;
-
-/// An operand's part of a product's identity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Side {
-    dtype: DType,
-    transposed: bool,
-    row_stride: usize,
-    /// The largest of 256, 16, 8, 4, 2 and 1 that divides the address: algorithms differ in what they need.
-    alignment: u32,
-}
-
-impl Side {
-    fn of(operand: &Operand) -> Self {
-        let Operand { address, dtype, transposed, row_stride } = *operand;
-        Side { dtype, transposed, row_stride, alignment: alignment(address) }
-    }
-}
-
-fn alignment(address: Address) -> u32 {
-    [256, 16, 8, 4, 2].into_iter().find(|bytes| address.0.is_multiple_of(u64::from(*bytes))).unwrap_or(1)
-}
-
-/// How the bias is added.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Bias {
-    /// There is none.
-    None,
-    /// By the product's epilogue, in f32.
-    Epilogue,
-    /// By the epilogue, which for bf16 results may take its bias in bf16 only.
-    RoundedEpilogue,
-    /// By a kernel afterwards.
-    After,
-}
-
-/// What a plan is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Product {
-    m: usize,
-    n: usize,
-    k: usize,
-    a: Side,
-    b: Side,
-    c: Side,
-    accumulate: bool,
-    with_bias: bool,
-}
-
-impl Product {
-    fn of(matmul: &Matmul) -> Self {
-        Product {
-            m: matmul.m,
-            n: matmul.n,
-            k: matmul.k,
-            a: Side::of(&matmul.a),
-            b: Side::of(&matmul.b),
-            c: Side::of(&matmul.c),
-            accumulate: matmul.beta != 0.0,
-            with_bias: matmul.bias.is_some(),
-        }
-    }
-
-    /// The product whose algorithm this one takes: sizes rounded up to an eighth of their power of two.
-    fn representative(self) -> Self {
-        let round = |size: usize| size.next_multiple_of((size.next_power_of_two() / 16).max(1));
-        Product { m: round(self.m), n: round(self.n), k: round(self.k), ..self }
-    }
-}
-
-impl fmt::Display for Product {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "m={} n={} k={}", self.m, self.n, self.k)?;
-        for (name, side) in [("a", self.a), ("b", self.b), ("c", self.c)] {
-            let order = if side.transposed { "transposed" } else { "plain" };
-            write!(f, " {name}={},{order},{},{}", side.dtype.name(), side.row_stride, side.alignment)?;
-        }
-        write!(f, " beta={}", u8::from(self.accumulate))
-    }
-}
 
 /// What the library writes of an algorithm that it proposes. As cudarc's, but that the status is a number: a library
 /// may know more of them than an enum does.

@@ -5,7 +5,7 @@
 //! - `session`: the context, the one stream, the first error
 //! - `memory`, `staging`: allocation; copies through pinned memory
 //! - [`compiler`], [`report`], `cache`, `modules`: kernels from text to a loaded function
-//! - `matmul`, `algorithms`: products, and why they repeat
+//! - `product`, `matmul`, `algorithms`: products, and why they repeat
 //!
 //! There is no CUDA graph: a step's launches are enqueued one by one, ahead of the GPU. Where the profile of a small model
 //! shows the GPU waiting for the host, `NvidiaDriver::launch` and `matmul` are the two places that would be captured.
@@ -19,6 +19,7 @@ mod libraries;
 mod matmul;
 mod memory;
 mod modules;
+mod product;
 pub mod report;
 pub mod search;
 mod session;
