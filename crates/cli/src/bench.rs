@@ -121,7 +121,7 @@ fn train_on<D: Device>(flags: &BenchTrain, model: &ModelConfig, device: Arc<D>) 
     let memory_plan = plan(&*device, model, dtype, &settings);
     memory_plan.check(device.available_bytes())?;
     let feed = RandomFeed::new(model.vocab_size, flags.context, flags.batch)?;
-    let parameters = Parameters::random(device.clone(), model, dtype, 1)?;
+    let parameters = Parameters::random(device.clone(), model, dtype.into(), 1)?;
     let mut trainer = Trainer::new(Network::new(model.clone(), dtype, parameters)?, settings)?;
     let mut seconds = Vec::new();
     for step in 0..=flags.steps as u64 {
@@ -170,12 +170,12 @@ fn generate_on<D: Device>(flags: &BenchGenerate, model: &ModelConfig, device: &A
     let capacity = flags.prompt_tokens.saturating_add(flags.new_tokens);
     let dtype = devices::dtype(flags.weights);
     let usage = MatrixUse::Inference;
-    let weights = Parameters::bytes(&**device, model, dtype, usage);
+    let weights = Parameters::bytes(&**device, model, dtype.into(), usage);
     let mut memory_plan = casallm_model::workspace::MemoryPlan::default();
     memory_plan.add("weights", weights);
     memory_plan.add("key and value cache", KvCache::<()>::bytes(model, dtype, capacity));
     memory_plan.check(device.available_bytes())?;
-    let parameters = Parameters::new(device.clone(), model, dtype, usage, |spec| Ok(init_parameter(spec, 1)))?;
+    let parameters = Parameters::new(device.clone(), model, dtype.into(), usage, |spec| Ok(init_parameter(spec, 1)))?;
     let network = Network::new(model.clone(), dtype, parameters)?;
     let mut decoder = Decoder::new(&network, capacity)?;
     let prompt = ids(flags.prompt_tokens, model.vocab_size, 2);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use casallm_compute::{DType, Device, MatrixUse};
+use casallm_compute::{DType, Device, MatrixFormat, MatrixUse};
 use casallm_data::chat::{Message, render_prompt};
 use casallm_data::tokenizer::{StreamDecoder, Tokenizer};
 use casallm_model::decoder::Decoder;
@@ -41,7 +41,7 @@ impl<D: Device> Chatbot<D> {
                 tokenizer.vocab_size()
             );
         }
-        let parameters = Parameters::load(device.clone(), &directory, DType::Bf16, MatrixUse::Inference)?;
+        let parameters = Parameters::load(device.clone(), &directory, MatrixFormat::Bf16, MatrixUse::Inference)?;
         Ok(Chatbot { network: Network::new(config, DType::Bf16, parameters)?, tokenizer })
     }
 

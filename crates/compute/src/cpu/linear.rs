@@ -9,6 +9,7 @@ use super::pool::{Pool, Shared};
 use crate::device::MatrixUse;
 use crate::dtype::{DType, Element, Storage};
 use crate::error::ComputeError;
+use crate::matrix_format::MatrixFormat;
 
 /// Tokens whose activations are packed at once for a weight gradient: bounds scratch, and fixes the order of sums.
 pub(super) const TOKENS: usize = 1024;
@@ -17,7 +18,7 @@ pub(super) const LONG_K: usize = 4096;
 
 /// A weight matrix `[rows, columns]`, packed for the forward pass and, for training, for the input gradient.
 pub struct CpuMatrix {
-    pub(super) dtype: DType,
+    format: MatrixFormat,
     pub(super) rows: usize,
     pub(super) columns: usize,
     forward: Memory,
@@ -26,7 +27,8 @@ pub struct CpuMatrix {
 
 impl CpuMatrix {
     /// Bytes that a matrix takes.
-    pub(super) fn bytes(dtype: DType, rows: usize, columns: usize, usage: MatrixUse) -> usize {
+    pub(super) fn bytes(format: MatrixFormat, rows: usize, columns: usize, usage: MatrixUse) -> usize {
+        let dtype = format.activations();
         let group = if dtype == DType::Bf16 { 2 } else { 1 };
         let forward = columns.next_multiple_of(group) * rows.next_multiple_of(PANEL);
         let backward = rows.next_multiple_of(group) * columns.next_multiple_of(PANEL);
@@ -38,36 +40,41 @@ impl CpuMatrix {
 
     pub(super) fn new(
         name: &str,
-        dtype: DType,
+        format: MatrixFormat,
         rows: usize,
         columns: usize,
         usage: MatrixUse,
     ) -> Result<Self, ComputeError> {
-        let forward = Self::bytes(dtype, rows, columns, MatrixUse::Inference);
-        let both = Self::bytes(dtype, rows, columns, MatrixUse::Training);
+        let forward = Self::bytes(format, rows, columns, MatrixUse::Inference);
+        let both = Self::bytes(format, rows, columns, MatrixUse::Training);
         let backward = match usage {
             MatrixUse::Inference => None,
             MatrixUse::Training => Some(Memory::new(name, both - forward)?),
         };
-        Ok(CpuMatrix { dtype, rows, columns, forward: Memory::new(name, forward)?, backward })
+        Ok(CpuMatrix { format, rows, columns, forward: Memory::new(name, forward)?, backward })
+    }
+
+    /// The storage type of its activations.
+    pub(super) fn dtype(&self) -> DType {
+        self.format.activations()
     }
 
     /// The operand of `x · Wᵀ`: `k = columns`, `n = rows`.
     pub(super) fn forward<S: MatElement>(&self) -> PackedB<'_, S> {
-        assert_eq!(self.dtype, S::DTYPE, "matrix used as another type");
+        assert_eq!(self.dtype(), S::DTYPE, "matrix used as another type");
         PackedB::new(self.forward.slice(), self.columns, self.rows)
     }
 
     /// The operand of `dy · W`: `k = rows`, `n = columns`.
     pub(super) fn backward<S: MatElement>(&self) -> PackedB<'_, S> {
-        assert_eq!(self.dtype, S::DTYPE, "matrix used as another type");
+        assert_eq!(self.dtype(), S::DTYPE, "matrix used as another type");
         let packed = self.backward.as_ref().expect("a matrix for inference has no input gradient");
         PackedB::new(packed.slice(), self.rows, self.columns)
     }
 
     /// Packs row-major values.
     pub(super) fn pack<S: MatElement>(&mut self, pool: &Pool, values: &[f32]) {
-        assert_eq!(self.dtype, S::DTYPE, "matrix packed as another type");
+        assert_eq!(self.dtype(), S::DTYPE, "matrix packed as another type");
         let (rows, columns) = (self.rows, self.columns);
         let forward = self.forward.slice_mut::<S>();
         pack_transposed(pool, values, columns, (columns, rows), forward);

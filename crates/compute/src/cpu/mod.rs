@@ -23,6 +23,7 @@ pub use linear::CpuMatrix;
 use crate::device::*;
 use crate::dtype::{Bf16, DType, Element};
 use crate::error::ComputeError;
+use crate::matrix_format::MatrixFormat;
 use crate::tally::HostTally;
 use buffer::Carver;
 use gemm::{Add, Store};
@@ -163,18 +164,18 @@ impl Device for CpuDevice {
     fn allocate_matrix(
         &self,
         name: &str,
-        dtype: DType,
+        format: MatrixFormat,
         rows: usize,
         columns: usize,
         usage: MatrixUse,
     ) -> Result<CpuMatrix, ComputeError> {
-        let matrix = CpuMatrix::new(name, dtype, rows, columns, usage)?;
-        self.allocated.fetch_add(self.matrix_bytes(dtype, rows, columns, usage), Ordering::Relaxed);
+        let matrix = CpuMatrix::new(name, format, rows, columns, usage)?;
+        self.allocated.fetch_add(self.matrix_bytes(format, rows, columns, usage), Ordering::Relaxed);
         Ok(matrix)
     }
 
-    fn matrix_bytes(&self, dtype: DType, rows: usize, columns: usize, usage: MatrixUse) -> u64 {
-        CpuMatrix::bytes(dtype, rows, columns, usage) as u64
+    fn matrix_bytes(&self, format: MatrixFormat, rows: usize, columns: usize, usage: MatrixUse) -> u64 {
+        CpuMatrix::bytes(format, rows, columns, usage) as u64
     }
 
     fn scratch_bytes(&self, shape: &ScratchShape) -> u64 {
@@ -222,7 +223,7 @@ impl Device for CpuDevice {
     }
 
     fn pack(&self, values: &CpuBuffer, matrix: &mut CpuMatrix) {
-        with_storage!(matrix.dtype, S => matrix.pack::<S>(&self.pool, values.slice()));
+        with_storage!(matrix.dtype(), S => matrix.pack::<S>(&self.pool, values.slice()));
     }
 
     fn copy(&self, from: &CpuBuffer, len: usize, to: &mut CpuBuffer) {
@@ -246,7 +247,7 @@ impl Device for CpuDevice {
     fn embedding(&self, table: &CpuMatrix, ids: &CpuBuffer, tokens: usize, x: &mut CpuBuffer) {
         let ids = &ids.slice()[..tokens];
         let x = &mut x.slice_mut()[..tokens * table.columns];
-        with_storage!(table.dtype, S => elementwise::embedding::<S>(&self.pool, table, ids, x));
+        with_storage!(table.dtype(), S => elementwise::embedding::<S>(&self.pool, table, ids, x));
     }
 
     fn embedding_backward(

@@ -14,6 +14,7 @@ use super::{elementwise, head, linear, norm, optimizer, qkv};
 use crate::device::*;
 use crate::dtype::{Bf16, DType};
 use crate::error::ComputeError;
+use crate::matrix_format::MatrixFormat;
 
 /// Bytes that kernels leave small results in.
 const RESULT_BYTES: usize = 256;
@@ -190,18 +191,18 @@ impl Device for CudaDevice {
     fn allocate_matrix(
         &self,
         name: &str,
-        dtype: DType,
+        format: MatrixFormat,
         rows: usize,
         columns: usize,
         usage: MatrixUse,
     ) -> Result<CudaMatrix, ComputeError> {
-        let matrix = CudaMatrix::new(&self.driver, name, dtype, rows, columns)?;
-        self.allocated.fetch_add(self.matrix_bytes(dtype, rows, columns, usage), Ordering::Relaxed);
+        let matrix = CudaMatrix::new(&self.driver, name, format, rows, columns)?;
+        self.allocated.fetch_add(self.matrix_bytes(format, rows, columns, usage), Ordering::Relaxed);
         Ok(matrix)
     }
 
-    fn matrix_bytes(&self, dtype: DType, rows: usize, columns: usize, _: MatrixUse) -> u64 {
-        CudaMatrix::bytes(dtype, rows, columns) as u64
+    fn matrix_bytes(&self, format: MatrixFormat, rows: usize, columns: usize, _: MatrixUse) -> u64 {
+        CudaMatrix::bytes(format, rows, columns) as u64
     }
 
     fn scratch_bytes(&self, shape: &ScratchShape) -> u64 {

@@ -122,7 +122,7 @@ pub(super) fn embedding(device: &CudaDevice, table: &CudaMatrix, ids: &CudaBuffe
         table.columns as u32,
     ];
     let launch = Launch::linear(tokens as u32, 128);
-    device.launch(Family::Embedding, Some(table.dtype), "embedding", launch, &arguments);
+    device.launch(Family::Embedding, Some(table.dtype()), "embedding", launch, &arguments);
 }
 
 /// Scratch for the tokens in the order of their ids.
@@ -203,7 +203,7 @@ pub(super) fn gather_rows(device: &CudaDevice, from: &CudaBuffer, width: usize, 
 pub(super) fn pack(device: &CudaDevice, values: &CudaBuffer, matrix: &mut CudaMatrix) {
     let len = matrix.rows * matrix.columns;
     let values = values.input(DType::F32, len);
-    match matrix.dtype {
+    match matrix.dtype() {
         DType::F32 => device.driver().copy(values, matrix.address(), 4 * len),
         _ => round_to_bf16(device, values, matrix.address(), len),
     }

@@ -60,7 +60,7 @@ pub(super) fn run(
     tally: Address,
 ) {
     let (tokens, vocab_size, n_embd) = (head.tokens, head.weight.rows, head.weight.columns);
-    let storage = head.weight.dtype;
+    let storage = head.weight.dtype();
     if tokens == 0 {
         return;
     }

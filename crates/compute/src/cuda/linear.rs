@@ -36,8 +36,8 @@ pub(super) fn forward(
         m: tokens,
         n: rows,
         k: columns,
-        a: operand(x.input(weight.dtype, tokens * columns), weight.dtype, columns),
-        b: transposed(operand(weight.address(), weight.dtype, columns)),
+        a: operand(x.input(weight.dtype(), tokens * columns), weight.dtype(), columns),
+        b: transposed(operand(weight.address(), weight.dtype(), columns)),
         c: operand(c, dtype, rows),
         beta,
         bias: bias.map(|b| b.input(DType::F32, rows)),
@@ -52,7 +52,7 @@ pub(super) fn backward_input(
     tokens: usize,
     dx: &mut CudaBuffer,
 ) {
-    let (rows, columns, dtype) = (weight.rows, weight.columns, weight.dtype);
+    let (rows, columns, dtype) = (weight.rows, weight.columns, weight.dtype());
     device.matmul(&Matmul {
         m: tokens,
         n: columns,

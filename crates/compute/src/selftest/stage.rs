@@ -75,7 +75,7 @@ impl<D: Device> Stage<'_, D> {
         columns: usize,
         usage: MatrixUse,
     ) -> Result<D::Matrix, ComputeError> {
-        let mut matrix = self.0.allocate_matrix("selftest", dtype, values.len() / columns, columns, usage)?;
+        let mut matrix = self.0.allocate_matrix("selftest", dtype.into(), values.len() / columns, columns, usage)?;
         self.0.pack(&self.input(DType::F32, values)?, &mut matrix);
         Ok(matrix)
     }

@@ -1,0 +1,41 @@
+//! How a weight matrix is held: what [`crate::Device::allocate_matrix`] is asked for.
+
+use crate::dtype::DType;
+
+/// The form of a weight matrix in memory. Its values are given as f32 in every case ([`crate::Device::pack`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MatrixFormat {
+    /// Single precision, for activations in single precision.
+    F32,
+    /// bfloat16, for activations in bfloat16.
+    Bf16,
+}
+
+impl MatrixFormat {
+    /// The storage type of the activations that a matrix of this form is multiplied by.
+    pub const fn activations(self) -> DType {
+        match self {
+            MatrixFormat::F32 => DType::F32,
+            MatrixFormat::Bf16 => DType::Bf16,
+        }
+    }
+
+    /// The lower-case name used in listings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            MatrixFormat::F32 => "f32",
+            MatrixFormat::Bf16 => "bf16",
+        }
+    }
+}
+
+/// The plain form: weights of the activations' own type. Panics for indices.
+impl From<DType> for MatrixFormat {
+    fn from(dtype: DType) -> Self {
+        match dtype {
+            DType::F32 => MatrixFormat::F32,
+            DType::Bf16 => MatrixFormat::Bf16,
+            DType::U32 => panic!("a matrix of indices"),
+        }
+    }
+}
