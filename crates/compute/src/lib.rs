@@ -11,6 +11,7 @@ mod dtype;
 mod error;
 mod matrix_format;
 pub mod memory;
+pub mod quantize;
 pub mod reference;
 pub mod selftest;
 mod tally;

@@ -9,6 +9,11 @@ pub enum MatrixFormat {
     F32,
     /// bfloat16, for activations in bfloat16.
     Bf16,
+    /// 8 bits a weight and 16 for each 32 (8.5 in all), for inference with activations in bfloat16; see
+    /// [`crate::quantize`].
+    Q8,
+    /// 4 bits a weight and 16 for each 32 (4.5 in all), likewise.
+    Q4,
 }
 
 impl MatrixFormat {
@@ -16,8 +21,13 @@ impl MatrixFormat {
     pub const fn activations(self) -> DType {
         match self {
             MatrixFormat::F32 => DType::F32,
-            MatrixFormat::Bf16 => DType::Bf16,
+            MatrixFormat::Bf16 | MatrixFormat::Q8 | MatrixFormat::Q4 => DType::Bf16,
         }
+    }
+
+    /// Whether weights are codes and scales, which only the forward pass can use.
+    pub const fn is_quantized(self) -> bool {
+        matches!(self, MatrixFormat::Q8 | MatrixFormat::Q4)
     }
 
     /// The lower-case name used in listings.
@@ -25,6 +35,8 @@ impl MatrixFormat {
         match self {
             MatrixFormat::F32 => "f32",
             MatrixFormat::Bf16 => "bf16",
+            MatrixFormat::Q8 => "q8",
+            MatrixFormat::Q4 => "q4",
         }
     }
 }

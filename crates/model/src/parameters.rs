@@ -86,7 +86,8 @@ impl<D: Device> Parameters<D> {
     /// Allocates and fills every parameter; `values` is asked for each in canonical order.
     ///
     /// # Errors
-    /// The memory cannot be had, `values` fails or gives another number of values than the parameter has.
+    /// The memory cannot be had, `values` fails or gives another number of values than the parameter has, or one that
+    /// is not finite is to be quantised; quantised weights for training.
     pub fn new(
         device: Arc<D>,
         config: &ModelConfig,
@@ -101,6 +102,10 @@ impl<D: Device> Parameters<D> {
             let given = values(&spec)?;
             if given.len() != spec.len() {
                 return Err(ModelError::WrongCount { name: spec.name, found: given.len(), expected: spec.shape });
+            }
+            // A block that holds one has no scale, and would hide it.
+            if format.is_quantized() && !given.iter().all(|value| value.is_finite()) {
+                return Err(ModelError::NotFinite { name: spec.name, format: format.name() });
             }
             let mut buffer = device.allocate(&spec.name, DType::F32, spec.len())?;
             device.write_f32(&mut buffer, 0, &given);

@@ -13,6 +13,7 @@ mod norm;
 mod optimizer;
 pub(crate) mod pool;
 mod qkv;
+mod quantized;
 mod scratch;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -324,18 +325,16 @@ impl Device for CpuDevice {
         let stride = weight.rows;
         let bias = bias.map(|b| &b.slice::<f32>()[..stride]);
         with_storage!(x.dtype(), S => {
-            let (x, right) = (x.slice::<S>(), weight.forward::<S>());
-            let bytes = Carver::bytes::<S>(linear::padding_len::<S>(tokens, weight.columns));
-            self.with_scratch(bytes, |scratch| {
-                let padding = Carver::new(scratch).take(linear::padding_len::<S>(tokens, weight.columns));
+            let x = x.slice::<S>();
+            self.with_scratch(linear::forward_scratch::<S>(&self.pool, tokens, weight), |scratch| {
                 match out {
                     Out::Add(out) => {
                         let add = Add { out: Shared::new(out.slice_mut()), stride, bias };
-                        linear::product(&self.pool, x, tokens, right, &add, padding);
+                        linear::forward(&self.pool, x, tokens, weight, &add, scratch);
                     }
                     Out::Store(out) => with_storage!(out.dtype(), T => {
                         let store = Store::<T> { out: Shared::new(out.slice_mut()), stride, bias };
-                        linear::product(&self.pool, x, tokens, right, &store, padding);
+                        linear::forward(&self.pool, x, tokens, weight, &store, scratch);
                     }),
                 }
             });
@@ -500,7 +499,7 @@ impl Device for CpuDevice {
     ) -> HeadResult {
         let (vocab_size, n_embd) = (head.weight.rows, head.weight.columns);
         with_storage!(head.hidden.dtype(), S => {
-            let bytes = head::scratch_bytes::<S>(head.tokens, vocab_size, n_embd, gradient.is_some());
+            let bytes = head::scratch_bytes::<S>(&self.pool, head.tokens, vocab_size, n_embd, gradient.is_some());
             self.with_scratch(bytes, |scratch| {
                 let inputs = head::Inputs {
                     hidden: head.hidden.slice::<S>(),

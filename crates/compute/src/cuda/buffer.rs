@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::driver::{Address, Driver};
+use super::quantized;
 use crate::dtype::DType;
 use crate::error::ComputeError;
 use crate::matrix_format::MatrixFormat;
@@ -127,7 +128,7 @@ impl CudaBuffer {
     }
 }
 
-/// A weight matrix: `[rows, columns]`, row-major, in its storage type. Products take it as it is or transposed.
+/// A weight matrix: `[rows, columns]`, row-major, in its storage type, as products take it, or quantised.
 pub struct CudaMatrix {
     memory: Memory,
     pub(crate) format: MatrixFormat,
@@ -148,6 +149,9 @@ impl CudaMatrix {
     }
 
     pub(crate) fn bytes(format: MatrixFormat, rows: usize, columns: usize) -> usize {
+        if format.is_quantized() {
+            return quantized::bytes(format, rows, columns).into_iter().fold(0, usize::saturating_add);
+        }
         rows.saturating_mul(columns).saturating_mul(format.activations().size())
     }
 

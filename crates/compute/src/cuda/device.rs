@@ -10,7 +10,7 @@ use super::driver::{Address, Argument, Driver, Kernel, Launch, Matmul};
 use super::kernels::Family;
 use super::scratch::{Carver, measure};
 use super::step::{self, CudaTally};
-use super::{elementwise, head, linear, norm, optimizer, qkv};
+use super::{elementwise, head, linear, norm, optimizer, qkv, quantized};
 use crate::device::*;
 use crate::dtype::{Bf16, DType};
 use crate::error::ComputeError;
@@ -143,7 +143,7 @@ impl CudaDevice {
         let ScratchShape { dtype, tokens, width, vocab_size, n_embd, head_dim, training, .. } = *shape;
         let mut needs = vec![
             measure(|c| attend::scratch(c, shape)),
-            measure(|c| head::layout(c, dtype, tokens, vocab_size, n_embd)),
+            measure(|c| head::layout(c, dtype, tokens, vocab_size, n_embd, !training)),
             measure(|c| elementwise::row_numbers(c, tokens)),
             measure(optimizer::square_partials),
         ];
@@ -156,6 +156,9 @@ impl CudaDevice {
                 measure(|c| qkv::partial_sums(c, tokens, head_dim)),
                 measure(|c| optimizer::muon_layout(c, width.max(n_embd), n_embd)),
             ]);
+        } else {
+            // Weights may be quantised.
+            needs.push(measure(|c| quantized::restored_rows(c, width.max(n_embd))));
         }
         needs.into_iter().fold(0, usize::max)
     }
@@ -196,6 +199,9 @@ impl Device for CudaDevice {
         columns: usize,
         usage: MatrixUse,
     ) -> Result<CudaMatrix, ComputeError> {
+        if format.is_quantized() && usage == MatrixUse::Training {
+            return Err(ComputeError::QuantizedTraining { name: name.into(), format: format.name() });
+        }
         let matrix = CudaMatrix::new(&self.driver, name, format, rows, columns)?;
         self.allocated.fetch_add(self.matrix_bytes(format, rows, columns, usage), Ordering::Relaxed);
         Ok(matrix)
