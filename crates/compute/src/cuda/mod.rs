@@ -19,6 +19,7 @@ pub mod nvidia;
 mod optimizer;
 pub mod probe;
 mod qkv;
+mod quantized;
 mod scratch;
 #[cfg(any(test, feature = "simulator"))]
 pub mod simulator;
