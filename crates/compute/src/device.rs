@@ -279,6 +279,10 @@ pub trait Device: Send + Sync {
     fn allocated_bytes(&self) -> u64;
     /// Bytes that can still be allocated, if known.
     fn available_bytes(&self) -> Option<u64>;
+    /// Whether its memory is the host's: then what the host holds beside it takes from the same bytes.
+    fn is_host(&self) -> bool {
+        false
+    }
 
     /// The first error of an operation since the start, if any: operations start work and return nothing, so that one that
     /// fails is only known later. After it the device does nothing more, and what is read from it means nothing. Call this
@@ -416,7 +420,7 @@ pub trait Device: Send + Sync {
         v: &mut Self::Buffer,
     );
     /// Gradient of `split_qkv`: writes `d_qkv` (`S`), adds to the norm weights' gradients (query, key). `dk` and `dv` are
-    /// indexed by slot.
+    /// indexed by slot. Without a norm the gradient does not depend on `qkv`, which may hold anything.
     fn split_qkv_backward(
         &self,
         split: &QkvSplit<'_, Self::Buffer>,
@@ -451,16 +455,16 @@ pub trait Device: Send + Sync {
 
     /// `y[tokens, n_ff] = activation(x)`; both `S`.
     fn activation(&self, kind: ActivationKind, x: &Self::Buffer, tokens: usize, n_ff: usize, y: &mut Self::Buffer);
-    /// Overwrites `dx` with the gradient and `y` with the activation itself, recomputed in the same pass.
+    /// Turns `x` into its gradient, in place. `again`: `dy` becomes the activation's output, recomputed in the same pass for
+    /// who has not kept it; otherwise it stays.
     fn activation_backward(
         &self,
         kind: ActivationKind,
-        x: &Self::Buffer,
-        dy: &Self::Buffer,
+        x: &mut Self::Buffer,
+        dy: &mut Self::Buffer,
         tokens: usize,
         n_ff: usize,
-        dx: &mut Self::Buffer,
-        y: &mut Self::Buffer,
+        again: bool,
     );
 
     /// `x += dropout(branch)`: `x` f32, `branch` `S`, `len` elements.
@@ -484,6 +488,10 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// The memory cannot be had.
     fn allocate_tally(&self) -> Result<Self::Tally, ComputeError>;
+    /// Bytes of the device's that [`Device::allocate_tally`] takes.
+    fn tally_bytes(&self) -> u64 {
+        0
+    }
     /// Back to nothing, ahead of a step.
     fn clear_tally(&self, tally: &mut Self::Tally);
     /// Waits for everything that was started, and reads the totals.

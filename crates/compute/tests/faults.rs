@@ -275,14 +275,13 @@ impl Device for Faulty {
     fn activation_backward(
         &self,
         kind: ActivationKind,
-        x: &CpuBuffer,
-        dy: &CpuBuffer,
+        x: &mut CpuBuffer,
+        dy: &mut CpuBuffer,
         tokens: usize,
         n_ff: usize,
-        dx: &mut CpuBuffer,
-        y: &mut CpuBuffer,
+        again: bool,
     ) {
-        self.run([dx, y], |[dx, y]| self.device.activation_backward(kind, x, dy, tokens, n_ff, dx, y));
+        self.run([x, dy], |[x, dy]| self.device.activation_backward(kind, x, dy, tokens, n_ff, again));
     }
     fn dropout_add(&self, dropout: Dropout, branch: &CpuBuffer, len: usize, x: &mut CpuBuffer) {
         self.run([x], |[x]| self.device.dropout_add(dropout, branch, len, x));

@@ -156,6 +156,10 @@ impl Device for CpuDevice {
         crate::memory::available()
     }
 
+    fn is_host(&self) -> bool {
+        true
+    }
+
     fn allocate(&self, name: &str, dtype: DType, len: usize) -> Result<CpuBuffer, ComputeError> {
         self.buffer(name, dtype, len)
     }
@@ -462,16 +466,15 @@ impl Device for CpuDevice {
     fn activation_backward(
         &self,
         kind: ActivationKind,
-        x: &CpuBuffer,
-        dy: &CpuBuffer,
+        x: &mut CpuBuffer,
+        dy: &mut CpuBuffer,
         tokens: usize,
         n_ff: usize,
-        dx: &mut CpuBuffer,
-        y: &mut CpuBuffer,
+        again: bool,
     ) {
         with_storage!(x.dtype(), S => {
-            let y = &mut y.slice_mut::<S>()[..tokens * n_ff];
-            activation::backward(&self.pool, kind, n_ff, x.slice(), dy.slice(), dx.slice_mut(), y);
+            let dy = &mut dy.slice_mut::<S>()[..tokens * n_ff];
+            activation::backward(&self.pool, kind, n_ff, x.slice_mut(), dy, again);
         });
     }
 

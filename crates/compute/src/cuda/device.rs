@@ -405,14 +405,13 @@ impl Device for CudaDevice {
     fn activation_backward(
         &self,
         kind: ActivationKind,
-        x: &CudaBuffer,
-        dy: &CudaBuffer,
+        x: &mut CudaBuffer,
+        dy: &mut CudaBuffer,
         tokens: usize,
         n_ff: usize,
-        dx: &mut CudaBuffer,
-        y: &mut CudaBuffer,
+        again: bool,
     ) {
-        elementwise::activation_backward(self, kind, x, dy, (tokens, n_ff), dx, y);
+        elementwise::activation_backward(self, kind, x, dy, (tokens, n_ff), again);
     }
 
     fn dropout_add(&self, dropout: Dropout, branch: &CudaBuffer, len: usize, x: &mut CudaBuffer) {
@@ -442,6 +441,10 @@ impl Device for CudaDevice {
 
     fn allocate_tally(&self) -> Result<CudaTally, ComputeError> {
         CudaTally::new(self)
+    }
+
+    fn tally_bytes(&self) -> u64 {
+        step::TALLY_BYTES as u64
     }
 
     fn clear_tally(&self, tally: &mut CudaTally) {
