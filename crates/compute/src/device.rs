@@ -419,15 +419,14 @@ pub trait Device: Send + Sync {
         k: &mut Self::Buffer,
         v: &mut Self::Buffer,
     );
-    /// Gradient of `split_qkv`: writes `d_qkv` (`S`), adds to the norm weights' gradients (query, key). `dk` and `dv` are
-    /// indexed by slot. Without a norm the gradient does not depend on `qkv`, which may hold anything.
+    /// Turns `qkv` into its gradient, in place (without a norm it may have held anything), and adds to the norm weights'
+    /// gradients (query, key). `dk` and `dv` are indexed by slot.
     fn split_qkv_backward(
         &self,
         split: &QkvSplit<'_, Self::Buffer>,
-        qkv: &Self::Buffer,
+        qkv: &mut Self::Buffer,
         gradients: [&Self::Buffer; 3],
         tokens: usize,
-        d_qkv: &mut Self::Buffer,
         d_norm: Option<(&mut Self::Buffer, &mut Self::Buffer)>,
     );
 

@@ -236,15 +236,14 @@ impl Device for Faulty {
     fn split_qkv_backward(
         &self,
         split: &QkvSplit<'_, CpuBuffer>,
-        qkv: &CpuBuffer,
+        qkv: &mut CpuBuffer,
         gradients: [&CpuBuffer; 3],
         tokens: usize,
-        d_qkv: &mut CpuBuffer,
         mut d_norm: Option<(&mut CpuBuffer, &mut CpuBuffer)>,
     ) {
-        self.run([d_qkv], |[d_qkv]| {
+        self.run([qkv], |[qkv]| {
             let d_norm = d_norm.as_mut().map(|(q, k)| (&mut **q, &mut **k));
-            self.device.split_qkv_backward(split, qkv, gradients, tokens, d_qkv, d_norm);
+            self.device.split_qkv_backward(split, qkv, gradients, tokens, d_norm);
         });
     }
     fn attention(

@@ -12,7 +12,7 @@ use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
 use casallm_model::specification::ParameterKind;
 use casallm_model::training::Gradients;
-use casallm_model::workspace::{Workspace, WorkspaceShape};
+use casallm_model::workspace::{Recompute, Workspace, WorkspaceShape};
 use casallm_train::TrainError;
 use casallm_train::feed::Feed;
 use casallm_train::optimizer::{MatrixUpdate, OptimizerConfig};
@@ -64,6 +64,7 @@ fn config(matrices: MatrixUpdate) -> TrainerConfig {
         checkpoint_every: 1,
         seed: 5,
         micro_tokens: ROWS * CONTEXT,
+        recompute: Recompute::Light,
         step_tokens: 2 * ROWS * CONTEXT,
         context: CONTEXT,
         peak: None,
@@ -101,8 +102,12 @@ struct ByHand<D: Device> {
 
 impl<D: Device> ByHand<D> {
     fn new(device: &Arc<D>, config: TrainerConfig) -> Self {
-        let shape =
-            WorkspaceShape { tokens: config.micro_tokens, sequence: CONTEXT, dtype: DType::Bf16, training: true };
+        let shape = WorkspaceShape {
+            tokens: config.micro_tokens,
+            sequence: CONTEXT,
+            dtype: DType::Bf16,
+            training: Some(Recompute::Light),
+        };
         let network = network(device, DType::Bf16);
         let moment = |i: usize| device.allocate("moment", DType::F32, network.parameters.spec(i).len()).unwrap();
         ByHand {

@@ -393,10 +393,9 @@ impl Device for CpuDevice {
     fn split_qkv_backward(
         &self,
         split: &QkvSplit<'_, CpuBuffer>,
-        qkv: &CpuBuffer,
+        qkv: &mut CpuBuffer,
         gradients: [&CpuBuffer; 3],
         tokens: usize,
-        d_qkv: &mut CpuBuffer,
         d_norm: Option<(&mut CpuBuffer, &mut CpuBuffer)>,
     ) {
         let split = split_parameters(split, tokens);
@@ -406,7 +405,7 @@ impl Device for CpuDevice {
             let [q, k, v] = gradients;
             let incoming = qkv::Incoming { q: q.slice::<S>(), k: k.slice(), v: v.slice() };
             let partial = Carver::new(scratch).take(len);
-            qkv::backward(&self.pool, split, qkv.slice(), &incoming, d_qkv.slice_mut(), d_norm, partial);
+            qkv::backward(&self.pool, split, qkv.slice_mut(), &incoming, d_norm, partial);
         }));
     }
 

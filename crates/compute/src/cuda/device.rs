@@ -365,13 +365,12 @@ impl Device for CudaDevice {
     fn split_qkv_backward(
         &self,
         split: &QkvSplit<'_, CudaBuffer>,
-        qkv: &CudaBuffer,
+        qkv: &mut CudaBuffer,
         gradients: [&CudaBuffer; 3],
         tokens: usize,
-        d_qkv: &mut CudaBuffer,
         d_norm: Option<(&mut CudaBuffer, &mut CudaBuffer)>,
     ) {
-        qkv::backward(self, split, qkv, gradients, tokens, d_qkv, d_norm);
+        qkv::backward(self, split, qkv, gradients, tokens, d_norm);
     }
 
     fn attention(

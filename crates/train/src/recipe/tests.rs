@@ -134,7 +134,10 @@ fn defaults_follow_the_block_and_the_preset() {
         (1024, Norm::LayerNorm, Activation::Gelu, true, 2048)
     );
     let sft = recipe.sft().unwrap();
-    assert_eq!((sft.context, sft.batch_tokens, sft.micro_batch, sft.accumulation()), (2048, 65_536, 4, 8));
+    assert_eq!(
+        (sft.context, sft.batch_tokens, sft.micro_batch, sft.accumulation()),
+        (2048, 65_536, Choice::Given(4), 8)
+    );
     assert!(matches!(recipe.pretrain(), Err(TrainError::RecipeMissingKey { key, .. }) if key == "pretrain"));
     assert!(matches!(parse(SMALLEST).unwrap().sft(), Err(TrainError::RecipeMissingKey { key, .. }) if key == "sft"));
 }
@@ -430,7 +433,7 @@ proptest! {
         match parse_with(SMALLEST, &flags) {
             Ok(recipe) => {
                 let p = recipe.pretrain.unwrap();
-                prop_assert_eq!(p.accumulation() * p.micro_batch * p.context, p.batch_tokens);
+                prop_assert_eq!(p.accumulation() * p.micro_rows() * p.context, p.batch_tokens);
                 prop_assert!(p.accumulation() >= 1);
             }
             Err(error) => {
