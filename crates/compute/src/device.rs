@@ -275,7 +275,7 @@ pub trait Device: Send + Sync {
 
     /// What this device is.
     fn info(&self) -> DeviceInfo;
-    /// Bytes allocated so far through this device, scratch included.
+    /// Bytes allocated so far through this device, scratch included, as asked for: without what rounding up adds.
     fn allocated_bytes(&self) -> u64;
     /// Bytes that can still be allocated, if known.
     fn available_bytes(&self) -> Option<u64>;

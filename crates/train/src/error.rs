@@ -263,7 +263,7 @@ pub enum TrainError {
     #[error("{plan}; {remedy}")]
     DoesNotFit {
         /// What the smallest that was allowed needs.
-        plan: casallm_compute::ComputeError,
+        plan: Box<casallm_compute::ComputeError>,
         /// What would fit.
         remedy: String,
     },

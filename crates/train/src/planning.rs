@@ -139,7 +139,7 @@ impl<D: Device> Planner<'_, D> {
             ),
             _ => "not even one row with recompute = \"block\" fits: it takes a device with more memory".to_owned(),
         };
-        TrainError::DoesNotFit { plan, remedy }
+        TrainError::DoesNotFit { plan: Box::new(plan), remedy }
     }
 
     fn choose_open(&self, open: Asked) -> Option<MemoryChoice> {

@@ -89,7 +89,7 @@ impl CpuDevice {
     /// The memory cannot be had.
     pub fn buffer(&self, name: &str, dtype: DType, len: usize) -> Result<CpuBuffer, ComputeError> {
         let buffer = CpuBuffer::new(name, dtype, len)?;
-        self.allocated.fetch_add(buffer.bytes() as u64, Ordering::Relaxed);
+        self.allocated.fetch_add((len * dtype.size()) as u64, Ordering::Relaxed);
         Ok(buffer)
     }
 

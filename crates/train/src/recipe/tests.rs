@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::schedule::Shape;
+use casallm_model::workspace::Recompute;
 
 const SMALLEST: &str = r#"
 [[data.pretrain]]
@@ -411,6 +412,28 @@ fn a_path_to_nothing_names_the_source() {
     let error = recipe.pretrain_files(&recipe.data.pretrain[0]).unwrap_err();
     assert!(matches!(&error, TrainError::RecipeNoFiles { key, .. } if key == "data.pretrain.books.path"), "{error:?}");
     assert!(error.to_string().contains("somewhere"), "{error}");
+}
+
+#[test]
+fn micro_batch_and_recomputation_may_be_left_open() {
+    let auto = parse_with(SMALLEST, &["pretrain.micro_batch=auto", "pretrain.recompute=block"]).unwrap();
+    let pretrain = auto.pretrain().unwrap();
+    assert_eq!((pretrain.micro_batch, pretrain.recompute), (Choice::Auto, Choice::Given(Recompute::Block)));
+    // For what is not training, a number all the same: that of a recipe that says nothing.
+    let silent = parse(SMALLEST).unwrap();
+    let usual = silent.pretrain().unwrap();
+    assert_eq!((usual.micro_batch, usual.recompute), (Choice::Given(pretrain.micro_rows()), Choice::Auto));
+    assert!(auto.to_toml().unwrap().contains("micro_batch = \"auto\""));
+    // Rounding depends on the micro-batch and no number on what is recomputed.
+    let settled = auto.with_micro_batch(Stage::Pretrain, 4);
+    let keys = settled.differences(Stage::Pretrain, &auto.stage_toml(Stage::Pretrain).unwrap()).unwrap();
+    assert_eq!(keys.iter().map(|d| d.key.as_str()).collect::<Vec<_>>(), ["pretrain.micro_batch"]);
+    let block = parse_with(SMALLEST, &["pretrain.recompute=block"]).unwrap();
+    assert_eq!(block.stage_toml(Stage::Pretrain).unwrap(), silent.stage_toml(Stage::Pretrain).unwrap());
+    for (flag, found) in [("pretrain.micro_batch=most", "most"), ("pretrain.recompute=all", "all")] {
+        let error = parse_with(SMALLEST, &[flag]).unwrap_err().to_string();
+        assert!(error.contains(found) && error.contains("pretrain."), "{error}");
+    }
 }
 
 proptest! {

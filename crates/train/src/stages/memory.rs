@@ -86,3 +86,54 @@ fn begun_with(recipe: &Recipe, stage: Stage) -> Result<Option<usize>, TrainError
     });
     Ok(rows.filter(|rows| *rows > 0))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use casallm_compute::{CpuDevice, Isa};
+    use casallm_model::workspace::Recompute;
+
+    use super::*;
+    use crate::recipe::{Choice, RawRecipe};
+
+    fn recipe(dir: &Path) -> Recipe {
+        let text = format!(
+            "[tokenizer]\nvocab_size = 300\n[[data.pretrain]]\nname = \"a\"\npath = \"a\"\n\
+             [model]\nn_layer = 2\nn_embd = 32\nn_head = 2\ncontext = 1024\n[run]\ndir = \"{}\"\n\
+             [pretrain]\nsteps = 9\nbatch_tokens = 65536\nmicro_batch = \"auto\"\n",
+            dir.display()
+        );
+        RawRecipe::parse(&text, "test.toml", Path::new("")).unwrap().validate().unwrap()
+    }
+
+    #[test]
+    fn a_run_goes_on_with_the_micro_batch_it_began_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let recipe = recipe(folder.path());
+        let device = CpuDevice::new(1, Isa::Portable).unwrap();
+        let sized = |available| sized(&recipe, Stage::Pretrain, &device, available).unwrap();
+        let plenty = sized(None);
+        assert_eq!((plenty.choice.micro_batch, plenty.choice.recompute), (32, Recompute::None));
+        assert_eq!(plenty.recipe.pretrain().unwrap().micro_batch, Choice::Given(32));
+
+        let scarce = sized(Some(plenty.choice.plan.total() - 1));
+        let begun_with = scarce.choice.micro_batch;
+        assert!(begun_with < 32);
+        let settings = scarce.recipe.stage_toml(Stage::Pretrain).unwrap();
+        let store = CheckpointStore::new(RunDir::new(folder.path()).checkpoints(Stage::Pretrain), 2).unwrap();
+        for step in [3, 6] {
+            let progress = Progress { settings: settings.clone(), tokens: 1, seconds: 1.0, best: None };
+            store.save(step, &progress, std::iter::empty()).unwrap();
+        }
+        let resumed = sized(None);
+        assert_eq!(resumed.choice.micro_batch, begun_with);
+        assert_eq!(resumed.recipe.stage_toml(Stage::Pretrain).unwrap(), settings);
+        // A damaged state is passed over here; whoever loads the checkpoint says what is wrong.
+        std::fs::write(store.path_of(6).join("state.json"), "{").unwrap();
+        assert_eq!(sized(None).choice.micro_batch, begun_with);
+        // With so little that it no longer fits at any level, nothing else is taken in its place.
+        let error = super::sized(&recipe, Stage::Pretrain, &device, Some(1 << 20)).err().unwrap();
+        assert!(matches!(error, TrainError::DoesNotFit { .. }), "{error}");
+    }
+}
