@@ -16,7 +16,7 @@ use casallm_model::decoder::Decoder;
 use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
 use casallm_model::training::{BatchView, Gradients};
-use casallm_model::workspace::{Workspace, WorkspaceShape};
+use casallm_model::workspace::{Recompute, Workspace, WorkspaceShape};
 use safetensors::{Dtype, SafeTensors};
 
 const CASES: [&str; 4] = ["classic", "modern", "modern_relu_squared_untied", "llama"];
@@ -93,7 +93,8 @@ impl<D: Device> Run<D> {
         .unwrap();
         let network = Network::new(config.clone(), dtype, parameters).unwrap();
         let ids = fixture.u32("ids");
-        let shape = WorkspaceShape { tokens: ids.len(), sequence: config.context, dtype, training: true };
+        let shape =
+            WorkspaceShape { tokens: ids.len(), sequence: config.context, dtype, training: Some(Recompute::Light) };
         let workspace = Workspace::new(&**device, &config, shape).unwrap();
         let gradients = Gradients::new(&**device, &config).unwrap();
         let (targets, weights, cu_seqlens) =

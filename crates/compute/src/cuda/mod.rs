@@ -17,6 +17,7 @@ mod linear;
 mod norm;
 pub mod nvidia;
 mod optimizer;
+pub mod planned;
 pub mod probe;
 mod qkv;
 mod quantized;
