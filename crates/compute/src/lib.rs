@@ -11,6 +11,7 @@ mod dtype;
 mod error;
 pub mod memory;
 pub mod reference;
+pub mod roofline;
 pub mod selftest;
 mod tally;
 
