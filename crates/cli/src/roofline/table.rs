@@ -8,6 +8,14 @@ const WIDE: usize = 160;
 /// Where nobody says how wide the output may be.
 const USUAL_WIDTH: usize = 80;
 
+/// What the columns mean, for the narrowest terminal.
+const LEGEND: [&str; 4] = [
+    "calls: in a step or for a token. ms: of a call, the median of rounds. +-%: half",
+    "of fastest to slowest. of%: share of the nearer ceiling, (c)ompute or (m)emory;",
+    "above 100 where operands stayed in a cache. part%: share of the sum. lost ms: of",
+    "all calls, what lies above the ceiling.",
+];
+
 /// Columns of the output: what `COLUMNS` says, else the terminal, else 80.
 pub(super) fn width() -> usize {
     let told = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
@@ -34,7 +42,7 @@ pub(super) fn lines(page: &Page, width: usize) -> Vec<String> {
             bandwidth.copy / 1e9
         ),
         format!(
-            "model: {:.0} M weights in {}, {} rows of {} tokens",
+            "model: {:.1} M weights in {}, {} rows of {} tokens",
             page.machine["params"].as_f64().unwrap_or(0.0) / 1e6,
             text("precision"),
             text("batch"),
@@ -55,16 +63,15 @@ pub(super) fn lines(page: &Page, width: usize) -> Vec<String> {
         let least: f64 = page.of(part).map(|row| row.calls() * row.least).sum();
         lines.push(format!("sum of kernels {} ms, at the ceilings {} ms", ms(sum), ms(least)));
         if let Some(measured) = measured {
-            let difference = 100.0 * (measured - sum) / measured;
-            lines.push(format!("measured as a whole {} ms: {difference:+.1} % beside the sum", ms(measured)));
+            lines.push(format!(
+                "measured as a whole {} ms; the sum is {:.0} % of it",
+                ms(measured),
+                100.0 * sum / measured
+            ));
         }
     }
     lines.push(String::new());
-    lines.push("calls: in a step or for a token. ms: of one call, the median of rounds; +-: half of".to_owned());
-    lines.push("fastest to slowest. of: share of the nearer ceiling, (c)ompute or (m)emory; above 100".to_owned());
-    lines.push(
-        "where operands stayed in a cache. part: share of the sum. lost: all calls, above the ceiling.".to_owned(),
-    );
+    lines.extend(LEGEND.iter().map(|line| (*line).to_owned()));
     lines
 }
 
