@@ -235,6 +235,8 @@ pub enum Bench {
     Train(BenchTrain),
     /// Prefill and decode with random weights
     Generate(BenchGenerate),
+    /// Each kernel of a training step and of a decoded token beside what this machine can do
+    Roofline(BenchRoofline),
 }
 
 /// Dimensions of a model to measure.
@@ -362,6 +364,35 @@ pub struct BenchGenerate {
     #[command(flatten)]
     pub compute: Compute,
     /// One JSON line on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `bench roofline`.
+#[derive(Debug, Args)]
+pub struct BenchRoofline {
+    /// The model.
+    #[command(flatten)]
+    pub dimensions: Dimensions,
+    /// Tokens of a row, and of the cache that a token is decoded on
+    #[arg(long, default_value_t = 1024)]
+    pub context: usize,
+    /// Rows of a step
+    #[arg(long, default_value_t = 1)]
+    pub batch: usize,
+    /// Number format
+    #[arg(long, value_enum, default_value_t = PrecisionKind::Bf16)]
+    pub precision: PrecisionKind,
+    /// Optimizer of the step; the other's kernels are measured too
+    #[arg(long, value_enum, default_value_t = OptimizerKind::Adamw)]
+    pub optimizer: OptimizerKind,
+    /// How long it may take; a slow machine takes what three rounds of every kernel need
+    #[arg(long, default_value_t = 60.0, allow_negative_numbers = true)]
+    pub seconds: f64,
+    /// Where to compute.
+    #[command(flatten)]
+    pub compute: Compute,
+    /// One JSON object a line on stdout: the machine, each kernel, the sums
     #[arg(long)]
     pub json: bool,
 }
