@@ -313,6 +313,6 @@ fn the_choice_is_the_rules() {
     assert!(matches!(error, TrainError::DoesNotFit { .. }) && told.contains("micro_batch = 1 with"), "{told}");
     for asked in [asked, Asked::default()] {
         let told = planner(Some(least - 1)).choose(asked).unwrap_err().to_string();
-        assert!(told.contains("not even one row") && told.contains("weights"), "{told}");
+        assert!(told.contains("not even one row") && told.contains("activations"), "{told}");
     }
 }
