@@ -383,7 +383,8 @@ pub trait Device: Send + Sync {
         y: &mut Self::Buffer,
     );
 
-    /// `out = x · weightᵀ + bias`; `x` is `S [tokens, columns]`, bias f32 `[rows]`.
+    /// `out = x · weightᵀ + bias`; `x` is `S [tokens, columns]`, bias f32 `[rows]`. Where the result is `S`, a device may
+    /// round the bias to `S` before it adds it, as matrix libraries do; the result is rounded once, after the sum.
     fn linear(
         &self,
         x: &Self::Buffer,

@@ -91,6 +91,11 @@ impl CudaDevice {
         }
     }
 
+    /// The same with the sums of the left operand's rows; false if that cannot be had, and nothing was started.
+    pub(super) fn matmul_with_row_sums(&self, matmul: &Matmul, sums: Address) -> bool {
+        matmul.m > 0 && matmul.n > 0 && matmul.k > 0 && self.driver.matmul_with_row_sums(matmul, sums)
+    }
+
     /// Lays out scratch memory and runs an operation in it. Operations use the memory one after the other, in the order in
     /// which they start work.
     pub(super) fn with_scratch<L>(&self, layout: impl Fn(&mut Carver) -> L, body: impl FnOnce(L)) {

@@ -23,6 +23,8 @@ pub enum Family {
     Dropout,
     /// The embedding and its gradient.
     Embedding,
+    /// 8-bit operands of matrix products.
+    Fp8,
     /// Softmax and cross-entropy.
     Head,
     /// Gathered, scattered and rounded values.
@@ -55,6 +57,7 @@ impl Family {
         Family::Columns,
         Family::Dropout,
         Family::Embedding,
+        Family::Fp8,
         Family::Head,
         Family::Memory,
         Family::Muon,
@@ -77,6 +80,7 @@ impl Family {
             Family::Columns => "columns",
             Family::Dropout => "dropout",
             Family::Embedding => "embedding",
+            Family::Fp8 => "fp8",
             Family::Head => "head",
             Family::Memory => "memory",
             Family::Muon => "muon",
@@ -104,6 +108,7 @@ impl Family {
             Family::Columns => include_str!("kernels/columns.cu"),
             Family::Dropout => include_str!("kernels/dropout.cu"),
             Family::Embedding => include_str!("kernels/embedding.cu"),
+            Family::Fp8 => include_str!("kernels/fp8.cu"),
             Family::Head => concat!(include_str!("kernels/tally.cu"), include_str!("kernels/head.cu")),
             Family::Memory => include_str!("kernels/memory.cu"),
             Family::Muon => concat!(include_str!("kernels/tally.cu"), include_str!("kernels/muon.cu")),
@@ -156,7 +161,7 @@ impl Family {
     /// The storage types that the family is compiled for.
     fn storages(self) -> &'static [Option<DType>] {
         match self {
-            Family::Probe | Family::AdamW | Family::Muon | Family::Squares => &[None],
+            Family::Probe | Family::AdamW | Family::Fp8 | Family::Muon | Family::Squares => &[None],
             Family::AttentionForward | Family::AttentionBackward => &[None],
             Family::Bias | Family::Activation | Family::Columns | Family::Dropout | Family::Embedding => BOTH,
             Family::Head | Family::Memory | Family::Norm | Family::Qkv => BOTH,

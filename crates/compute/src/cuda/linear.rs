@@ -77,7 +77,7 @@ pub(super) fn backward_weight(
 ) {
     let dtype = dy.dtype();
     let dy = dy.input(dtype, tokens * rows);
-    device.matmul(&Matmul {
+    let matmul = Matmul {
         m: rows,
         n: columns,
         k: tokens,
@@ -86,20 +86,29 @@ pub(super) fn backward_weight(
         c: operand(d_weight.output(DType::F32, rows * columns), DType::F32, columns),
         beta: 1.0,
         bias: None,
-    });
-    if let Some(d_bias) = d_bias {
-        let d_bias = d_bias.output(DType::F32, rows);
-        let chunks = Chunks::of(tokens);
-        device.with_scratch(
-            |carver| partial_sums(carver, tokens, rows),
-            |partial| {
+    };
+    let Some(d_bias) = d_bias else {
+        device.matmul(&matmul);
+        return;
+    };
+    let d_bias = d_bias.output(DType::F32, rows);
+    let chunks = Chunks::of(tokens);
+    device.with_scratch(
+        |carver| partial_sums(carver, tokens, rows),
+        |partial| {
+            // The product sums what it reads anyway, where the library offers that. It overwrites, so that the sums are added
+            // by a kernel in either case.
+            if device.matmul_with_row_sums(&matmul, partial) {
+                add_partials(device, partial, 1, rows, rows, d_bias);
+            } else {
+                device.matmul(&matmul);
                 let grid = Launch { grid: [rows.div_ceil(32) as u32, chunks.count, 1], ..SUMS };
                 let arguments = arguments![dy, partial, tokens as u32, rows as u32, chunks.rows,];
                 device.launch(Family::Columns, Some(dtype), "column_sums", grid, &arguments);
                 add_partials(device, partial, chunks.count, rows, rows, d_bias);
-            },
-        );
-    }
+            }
+        },
+    );
 }
 
 /// A block of the kernels that add up columns: 8 warps and a float a thread.
