@@ -9,6 +9,9 @@ pub enum MatrixFormat {
     F32,
     /// bfloat16, for activations in bfloat16.
     Bf16,
+    /// 8-bit floating point (E4M3), for activations in bfloat16, which are rounded to 8 bits to be multiplied, as gradients are
+    /// (E5M2): one scale a tensor. A matrix whose sides are not multiples of 16 is held in bfloat16 instead.
+    Fp8,
 }
 
 impl MatrixFormat {
@@ -16,7 +19,7 @@ impl MatrixFormat {
     pub const fn activations(self) -> DType {
         match self {
             MatrixFormat::F32 => DType::F32,
-            MatrixFormat::Bf16 => DType::Bf16,
+            MatrixFormat::Bf16 | MatrixFormat::Fp8 => DType::Bf16,
         }
     }
 
@@ -25,6 +28,7 @@ impl MatrixFormat {
         match self {
             MatrixFormat::F32 => "f32",
             MatrixFormat::Bf16 => "bf16",
+            MatrixFormat::Fp8 => "fp8",
         }
     }
 }

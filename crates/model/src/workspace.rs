@@ -1,6 +1,6 @@
 //! Every buffer that a pass over the network needs, sized from the config before the first step.
 
-use casallm_compute::{ComputeError, DType, Device, ScratchShape};
+use casallm_compute::{ComputeError, DType, Device, MatrixFormat, ScratchShape};
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
@@ -14,6 +14,8 @@ pub struct WorkspaceShape {
     pub sequence: usize,
     /// Storage type of activations.
     pub dtype: DType,
+    /// How the matrices of the blocks are held.
+    pub matrices: MatrixFormat,
     /// Whether activations of every layer are kept for a backward pass.
     pub training: bool,
 }
@@ -219,6 +221,7 @@ fn scratch(config: &ModelConfig, shape: WorkspaceShape) -> ScratchShape {
     let widths = [config.qkv_rows(), config.up_rows(), config.n_ff, config.n_embd, config.attention_width()];
     ScratchShape {
         dtype: shape.dtype,
+        matrices: shape.matrices,
         tokens: shape.tokens,
         width: widths.into_iter().fold(0, usize::max),
         vocab_size: config.vocab_size,

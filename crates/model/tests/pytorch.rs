@@ -93,7 +93,13 @@ impl<D: Device> Run<D> {
         .unwrap();
         let network = Network::new(config.clone(), dtype, parameters).unwrap();
         let ids = fixture.u32("ids");
-        let shape = WorkspaceShape { tokens: ids.len(), sequence: config.context, dtype, training: true };
+        let shape = WorkspaceShape {
+            tokens: ids.len(),
+            sequence: config.context,
+            dtype,
+            matrices: dtype.into(),
+            training: true,
+        };
         let workspace = Workspace::new(&**device, &config, shape).unwrap();
         let gradients = Gradients::new(&**device, &config).unwrap();
         let (targets, weights, cu_seqlens) =

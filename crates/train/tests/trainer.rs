@@ -101,8 +101,13 @@ struct ByHand<D: Device> {
 
 impl<D: Device> ByHand<D> {
     fn new(device: &Arc<D>, config: TrainerConfig) -> Self {
-        let shape =
-            WorkspaceShape { tokens: config.micro_tokens, sequence: CONTEXT, dtype: DType::Bf16, training: true };
+        let shape = WorkspaceShape {
+            tokens: config.micro_tokens,
+            sequence: CONTEXT,
+            dtype: DType::Bf16,
+            matrices: DType::Bf16.into(),
+            training: true,
+        };
         let network = network(device, DType::Bf16);
         let moment = |i: usize| device.allocate("moment", DType::F32, network.parameters.spec(i).len()).unwrap();
         ByHand {

@@ -3,6 +3,7 @@
 use super::buffer::{CudaBuffer, CudaMatrix};
 use super::device::CudaDevice;
 use super::driver::{Address, Launch, Matmul, Operand};
+use super::fp8;
 use super::kernels::Family;
 use super::scratch::Carver;
 use crate::device::Out;
@@ -28,6 +29,9 @@ pub(super) fn forward(
     out: Out<'_, CudaBuffer>,
 ) {
     let (rows, columns) = (weight.rows, weight.columns);
+    if let Some(weight) = weight.fp8() {
+        return fp8::forward(device, x, (&weight, rows, columns), bias, tokens, out);
+    }
     let (c, dtype, beta) = match out {
         Out::Add(out) => (out.output(DType::F32, tokens * rows), DType::F32, 1.0),
         Out::Store(out) => (out.output(out.dtype(), tokens * rows), out.dtype(), 0.0),
@@ -53,6 +57,9 @@ pub(super) fn backward_input(
     dx: &mut CudaBuffer,
 ) {
     let (rows, columns, dtype) = (weight.rows, weight.columns, weight.dtype());
+    if let Some(weight) = weight.fp8() {
+        return fp8::backward_input(device, dy, (&weight, rows, columns), tokens, dx);
+    }
     device.matmul(&Matmul {
         m: tokens,
         n: columns,

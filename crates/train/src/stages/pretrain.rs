@@ -13,7 +13,8 @@ use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
 
 use super::{
-    Prepared, RunDir, StageObserver, config_of, dtype_of, open_store, optimizer_config, peak, save, shards, tokenizer,
+    Prepared, RunDir, StageObserver, config_of, matrices_of, open_store, optimizer_config, peak, save, shards,
+    tokenizer,
 };
 use crate::error::TrainError;
 use crate::feed::PretrainFeed;
@@ -116,16 +117,18 @@ pub fn pretrain<D: Device>(
     let stage = recipe.pretrain()?;
     let dir = RunDir::new(&recipe.run.dir);
     let model = config_of(recipe)?;
-    let dtype = dtype_of(recipe.run.precision);
+    let matrices = matrices_of(recipe.run.precision);
+    let dtype = matrices.activations();
     let mut config = pretrain_config(recipe)?;
-    // Before any time is spent: does it fit, is there something in the way?
-    plan(&**device, &model, dtype, &config).check(device.available_bytes())?;
+    // Before any time is spent: can the device do it, does it fit, is there something in the way?
+    device.supports(matrices).map_err(ModelError::from)?;
+    plan(&**device, &model, matrices, &config).check(device.available_bytes())?;
     let store = open_store(&dir, Stage::Pretrain, stage.keep_last, resume)?;
     let tokenizer = tokenizer(recipe, &dir, observer)?;
     let prepared = shards(recipe, &dir, &tokenizer, !store.steps()?.is_empty(), observer)?;
     let data = open(recipe, stage, &dir, &tokenizer, &prepared)?;
     config.peak = peak(device, dtype);
-    let parameters = Parameters::random(device.clone(), &model, dtype.into(), recipe.run.seed)?;
+    let parameters = Parameters::random(device.clone(), &model, matrices, recipe.run.seed)?;
     let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, config)?;
     let outcome = trainer.run(&data.feed, &data.validation, &store, &dir.metrics(), interrupt, observer)?;
     if matches!(outcome, Outcome::Finished(_)) {

@@ -13,7 +13,7 @@ use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
 
 use super::{
-    RunDir, StageObserver, config_of, conversations, dtype_of, gather, open_store, optimizer_config, peak, save,
+    RunDir, StageObserver, config_of, conversations, gather, matrices_of, open_store, optimizer_config, peak, save,
 };
 use crate::error::TrainError;
 use crate::feed::SftFeed;
@@ -156,15 +156,17 @@ pub fn sft<D: Device>(
 ) -> Result<(Outcome, SftSetup), TrainError> {
     let stage = recipe.sft()?;
     let dir = RunDir::new(&recipe.run.dir);
-    let dtype = dtype_of(recipe.run.precision);
+    let matrices = matrices_of(recipe.run.precision);
+    let dtype = matrices.activations();
+    device.supports(matrices).map_err(ModelError::from)?;
     let store = open_store(&dir, Stage::Sft, stage.keep_last, resume)?;
     let mut setup = sft_setup(recipe, observer)?;
     let base = ModelDirectory::open(&dir.model(Stage::Pretrain))?;
     let mut model = base.config().clone();
     model.dropout = recipe.model.dropout as f32;
-    plan(&**device, &model, dtype, &setup.config).check(device.available_bytes())?;
+    plan(&**device, &model, matrices, &setup.config).check(device.available_bytes())?;
     setup.config.peak = peak(device, dtype);
-    let parameters = Parameters::load(device.clone(), &base, dtype.into(), MatrixUse::Training)?;
+    let parameters = Parameters::load(device.clone(), &base, matrices, MatrixUse::Training)?;
     let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, setup.config.clone())?;
     let metrics = dir.metrics();
     let outcome = trainer.run(&setup.feed, &setup.validation, &store, &metrics, interrupt, observer)?;

@@ -41,8 +41,7 @@ struct Magnitude {
 };
 
 template <typename T>
-DEVICE void largest(const T* x, u64 len, u64 piece, float* partial) {
-    SHARED_MEMORY(float, scratch);
+DEVICE void largest(const T* x, u64 len, u64 piece, float* partial, float* scratch) {
     u64 first = blockIdx.x * piece, end = min(first + piece, len);
     float most = 0.0f;
     for (u64 i = first + threadIdx.x * RUN; i < end; i += 256 * RUN) {
@@ -60,11 +59,13 @@ DEVICE void largest(const T* x, u64 len, u64 piece, float* partial) {
 }
 
 extern "C" __global__ __launch_bounds__(256) void largest_bf16(const bf16* x, u64 len, u64 piece, float* partial) {
-    largest(x, len, piece, partial);
+    SHARED_MEMORY(float, scratch);
+    largest(x, len, piece, partial, scratch);
 }
 
 extern "C" __global__ __launch_bounds__(256) void largest_f32(const float* x, u64 len, u64 piece, float* partial) {
-    largest(x, len, piece, partial);
+    SHARED_MEMORY(float, scratch);
+    largest(x, len, piece, partial, scratch);
 }
 
 // The factor for codes whose largest is LARGEST, known to every thread; the first block leaves the scale in memory.
@@ -110,8 +111,8 @@ DEVICE Vector<u8> codes_of(const float (&v)[RUN], float factor) {
 
 template <typename Format>
 DEVICE void quantise(
-    const bf16* x, u64 len, const float* partial, u32 pieces, float format_largest, u8* codes, float* scale) {
-    SHARED_MEMORY(float, scratch);
+    const bf16* x, u64 len, const float* partial, u32 pieces, float format_largest, u8* codes, float* scale,
+    float* scratch) {
     float factor = factor_of(partial, pieces, format_largest, scale, scratch);
     for (u32 round = 0; round < ROUNDS; ++round) {
         u64 at = ((u64(blockIdx.x) * ROUNDS + round) * 256 + threadIdx.x) * RUN;
@@ -125,12 +126,14 @@ DEVICE void quantise(
 
 extern "C" __global__ __launch_bounds__(256) void quantise_e4m3(
     const bf16* x, u64 len, const float* partial, u32 pieces, u8* codes, float* scale) {
-    quantise<E4m3>(x, len, partial, pieces, E4M3_LARGEST, codes, scale);
+    SHARED_MEMORY(float, scratch);
+    quantise<E4m3>(x, len, partial, pieces, E4M3_LARGEST, codes, scale, scratch);
 }
 
 extern "C" __global__ __launch_bounds__(256) void quantise_e5m2(
     const bf16* x, u64 len, const float* partial, u32 pieces, u8* codes, float* scale) {
-    quantise<E5m2>(x, len, partial, pieces, E5M2_LARGEST, codes, scale);
+    SHARED_MEMORY(float, scratch);
+    quantise<E5m2>(x, len, partial, pieces, E5M2_LARGEST, codes, scale, scratch);
 }
 
 // A side of quantise_matrix's tile, and bytes from one of its rows to the next: four more, so that the rows of a column lie
