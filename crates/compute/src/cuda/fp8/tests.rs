@@ -190,7 +190,7 @@ fn scratch_is_reserved_for_the_widest_operand() {
         dtype: DType::Bf16,
         matrices: MatrixFormat::Fp8,
         tokens: 100,
-        width: 512,
+        width: 8_192,
         vocab_size: 32,
         n_embd: 32,
         sequence: 100,
@@ -202,10 +202,10 @@ fn scratch_is_reserved_for_the_widest_operand() {
     assert!(device.scratch_bytes(&shape) > device.scratch_bytes(&plain));
     device.reserve_scratch(&shape).unwrap();
     let held = device.scratch_held();
-    let mut matrix = device.allocate_matrix("w", MatrixFormat::Fp8, 16, 512, MatrixUse::Inference).unwrap();
-    device.pack(&buffer(&device, DType::F32, &sample(16 * 512, 1)), &mut matrix);
+    let mut matrix = device.allocate_matrix("w", MatrixFormat::Fp8, 16, 8_192, MatrixUse::Inference).unwrap();
+    device.pack(&buffer(&device, DType::F32, &sample(16 * 8_192, 1)), &mut matrix);
     let mut y = device.allocate("y", DType::Bf16, 1_600).unwrap();
-    device.linear(&buffer(&device, DType::Bf16, &sample(51_200, 1)), &matrix, None, 100, Out::Store(&mut y));
+    device.linear(&buffer(&device, DType::Bf16, &sample(819_200, 1)), &matrix, None, 100, Out::Store(&mut y));
     device.check().unwrap();
     assert_eq!(device.scratch_held(), held);
 }
