@@ -9,6 +9,7 @@ use casallm_data::split::Split;
 use casallm_data::tokenizer::Tokenizer;
 use casallm_model::config::ModelConfig;
 use casallm_model::directory::StoredDtype;
+use casallm_model::error::ModelError;
 use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
 

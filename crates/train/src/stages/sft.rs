@@ -9,6 +9,7 @@ use casallm_data::packing::{ConversationSet, FitReport};
 use casallm_data::tokenizer::Tokenizer;
 use casallm_model::config::ModelConfig;
 use casallm_model::directory::{ModelDirectory, StoredDtype, TOKENIZER};
+use casallm_model::error::ModelError;
 use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
 
