@@ -75,9 +75,10 @@ struct Slot<D: Device> {
     matrix: Option<D::Matrix>,
 }
 
-/// How a matrix is held: those of the blocks as asked for, the embedding and the head in the activations' own type.
+/// How a matrix is held: 8-bit products are for the blocks; the embedding and the head stay in the activations' own type.
 fn format_of(spec: &ParameterSpec, format: MatrixFormat) -> MatrixFormat {
-    if spec.name.starts_with("layers.") { format } else { format.activations().into() }
+    let fp8 = format == MatrixFormat::Fp8;
+    if fp8 && !spec.name.starts_with("layers.") { format.activations().into() } else { format }
 }
 
 /// All parameters, in canonical order.

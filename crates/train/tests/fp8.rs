@@ -19,7 +19,7 @@ use casallm_train::trainer::{Trainer, TrainerConfig};
 const CONTEXT: usize = 16;
 const ROWS: usize = 2;
 const VOCAB_SIZE: usize = 32;
-const STEPS: u64 = 30;
+const STEPS: u64 = 40;
 
 /// Rows that count up by one or by three, from anywhere: to be learned from the last two ids.
 struct Counting;
@@ -47,7 +47,7 @@ fn losses(format: MatrixFormat, schedule: u64) -> Option<Vec<f64>> {
     let config = TrainerConfig {
         stage: Stage::Pretrain,
         settings: String::new(),
-        schedule: Schedule { shape: Shape::Cosine, steps: STEPS, warmup: 2, cooldown: 0, peak: 0.02, min: 0.002 },
+        schedule: Schedule { shape: Shape::Cosine, steps: STEPS, warmup: 2, cooldown: 0, peak: 0.01, min: 0.001 },
         clip: 1.0,
         optimizer: OptimizerConfig {
             matrices: MatrixUpdate::AdamW,
@@ -78,7 +78,7 @@ fn losses_in_fp8_stay_beside_those_in_bf16_and_repeat() {
     assert_ne!(fp8, bf16, "8 bits round more");
     let last = |losses: &[f64]| losses[STEPS as usize - 5..].iter().sum::<f64>() / 5.0;
     println!("bf16 {bf16:.3?}\nfp8  {fp8:.3?}");
-    assert!(last(&bf16) < 0.6 * bf16[0], "bf16 learns: {bf16:?}");
+    assert!(last(&bf16) < 0.75 * bf16[0], "bf16 learns: {bf16:?}");
     for (step, (a, b)) in fp8.iter().zip(&bf16).enumerate() {
         assert!((a - b).abs() < 0.1 * b.max(1.0), "step {step}: {a} in fp8, {b} in bf16");
     }
