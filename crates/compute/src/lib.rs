@@ -10,8 +10,10 @@ mod dropout_mask;
 mod dtype;
 mod error;
 pub mod memory;
+mod moments;
 pub mod reference;
 pub mod selftest;
+mod stochastic;
 mod tally;
 
 pub use cpu::isa::Isa;
@@ -19,4 +21,5 @@ pub use cpu::{CpuBuffer, CpuDevice, CpuMatrix};
 pub use device::*;
 pub use dtype::{Bf16, DType, Element, Storage};
 pub use error::ComputeError;
+pub use moments::{MOMENT_BLOCK, MomentFormat};
 pub use tally::HostTally;

@@ -14,6 +14,7 @@ pub mod dropout;
 pub mod embedding;
 pub mod head;
 pub mod linear;
+pub mod moments;
 pub mod muon;
 pub mod norm;
 pub mod qkv;

@@ -14,6 +14,7 @@ mod elementwise;
 mod head;
 mod linear;
 mod memory;
+mod moments;
 mod norm;
 mod optimizer;
 mod qkv;
