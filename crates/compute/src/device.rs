@@ -19,6 +19,16 @@ pub struct DeviceInfo {
     pub threads: usize,
 }
 
+/// Where a buffer lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// In the device's memory.
+    #[default]
+    Device,
+    /// In the host's, where operations reach it slowly.
+    Host,
+}
+
 /// What a weight matrix will be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MatrixUse {
@@ -328,6 +338,16 @@ pub trait Device: Send + Sync {
     /// The memory cannot be had.
     fn allocate_on_host(&self, name: &str, dtype: DType, len: usize) -> Result<Self::Buffer, ComputeError> {
         self.allocate(name, dtype, len)
+    }
+    /// The one or the other.
+    ///
+    /// # Errors
+    /// The memory cannot be had.
+    fn allocate_at(&self, place: Place, name: &str, dtype: DType, len: usize) -> Result<Self::Buffer, ComputeError> {
+        match place {
+            Place::Device => self.allocate(name, dtype, len),
+            Place::Host => self.allocate_on_host(name, dtype, len),
+        }
     }
     /// An unset matrix of `rows` outputs by `columns` inputs in `dtype` (f32 or bf16).
     ///

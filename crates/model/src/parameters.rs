@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use casallm_compute::{DType, Device, MatrixUse};
+use casallm_compute::{DType, Device, MatrixUse, Place};
 
 use crate::config::ModelConfig;
 use crate::directory::ModelDirectory;
@@ -92,6 +92,20 @@ impl<D: Device> Parameters<D> {
         config: &ModelConfig,
         dtype: DType,
         usage: MatrixUse,
+        values: impl FnMut(&ParameterSpec) -> Result<Vec<f32>, ModelError>,
+    ) -> Result<Self, ModelError> {
+        Self::new_at(device, config, dtype, (usage, Place::Device), values)
+    }
+
+    /// The same, with the f32 values of matrices where `masters` says: only updates, packing and saving use them.
+    ///
+    /// # Errors
+    /// As [`Parameters::new`].
+    pub fn new_at(
+        device: Arc<D>,
+        config: &ModelConfig,
+        dtype: DType,
+        (usage, masters): (MatrixUse, Place),
         mut values: impl FnMut(&ParameterSpec) -> Result<Vec<f32>, ModelError>,
     ) -> Result<Self, ModelError> {
         let specs = config.parameters();
@@ -102,7 +116,8 @@ impl<D: Device> Parameters<D> {
             if given.len() != spec.len() {
                 return Err(ModelError::WrongCount { name: spec.name, found: given.len(), expected: spec.shape });
             }
-            let mut buffer = device.allocate(&spec.name, DType::F32, spec.len())?;
+            let place = if spec.kind == ParameterKind::Vector { Place::Device } else { masters };
+            let mut buffer = device.allocate_at(place, &spec.name, DType::F32, spec.len())?;
             device.write_f32(&mut buffer, 0, &given);
             let mut slot = Slot { values: None, matrix: None, spec };
             if slot.spec.kind != ParameterKind::Vector {
@@ -124,7 +139,21 @@ impl<D: Device> Parameters<D> {
     /// # Errors
     /// The memory cannot be had.
     pub fn random(device: Arc<D>, config: &ModelConfig, dtype: DType, seed: u64) -> Result<Self, ModelError> {
-        Self::new(device, config, dtype, MatrixUse::Training, |spec| Ok(init_parameter(spec, seed)))
+        Self::random_at(device, config, dtype, seed, Place::Device)
+    }
+
+    /// The same, with the f32 values of matrices where `masters` says.
+    ///
+    /// # Errors
+    /// The memory cannot be had.
+    pub fn random_at(
+        device: Arc<D>,
+        config: &ModelConfig,
+        dtype: DType,
+        seed: u64,
+        masters: Place,
+    ) -> Result<Self, ModelError> {
+        Self::new_at(device, config, dtype, (MatrixUse::Training, masters), |spec| Ok(init_parameter(spec, seed)))
     }
 
     /// The weights of a model directory.
@@ -137,12 +166,32 @@ impl<D: Device> Parameters<D> {
         dtype: DType,
         usage: MatrixUse,
     ) -> Result<Self, ModelError> {
+        Self::load_at(device, directory, dtype, (usage, Place::Device))
+    }
+
+    /// The same, with the f32 values of matrices where `masters` says.
+    ///
+    /// # Errors
+    /// As [`Parameters::load`].
+    pub fn load_at(
+        device: Arc<D>,
+        directory: &ModelDirectory,
+        dtype: DType,
+        (usage, masters): (MatrixUse, Place),
+    ) -> Result<Self, ModelError> {
         let mut loaded = HashMap::new();
         directory.read_weights(|spec, _, values| {
             loaded.insert(spec.name.clone(), values);
             Ok(())
         })?;
-        Self::new(device, directory.config(), dtype, usage, |spec| Ok(loaded.remove(&spec.name).unwrap_or_default()))
+        let values = |spec: &ParameterSpec| Ok(loaded.remove(&spec.name).unwrap_or_default());
+        Self::new_at(device, directory.config(), dtype, (usage, masters), values)
+    }
+
+    /// Bytes of the f32 values of matrices: what [`Parameters::bytes`] counts for training and may lie elsewhere.
+    pub fn master_bytes(config: &ModelConfig) -> u64 {
+        let matrices = config.parameters().into_iter().filter(|spec| spec.kind != ParameterKind::Vector);
+        matrices.map(|spec| 4 * spec.len() as u64).sum()
     }
 
     /// Bytes of the parameters as [`Parameters::new`] allocates them.

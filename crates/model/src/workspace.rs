@@ -1,6 +1,6 @@
 //! Every buffer that a pass over the network needs, sized from the config before the first step.
 
-use casallm_compute::{ComputeError, DType, Device, ScratchShape};
+use casallm_compute::{ComputeError, DType, Device, Place, ScratchShape};
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
@@ -32,6 +32,8 @@ pub struct MemoryItem {
 pub struct MemoryPlan {
     /// Largest things first is not promised; order is that of allocation.
     pub items: Vec<MemoryItem>,
+    /// What a device with memory of its own keeps in the host's.
+    pub host: Vec<MemoryItem>,
 }
 
 impl MemoryPlan {
@@ -40,31 +42,51 @@ impl MemoryPlan {
         self.items.push(MemoryItem { name: name.into(), bytes });
     }
 
-    /// Sum of all entries.
+    /// Adds an entry where that place is on that device.
+    pub fn add_at<D: Device>(&mut self, device: &D, place: Place, name: &str, bytes: u64) {
+        match place {
+            Place::Host if device.has_own_memory() => self.host.push(MemoryItem { name: name.into(), bytes }),
+            _ => self.add(name, bytes),
+        }
+    }
+
+    /// Sum of all entries of the device's memory.
     pub fn total(&self) -> u64 {
         self.items.iter().fold(0, |total, item| total.saturating_add(item.bytes))
     }
 
-    /// Refuses a plan larger than what the device has.
+    /// Sum of all entries of the host's memory.
+    pub fn host_total(&self) -> u64 {
+        self.host.iter().fold(0, |total, item| total.saturating_add(item.bytes))
+    }
+
+    /// Refuses a plan larger than what the device has, or the host for the host's part.
     ///
     /// # Errors
-    /// [`ComputeError::PlanTooLarge`] with the three largest entries.
+    /// [`ComputeError::PlanTooLarge`] or [`ComputeError::HostPlanTooLarge`] with the three largest entries.
     pub fn check(&self, available: Option<u64>) -> Result<(), ModelError> {
-        let Some(available) = available else { return Ok(()) };
-        if self.total() <= available {
-            return Ok(());
+        let mib = |bytes: u64| bytes >> 20;
+        if let Some(available) = available.filter(|available| self.total() > *available) {
+            let (needed_mib, available_mib) = (mib(self.total()), mib(available));
+            let largest = largest(&self.items);
+            return Err(ComputeError::PlanTooLarge { needed_mib, available_mib, largest }.into());
         }
-        let mut items = self.items.clone();
-        items.sort_by_key(|i| std::cmp::Reverse(i.bytes));
-        let largest: Vec<String> =
-            items.iter().take(3).map(|i| format!("{} ({} MiB)", i.name, i.bytes >> 20)).collect();
-        Err(ComputeError::PlanTooLarge {
-            needed_mib: self.total() >> 20,
-            available_mib: available >> 20,
-            largest: largest.join(", "),
+        let available = if self.host.is_empty() { None } else { casallm_compute::memory::available() };
+        if let Some(available) = available.filter(|available| self.host_total() > *available) {
+            let (needed_mib, available_mib) = (mib(self.host_total()), mib(available));
+            let largest = largest(&self.host);
+            return Err(ComputeError::HostPlanTooLarge { needed_mib, available_mib, largest }.into());
         }
-        .into())
+        Ok(())
     }
+}
+
+/// The three largest entries, in words.
+fn largest(items: &[MemoryItem]) -> String {
+    let mut items = items.to_vec();
+    items.sort_by_key(|item| std::cmp::Reverse(item.bytes));
+    let named = items.iter().take(3).map(|item| format!("{} ({} MiB)", item.name, item.bytes >> 20));
+    named.collect::<Vec<_>>().join(", ")
 }
 
 /// What one layer keeps for its backward pass (or, for inference, what all layers share).

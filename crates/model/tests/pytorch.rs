@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use casallm_compute::cuda::CudaDevice;
 use casallm_compute::cuda::simulator::Simulator;
-use casallm_compute::{AdamW, CpuDevice, DType, Device, Isa, MatrixUse};
+use casallm_compute::{AdamW, CpuDevice, DType, Device, Isa, MatrixUse, Rounding};
 use casallm_model::config::ModelConfig;
 use casallm_model::decoder::Decoder;
 use casallm_model::network::Network;
@@ -211,6 +211,8 @@ fn ten_adamw_steps_equal_pytorch<D: Device>(device: &Arc<D>) {
                     weight_decay: decay,
                     step: step as u64 + 1,
                     gradient_scale: (1.0 / (norm + 1e-6)).min(1.0) as f32,
+                    seed: 0,
+                    weight_rounding: Rounding::Nearest,
                 };
                 let gradient = run.gradients.get(i);
                 run.network.parameters.update(i, |w| device.adamw(&update, w, gradient, [m, v]));

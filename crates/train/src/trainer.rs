@@ -88,10 +88,13 @@ pub fn plan<D: Device>(device: &D, model: &ModelConfig, dtype: DType, config: &T
     use casallm_compute::MatrixUse;
     use casallm_model::parameters::Parameters;
     let mut plan = MemoryPlan::default();
-    plan.add("weights", Parameters::bytes(device, model, dtype, MatrixUse::Training));
+    let (weights, masters) =
+        (Parameters::bytes(device, model, dtype, MatrixUse::Training), Parameters::<D>::master_bytes(model));
+    plan.add("weights", weights - masters);
+    plan.add_at(device, config.optimizer.place, "master weights", masters);
     plan.add("gradients", 4 * model.n_params() as u64);
     plan.add("batches of a step", BATCH_BYTES * config.step_tokens as u64);
-    Optimizer::<D>::plan(model, &config.optimizer, &mut plan);
+    Optimizer::plan(device, model, &config.optimizer, &mut plan);
     workspace::plan(device, model, shape(config, dtype), &mut plan);
     plan
 }
@@ -110,7 +113,9 @@ impl<D: Device> Trainer<D> {
         let model = network.config().clone();
         let workspace = Workspace::new(&*device, &model, shape(&config, network.dtype()))?;
         let gradients = Gradients::new(&*device, &model)?;
-        let optimizer = Optimizer::new(&*device, &model, config.optimizer)?;
+        // Another stream of random numbers than dropout's, though both are functions of seed and stage.
+        let rounding_seed = dropout_seed(!config.seed, config.stage, 0, 0);
+        let optimizer = Optimizer::new(&*device, &model, config.optimizer, rounding_seed)?;
         let tally = device.allocate_tally().map_err(ModelError::from)?;
         Ok(Trainer { network, workspace, gradients, optimizer, tally, config })
     }

@@ -41,7 +41,7 @@ pub fn pretrain_config(recipe: &Recipe) -> Result<TrainerConfig, TrainError> {
         settings: recipe.stage_toml(Stage::Pretrain)?,
         schedule: stage.schedule(),
         clip: stage.optimization.clip,
-        optimizer: optimizer_config(&stage.optimization),
+        optimizer: optimizer_config(&stage.optimization, recipe.run.offload),
         eval_every: stage.eval_every,
         checkpoint_every: stage.checkpoint_every,
         seed: recipe.run.seed,
@@ -125,7 +125,7 @@ pub fn pretrain<D: Device>(
     let prepared = shards(recipe, &dir, &tokenizer, !store.steps()?.is_empty(), observer)?;
     let data = open(recipe, stage, &dir, &tokenizer, &prepared)?;
     config.peak = peak(device, dtype);
-    let parameters = Parameters::random(device.clone(), &model, dtype, recipe.run.seed)?;
+    let parameters = Parameters::random_at(device.clone(), &model, dtype, recipe.run.seed, config.optimizer.place)?;
     let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, config)?;
     let outcome = trainer.run(&data.feed, &data.validation, &store, &dir.metrics(), interrupt, observer)?;
     if matches!(outcome, Outcome::Finished(_)) {

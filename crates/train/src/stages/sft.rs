@@ -131,7 +131,7 @@ pub fn sft_setup(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Sf
         ),
         schedule: stage.schedule(steps),
         clip: stage.optimization.clip,
-        optimizer: optimizer_config(&stage.optimization),
+        optimizer: optimizer_config(&stage.optimization, recipe.run.offload),
         eval_every: if validation.is_empty() { u64::MAX } else { stage.eval_every },
         checkpoint_every: stage.checkpoint_every,
         seed: recipe.run.seed,
@@ -164,7 +164,8 @@ pub fn sft<D: Device>(
     model.dropout = recipe.model.dropout as f32;
     plan(&**device, &model, dtype, &setup.config).check(device.available_bytes())?;
     setup.config.peak = peak(device, dtype);
-    let parameters = Parameters::load(device.clone(), &base, dtype, MatrixUse::Training)?;
+    let usage = (MatrixUse::Training, setup.config.optimizer.place);
+    let parameters = Parameters::load_at(device.clone(), &base, dtype, usage)?;
     let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, setup.config.clone())?;
     let metrics = dir.metrics();
     let outcome = trainer.run(&setup.feed, &setup.validation, &store, &metrics, interrupt, observer)?;
