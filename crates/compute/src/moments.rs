@@ -113,15 +113,26 @@ pub(crate) fn second_value(code: u8, step: f32) -> f32 {
     root * root
 }
 
+/// The whole part of a code between two: of `sqrt(x) * inverse` or its root, brought to at most the largest code, which a
+/// NaN becomes as well.
+#[inline(always)]
+fn whole(y: f32) -> i32 {
+    debug_assert!((0.0..=255.0).contains(&y));
+    // SAFETY: a product of roots is not negative, and the comparison with the largest code leaves no NaN and nothing above
+    // it. A conversion that checks does not vectorise well, and takes most of the time of coding.
+    unsafe { y.to_int_unchecked() }
+}
+
 /// A first moment's code, by the lower 16 random bits.
 #[inline(always)]
 pub(crate) fn first_code(m: f32, inverse: f32, random: u32) -> u8 {
     let y = m.abs().sqrt() * inverse;
     let y = if y < FIRST_TOP { y } else { FIRST_TOP };
-    let below = (y as i32) as f32;
+    let c = whole(y);
+    let below = c as f32;
     // Between below² and (below + 1)², where is y²?
     let up = fraction(random) * (2.0 * below + 1.0) < (y - below) * (y + below);
-    let magnitude = y as i32 + i32::from(up);
+    let magnitude = c + i32::from(up);
     (if m < 0.0 { -magnitude } else { magnitude }) as u8
 }
 
@@ -130,7 +141,7 @@ pub(crate) fn first_code(m: f32, inverse: f32, random: u32) -> u8 {
 pub(crate) fn second_code(v: f32, inverse: f32, random: u32) -> u8 {
     let square = v.sqrt() * inverse;
     let square = if square < SECOND_TOP { square } else { SECOND_TOP };
-    let c = square.sqrt() as i32;
+    let c = whole(square.sqrt());
     let below = (c * c) as f32;
     let gap = (2 * c + 1) as f32;
     // Between below² and (below + gap)², where is square²?
