@@ -191,6 +191,7 @@ fn in_8_bits<D: Device>(trial: &mut Trial<'_, D>, name: &str, gradient: &[f32], 
         (levels.iter().enumerate().map(share).collect::<Vec<f64>>(), largest)
     };
     let ((m_shares, m_largest), (v_shares, v_largest)) = (shares(&FIRST, &want_m), shares(&SECOND, &want_v));
+    let is_denominator: Vec<bool> = want_v.iter().map(|v| *v > 0.0).collect();
     // What is not 0 is compared as a quotient: blocks differ by orders of magnitude.
     let ones = |largest: &[f64]| largest.iter().map(|x| if *x == 0.0 { 0.0 } else { 1.0 }).collect::<Vec<f64>>();
     let expected = vec![
@@ -199,6 +200,7 @@ fn in_8_bits<D: Device>(trial: &mut Trial<'_, D>, name: &str, gradient: &[f32], 
         Expected::new("largest first moment, of what is expected", ones(&m_largest), Tolerance::of(1e-3)),
         Expected::new("second moment, share of the block's largest", v_shares, few(len, 0.03)),
         Expected::new("largest second moment, of what is expected", ones(&v_largest), Tolerance::of(1e-3)),
+        Expected::new("second moments that became 0", vec![0.0], Tolerance::EXACT),
     ];
     trial.case("adamw", format!("{name}{len}, moments in 8 bits"), expected, |stage| {
         let mut weight = stage.whole(&weight)?;
@@ -217,6 +219,8 @@ fn in_8_bits<D: Device>(trial: &mut Trial<'_, D>, name: &str, gradient: &[f32], 
             let quotient = |(got, want): (&f64, &f64)| if *want == 0.0 { *got } else { got / want };
             observed.extend([shares, largest.iter().zip(want).map(quotient).collect()]);
         }
+        let lost = observed[3].iter().zip(&is_denominator).filter(|(share, is)| **is && **share == 0.0).count();
+        observed.push(vec![lost as f64]);
         Ok(observed)
     });
 }
