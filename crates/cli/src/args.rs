@@ -315,6 +315,36 @@ pub enum OptimizerKind {
     Muon,
 }
 
+/// How moments are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MomentKind {
+    /// 4 bytes an element
+    F32,
+    /// 2 bytes
+    Bf16,
+    /// 1 byte and a scale for each 128; Muon's in bf16
+    #[value(name = "8bit")]
+    Bits8,
+}
+
+/// How weights become bf16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RoundingKind {
+    /// To nearest
+    Nearest,
+    /// By chance, keeping the mean
+    Stochastic,
+}
+
+/// What lies in the host's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OffloadKind {
+    /// Nothing
+    None,
+    /// f32 weights of matrices and their moments
+    Optimizer,
+}
+
 /// Flags of `bench train`.
 #[derive(Debug, Args)]
 pub struct BenchTrain {
@@ -339,6 +369,15 @@ pub struct BenchTrain {
     /// Optimizer
     #[arg(long, value_enum, default_value_t = OptimizerKind::Adamw)]
     pub optimizer: OptimizerKind,
+    /// How the optimizer's moments are kept
+    #[arg(long, value_enum, default_value_t = MomentKind::F32)]
+    pub moments: MomentKind,
+    /// How weights become the bf16 that products read
+    #[arg(long, value_enum, default_value_t = RoundingKind::Nearest)]
+    pub weight_rounding: RoundingKind,
+    /// What a GPU keeps in the host's memory
+    #[arg(long, value_enum, default_value_t = OffloadKind::None)]
+    pub offload: OffloadKind,
     /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,

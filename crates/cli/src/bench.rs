@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use casallm_compute::{Device, MatrixFormat, MatrixUse, memory::peak_resident};
+use casallm_compute::{Device, MatrixFormat, MatrixUse, MomentFormat, Place, Rounding, memory::peak_resident};
 use casallm_data::batch::Batch;
 use casallm_model::config::ModelConfig;
 use casallm_model::decoder::Decoder;
@@ -22,7 +22,10 @@ use casallm_train::trainer::{Trainer, TrainerConfig};
 use serde_json::json;
 
 use crate::Ended;
-use crate::args::{BenchGenerate, BenchTrain, BlockKind, Dimensions, OptimizerKind, RecomputeKind};
+use crate::args::{
+    BenchGenerate, BenchTrain, BlockKind, Dimensions, MomentKind, OffloadKind, OptimizerKind, RecomputeKind,
+    RoundingKind,
+};
 use crate::devices::{self, on_device};
 use crate::streams::print;
 
@@ -83,7 +86,16 @@ pub(crate) fn timed_config(context: usize, rows: usize, matrices: MatrixUpdate) 
         // So small that random data does no harm.
         schedule: Schedule { shape: Shape::Cosine, steps: u64::MAX, warmup: 0, cooldown: 0, peak: 1e-6, min: 1e-6 },
         clip: 1.0,
-        optimizer: OptimizerConfig { matrices, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 },
+        optimizer: OptimizerConfig {
+            matrices,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            moments: MomentFormat::F32,
+            weight_rounding: Rounding::Nearest,
+            place: Place::Device,
+        },
         eval_every: u64::MAX,
         checkpoint_every: u64::MAX,
         seed: 1,
@@ -145,10 +157,24 @@ fn train_on<D: Device>(flags: &BenchTrain, model: &ModelConfig, device: Arc<D>) 
         RecomputeKind::Light => Recompute::Light,
         RecomputeKind::Block => Recompute::Block,
     });
-    let settings = timed_config(flags.context, flags.batch, matrix_update(flags.optimizer));
+    let mut settings = timed_config(flags.context, flags.batch, matrix_update(flags.optimizer));
+    settings.optimizer.moments = match flags.moments {
+        MomentKind::F32 => MomentFormat::F32,
+        MomentKind::Bf16 => MomentFormat::Bf16,
+        MomentKind::Bits8 => MomentFormat::Bits8,
+    };
+    settings.optimizer.weight_rounding = match flags.weight_rounding {
+        RoundingKind::Nearest => Rounding::Nearest,
+        RoundingKind::Stochastic => Rounding::Stochastic,
+    };
+    settings.optimizer.place = match flags.offload {
+        OffloadKind::None => Place::Device,
+        OffloadKind::Optimizer => Place::Host,
+    };
     let (settings, memory) = fitted(&*device, model, format, settings, asked)?;
     let feed = RandomFeed::new(model.vocab_size, flags.context, flags.batch)?;
-    let parameters = Parameters::random(device.clone(), model, format, 1)?;
+    let parameters = Parameters::random_at(device.clone(), model, format, 1, settings.optimizer.place)?;
+    let moments = settings.optimizer.moments.name();
     let mut trainer = Trainer::new(Network::new(model.clone(), format.activations(), parameters)?, settings)?;
     let mut seconds = Vec::new();
     for step in 0..=flags.steps as u64 {
@@ -171,6 +197,9 @@ fn train_on<D: Device>(flags: &BenchTrain, model: &ModelConfig, device: Arc<D>) 
         "device_bytes": device.allocated_bytes(),
         "planned_bytes": memory.plan.total(),
         "recompute": memory.recompute,
+        "host_bytes": device.allocated_host_bytes(),
+        "planned_host_bytes": memory.plan.host_total(),
+        "moments": moments,
         "device": info.name,
         "isa": info.isa,
         "threads": info.threads,

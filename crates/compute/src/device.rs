@@ -20,6 +20,16 @@ pub struct DeviceInfo {
     pub threads: usize,
 }
 
+/// Where a buffer lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// In the device's memory.
+    #[default]
+    Device,
+    /// In the host's, where operations reach it slowly.
+    Host,
+}
+
 /// What a weight matrix will be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MatrixUse {
@@ -227,10 +237,22 @@ pub struct AdamWTensor<'a, B, M> {
     pub matrix: Option<&'a mut M>,
     /// f32.
     pub gradient: &'a B,
-    /// First and second, f32, updated.
+    /// First and second, updated; as [`Device::adamw`] takes them.
     pub moments: [&'a mut B; 2],
     /// This tensor's, in place of the common one.
     pub weight_decay: f32,
+    /// Of this tensor's stochastic rounding, in place of the common one.
+    pub seed: u64,
+}
+
+/// How weights become the bf16 that matrix products read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Rounding {
+    /// To nearest, ties to even.
+    #[default]
+    Nearest,
+    /// Up or down by chance, so that the mean is kept.
+    Stochastic,
 }
 
 /// One AdamW update (Loshchilov and Hutter 2019).
@@ -250,6 +272,10 @@ pub struct AdamW {
     pub step: u64,
     /// Multiplies the gradient first: clipping.
     pub gradient_scale: f32,
+    /// Of stochastic rounding; changes with run, step and tensor.
+    pub seed: u64,
+    /// How [`Device::adamw_all`] refreshes bf16 matrices.
+    pub weight_rounding: Rounding,
 }
 
 /// One Muon update: momentum, then an orthogonalised direction (Jordan et al. 2024).
@@ -263,6 +289,8 @@ pub struct Muon {
     pub weight_decay: f32,
     /// Multiplies the gradient first: clipping.
     pub gradient_scale: f32,
+    /// Of a bf16 momentum's stochastic rounding; changes with run, step and tensor.
+    pub seed: u64,
 }
 
 /// A device: memory and operations.
@@ -286,6 +314,10 @@ pub trait Device: Send + Sync {
     fn is_host(&self) -> bool {
         false
     }
+    /// Bytes allocated so far by [`Device::allocate_on_host`], where that is not the device's memory.
+    fn allocated_host_bytes(&self) -> u64 {
+        0
+    }
 
     /// The first error of an operation since the start, if any: operations start work and return nothing, so that one that
     /// fails is only known later. After it the device does nothing more, and what is read from it means nothing. Call this
@@ -302,6 +334,24 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// The memory cannot be had.
     fn allocate(&self, name: &str, dtype: DType, len: usize) -> Result<Self::Buffer, ComputeError>;
+    /// The same in memory of the host that operations reach from the device, slowly: for what is used once a step. Where
+    /// the device's memory is the host's there is no difference.
+    ///
+    /// # Errors
+    /// The memory cannot be had.
+    fn allocate_on_host(&self, name: &str, dtype: DType, len: usize) -> Result<Self::Buffer, ComputeError> {
+        self.allocate(name, dtype, len)
+    }
+    /// The one or the other.
+    ///
+    /// # Errors
+    /// The memory cannot be had.
+    fn allocate_at(&self, place: Place, name: &str, dtype: DType, len: usize) -> Result<Self::Buffer, ComputeError> {
+        match place {
+            Place::Device => self.allocate(name, dtype, len),
+            Place::Host => self.allocate_on_host(name, dtype, len),
+        }
+    }
     /// Whether the device can hold and multiply matrices of this format.
     ///
     /// # Errors
@@ -343,6 +393,8 @@ pub trait Device: Send + Sync {
     fn fill_zero(&self, buffer: &mut Self::Buffer);
     /// Refreshes a matrix from its f32 row-major values `[rows, columns]`.
     fn pack(&self, values: &Self::Buffer, matrix: &mut Self::Matrix);
+    /// The same, a bf16 matrix rounded stochastically. An element's rounding is a function of the seed and its index.
+    fn pack_stochastically(&self, values: &Self::Buffer, matrix: &mut Self::Matrix, seed: u64);
     /// Copies the first `len` elements, same type.
     fn copy(&self, from: &Self::Buffer, len: usize, to: &mut Self::Buffer);
     /// Copies rows `rows[i]` of `from` (`[_, width]`) to row `i` of `to`, same type.
@@ -530,7 +582,8 @@ pub trait Device: Send + Sync {
 
     /// Sum of squares in f64, in a fixed order.
     fn sum_of_squares(&self, buffer: &Self::Buffer) -> f64;
-    /// One AdamW step over f32 buffers of one length.
+    /// One AdamW step over f32 weights and gradients of one length. The buffers of the moments are those of a
+    /// [`MomentFormat`](crate::MomentFormat): `dtype` and `buffer_len` of it.
     fn adamw(
         &self,
         update: &AdamW,
@@ -539,7 +592,8 @@ pub trait Device: Send + Sync {
         moments: [&mut Self::Buffer; 2],
     );
     /// One Muon step for a matrix `[rows, columns]` of f32, each run of `row_blocks` rows as a matrix of its own (the
-    /// queries, keys and values of one fused weight); `momentum` f32 of the same length.
+    /// queries, keys and values of one fused weight); `momentum` of the same length, f32 or, rounded stochastically,
+    /// bf16.
     fn muon(
         &self,
         update: &Muon,

@@ -1,6 +1,7 @@
 //! Which elements a dropout site drops: one counter-based function, the same bits on every device.
 
 use crate::device::Dropout;
+use crate::stochastic;
 
 /// Whether an element stays, by a 32-bit mix of its index and the site's key (Wellons, "lowbias32").
 #[derive(Clone, Copy)]
@@ -28,10 +29,6 @@ impl Mask {
     /// 0, or the scale.
     #[inline(always)]
     pub(crate) fn factor(&self, index: usize) -> f32 {
-        let mut h = (index as u32) ^ self.key;
-        h = (h ^ (h >> 16)).wrapping_mul(0x7feb_352d);
-        h = (h ^ (h >> 15)).wrapping_mul(0x846c_a68b);
-        h ^= h >> 16;
-        if h < self.threshold { 0.0 } else { self.scale }
+        if stochastic::bits(self.key, index) < self.threshold { 0.0 } else { self.scale }
     }
 }

@@ -29,6 +29,28 @@ pub enum ComputeError {
         /// Its size.
         bytes: usize,
     },
+    /// The system does not lock memory of the host for the GPU.
+    #[error(
+        "the system does not lock {bytes} bytes of the host's memory for '{name}', which the GPU is to reach there; free some memory or raise the limit (ulimit -l; under WSL, memory in .wslconfig), keep less there (moments = \"bf16\" or \"8bit\"), or keep it on the GPU (run.offload = \"none\")"
+    )]
+    PinnedMemory {
+        /// The buffer's name.
+        name: String,
+        /// Its size.
+        bytes: usize,
+    },
+    /// The buffers planned for the host's memory exceed what it has.
+    #[error(
+        "the plan keeps {needed_mib} MiB in the host's memory and {available_mib} MiB are free there; the largest parts are {largest}; keep less there (moments = \"bf16\" or \"8bit\"), or keep it on the GPU (run.offload = \"none\")"
+    )]
+    HostPlanTooLarge {
+        /// Sum of the plan's part for the host.
+        needed_mib: u64,
+        /// What is free.
+        available_mib: u64,
+        /// The three largest entries.
+        largest: String,
+    },
     /// The planned buffers exceed what the machine has.
     #[error(
         "the plan needs {needed_mib} MiB and {available_mib} MiB are free; the largest parts are {largest}; choose a smaller model, batch, micro-batch or context"

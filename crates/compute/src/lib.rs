@@ -12,10 +12,12 @@ mod error;
 mod fp8;
 mod matrix_format;
 pub mod memory;
+mod moments;
 pub mod quantize;
 pub mod reference;
 pub mod roofline;
 pub mod selftest;
+mod stochastic;
 mod tally;
 
 pub use cpu::isa::Isa;
@@ -25,4 +27,5 @@ pub use dtype::{Bf16, DType, Element, Storage};
 pub use error::ComputeError;
 pub use fp8::Fp8;
 pub use matrix_format::MatrixFormat;
+pub use moments::{MOMENT_BLOCK, MomentFormat};
 pub use tally::HostTally;

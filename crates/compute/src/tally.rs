@@ -1,6 +1,6 @@
 //! A step's totals where the device's memory is the host's: what [`Device::Tally`] is for the processor.
 
-use crate::device::{AdamW, AdamWTensor, Device, HeadResult, StepTotals};
+use crate::device::{AdamW, AdamWTensor, Device, HeadResult, Rounding, StepTotals};
 
 /// Totals of a step, and what follows from them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,10 +47,12 @@ impl HostTally {
         tensors: Vec<AdamWTensor<'_, D::Buffer, D::Matrix>>,
     ) {
         let Some(gradient_scale) = self.gradient_scale(update.gradient_scale) else { return };
-        for AdamWTensor { weight, matrix, gradient, moments, weight_decay } in tensors {
-            device.adamw(&AdamW { gradient_scale, weight_decay, ..*update }, weight, gradient, moments);
-            if let Some(matrix) = matrix {
-                device.pack(weight, matrix);
+        for AdamWTensor { weight, matrix, gradient, moments, weight_decay, seed } in tensors {
+            device.adamw(&AdamW { gradient_scale, weight_decay, seed, ..*update }, weight, gradient, moments);
+            match (matrix, update.weight_rounding) {
+                (Some(matrix), Rounding::Nearest) => device.pack(weight, matrix),
+                (Some(matrix), Rounding::Stochastic) => device.pack_stochastically(weight, matrix, seed),
+                (None, _) => {}
             }
         }
     }

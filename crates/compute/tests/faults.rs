@@ -44,6 +44,9 @@ impl Faulty {
     }
 
     fn spoil(&self, buffer: &mut CpuBuffer) {
+        if buffer.dtype() == DType::U32 {
+            return self.spoil_word(buffer);
+        }
         let mut values = vec![0.0; buffer.len()];
         self.device.read_f32(buffer, 0, &mut values);
         let Some(at) = values.iter().position(|x| x.is_finite()) else { return };
@@ -62,6 +65,17 @@ impl Faulty {
             }
         };
         self.device.write_f32(buffer, at, &[value]);
+    }
+
+    /// The same for codes: one of four in the first word.
+    fn spoil_word(&self, buffer: &mut CpuBuffer) {
+        let word = buffer.slice::<u32>()[0];
+        let word = match self.fault {
+            Fault::Idle | Fault::Overrun => word,
+            Fault::Nudge => word ^ 0x40,
+            Fault::Flicker => word ^ (self.calls.fetch_add(1, Ordering::Relaxed) % 2),
+        };
+        self.device.write_u32(buffer, 0, &[word]);
     }
 
     /// The same for a number.
@@ -128,6 +142,9 @@ impl Device for Faulty {
     }
     fn write_u32(&self, buffer: &mut CpuBuffer, offset: usize, values: &[u32]) {
         self.device.write_u32(buffer, offset, values);
+    }
+    fn pack_stochastically(&self, values: &CpuBuffer, matrix: &mut CpuMatrix, seed: u64) {
+        self.device.pack_stochastically(values, matrix, seed);
     }
     fn pack(&self, values: &CpuBuffer, matrix: &mut CpuMatrix) {
         self.device.pack(values, matrix);

@@ -84,7 +84,9 @@ fn the_selftest_covers_every_operation() {
     let covers = |operation: &str, dtype: &str| {
         checks.iter().any(|check| check.operation == operation && check.case.contains(dtype))
     };
-    for operation in ["write_u32", "sum_of_squares", "adamw", "muon", "adamw_all", "head_to_tally"] {
+    for operation in
+        ["write_u32", "sum_of_squares", "adamw", "muon", "adamw_all", "pack_stochastically", "head_to_tally"]
+    {
         assert!(covers(operation, ""), "{operation} is not checked");
     }
     for operation in OPERATIONS {
@@ -196,7 +198,7 @@ fn one_step(device: &CpuDevice, dtype: DType, vocab_size: usize) {
         let (mut d_weight, mut d_bias) = (buffer(DType::F32, rows * columns), buffer(DType::F32, rows));
         device.linear_backward_weight(&y, &x, tokens, (rows, columns), &mut d_weight, Some(&mut d_bias));
         checked("linear_backward_weight");
-        let update = Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.1, gradient_scale: 1.0 };
+        let update = Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.1, gradient_scale: 1.0, seed: 0 };
         let (mut weight, mut momentum) = (buffer(DType::F32, rows * columns), buffer(DType::F32, rows * columns));
         device.muon(&update, &[rows], columns, &mut weight, &d_weight, &mut momentum);
         checked("muon");

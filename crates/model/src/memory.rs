@@ -1,6 +1,6 @@
 //! The list of what a run allocates, made before anything is allocated.
 
-use casallm_compute::{ComputeError, Device};
+use casallm_compute::{ComputeError, Device, Place};
 
 use crate::error::ModelError;
 
@@ -40,6 +40,14 @@ impl MemoryPlan {
         self.items.push(MemoryItem { name: name.into(), bytes, host: true });
     }
 
+    /// Adds an entry of the one or the other; where there is one memory it is the device's.
+    pub fn add_at(&mut self, place: Place, name: &str, bytes: u64) {
+        match place {
+            Place::Host if !self.one_memory => self.add_host(name, bytes),
+            _ => self.add(name, bytes),
+        }
+    }
+
     fn sum(&self, wanted: impl Fn(&MemoryItem) -> bool) -> u64 {
         self.items.iter().filter(|item| wanted(item)).fold(0, |total, item| total.saturating_add(item.bytes))
     }
@@ -47,6 +55,11 @@ impl MemoryPlan {
     /// Sum of what [`Device::allocated_bytes`] will count.
     pub fn on_device(&self) -> u64 {
         self.sum(|item| !item.host)
+    }
+
+    /// Sum of what the host holds.
+    pub fn host_total(&self) -> u64 {
+        self.sum(|item| item.host)
     }
 
     /// Sum of what takes from the device's memory: of everything, where that is the host's.
@@ -63,15 +76,32 @@ impl MemoryPlan {
         if self.total() <= available {
             return Ok(());
         }
-        let mut items: Vec<&MemoryItem> = self.items.iter().filter(|i| !i.host || self.one_memory).collect();
-        items.sort_by_key(|i| std::cmp::Reverse(i.bytes));
-        let largest: Vec<String> =
-            items.iter().take(3).map(|i| format!("{} ({} MiB)", i.name, i.bytes >> 20)).collect();
-        Err(ComputeError::PlanTooLarge {
-            needed_mib: self.total() >> 20,
-            available_mib: available >> 20,
-            largest: largest.join(", "),
+        let largest = self.largest(|item| !item.host || self.one_memory);
+        let (needed_mib, available_mib) = (self.total() >> 20, available >> 20);
+        Err(ComputeError::PlanTooLarge { needed_mib, available_mib, largest }.into())
+    }
+
+    /// Refuses a plan whose part in the host's memory is larger than what this machine has.
+    ///
+    /// # Errors
+    /// [`ComputeError::HostPlanTooLarge`] with the three largest entries.
+    pub fn check_host(&self, available: Option<u64>) -> Result<(), ModelError> {
+        let needed = self.host_total();
+        match available.filter(|available| needed > *available && !self.one_memory) {
+            None => Ok(()),
+            Some(available) => {
+                let largest = self.largest(|item| item.host);
+                let (needed_mib, available_mib) = (needed >> 20, available >> 20);
+                Err(ComputeError::HostPlanTooLarge { needed_mib, available_mib, largest }.into())
+            }
         }
-        .into())
+    }
+
+    /// The three largest entries, in words.
+    fn largest(&self, wanted: impl Fn(&MemoryItem) -> bool) -> String {
+        let mut items: Vec<&MemoryItem> = self.items.iter().filter(|item| wanted(item)).collect();
+        items.sort_by_key(|item| std::cmp::Reverse(item.bytes));
+        let named = items.iter().take(3).map(|item| format!("{} ({} MiB)", item.name, item.bytes >> 20));
+        named.collect::<Vec<_>>().join(", ")
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use casallm_compute::{DType, Device, MatrixFormat, MatrixUse};
+use casallm_compute::{DType, Device, MatrixFormat, MatrixUse, Place};
 
 use crate::config::ModelConfig;
 use crate::directory::ModelDirectory;
@@ -100,6 +100,20 @@ impl<D: Device> Parameters<D> {
         config: &ModelConfig,
         format: MatrixFormat,
         usage: MatrixUse,
+        values: impl FnMut(&ParameterSpec) -> Result<Vec<f32>, ModelError>,
+    ) -> Result<Self, ModelError> {
+        Self::new_at(device, config, format, (usage, Place::Device), values)
+    }
+
+    /// The same, with the f32 values of matrices where `masters` says: only updates, packing and saving use them.
+    ///
+    /// # Errors
+    /// As [`Parameters::new`].
+    pub fn new_at(
+        device: Arc<D>,
+        config: &ModelConfig,
+        format: MatrixFormat,
+        (usage, masters): (MatrixUse, Place),
         mut values: impl FnMut(&ParameterSpec) -> Result<Vec<f32>, ModelError>,
     ) -> Result<Self, ModelError> {
         let specs = config.parameters();
@@ -114,7 +128,8 @@ impl<D: Device> Parameters<D> {
             if format.is_quantized() && !given.iter().all(|value| value.is_finite()) {
                 return Err(ModelError::NotFinite { name: spec.name, format: format.name() });
             }
-            let mut buffer = device.allocate(&spec.name, DType::F32, spec.len())?;
+            let place = if spec.kind == ParameterKind::Vector { Place::Device } else { masters };
+            let mut buffer = device.allocate_at(place, &spec.name, DType::F32, spec.len())?;
             device.write_f32(&mut buffer, 0, &given);
             let mut slot = Slot { values: None, matrix: None, spec };
             if slot.spec.kind != ParameterKind::Vector {
@@ -137,7 +152,21 @@ impl<D: Device> Parameters<D> {
     /// # Errors
     /// The memory cannot be had.
     pub fn random(device: Arc<D>, config: &ModelConfig, format: MatrixFormat, seed: u64) -> Result<Self, ModelError> {
-        Self::new(device, config, format, MatrixUse::Training, |spec| Ok(init_parameter(spec, seed)))
+        Self::random_at(device, config, format, seed, Place::Device)
+    }
+
+    /// The same, with the f32 values of matrices where `masters` says.
+    ///
+    /// # Errors
+    /// The memory cannot be had.
+    pub fn random_at(
+        device: Arc<D>,
+        config: &ModelConfig,
+        format: MatrixFormat,
+        seed: u64,
+        masters: Place,
+    ) -> Result<Self, ModelError> {
+        Self::new_at(device, config, format, (MatrixUse::Training, masters), |spec| Ok(init_parameter(spec, seed)))
     }
 
     /// The weights of a model directory.
@@ -150,12 +179,32 @@ impl<D: Device> Parameters<D> {
         format: MatrixFormat,
         usage: MatrixUse,
     ) -> Result<Self, ModelError> {
+        Self::load_at(device, directory, format, (usage, Place::Device))
+    }
+
+    /// The same, with the f32 values of matrices where `masters` says.
+    ///
+    /// # Errors
+    /// As [`Parameters::load`].
+    pub fn load_at(
+        device: Arc<D>,
+        directory: &ModelDirectory,
+        format: MatrixFormat,
+        (usage, masters): (MatrixUse, Place),
+    ) -> Result<Self, ModelError> {
         let mut loaded = HashMap::new();
         directory.read_weights(|spec, _, values| {
             loaded.insert(spec.name.clone(), values);
             Ok(())
         })?;
-        Self::new(device, directory.config(), format, usage, |spec| Ok(loaded.remove(&spec.name).unwrap_or_default()))
+        let values = |spec: &ParameterSpec| Ok(loaded.remove(&spec.name).unwrap_or_default());
+        Self::new_at(device, directory.config(), format, (usage, masters), values)
+    }
+
+    /// Bytes of the f32 values of matrices: what [`Parameters::bytes`] counts for training and may lie elsewhere.
+    pub fn master_bytes(config: &ModelConfig) -> u64 {
+        let matrices = config.parameters().into_iter().filter(|spec| spec.kind != ParameterKind::Vector);
+        matrices.map(|spec| 4 * spec.len() as u64).sum()
     }
 
     /// Bytes of the parameters as [`Parameters::new`] allocates them.

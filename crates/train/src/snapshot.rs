@@ -1,12 +1,12 @@
 //! What a checkpoint holds of a run: weights, optimizer state, and the few numbers beside them.
 
-use casallm_compute::Device;
+use casallm_compute::{Bf16, Device, MomentFormat};
 use casallm_model::parameters::Parameters;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Best, Checkpoint, CheckpointStore, Dtype, TensorRef};
 use crate::error::TrainError;
-use crate::optimizer::Optimizer;
+use crate::optimizer::{Optimizer, StateBuffer};
 
 /// The numbers beside the tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,15 +36,16 @@ pub(crate) fn save<D: Device>(
     for i in 0..parameters.len() {
         let spec = parameters.spec(i);
         if let Some(values) = parameters.values(i) {
-            owned.push((spec.name.clone(), spec.shape.as_slice(), device.bytes(values)));
+            owned.push((spec.name.clone(), Dtype::F32, spec.shape.clone(), device.bytes(values)));
         }
-        for (kind, buffer) in optimizer.state(i) {
-            owned.push((format!("{}.{kind}", spec.name), spec.shape.as_slice(), device.bytes(buffer)));
+        for StateBuffer { name, format, buffer } in optimizer.state(i) {
+            let (dtype, shape) = stored(format, &spec.shape);
+            owned.push((format!("{}.{name}", spec.name), dtype, shape, device.bytes(buffer)));
         }
     }
     // What a device that has failed gives back means nothing, and must not become the newest checkpoint.
     device.check()?;
-    let tensors = owned.iter().map(|(name, shape, bytes)| TensorRef { name, dtype: Dtype::F32, shape, bytes });
+    let tensors = owned.iter().map(|(name, dtype, shape, bytes)| TensorRef { name, dtype: *dtype, shape, bytes });
     store.save(step, progress, tensors)?;
     Ok(())
 }
@@ -58,18 +59,43 @@ pub(crate) fn load<D: Device>(
     let device = parameters.device().clone();
     for i in 0..parameters.len() {
         let spec = parameters.spec(i).clone();
-        let values = read(checkpoint, &spec.name, &spec.shape)?;
-        parameters.update(i, |buffer| device.write_f32(buffer, 0, &values));
-        for (kind, buffer) in optimizer.state_mut(i) {
-            let values = read(checkpoint, &format!("{}.{kind}", spec.name), &spec.shape)?;
-            device.write_f32(buffer, 0, &values);
+        let bytes = read(checkpoint, &spec.name, Dtype::F32, &spec.shape)?;
+        parameters.update(i, |buffer| write(&*device, buffer, MomentFormat::F32, &bytes));
+        for StateBuffer { name, format, buffer } in optimizer.state_mut(i) {
+            let (dtype, shape) = stored(format, &spec.shape);
+            let bytes = read(checkpoint, &format!("{}.{name}", spec.name), dtype, &shape)?;
+            write(&*device, buffer, format, &bytes);
         }
     }
+    // Matrices are a function of the weights and, where they are rounded stochastically, of the step.
+    optimizer.round_again(parameters, checkpoint.step());
     checkpoint.meta()
 }
 
-fn read(checkpoint: &mut Checkpoint, name: &str, shape: &[usize]) -> Result<Vec<f32>, TrainError> {
-    let mut bytes = vec![0; 4 * shape.iter().product::<usize>()];
-    checkpoint.read_tensor(name, Dtype::F32, shape, &mut bytes)?;
-    Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+/// Type and shape of an optimizer's buffer in a checkpoint: 8-bit codes and their steps are a run of words.
+fn stored(format: MomentFormat, shape: &[usize]) -> (Dtype, Vec<usize>) {
+    match format {
+        MomentFormat::F32 => (Dtype::F32, shape.to_vec()),
+        MomentFormat::Bf16 => (Dtype::Bf16, shape.to_vec()),
+        MomentFormat::Bits8 => (Dtype::U32, vec![format.buffer_len(shape.iter().product())]),
+    }
+}
+
+fn read(checkpoint: &mut Checkpoint, name: &str, dtype: Dtype, shape: &[usize]) -> Result<Vec<u8>, TrainError> {
+    let mut bytes = vec![0; dtype.size() * shape.iter().product::<usize>()];
+    checkpoint.read_tensor(name, dtype, shape, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// The bits as they were saved: a bf16 that is widened is rounded back to itself.
+fn write<D: Device>(device: &D, buffer: &mut D::Buffer, format: MomentFormat, bytes: &[u8]) {
+    let words = || bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b));
+    match format {
+        MomentFormat::F32 => device.write_f32(buffer, 0, &words().map(f32::from_bits).collect::<Vec<f32>>()),
+        MomentFormat::Bits8 => device.write_u32(buffer, 0, &words().collect::<Vec<u32>>()),
+        MomentFormat::Bf16 => {
+            let widened = bytes.as_chunks::<2>().0.iter().map(|b| Bf16(u16::from_le_bytes(*b)).to_f32());
+            device.write_f32(buffer, 0, &widened.collect::<Vec<f32>>());
+        }
+    }
 }

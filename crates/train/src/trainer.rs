@@ -96,8 +96,9 @@ pub fn plan<D: Device>(
     use casallm_compute::MatrixUse;
     use casallm_model::parameters::Parameters;
     let (mut plan, format) = (MemoryPlan::of(device), format.into());
-    let values = 4 * model.n_params() as u64;
-    plan.add("weights, f32", values);
+    let (values, masters) = (4 * model.n_params() as u64, Parameters::<D>::master_bytes(model));
+    plan.add_at(config.optimizer.place, "weights of matrices, f32", masters);
+    plan.add("weights of vectors, f32", values - masters);
     plan.add("weights for products", Parameters::bytes(device, model, format, MatrixUse::Training) - values);
     plan.add("gradients", values);
     Optimizer::<D>::plan(model, &config.optimizer, &mut plan);
@@ -122,7 +123,9 @@ impl<D: Device> Trainer<D> {
         let model = network.config().clone();
         let workspace = Workspace::new(&*device, &model, shape(&config, network.parameters.format()))?;
         let gradients = Gradients::new(&*device, &model)?;
-        let optimizer = Optimizer::new(&*device, &model, config.optimizer)?;
+        // Another stream of random numbers than dropout's, though both are functions of seed and stage.
+        let rounding_seed = dropout_seed(!config.seed, config.stage, 0, 0);
+        let optimizer = Optimizer::new(&*device, &model, config.optimizer, rounding_seed)?;
         let tally = device.allocate_tally().map_err(ModelError::from)?;
         Ok(Trainer { network, workspace, gradients, optimizer, tally, config })
     }

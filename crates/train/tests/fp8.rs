@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use casallm_compute::cuda::CudaDevice;
 use casallm_compute::cuda::simulator::Simulator;
-use casallm_compute::{DType, MatrixFormat};
+use casallm_compute::{DType, MatrixFormat, MomentFormat, Place, Rounding};
 use casallm_data::batch::Batch;
 use casallm_model::config::ModelConfig;
 use casallm_model::network::Network;
@@ -56,6 +56,9 @@ fn losses(format: MatrixFormat, schedule: u64) -> Option<Vec<f64>> {
             beta2: 0.95,
             eps: 1e-8,
             weight_decay: 0.1,
+            moments: MomentFormat::F32,
+            weight_rounding: Rounding::Nearest,
+            place: Place::Device,
         },
         eval_every: 1,
         checkpoint_every: 1,

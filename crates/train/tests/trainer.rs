@@ -6,7 +6,7 @@ use std::sync::Arc;
 use casallm_compute::cuda::CudaDevice;
 use casallm_compute::cuda::planned::PlannedGpu;
 use casallm_compute::cuda::simulator::Simulator;
-use casallm_compute::{AdamW, CpuDevice, DType, Device, Isa, Muon};
+use casallm_compute::{AdamW, CpuDevice, DType, Device, Isa, MomentFormat, Muon, Place, Rounding};
 use casallm_data::batch::Batch;
 use casallm_model::config::ModelConfig;
 use casallm_model::network::Network;
@@ -61,7 +61,16 @@ fn config(matrices: MatrixUpdate) -> TrainerConfig {
         schedule: Schedule { shape: Shape::Cosine, steps: 10, warmup: 2, cooldown: 0, peak: 0.02, min: 0.002 },
         // The first gradients are longer: they are clipped.
         clip: 0.5,
-        optimizer: OptimizerConfig { matrices, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 },
+        optimizer: OptimizerConfig {
+            matrices,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            moments: MomentFormat::F32,
+            weight_rounding: Rounding::Nearest,
+            place: Place::Device,
+        },
         eval_every: 1,
         checkpoint_every: 1,
         seed: 5,
@@ -140,7 +149,7 @@ impl<D: Device> ByHand<D> {
         let clip = self.config.clip;
         let gradient_scale = if norm > clip { clip / norm } else { 1.0 } as f32;
         let (lr, peak) = (self.config.schedule.lr(step), self.config.schedule.peak);
-        let OptimizerConfig { matrices, beta1, beta2, eps, weight_decay } = self.config.optimizer;
+        let OptimizerConfig { matrices, beta1, beta2, eps, weight_decay, .. } = self.config.optimizer;
         for (i, [m, v]) in self.moments.iter_mut().enumerate() {
             let spec = self.network.parameters.spec(i).clone();
             let weight_decay = if spec.decays() { weight_decay } else { 0.0 };
@@ -155,12 +164,14 @@ impl<D: Device> ByHand<D> {
                         name if name.ends_with("mlp.up.weight") => vec![rows / 2, rows / 2],
                         _ => vec![rows],
                     };
-                    let update = Muon { lr, momentum, weight_decay, gradient_scale };
+                    let update = Muon { lr, momentum, weight_decay, gradient_scale, seed: 0 };
                     device.muon(&update, &blocks, columns, w, gradient, m);
                 }
                 _ => {
                     let (lr, step) = (lr as f32, step + 1);
-                    let update = AdamW { lr, beta1, beta2, eps, weight_decay, step, gradient_scale };
+                    let (seed, weight_rounding) = (0, Rounding::Nearest);
+                    let update =
+                        AdamW { lr, beta1, beta2, eps, weight_decay, step, gradient_scale, seed, weight_rounding };
                     device.adamw(&update, w, gradient, [m, v]);
                 }
             });

@@ -8,7 +8,7 @@ use super::isa::{Kernel, Math};
 use super::pool::{Pool, Shared};
 use super::quantized::{self, Quantized};
 use crate::device::MatrixUse;
-use crate::dtype::{DType, Element, Storage};
+use crate::dtype::{Bf16, DType, Element, Storage};
 use crate::error::ComputeError;
 use crate::matrix_format::MatrixFormat;
 
@@ -98,6 +98,15 @@ impl CpuMatrix {
         if let Some(backward) = &mut self.backward {
             pack_columns(pool, values, columns, (rows, columns), backward.slice_mut::<S>());
         }
+    }
+
+    /// Columns of a panel.
+    pub(super) const PANEL: usize = PANEL;
+
+    /// The panels of a bf16 matrix, to be written: those of the forward pass, those of the input gradient.
+    pub(super) fn bf16_panels_mut(&mut self) -> (&mut [Bf16], Option<&mut [Bf16]>) {
+        assert_eq!(self.dtype(), DType::Bf16, "matrix packed as another type");
+        (self.forward.slice_mut(), self.backward.as_mut().map(Memory::slice_mut))
     }
 
     /// Row `row` as f32, from the forward panels.

@@ -1,6 +1,7 @@
 //! The CPU device: every operation of [`Device`] on a pool of threads, at the instruction set chosen at start.
 
 mod activation;
+mod adamw;
 mod attention;
 mod buffer;
 mod elementwise;
@@ -237,6 +238,13 @@ impl Device for CpuDevice {
 
     fn pack(&self, values: &CpuBuffer, matrix: &mut CpuMatrix) {
         with_storage!(matrix.dtype(), S => matrix.pack::<S>(&self.pool, values.slice()));
+    }
+
+    fn pack_stochastically(&self, values: &CpuBuffer, matrix: &mut CpuMatrix, seed: u64) {
+        match matrix.dtype() {
+            DType::Bf16 => adamw::pack_stochastically(&self.pool, values.slice(), matrix, seed),
+            _ => self.pack(values, matrix),
+        }
     }
 
     fn copy(&self, from: &CpuBuffer, len: usize, to: &mut CpuBuffer) {
@@ -578,9 +586,8 @@ impl Device for CpuDevice {
         })
     }
 
-    fn adamw(&self, update: &AdamW, weight: &mut CpuBuffer, gradient: &CpuBuffer, [m, v]: [&mut CpuBuffer; 2]) {
-        let moments = [m.slice_mut(), v.slice_mut()];
-        optimizer::adamw(&self.pool, *update, weight.slice_mut(), gradient.slice(), moments);
+    fn adamw(&self, update: &AdamW, weight: &mut CpuBuffer, gradient: &CpuBuffer, moments: [&mut CpuBuffer; 2]) {
+        adamw::adamw(&self.pool, *update, weight.slice_mut(), gradient.slice(), moments);
     }
 
     fn muon(
@@ -596,10 +603,14 @@ impl Device for CpuDevice {
         for &rows in row_blocks {
             let part = at..at + rows * columns;
             at = part.end;
-            let (weight, momentum) = (&mut weight.slice_mut()[part.clone()], &mut momentum.slice_mut()[part.clone()]);
-            let gradient = &gradient.slice()[part];
+            let weight = &mut weight.slice_mut()[part.clone()];
+            let gradient = &gradient.slice()[part.clone()];
             self.with_scratch(optimizer::muon_scratch(rows, columns), |scratch| {
-                optimizer::muon(&self.pool, *update, (rows, columns), weight, gradient, momentum, scratch);
+                with_storage!(momentum.dtype(), T => {
+                    let momentum =
+                        optimizer::MomentumPart { at: part.start, values: &mut momentum.slice_mut::<T>()[part] };
+                    optimizer::muon(&self.pool, *update, (rows, columns), weight, gradient, momentum, scratch);
+                });
             });
         }
     }

@@ -1,63 +1,15 @@
-//! AdamW and Muon.
+//! Muon.
 
+use super::adamw::Moment;
 use super::buffer::Carver;
 use super::gemm::pack::packed_len;
 use super::gemm::{Add, Left, PackedB, Store, left_transposed, multiply, pack_columns, pack_transposed};
 use super::isa::{Kernel, Math};
 use super::math;
 use super::pool::{Pool, Shared};
-use crate::device::{AdamW, Muon};
+use crate::device::Muon;
 use crate::dtype::{Bf16, Storage};
-
-/// Elements of a job.
-const PIECE: usize = 1 << 14;
-
-struct AdamPiece<'a> {
-    update: AdamW,
-    weight: &'a mut [f32],
-    gradient: &'a [f32],
-    first: &'a mut [f32],
-    second: &'a mut [f32],
-}
-
-impl Kernel for AdamPiece<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<M: Math>(self) {
-        let AdamW { lr, beta1, beta2, eps, weight_decay, step, gradient_scale } = self.update;
-        let correction1 = 1.0 - f64::from(beta1).powf(step as f64);
-        let correction2 = 1.0 - f64::from(beta2).powf(step as f64);
-        let rate = (f64::from(lr) / correction1) as f32;
-        let root = (1.0 / correction2.sqrt()) as f32;
-        let keep = 1.0 - lr * weight_decay;
-        let rows = self.weight.iter_mut().zip(self.gradient).zip(self.first).zip(self.second);
-        for (((w, g), m), v) in rows {
-            let g = g * gradient_scale;
-            *m = M::mul_add(beta1, *m, (1.0 - beta1) * g);
-            *v = M::mul_add(beta2, *v, (1.0 - beta2) * (g * g));
-            *w = *w * keep - rate * *m / M::mul_add(v.sqrt(), root, eps);
-        }
-    }
-}
-
-/// One AdamW step.
-pub(super) fn adamw(
-    pool: &Pool,
-    update: AdamW,
-    weight: &mut [f32],
-    gradient: &[f32],
-    [first, second]: [&mut [f32]; 2],
-) {
-    let len = weight.len();
-    let (weight, first, second) = (Shared::new(weight), Shared::new(first), Shared::new(second));
-    pool.for_ranges(len, PIECE, |range| {
-        let (at, n) = (range.start, range.len());
-        // SAFETY: ranges are disjoint.
-        let (weight, first, second) =
-            unsafe { (weight.slice_mut(at, n), first.slice_mut(at, n), second.slice_mut(at, n)) };
-        pool.isa().run(AdamPiece { update, weight, gradient: &gradient[range], first, second });
-    });
-}
+use crate::stochastic;
 
 /// Newton-Schulz coefficients of Jordan's Muon: singular values go to about 1 in five steps.
 const NEWTON_SCHULZ: (f32, f32, f32) = (3.4445, -4.7750, 2.0315);
@@ -75,23 +27,32 @@ pub(super) fn muon_scratch(rows: usize, columns: usize) -> usize {
         + Carver::bytes::<Bf16>(packed_len::<Bf16>(short, short))
 }
 
-struct Momentum<'a> {
+/// The state of a matrix, or of a block of its rows that begins at element `at` of the whole.
+pub(super) struct MomentumPart<'a, T> {
+    pub(super) at: usize,
+    pub(super) values: &'a mut [T],
+}
+
+struct Momentum<'a, T> {
     update: Muon,
     gradient: &'a [f32],
-    momentum: &'a mut [f32],
+    momentum: MomentumPart<'a, T>,
     out: &'a mut [f32],
 }
 
-impl Kernel for Momentum<'_> {
+impl<T: Moment> Kernel for Momentum<'_, T> {
     /// Sum of squares of the direction.
     type Output = f32;
     #[inline(always)]
     fn run<M: Math>(self) -> f32 {
         let beta = self.update.momentum;
-        for ((g, m), out) in self.gradient.iter().zip(&mut *self.momentum).zip(&mut *self.out) {
+        let key = stochastic::key(self.update.seed);
+        let MomentumPart { at, values } = self.momentum;
+        for (i, ((g, kept), out)) in self.gradient.iter().zip(values).zip(&mut *self.out).enumerate() {
             let g = g * self.update.gradient_scale;
-            *m = M::mul_add(beta, *m, (1.0 - beta) * g);
-            *out = M::mul_add(beta, *m, (1.0 - beta) * g);
+            let m = M::mul_add(beta, kept.load(), (1.0 - beta) * g);
+            *kept = T::keep(m, || stochastic::bits(key, at + i));
+            *out = M::mul_add(beta, m, (1.0 - beta) * g);
         }
         math::dot::<M, _, _>(self.out, self.out)
     }
@@ -168,13 +129,13 @@ impl Kernel for Apply<'_> {
 
 /// One Muon step of a matrix. The direction's root mean square is made about `0.2`, AdamW's usual size (Liu et al.
 /// 2025), so that one learning rate serves both. The iteration runs in bf16, as is usual.
-pub(super) fn muon(
+pub(super) fn muon<T: Moment>(
     pool: &Pool,
     update: Muon,
     (rows, columns): (usize, usize),
     weight: &mut [f32],
     gradient: &[f32],
-    momentum: &mut [f32],
+    momentum: MomentumPart<'_, T>,
     scratch: &mut [u8],
 ) {
     let isa = pool.isa();

@@ -12,11 +12,13 @@ use crate::error::ComputeError;
 use crate::fp8::Fp8;
 use crate::matrix_format::MatrixFormat;
 
-/// A block of the device's memory, given back when dropped.
+/// A block of memory that kernels reach, given back when dropped.
 pub(crate) struct Memory {
     driver: Arc<dyn Driver>,
     address: Address,
     bytes: usize,
+    /// Whether it is the host's.
+    on_host: bool,
 }
 
 impl Memory {
@@ -27,7 +29,17 @@ impl Memory {
             ComputeError::OutOfMemory { .. } => ComputeError::OutOfMemory { name: name.into(), bytes },
             other => other,
         })?;
-        Ok(Memory { driver: driver.clone(), address, bytes })
+        Ok(Memory { driver: driver.clone(), address, bytes, on_host: false })
+    }
+
+    /// Zeroed memory of the host.
+    pub(crate) fn on_host(driver: &Arc<dyn Driver>, name: &str, bytes: usize) -> Result<Self, ComputeError> {
+        let bytes = bytes.max(1);
+        let address = driver.allocate_host(bytes).map_err(|error| match error {
+            ComputeError::PinnedMemory { .. } => ComputeError::PinnedMemory { name: name.into(), bytes },
+            other => other,
+        })?;
+        Ok(Memory { driver: driver.clone(), address, bytes, on_host: true })
     }
 
     pub(crate) fn address(&self) -> Address {
@@ -41,7 +53,10 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        self.driver.free(self.address, self.bytes);
+        match self.on_host {
+            true => self.driver.free_host(self.address, self.bytes),
+            false => self.driver.free(self.address, self.bytes),
+        }
     }
 }
 
@@ -60,10 +75,24 @@ pub struct CudaBuffer {
 
 impl CudaBuffer {
     pub(crate) fn new(driver: &Arc<dyn Driver>, name: &str, dtype: DType, len: usize) -> Result<Self, ComputeError> {
-        let bytes = len
-            .checked_mul(dtype.size())
-            .ok_or_else(|| ComputeError::OutOfMemory { name: name.into(), bytes: usize::MAX })?;
-        Ok(CudaBuffer { memory: Memory::new(driver, name, bytes)?, dtype, len, known: Vec::new() })
+        let memory = Memory::new(driver, name, Self::size(name, dtype, len)?)?;
+        Ok(CudaBuffer { memory, dtype, len, known: Vec::new() })
+    }
+
+    /// A buffer in the host's memory, for every operation.
+    pub(crate) fn on_host(
+        driver: &Arc<dyn Driver>,
+        name: &str,
+        dtype: DType,
+        len: usize,
+    ) -> Result<Self, ComputeError> {
+        let memory = Memory::on_host(driver, name, Self::size(name, dtype, len)?)?;
+        Ok(CudaBuffer { memory, dtype, len, known: Vec::new() })
+    }
+
+    fn size(name: &str, dtype: DType, len: usize) -> Result<usize, ComputeError> {
+        let too_long = || ComputeError::OutOfMemory { name: name.into(), bytes: usize::MAX };
+        len.checked_mul(dtype.size()).ok_or_else(too_long)
     }
 
     /// The element type.

@@ -26,6 +26,7 @@ pub struct CudaDevice {
     plans: Mutex<Plans>,
     results: Mutex<Memory>,
     allocated: AtomicU64,
+    allocated_on_host: AtomicU64,
 }
 
 impl CudaDevice {
@@ -37,7 +38,8 @@ impl CudaDevice {
         let results = Memory::new(&driver, "results", RESULT_BYTES)?;
         let allocated = AtomicU64::new(RESULT_BYTES as u64);
         let results = Mutex::new(results);
-        Ok(CudaDevice { driver, scratch: Mutex::new(None), plans: Mutex::new(Plans::new()), results, allocated })
+        let (scratch, plans) = (Mutex::new(None), Mutex::new(Plans::new()));
+        Ok(CudaDevice { driver, scratch, plans, results, allocated, allocated_on_host: AtomicU64::new(0) })
     }
 
     /// Memory of the device's own.
@@ -189,6 +191,10 @@ impl Device for CudaDevice {
         self.driver.available_bytes()
     }
 
+    fn allocated_host_bytes(&self) -> u64 {
+        self.allocated_on_host.load(Ordering::Relaxed)
+    }
+
     fn check(&self) -> Result<(), ComputeError> {
         self.driver.check()
     }
@@ -204,6 +210,12 @@ impl Device for CudaDevice {
             false => Ok(()),
             true => Err(ComputeError::no_fp8(&self.info())),
         }
+    }
+
+    fn allocate_on_host(&self, name: &str, dtype: DType, len: usize) -> Result<CudaBuffer, ComputeError> {
+        let buffer = CudaBuffer::on_host(&self.driver, name, dtype, len)?;
+        self.allocated_on_host.fetch_add(buffer.bytes() as u64, Ordering::Relaxed);
+        Ok(buffer)
     }
 
     fn allocate_matrix(
@@ -282,6 +294,10 @@ impl Device for CudaDevice {
 
     fn pack(&self, values: &CudaBuffer, matrix: &mut CudaMatrix) {
         elementwise::pack(self, values, matrix);
+    }
+
+    fn pack_stochastically(&self, values: &CudaBuffer, matrix: &mut CudaMatrix, seed: u64) {
+        elementwise::pack_stochastically(self, values, matrix, seed);
     }
 
     fn copy(&self, from: &CudaBuffer, len: usize, to: &mut CudaBuffer) {
@@ -492,7 +508,7 @@ impl Device for CudaDevice {
     }
 
     fn adamw_all(&self, update: &AdamW, tensors: Vec<AdamWTensor<'_, CudaBuffer, CudaMatrix>>, tally: &CudaTally) {
-        step::adamw_all(self, update, tensors, tally);
+        step::adamw_all(self, update, tensors, tally.address());
     }
 
     fn muon_by_tally(
@@ -512,7 +528,9 @@ impl Device for CudaDevice {
     }
 
     fn adamw(&self, update: &AdamW, weight: &mut CudaBuffer, gradient: &CudaBuffer, moments: [&mut CudaBuffer; 2]) {
-        optimizer::adamw(self, update, weight, gradient, moments);
+        let AdamW { weight_decay, seed, .. } = *update;
+        let tensor = AdamWTensor { weight, matrix: None, gradient, moments, weight_decay, seed };
+        step::adamw_all(self, update, vec![tensor], Address::NULL);
     }
 
     fn muon(

@@ -191,6 +191,14 @@ pub trait Driver: Send + Sync {
     fn allocate(&self, bytes: usize) -> Result<Address, ComputeError>;
     /// Gives memory back; `bytes` as it was allocated. What was started before may still use it.
     fn free(&self, at: Address, bytes: usize);
+    /// Zeroed memory of the host that kernels reach by its address, through the bus; copies and kernels take it as they take
+    /// the device's own.
+    ///
+    /// # Errors
+    /// The memory cannot be locked, or an earlier call failed.
+    fn allocate_host(&self, bytes: usize) -> Result<Address, ComputeError>;
+    /// Gives such memory back; `bytes` as it was allocated. What was started before may still use it.
+    fn free_host(&self, at: Address, bytes: usize);
     /// Copies from the host; the bytes may change once the call returns.
     fn upload(&self, to: Address, bytes: &[u8]);
     /// Copies to the host, after everything before; waits.

@@ -10,6 +10,8 @@ use super::scratch::Carver;
 use crate::device::{ActivationKind, Dropout};
 use crate::dropout_mask::Mask;
 use crate::dtype::DType;
+use crate::matrix_format::MatrixFormat;
+use crate::stochastic;
 
 /// Threads of a block of the flat kernels.
 const THREADS: usize = 256;
@@ -217,6 +219,16 @@ pub(super) fn pack(device: &CudaDevice, values: &CudaBuffer, matrix: &mut CudaMa
         DType::F32 => device.driver().copy(values, matrix.address(), 4 * len),
         _ => round_to_bf16(device, values, matrix.address(), len),
     }
+}
+
+pub(super) fn pack_stochastically(device: &CudaDevice, values: &CudaBuffer, matrix: &mut CudaMatrix, seed: u64) {
+    if matrix.format != MatrixFormat::Bf16 {
+        return pack(device, values, matrix);
+    }
+    let len = matrix.rows * matrix.columns;
+    let key = stochastic::weights_key(stochastic::key(seed));
+    let arguments = arguments![values.input(DType::F32, len), matrix.address(), len as u64, key];
+    device.launch(Family::Memory, Some(DType::Bf16), "round_stochastically", flat(len, 8), &arguments);
 }
 
 pub(super) fn round_to_bf16(device: &CudaDevice, from: Address, to: Address, len: usize) {

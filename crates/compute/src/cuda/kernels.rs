@@ -111,16 +111,22 @@ impl Family {
             Family::AdamW => concat!(
                 include_str!("kernels/tally.cu"),
                 include_str!("kernels/tensors.cu"),
+                include_str!("kernels/stochastic.cu"),
+                include_str!("kernels/moments.cu"),
                 include_str!("kernels/adamw.cu")
             ),
             Family::Columns => include_str!("kernels/columns.cu"),
-            Family::Dropout => include_str!("kernels/dropout.cu"),
+            Family::Dropout => concat!(include_str!("kernels/stochastic.cu"), include_str!("kernels/dropout.cu")),
             Family::Embedding => include_str!("kernels/embedding.cu"),
             Family::Fp8 => include_str!("kernels/fp8.cu"),
             Family::Head => concat!(include_str!("kernels/tally.cu"), include_str!("kernels/head.cu")),
             Family::Matvec => concat!(include_str!("kernels/vector.cu"), include_str!("kernels/matvec.cu")),
-            Family::Memory => include_str!("kernels/memory.cu"),
-            Family::Muon => concat!(include_str!("kernels/tally.cu"), include_str!("kernels/muon.cu")),
+            Family::Memory => concat!(include_str!("kernels/stochastic.cu"), include_str!("kernels/memory.cu")),
+            Family::Muon => concat!(
+                include_str!("kernels/tally.cu"),
+                include_str!("kernels/stochastic.cu"),
+                include_str!("kernels/muon.cu")
+            ),
             Family::Norm => include_str!("kernels/norm.cu"),
             Family::Qkv => include_str!("kernels/qkv.cu"),
             Family::Quantized => concat!(include_str!("kernels/vector.cu"), include_str!("kernels/quantized.cu")),

@@ -1,4 +1,4 @@
-//! Sum of squares, AdamW and Muon: host sides of `squares.cu`, `adamw.cu` and `muon.cu`.
+//! Sum of squares, AdamW's factors and Muon: host sides of `squares.cu` and `muon.cu`.
 
 use super::buffer::CudaBuffer;
 use super::device::CudaDevice;
@@ -9,6 +9,7 @@ use super::linear::{operand, transposed};
 use super::scratch::Carver;
 use crate::device::{AdamW, Muon};
 use crate::dtype::DType;
+use crate::stochastic;
 
 /// Threads of the reducing kernels, as there.
 const THREADS: u32 = 256;
@@ -51,33 +52,6 @@ pub(super) fn adamw_factors(update: &AdamW) -> [f32; 2] {
     [rate as f32, (1.0 / correction(update.beta2).sqrt()) as f32]
 }
 
-pub(super) fn adamw(
-    device: &CudaDevice,
-    update: &AdamW,
-    weight: &mut CudaBuffer,
-    gradient: &CudaBuffer,
-    [first, second]: [&mut CudaBuffer; 2],
-) {
-    let len = weight.len();
-    let AdamW { lr, beta1, beta2, eps, weight_decay, gradient_scale, .. } = *update;
-    let [rate, root] = adamw_factors(update);
-    let arguments = arguments![
-        weight.output(DType::F32, len),
-        gradient.input(DType::F32, len),
-        first.output(DType::F32, len),
-        second.output(DType::F32, len),
-        len as u64,
-        gradient_scale,
-        beta1,
-        beta2,
-        eps,
-        1.0 - lr * weight_decay,
-        rate,
-        root,
-    ];
-    device.launch(Family::AdamW, None, "adamw", flat(len, 4), &arguments);
-}
-
 /// Newton-Schulz coefficients of Jordan's Muon: singular values go to about 1 in five steps.
 const NEWTON_SCHULZ: (f32, f32, f32) = (3.4445, -4.7750, 2.0315);
 const STEPS: usize = 5;
@@ -118,10 +92,14 @@ pub(super) fn muon(
     tally: Address,
 ) {
     let len = row_blocks.iter().sum::<usize>() * columns;
-    let operands = [weight.output(DType::F32, len), gradient.input(DType::F32, len), momentum.output(DType::F32, len)];
+    let dtype = momentum.dtype();
+    let operands = [weight.output(DType::F32, len), gradient.input(DType::F32, len)];
+    let momentum = momentum.output(dtype, len);
     let mut first = 0;
     for &rows in row_blocks {
-        let part = operands.map(|at| at.offset(4 * first * columns));
+        let at = first * columns;
+        let [weight, gradient] = operands.map(|operand| operand.offset(4 * at));
+        let part = Part { weight, gradient, momentum: momentum.offset(dtype.size() * at), dtype, at };
         device.with_scratch(
             |carver| muon_layout(carver, rows, columns),
             |scratch| block(device, update, (rows, columns), part, tally, &scratch),
@@ -130,13 +108,24 @@ pub(super) fn muon(
     }
 }
 
+/// One matrix of those that lie in a tensor.
+struct Part {
+    weight: Address,
+    gradient: Address,
+    momentum: Address,
+    /// Of the momentum.
+    dtype: DType,
+    /// Index of the first element in the tensor.
+    at: usize,
+}
+
 /// One matrix. The direction's root mean square is made about `0.2`, AdamW's usual size (Liu et al. 2025), so that one
 /// learning rate serves both. The iteration runs in bf16, as is usual.
 fn block(
     device: &CudaDevice,
     update: &Muon,
     (rows, columns): (usize, usize),
-    [weight, gradient, momentum]: [Address; 3],
+    Part { weight, gradient, momentum, dtype, at }: Part,
     tally: Address,
     scratch: &MuonLayout,
 ) {
@@ -149,8 +138,14 @@ fn block(
     let (len, square_len) = (rows * columns, n * n);
     let MuonLayout { partial, squares, x, rounded, gram, square, gram_rounded, polynomial } = *scratch;
 
-    let arguments = arguments![gradient, momentum, x, len as u64, update.momentum, update.gradient_scale, tally];
-    launch("muon_momentum", len, &arguments);
+    let (beta, key) = (update.momentum, stochastic::key(update.seed));
+    let arguments = arguments![gradient, momentum, x, len as u64, beta, update.gradient_scale, tally, key, at as u64];
+    let entry = match dtype {
+        DType::F32 => "muon_momentum",
+        DType::Bf16 => "muon_momentum_bf16",
+        DType::U32 => panic!("indices used as a momentum"),
+    };
+    launch(entry, len, &arguments);
     squares_on_device(device, x, len, partial, squares);
     let (keep, linear, cubic) = NEWTON_SCHULZ;
     let r = operand(rounded, DType::Bf16, columns);

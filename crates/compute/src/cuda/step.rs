@@ -8,9 +8,11 @@ use super::fp8;
 use super::kernels::Family;
 use super::optimizer::adamw_factors;
 use super::scratch::Carver;
-use crate::device::{AdamW, AdamWTensor, HeadResult, StepTotals};
+use crate::device::{AdamW, AdamWTensor, HeadResult, Rounding, StepTotals};
 use crate::dtype::DType;
 use crate::error::ComputeError;
+use crate::moments::MomentFormat;
+use crate::stochastic;
 
 /// Bytes of `struct Tally`.
 pub(super) const TALLY_BYTES: usize = 48;
@@ -59,8 +61,10 @@ const NORM_BLOCK: usize = 1 << 14;
 struct Entry {
     pointers: [u64; 5],
     len: usize,
-    matrix_is_bf16: bool,
+    rounding: u16,
+    moments: u16,
     keep: f32,
+    key: u32,
 }
 
 /// The table of some tensors as bytes, and the blocks of `each` elements that they take.
@@ -72,9 +76,10 @@ fn table(entries: &[Entry], each: usize) -> (Vec<u8>, u32) {
         }
         bytes.extend((entry.len as u64).to_le_bytes());
         bytes.extend(blocks.to_le_bytes());
-        bytes.extend(u32::from(entry.matrix_is_bf16).to_le_bytes());
+        bytes.extend(entry.rounding.to_le_bytes());
+        bytes.extend(entry.moments.to_le_bytes());
         bytes.extend(entry.keep.to_le_bytes());
-        bytes.extend(0_u32.to_le_bytes());
+        bytes.extend(entry.key.to_le_bytes());
         blocks += u32::try_from(entry.len.div_ceil(each)).expect("a tensor of less than 2^32 blocks");
     }
     (bytes, blocks)
@@ -115,34 +120,55 @@ pub(super) fn clip(device: &CudaDevice, gradients: &[&CudaBuffer], max_norm: f64
     );
 }
 
+/// One entry of AdamW's table: the moments' format is that of their buffers.
+fn adamw_entry(update: &AdamW, tensor: AdamWTensor<'_, CudaBuffer, CudaMatrix>) -> Entry {
+    let AdamWTensor { weight, matrix, gradient, moments, weight_decay, seed } = tensor;
+    let len = weight.len();
+    if let Some(matrix) = &matrix {
+        assert_eq!(matrix.rows * matrix.columns, len, "a matrix of its weight's size");
+    }
+    let format = MomentFormat::of(moments[0].dtype());
+    let [m, v] = moments.map(|moment| moment.output(format.dtype(), format.buffer_len(len)).0);
+    let is_bf16 = matrix.as_ref().is_some_and(|matrix| matrix.dtype() == DType::Bf16);
+    let (w, g) = (weight.output(DType::F32, len).0, gradient.input(DType::F32, len).0);
+    Entry {
+        pointers: [w, g, m, v, matrix.map_or(Address::NULL, |matrix| matrix.address()).0],
+        len,
+        rounding: match update.weight_rounding {
+            _ if !is_bf16 => 0,
+            Rounding::Nearest => 1,
+            Rounding::Stochastic => 2,
+        },
+        moments: match format {
+            MomentFormat::F32 => 0,
+            MomentFormat::Bf16 => 1,
+            MomentFormat::Bits8 => 2,
+        },
+        keep: 1.0 - update.lr * weight_decay,
+        key: stochastic::key(seed),
+    }
+}
+
+/// `tally` may be null.
 pub(super) fn adamw_all(
     device: &CudaDevice,
     update: &AdamW,
     tensors: Vec<AdamWTensor<'_, CudaBuffer, CudaMatrix>>,
-    tally: &CudaTally,
+    tally: Address,
 ) {
     // 8-bit matrices need the largest of the new weights first.
     let mut in_fp8 = Vec::new();
-    let entry = |tensor: AdamWTensor<'_, CudaBuffer, CudaMatrix>| {
-        let AdamWTensor { weight, matrix, gradient, moments: [first, second], weight_decay } = tensor;
-        let len = weight.len();
-        if let Some(matrix) = &matrix {
-            assert_eq!(matrix.rows * matrix.columns, len, "a matrix of its weight's size");
-        }
-        let f32s = [first.output(DType::F32, len), second.output(DType::F32, len)];
-        let addresses = [weight.output(DType::F32, len), gradient.input(DType::F32, len), f32s[0], f32s[1]];
-        let [w, g, m, v] = addresses.map(|at| at.0);
-        let codes = matrix.as_ref().and_then(|m| Some((addresses[0], (m.rows, m.columns), m.fp8()?)));
-        let matrix = matrix.filter(|_| codes.is_none());
-        in_fp8.extend(codes);
-        Entry {
-            pointers: [w, g, m, v, matrix.as_ref().map_or(Address::NULL, |m| m.address()).0],
-            len,
-            matrix_is_bf16: matrix.is_some_and(|m| m.dtype() == DType::Bf16),
-            keep: 1.0 - update.lr * weight_decay,
-        }
-    };
-    let entries: Vec<Entry> = tensors.into_iter().map(entry).collect();
+    let entries: Vec<Entry> = tensors
+        .into_iter()
+        .map(|mut tensor| {
+            let codes = tensor.matrix.as_ref().and_then(|m| Some(((m.rows, m.columns), m.fp8()?)));
+            if let Some((size, codes)) = codes {
+                in_fp8.push((tensor.weight.input(DType::F32, size.0 * size.1), size, codes));
+                tensor.matrix = None;
+            }
+            adamw_entry(update, tensor)
+        })
+        .collect();
     let (bytes, blocks) = table(&entries, ADAMW_BLOCK);
     let [rate, root] = adamw_factors(update);
     device.with_scratch(
@@ -151,7 +177,7 @@ pub(super) fn adamw_all(
             device.driver().upload(tensors, &bytes);
             let AdamW { beta1, beta2, eps, gradient_scale, .. } = *update;
             let count = entries.len() as u32;
-            let arguments = arguments![tensors, count, tally.address(), gradient_scale, beta1, beta2, eps, rate, root];
+            let arguments = arguments![tensors, count, tally, gradient_scale, beta1, beta2, eps, rate, root];
             device.launch(Family::AdamW, None, "adamw_all", Launch::linear(blocks, 256), &arguments);
         },
     );

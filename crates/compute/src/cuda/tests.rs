@@ -103,6 +103,30 @@ fn the_barrier_of_the_transposed_codes_is_needed() {
     each_barrier_is_needed(Family::Fp8, 1, &[(Part::Fp8, DType::Bf16)]);
 }
 
+/// Rounding of another kind, by other random bits, or to 0 where a denominator must not be, is noticed.
+#[test]
+fn each_rounding_of_the_optimizer_is_checked() {
+    if Simulator::for_test(0).is_none() {
+        return;
+    }
+    for (family, right, wrong) in [
+        (Family::AdamW, "fraction(random >> 16)", "fraction(random)"),
+        (Family::AdamW, "bool up = fraction(random) *", "bool up = 0.5f *"),
+        (Family::AdamW, "v > 0.0f && code == 0 ? 1u : code", "code"),
+        (Family::AdamW, "store_by(second, v, key, at, 16)", "store(second, v)"),
+        (Family::AdamW, "weights_key(tensor.key), at", "tensor.key, at"),
+        (Family::AdamW, "largest < LARGEST ? largest : LARGEST", "largest < 1e-3f ? largest : 1e-3f"),
+        (Family::Muon, "random_bits(key, index)", "random_bits(key, index + 1)"),
+        (Family::Memory, "random_bits(key, index + j) >> shift", "random_bits(key, j) >> shift"),
+    ] {
+        let text = family.text();
+        assert_eq!(text.matches(right).count(), 1, "{}.cu: {right}", family.name());
+        let mutant = Simulator::new(0).expect("a compiler").with_text(family, text.replace(right, wrong));
+        let caught = trial(&Arc::new(mutant), &[(Part::Optimizer, DType::F32)]);
+        assert!(caught.is_err(), "{}.cu passes with '{wrong}' for '{right}'", family.name());
+    }
+}
+
 /// No barrier escapes the tests above.
 #[test]
 fn every_family_with_barriers_has_its_test() {

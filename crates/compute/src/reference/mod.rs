@@ -15,6 +15,7 @@ pub mod embedding;
 pub mod fp8;
 pub mod head;
 pub mod linear;
+pub mod moments;
 pub mod muon;
 pub mod norm;
 pub mod qkv;

@@ -1,7 +1,7 @@
 //! The backward formulas against finite differences of the forward ones: the reference itself is held to calculus.
 
 use super::*;
-use crate::device::{ActivationKind, AdamW, AttentionShape, Muon, NormKind, Span};
+use crate::device::{ActivationKind, AdamW, AttentionShape, Muon, NormKind, Rounding, Span};
 
 /// Numbers without pattern, in `(-1, 1)`.
 fn numbers(len: usize, seed: u64) -> Vec<f64> {
@@ -154,7 +154,17 @@ fn embedding_gradient() {
 #[test]
 fn adamw_moves_by_the_learning_rate_at_first() {
     // With bias correction the first step is lr in the direction of the gradient's sign, whatever its size.
-    let update = AdamW { lr: 0.5, beta1: 0.9, beta2: 0.95, eps: 0.0, weight_decay: 0.25, step: 1, gradient_scale: 3.0 };
+    let update = AdamW {
+        lr: 0.5,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 0.0,
+        weight_decay: 0.25,
+        step: 1,
+        gradient_scale: 3.0,
+        seed: 0,
+        weight_rounding: Rounding::Nearest,
+    };
     let (mut weight, mut m, mut v) = ([1.0, 1.0], [0.0; 2], [0.0; 2]);
     adamw::step(&update, &mut weight, &[1e-3, -40.0], [&mut m, &mut v]);
     assert!((weight[0] - (0.875 - 0.5)).abs() < 1e-12 && (weight[1] - (0.875 + 0.5)).abs() < 1e-12, "{weight:?}");
@@ -168,7 +178,7 @@ fn muon_drives_singular_values_to_about_one() {
         let mean_square = sum_of_squares(&x) / rows.min(columns) as f64;
         assert!((0.49..1.44).contains(&mean_square), "{rows} x {columns}: {mean_square}");
     }
-    let update = Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.0, gradient_scale: 1.0 };
+    let update = Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.0, gradient_scale: 1.0, seed: 0 };
     let (mut weight, mut momentum) = (vec![0.0; 60], vec![0.0; 60]);
     muon::step(&update, 10, &mut weight, &numbers(60, 8), &mut momentum);
     // The step's root mean square is about 0.2 lr, as AdamW's is.

@@ -4,15 +4,24 @@ use super::operands::Operands;
 use super::work::{Destination, UpdatedTensor, Work};
 use crate::device::{
     AdamW, AdamWTensor, AttentionShape, Device, Dropout, Head, HeadGradient, MatrixUse, Muon, Norm, NormGradient,
-    NormKind, Out, QkNorm, QkvSplit, Span,
+    NormKind, Out, QkNorm, QkvSplit, Rounding, Span,
 };
 use crate::dtype::DType;
 use crate::error::ComputeError;
 
 /// So small that nothing grows, however often it is repeated.
-const ADAMW: AdamW =
-    AdamW { lr: 1e-6, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 10, gradient_scale: 1.0 };
-const MUON: Muon = Muon { lr: 1e-6, momentum: 0.95, weight_decay: 0.1, gradient_scale: 1.0 };
+const ADAMW: AdamW = AdamW {
+    lr: 1e-6,
+    beta1: 0.9,
+    beta2: 0.95,
+    eps: 1e-8,
+    weight_decay: 0.1,
+    step: 10,
+    gradient_scale: 1.0,
+    weight_rounding: Rounding::Nearest,
+    seed: 1,
+};
+const MUON: Muon = Muon { lr: 1e-6, momentum: 0.95, weight_decay: 0.1, gradient_scale: 1.0, seed: 1 };
 const DROPOUT: Dropout = Dropout { rate: 0.1, seed: 1, site: 1 };
 const EPS: f32 = 1e-5;
 
@@ -274,7 +283,7 @@ impl<D: Device> Case<D> {
                     if let [weight, gradient, first, second] = operands {
                         let matrix = tensor.matrix.and_then(|_| matrices.next());
                         let moments = [first, second];
-                        updated.push(AdamWTensor { weight, matrix, gradient, moments, weight_decay: 0.1 });
+                        updated.push(AdamWTensor { weight, matrix, gradient, moments, weight_decay: 0.1, seed: 1 });
                     }
                 }
                 device.adamw_all(&ADAMW, updated, tally);

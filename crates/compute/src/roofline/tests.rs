@@ -4,6 +4,7 @@ use std::time::Duration;
 use super::*;
 use crate::cuda::CudaDevice;
 use crate::cuda::simulator::Simulator;
+use crate::device::Rounding;
 use crate::device::{
     ActivationKind, AdamW, AdamWTensor, AttentionShape, Device, MatrixUse, Norm, NormKind, Out, QkvSplit, Span,
 };
@@ -172,12 +173,22 @@ fn the_tracer_notes_what_it_is_asked_for() {
     let (mut q, mut k, mut v) = (buffer(dtype, 64), buffer(dtype, 160), buffer(dtype, 160));
     let split = QkvSplit { shape: HEADS, norm: None, cos: &x, sin: &x, positions: &x, slots: &x };
     tracer.split_qkv(&split, &x, 2, &mut q, &mut k, &mut v);
-    let update = AdamW { lr: 0.1, beta1: 0.9, beta2: 0.9, eps: 1e-8, weight_decay: 0.0, step: 1, gradient_scale: 1.0 };
+    let update = AdamW {
+        lr: 0.1,
+        beta1: 0.9,
+        beta2: 0.9,
+        eps: 1e-8,
+        weight_decay: 0.0,
+        step: 1,
+        gradient_scale: 1.0,
+        weight_rounding: Rounding::Nearest,
+        seed: 1,
+    };
     let tensors = weights
         .iter_mut()
         .map(|(matrix, values)| {
             let [weight, gradient, first, second] = &mut values[..] else { panic!("four") };
-            AdamWTensor { weight, matrix: Some(matrix), gradient, moments: [first, second], weight_decay: 0.0 }
+            AdamWTensor { weight, matrix: Some(matrix), gradient, moments: [first, second], weight_decay: 0.0, seed: 1 }
         })
         .collect();
     tracer.adamw_all(&update, tensors, &());

@@ -141,6 +141,10 @@ impl Device for Tracer {
         self.note(&matrix.name, Work::Pack { dtype: matrix.dtype, shape: matrix.shape });
     }
 
+    fn pack_stochastically(&self, values: &TracedBuffer, matrix: &mut TracedMatrix, _: u64) {
+        self.pack(values, matrix);
+    }
+
     fn copy(&self, from: &TracedBuffer, len: usize, _: &mut TracedBuffer) {
         self.note("", Work::Copy { dtype: from.dtype, len });
     }

@@ -15,6 +15,7 @@ mod fp8;
 mod head;
 mod linear;
 mod memory;
+mod moments;
 mod norm;
 mod optimizer;
 mod qkv;

@@ -1,9 +1,10 @@
 //! AdamW over several steps; Muon's momentum, direction and update; whole steps by a tally.
 
 use super::check::Tolerance;
+use super::moments::{self, rounded_weights};
 use super::random::{round, wide};
 use super::stage::{Expected, Observed, Stage, Trial};
-use crate::device::{AdamW, AdamWTensor, Device, Head, MatrixUse, Muon};
+use crate::device::{AdamW, AdamWTensor, Device, Head, MatrixUse, Muon, Rounding};
 use crate::dtype::DType;
 use crate::reference::{adamw, muon};
 
@@ -25,10 +26,12 @@ pub(super) fn run<D: Device>(trial: &mut Trial<'_, D>) {
     for (row_blocks, columns) in MATRICES {
         muon_step(trial, row_blocks, columns);
     }
+    moments::run(trial);
     for dtype in [DType::F32, DType::Bf16] {
         for max_norm in MAX_NORMS {
-            whole_step(trial, dtype, max_norm);
+            whole_step(trial, dtype, max_norm, Rounding::Nearest);
         }
+        whole_step(trial, dtype, 0.5, Rounding::Stochastic);
         for value in [f32::INFINITY, f32::NAN] {
             refused_step(trial, dtype, value);
         }
@@ -39,8 +42,7 @@ pub(super) fn run<D: Device>(trial: &mut Trial<'_, D>) {
 fn adamw_steps<D: Device>(trial: &mut Trial<'_, D>, len: usize) {
     let weight = trial.random.normal(DType::F32, len, 1.0);
     let steps: Vec<Vec<f32>> = (0..3).map(|_| trial.random.normal(DType::F32, len, 0.5)).collect();
-    let update =
-        |step| AdamW { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step, gradient_scale: 0.75 };
+    let update = |step| AdamW { step, gradient_scale: 0.75, ..ADAMW };
     let (mut want, mut m, mut v) = (wide(&weight), vec![0.0; len], vec![0.0; len]);
     for (step, gradient) in (1..).zip(&steps) {
         adamw::step(&update(step), &mut want, &wide(gradient), [&mut m, &mut v]);
@@ -66,7 +68,7 @@ fn muon_step<D: Device>(trial: &mut Trial<'_, D>, row_blocks: &[usize], columns:
     let gradient = trial.random.normal(DType::F32, len, 1.0);
     let momentum = trial.random.normal(DType::F32, len, 0.1);
     // A rate at which the direction is as large as the weight: errors of the direction show undiminished.
-    let update = Muon { lr: 1.0, momentum: 0.95, weight_decay: 0.5, gradient_scale: 0.75 };
+    let update = Muon { lr: 1.0, momentum: 0.95, weight_decay: 0.5, gradient_scale: 0.75, seed: 0 };
     let (mut want, mut m) = (wide(&weight), wide(&momentum));
     let mut at = 0;
     for rows in row_blocks {
@@ -84,7 +86,7 @@ fn muon_step<D: Device>(trial: &mut Trial<'_, D>, row_blocks: &[usize], columns:
 }
 
 /// AdamW and Muon of several parameters after clipping: the norm, the weights, the moments, and the matrices.
-fn whole_step<D: Device>(trial: &mut Trial<'_, D>, dtype: DType, max_norm: f64) {
+fn whole_step<D: Device>(trial: &mut Trial<'_, D>, dtype: DType, max_norm: f64, rounding: Rounding) {
     let lens = PARAMETERS.map(|(rows, columns)| rows * columns);
     let (weights, gradients) = operands(trial, &lens);
     let norm = gradients.iter().map(|g| crate::reference::sum_of_squares(&wide(g))).sum::<f64>().sqrt();
@@ -98,7 +100,7 @@ fn whole_step<D: Device>(trial: &mut Trial<'_, D>, dtype: DType, max_norm: f64) 
         m.extend(first);
         v.extend(second);
     }
-    let muon_update = Muon { lr: 1.0, momentum: 0.95, weight_decay: 0.5, gradient_scale: scale as f32 };
+    let muon_update = Muon { lr: 1.0, momentum: 0.95, weight_decay: 0.5, gradient_scale: scale as f32, seed: 0 };
     let (mut muon_want, mut momentum) = (wide(&weights[0]), vec![0.0; lens[0]]);
     muon::step(&muon_update, PARAMETERS[0].1, &mut muon_want, &wide(&gradients[0]), &mut momentum);
     let expected = vec![
@@ -110,9 +112,8 @@ fn whole_step<D: Device>(trial: &mut Trial<'_, D>, dtype: DType, max_norm: f64) 
         Expected::new("Muon's weight", muon_want, Tolerance::MUON),
         Expected::new("momentum", momentum, Tolerance::F32),
     ];
-    trial.case("adamw_all", format!("clipped to {max_norm}, {}", dtype.name()), expected, |stage| {
-        step(stage, dtype, &weights, &gradients, max_norm)
-    });
+    let case = format!("clipped to {max_norm}, {}, weights rounded {rounding:?}", dtype.name());
+    trial.case("adamw_all", case, expected, |stage| step(stage, dtype, rounding, [&weights, &gradients], max_norm));
 }
 
 /// A gradient with one value that is not finite changes nothing.
@@ -132,15 +133,26 @@ fn refused_step<D: Device>(trial: &mut Trial<'_, D>, dtype: DType, value: f32) {
         Expected::new("momentum", vec![0.0; lens[0]], Tolerance::EXACT),
     ];
     trial.case("adamw_all", format!("refused for {value}, {}", dtype.name()), expected, |stage| {
-        let mut observed = step(stage, dtype, &weights, &gradients, 1.0)?;
+        let mut observed = step(stage, dtype, Rounding::Nearest, [&weights, &gradients], 1.0)?;
         // Infinite or NaN: either way no norm.
         observed[0][0] = if observed[0][0].is_finite() { observed[0][0] } else { f64::NAN };
         Ok(observed)
     });
 }
 
-const ADAMW: AdamW =
-    AdamW { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 1, gradient_scale: 1.0 };
+const ADAMW: AdamW = AdamW {
+    lr: 0.01,
+    beta1: 0.9,
+    beta2: 0.95,
+    eps: 1e-8,
+    weight_decay: 0.1,
+    step: 1,
+    gradient_scale: 1.0,
+    seed: 1,
+    weight_rounding: Rounding::Nearest,
+};
+/// Of the first tensor in a step; the next ones have the next.
+const SEED: u64 = 77;
 
 fn operands<D: Device>(trial: &mut Trial<'_, D>, lens: &[usize]) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
     let mut normal = |deviation| lens.iter().map(|n| trial.random.normal(DType::F32, *n, deviation)).collect();
@@ -150,8 +162,8 @@ fn operands<D: Device>(trial: &mut Trial<'_, D>, lens: &[usize]) -> (Vec<Vec<f32
 fn step<D: Device>(
     stage: &Stage<'_, D>,
     dtype: DType,
-    weights: &[Vec<f32>],
-    gradients: &[Vec<f32>],
+    rounding: Rounding,
+    [weights, gradients]: [&[Vec<f32>]; 2],
     max_norm: f64,
 ) -> Observed {
     let whole = |values: &Vec<Vec<f32>>| values.iter().map(|x| stage.whole(x)).collect::<Result<Vec<_>, _>>();
@@ -170,25 +182,30 @@ fn step<D: Device>(
     stage.0.clear_tally(&mut tally);
     stage.0.clip(&g.iter().collect::<Vec<_>>(), max_norm, &mut tally);
     let operands = w.iter_mut().zip(&mut matrices).zip(&g).zip(m.iter_mut().zip(&mut v));
-    let tensors = operands.map(|(((weight, matrix), gradient), (first, second))| AdamWTensor {
+    let tensors = operands.zip(SEED..).map(|((((weight, matrix), gradient), (first, second)), seed)| AdamWTensor {
         weight,
         matrix: matrix.as_mut(),
         gradient,
         moments: [first, second],
         weight_decay: ADAMW.weight_decay,
+        seed,
     });
-    stage.0.adamw_all(&ADAMW, tensors.collect(), &tally);
-    let update = Muon { lr: 1.0, momentum: 0.95, weight_decay: 0.5, gradient_scale: 1.0 };
+    stage.0.adamw_all(&AdamW { weight_rounding: rounding, ..ADAMW }, tensors.collect(), &tally);
+    let update = Muon { lr: 1.0, momentum: 0.95, weight_decay: 0.5, gradient_scale: 1.0, seed: 0 };
     let (rows, columns) = PARAMETERS[0];
     stage.0.muon_by_tally(&update, (&[rows], columns), &mut muon_weight, &g[0], &mut momentum, &tally);
     let totals = stage.0.read_tally(&tally);
     let mut differing = 0.0;
-    for (weight, (matrix, (rows, columns))) in w.iter().zip(matrices.iter().zip(PARAMETERS)) {
+    for ((weight, (matrix, (rows, columns))), seed) in w.iter().zip(matrices.iter().zip(PARAMETERS)).zip(SEED..) {
         let Some(matrix) = matrix else { continue };
         let ids: Vec<u32> = (0..rows as u32).collect();
         let mut read = stage.output(DType::F32, rows * columns)?;
         stage.0.embedding(matrix, &stage.indices(&ids)?, rows, &mut read);
-        let rounded = stage.read(weight).into_iter().map(|x| f64::from(round(dtype, x as f32)));
+        let weight: Vec<f32> = stage.read(weight).into_iter().map(|x| x as f32).collect();
+        let rounded = match rounding {
+            Rounding::Nearest => weight.iter().map(|x| f64::from(round(dtype, *x))).collect(),
+            Rounding::Stochastic => rounded_weights(dtype, &weight, seed),
+        };
         differing += stage.read(&read).iter().zip(rounded).filter(|(a, b)| **a != *b).count() as f64;
     }
     let all = |buffers: &[D::Buffer]| buffers.iter().flat_map(|b| stage.read(b)).collect::<Vec<f64>>();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use casallm_compute::{AdamW, AdamWTensor, DType, Device, MatrixUse};
+use casallm_compute::{AdamW, AdamWTensor, DType, Device, MatrixUse, Rounding};
 
 use super::fixture::Fixture;
 use crate::error::ModelError;
@@ -29,7 +29,17 @@ pub(super) struct Trial<D: Device> {
 pub(super) fn adamw(lr: f32, step: usize, decays: bool, gradient_scale: f32) -> AdamW {
     let (beta1, beta2, eps) = (0.9, 0.95, 1e-8);
     let weight_decay = if decays { 0.1 } else { 0.0 };
-    AdamW { lr, beta1, beta2, eps, weight_decay, step: step as u64 + 1, gradient_scale }
+    AdamW {
+        lr,
+        beta1,
+        beta2,
+        eps,
+        weight_decay,
+        step: step as u64 + 1,
+        gradient_scale,
+        weight_rounding: Rounding::Nearest,
+        seed: 0,
+    }
 }
 
 impl<D: Device> Trial<D> {
@@ -113,7 +123,7 @@ impl<D: Device> Trial<D> {
         let tensors = network.parameters.all_mut().zip(&mut moments).enumerate();
         let tensors = tensors.map(|(i, ((weight, matrix), [first, second]))| {
             let weight_decay = adamw(0.0, 0, decays[i], 1.0).weight_decay;
-            AdamWTensor { weight, matrix, gradient: gradients.get(i), moments: [first, second], weight_decay }
+            AdamWTensor { weight, matrix, gradient: gradients.get(i), moments: [first, second], weight_decay, seed: 0 }
         });
         device.adamw_all(&adamw(1e-3, 0, false, 1.0), tensors.collect(), &tally);
         let totals = device.read_tally(&tally);

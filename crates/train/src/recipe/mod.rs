@@ -24,9 +24,9 @@ use sha2::{Digest, Sha256};
 
 pub use data::{Data, Identity, PretrainSource, SftSource, Tokenizer};
 pub use model::{Activation, Block, Model, Norm};
-pub use optimization::{Optimization, Optimizer, Span};
+pub use optimization::{Moments, Optimization, Optimizer, Span, WeightRounding};
 pub use raw::RawRecipe;
-pub use stages::{Choice, DeviceKind, Precision, Pretrain, Run, Sft};
+pub use stages::{Choice, DeviceKind, Offload, Precision, Pretrain, Run, Sft};
 
 use crate::error::TrainError;
 
@@ -142,8 +142,8 @@ impl Recipe {
     }
 
     /// The part of the canonical TOML that decides the numbers of one stage: what a resumed run must have in common
-    /// with the run that wrote the checkpoint. The directory, the number of threads, what is computed again and how often
-    /// checkpoints are written may change; so may the other stage.
+    /// with the run that wrote the checkpoint. The directory, the number of threads, what is computed again, where the
+    /// optimizer's state lies and how often checkpoints are written may change; so may the other stage.
     ///
     /// # Errors
     /// As [`Recipe::to_toml`].
@@ -159,7 +159,7 @@ impl Recipe {
         table.remove(other.name());
         for (section, keys) in [
             ("data", &[other.name()][..]),
-            ("run", &["dir", "threads"]),
+            ("run", &["dir", "threads", "offload"]),
             (stage.name(), &["checkpoint_every", "keep_last", "recompute"]),
         ] {
             if let Some(toml::Value::Table(section)) = table.get_mut(section) {

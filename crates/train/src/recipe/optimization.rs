@@ -66,6 +66,36 @@ pub enum Optimizer {
     Muon,
 }
 
+/// How the moments of matrices and the embedding are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Moments {
+    /// 4 bytes an element each.
+    #[default]
+    F32,
+    /// 2 bytes.
+    Bf16,
+    /// 1 byte and a scale for each 128; Muon's momentum in bf16.
+    #[serde(rename = "8bit")]
+    Bits8,
+}
+
+/// How f32 weights become the bf16 that products read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightRounding {
+    /// To nearest.
+    #[default]
+    Nearest,
+    /// Up or down by chance, so that the mean is kept.
+    Stochastic,
+}
+
+/// Whether a value is the default: keys that came later are left out then, so that older checkpoints can be resumed.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// Learning rate, schedule and optimizer of a stage.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Optimization {
@@ -85,6 +115,12 @@ pub struct Optimization {
     /// Highest learning rate of the matrices under [`Optimizer::Muon`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub muon_lr: Option<f64>,
+    /// How moments are kept.
+    #[serde(skip_serializing_if = "is_default")]
+    pub moments: Moments,
+    /// How weights are rounded.
+    #[serde(skip_serializing_if = "is_default")]
+    pub weight_rounding: WeightRounding,
     /// Decoupled decay, of matrices only.
     pub weight_decay: f64,
     /// Decay of the first moment.
@@ -141,6 +177,15 @@ impl Optimization {
             cooldown,
             optimizer,
             muon_lr,
+            moments: section
+                .choice("moments", &[("f32", Moments::F32), ("bf16", Moments::Bf16), ("8bit", Moments::Bits8)])?
+                .unwrap_or_default(),
+            weight_rounding: section
+                .choice(
+                    "weight_rounding",
+                    &[("nearest", WeightRounding::Nearest), ("stochastic", WeightRounding::Stochastic)],
+                )?
+                .unwrap_or_default(),
             weight_decay: section.number("weight_decay", Interval::NOT_NEGATIVE.up_to(10.0))?.unwrap_or(0.1),
             beta1: section.number("beta1", Interval::BELOW_ONE)?.unwrap_or(0.9),
             beta2: section.number("beta2", Interval::BELOW_ONE)?.unwrap_or(0.95),

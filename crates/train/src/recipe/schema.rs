@@ -30,7 +30,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
             "dropout",
         ],
     ),
-    ("run", &["dir", "seed", "device", "precision", "threads"]),
+    ("run", &["dir", "seed", "device", "precision", "threads", "offload"]),
     (
         "pretrain",
         &[
@@ -47,6 +47,8 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
             "cooldown",
             "optimizer",
             "muon_lr",
+            "moments",
+            "weight_rounding",
             "weight_decay",
             "beta1",
             "beta2",
@@ -74,6 +76,8 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
             "cooldown",
             "optimizer",
             "muon_lr",
+            "moments",
+            "weight_rounding",
             "weight_decay",
             "beta1",
             "beta2",

@@ -32,6 +32,17 @@ pub enum Precision {
     Fp8,
 }
 
+/// What lies in the host's memory while a GPU trains. Results do not depend on it; a processor has but one memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Offload {
+    /// Nothing.
+    #[default]
+    None,
+    /// The f32 weights of matrices and the optimizer's state of them.
+    Optimizer,
+}
+
 /// Where, on what, and from which seed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Run {
@@ -45,6 +56,8 @@ pub struct Run {
     pub precision: Precision,
     /// Threads; 0 takes one for each core. Results do not depend on it.
     pub threads: usize,
+    /// What lies in the host's memory while a GPU trains.
+    pub offload: Offload,
 }
 
 impl Run {
@@ -57,6 +70,9 @@ impl Run {
                 .choice("precision", &[("bf16", Precision::Bf16), ("f32", Precision::F32), ("fp8", Precision::Fp8)])?
                 .unwrap_or(Precision::Bf16),
             threads: section.size("threads", 0, 4096)?.unwrap_or(0),
+            offload: section
+                .choice("offload", &[("none", Offload::None), ("optimizer", Offload::Optimizer)])?
+                .unwrap_or_default(),
         })
     }
 }

@@ -12,7 +12,7 @@ mod sft;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use casallm_compute::{DType, Device, MatrixFormat};
+use casallm_compute::{DType, Device, MatrixFormat, MomentFormat, Place, Rounding};
 use casallm_data::chat::CHAT_TEMPLATE;
 use casallm_data::tokenizer::Tokenizer;
 use casallm_model::config::ModelConfig;
@@ -33,7 +33,7 @@ use crate::checkpoint::CheckpointStore;
 use crate::error::TrainError;
 use crate::optimizer::{MatrixUpdate, OptimizerConfig};
 use crate::planning::MemoryChoice;
-use crate::recipe::{self, Precision, Recipe, Stage};
+use crate::recipe::{self, Offload, Precision, Recipe, Stage};
 use crate::trainer::Observer;
 
 /// Marks a data path as a source that the program carries: `embedded:openstax`.
@@ -114,7 +114,7 @@ pub fn matrices_of(precision: Precision) -> MatrixFormat {
     }
 }
 
-fn optimizer_config(settings: &recipe::Optimization) -> OptimizerConfig {
+fn optimizer_config(settings: &recipe::Optimization, offload: Offload) -> OptimizerConfig {
     OptimizerConfig {
         matrices: match (settings.optimizer, settings.muon_lr) {
             (recipe::Optimizer::Muon, Some(lr)) => MatrixUpdate::Muon { lr: lr as f32, momentum: 0.95 },
@@ -124,6 +124,19 @@ fn optimizer_config(settings: &recipe::Optimization) -> OptimizerConfig {
         beta2: settings.beta2 as f32,
         eps: settings.eps as f32,
         weight_decay: settings.weight_decay as f32,
+        moments: match settings.moments {
+            recipe::Moments::F32 => MomentFormat::F32,
+            recipe::Moments::Bf16 => MomentFormat::Bf16,
+            recipe::Moments::Bits8 => MomentFormat::Bits8,
+        },
+        weight_rounding: match settings.weight_rounding {
+            recipe::WeightRounding::Nearest => Rounding::Nearest,
+            recipe::WeightRounding::Stochastic => Rounding::Stochastic,
+        },
+        place: match offload {
+            Offload::None => Place::Device,
+            Offload::Optimizer => Place::Host,
+        },
     }
 }
 

@@ -44,7 +44,7 @@ pub fn pretrain_config(recipe: &Recipe) -> Result<TrainerConfig, TrainError> {
         settings: recipe.stage_toml(Stage::Pretrain)?,
         schedule: stage.schedule(),
         clip: stage.optimization.clip,
-        optimizer: optimizer_config(&stage.optimization),
+        optimizer: optimizer_config(&stage.optimization, recipe.run.offload),
         eval_every: stage.eval_every,
         checkpoint_every: stage.checkpoint_every,
         seed: recipe.run.seed,
@@ -125,6 +125,7 @@ pub fn pretrain<D: Device>(
     device.supports(matrices).map_err(ModelError::from)?;
     let keep_last = recipe.pretrain()?.keep_last;
     let Sized { recipe, choice } = &sized(recipe, Stage::Pretrain, &**device, device.available_bytes())?;
+    choice.plan.check_host(casallm_compute::memory::available())?;
     let store = open_store(&dir, Stage::Pretrain, keep_last, resume)?;
     observer.planned(Stage::Pretrain, choice);
     let stage = recipe.pretrain()?;
@@ -134,7 +135,7 @@ pub fn pretrain<D: Device>(
     config.settings += &format!("shards = \"{}\"\n", fingerprint(&prepared));
     let data = open(recipe, stage, &dir, &tokenizer, &prepared)?;
     config.peak = peak(device, dtype);
-    let parameters = Parameters::random(device.clone(), &model, matrices, recipe.run.seed)?;
+    let parameters = Parameters::random_at(device.clone(), &model, matrices, recipe.run.seed, config.optimizer.place)?;
     let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, config)?;
     let outcome = trainer.run(&data.feed, &data.validation, &store, &dir.metrics(), interrupt, observer)?;
     if matches!(outcome, Outcome::Finished(_)) {

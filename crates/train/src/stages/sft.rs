@@ -91,7 +91,7 @@ pub fn sft_config(recipe: &Recipe, steps: u64) -> Result<TrainerConfig, TrainErr
         settings: recipe.stage_toml(Stage::Sft)?,
         schedule: stage.schedule(steps),
         clip: stage.optimization.clip,
-        optimizer: optimizer_config(&stage.optimization),
+        optimizer: optimizer_config(&stage.optimization, recipe.run.offload),
         eval_every: stage.eval_every,
         checkpoint_every: stage.checkpoint_every,
         seed: recipe.run.seed,
@@ -174,6 +174,7 @@ pub fn sft<D: Device>(
     device.supports(matrices).map_err(ModelError::from)?;
     let store = open_store(&dir, Stage::Sft, recipe.sft()?.keep_last, resume)?;
     let Sized { recipe, choice } = &sized(recipe, Stage::Sft, &**device, device.available_bytes())?;
+    choice.plan.check_host(casallm_compute::memory::available())?;
     observer.planned(Stage::Sft, choice);
     let mut setup = sft_setup(recipe, observer)?;
     setup.config.recompute = choice.recompute;
@@ -181,7 +182,8 @@ pub fn sft<D: Device>(
     let mut model = base.config().clone();
     model.dropout = recipe.model.dropout as f32;
     setup.config.peak = peak(device, dtype);
-    let parameters = Parameters::load(device.clone(), &base, matrices, MatrixUse::Training)?;
+    let usage = (MatrixUse::Training, setup.config.optimizer.place);
+    let parameters = Parameters::load_at(device.clone(), &base, matrices, usage)?;
     let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, setup.config.clone())?;
     let metrics = dir.metrics();
     let outcome = trainer.run(&setup.feed, &setup.validation, &store, &metrics, interrupt, observer)?;

@@ -6,7 +6,7 @@ use super::*;
 use crate::cpu::CpuDevice;
 use crate::cpu::isa::Isa;
 use crate::cuda::simulator::Simulator;
-use crate::device::{AdamW, AdamWTensor, Device, MatrixUse, ScratchShape};
+use crate::device::{AdamW, AdamWTensor, Device, MatrixUse, Rounding, ScratchShape};
 use crate::error::ComputeError;
 use crate::matrix_format::MatrixFormat;
 use crate::reference::{fp8 as reference, linear};
@@ -168,13 +168,24 @@ fn an_update_refreshes_the_codes() {
     let mut tally = device.allocate_tally().unwrap();
     device.clear_tally(&mut tally);
     device.clip(&[&gradient], 0.0, &mut tally);
-    let update = AdamW { lr: 0.5, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, step: 1, gradient_scale: 1.0 };
+    let update = AdamW {
+        lr: 0.5,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.0,
+        step: 1,
+        gradient_scale: 1.0,
+        weight_rounding: Rounding::Nearest,
+        seed: 1,
+    };
     let tensor = AdamWTensor {
         weight: &mut weight,
         matrix: Some(&mut matrix),
         gradient: &gradient,
         moments: [first, second],
         weight_decay: 0.0,
+        seed: 1,
     };
     device.adamw_all(&update, vec![tensor], &tally);
     let mut values = vec![0.0; rows * columns];

@@ -7,11 +7,7 @@
 // The host computes key, threshold and scale; a threshold of 0 with a scale of 1 drops nothing and changes nothing.
 
 DEVICE float mask(u64 index, u32 key, u32 threshold, float scale) {
-    u32 h = (u32)index ^ key;
-    h = (h ^ (h >> 16)) * 0x7feb352du;
-    h = (h ^ (h >> 15)) * 0x846ca68bu;
-    h ^= h >> 16;
-    return h < threshold ? 0.0f : scale;
+    return random_bits(key, index) < threshold ? 0.0f : scale;
 }
 
 template <u32 N>

@@ -3,7 +3,8 @@
 // gather_rows:  to[i, :] = from[rows[i], :]      scatter_rows: to[rows[i], :] = from[i, :]
 //   S [count, width]; reads and writes width * sizeof(S) bytes a row, 16 at a time where rows are multiples of it.
 // round_to_bf16: to[i] = round(from[i]), to nearest even; reads 4 bytes and writes 2 an element.
-// No arithmetic: all three are bound by memory.
+// round_stochastically: the same up or down by chance.
+// No arithmetic to speak of: all are bound by memory.
 
 // A row by all threads of a block.
 DEVICE void copy_row(const S* from, S* to, u32 width) {
@@ -35,6 +36,19 @@ extern "C" __global__ __launch_bounds__(256) void round_to_bf16(const float* fro
     } else {
         for (u64 i = first; i < len; ++i) {
             to[i] = from_float<bf16>(from[i]);
+        }
+    }
+}
+
+extern "C" __global__ __launch_bounds__(256) void round_stochastically(const float* from, bf16* to, u64 len, u32 key) {
+    u64 first = (u64(blockIdx.x) * 256 + threadIdx.x) * 8;
+    if (first + 8 <= len) {
+        float x[8];
+        load(from + first, x);
+        store_by(to + first, x, key, first, 0);
+    } else {
+        for (u64 i = first; i < len; ++i) {
+            to[i] = round_by(from[i], random_bits(key, i));
         }
     }
 }

@@ -5,26 +5,47 @@
 // muon_round:      X = X / (|X| + 1e-7) in the first step; R = round(X); X = keep X. |X|^2 is in f64 on the device.
 // muon_polynomial: P = round(linear G + cubic G^2), G the Gram matrix of R; the product P R is then added to X.
 // muon_apply:      w = keep w - rate X
-// With a tally, the gradient is scaled as it says, and where it says so nothing changes.
+// The momentum is kept in f32, or in bf16, rounded stochastically. With a tally, the gradient is scaled as it says, and where it says so nothing changes.
 // One element a thread: the products around them take longer. Bytes: 16, 10, 10 and 12 an element.
 
 DEVICE u64 element() {
     return u64(blockIdx.x) * 256 + threadIdx.x;
 }
 
-extern "C" __global__ __launch_bounds__(256) void muon_momentum(
-    const float* gradient, float* momentum, float* direction, u64 len, float beta, float gradient_scale,
-    const Tally* tally) {
+DEVICE void keep_momentum(float* momentum, float m, u32, u64) {
+    *momentum = m;
+}
+DEVICE void keep_momentum(bf16* momentum, float m, u32 key, u64 index) {
+    *momentum = round_by(m, random_bits(key, index));
+}
+
+// T is what the momentum is stored in; `at` is the index of the first element in its tensor.
+template <typename T>
+DEVICE void momentum_of(
+    const float* gradient, T* momentum, float* direction, u64 len, float beta, float gradient_scale,
+    const Tally* tally, u32 key, u64 at) {
     u64 i = element();
     if (i < len && !may_update(tally)) {
         // The products that follow find something.
         direction[i] = 0.0f;
     } else if (i < len) {
         float g = (1.0f - beta) * (gradient[i] * (gradient_scale * clip_scale(tally)));
-        float m = fmaf(beta, momentum[i], g);
-        momentum[i] = m;
+        float m = fmaf(beta, to_float(momentum[i]), g);
+        keep_momentum(momentum + i, m, key, at + i);
         direction[i] = fmaf(beta, m, g);
     }
+}
+
+extern "C" __global__ __launch_bounds__(256) void muon_momentum(
+    const float* gradient, float* momentum, float* direction, u64 len, float beta, float gradient_scale,
+    const Tally* tally, u32 key, u64 at) {
+    momentum_of(gradient, momentum, direction, len, beta, gradient_scale, tally, key, at);
+}
+
+extern "C" __global__ __launch_bounds__(256) void muon_momentum_bf16(
+    const float* gradient, bf16* momentum, float* direction, u64 len, float beta, float gradient_scale,
+    const Tally* tally, u32 key, u64 at) {
+    momentum_of(gradient, momentum, direction, len, beta, gradient_scale, tally, key, at);
 }
 
 // squares is null but in the first step.

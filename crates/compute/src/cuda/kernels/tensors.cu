@@ -3,17 +3,22 @@
 struct Tensor {
     float* weight;
     const float* gradient;
-    float* first;
-    float* second;
-    // What the matrix products read, refreshed with the weight: bf16 or float; null for a vector.
+    // Moments, in the format that `moments` says.
+    void* first;
+    void* second;
+    // What the matrix products read, refreshed with the weight; null for a vector.
     void* matrix;
     u64 len;
     // The first block that works on this tensor; those of the next one follow.
     u32 first_block;
-    u32 matrix_is_bf16;
+    // Of the matrix: 0 for float, 1 for bf16 to nearest, 2 for bf16 stochastically.
+    u16 rounding;
+    // 0 for float, 1 for bf16, 2 for 8 bits.
+    u16 moments;
     // 1 - lr weight_decay
     float keep;
-    u32 unused;
+    // Of stochastic rounding.
+    u32 key;
 };
 
 // The tensor that a block works on: the last whose first block is not behind it.

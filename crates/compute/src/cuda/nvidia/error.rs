@@ -84,6 +84,12 @@ pub enum CudaError {
         /// What the driver says is free.
         free: u64,
     },
+    /// The system does not lock memory of the host.
+    #[error("{bytes} bytes of the host's memory cannot be locked for the GPU")]
+    PinnedMemory {
+        /// What was asked for.
+        bytes: usize,
+    },
     /// A kernel does not compile: a defect of this program, or a compiler that is too old.
     #[error("{kernel} does not compile for {target} with NVRTC {nvrtc}:\n{log}")]
     Compile {

@@ -75,6 +75,8 @@ functions! {
         cuMemPoolTrimTo(cu::CUmemoryPool, usize);
         cuMemAllocHost_v2(*mut *mut c_void, usize);
         cuMemFreeHost(*mut c_void);
+        cuMemHostAlloc(*mut *mut c_void, usize, c_uint);
+        cuMemHostGetDevicePointer_v2(*mut cu::CUdeviceptr, *mut c_void, c_uint);
         cuMemcpyHtoDAsync_v2(cu::CUdeviceptr, *const c_void, usize, cu::CUstream);
         cuMemcpyDtoHAsync_v2(*mut c_void, cu::CUdeviceptr, usize, cu::CUstream);
         cuMemcpyDtoDAsync_v2(cu::CUdeviceptr, cu::CUdeviceptr, usize, cu::CUstream);

@@ -1,5 +1,10 @@
 //! Device memory: the driver's pool, which hands memory out and takes it back in the order of the stream, so that
-//! freeing waits for nothing. Where a system has no pools, plain allocation.
+//! freeing waits for nothing. Where a system has no pools, plain allocation. And memory of the host, locked and mapped, that
+//! kernels read and write through the bus.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::{Mutex, PoisonError};
 
 use cudarc::driver::sys as cu;
 
@@ -11,6 +16,9 @@ use crate::cuda::driver::Address;
 pub(super) struct Memory {
     /// The device's default pool, where there is one.
     pool: Option<cu::CUmemoryPool>,
+    /// The host's memory by its address on the device: the host's own address, which is the same wherever addresses are
+    /// unified.
+    host: Mutex<HashMap<Address, usize>>,
 }
 
 // SAFETY: a pool may be used from any thread; the driver guards it.
@@ -26,7 +34,7 @@ impl Memory {
     pub(super) fn new(session: &Session) -> Result<Self, CudaError> {
         use cu::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED;
         if session.attribute(CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? == 0 {
-            return Ok(Memory { pool: None });
+            return Ok(Memory { pool: None, host: Mutex::default() });
         }
         let mut pool = std::ptr::null_mut();
         // SAFETY: writes the handle of the device's own pool, which is never destroyed.
@@ -43,7 +51,7 @@ impl Memory {
             )
         };
         session.result("cuMemPoolSetAttribute", set)?;
-        Ok(Memory { pool: Some(pool) })
+        Ok(Memory { pool: Some(pool), host: Mutex::default() })
     }
 
     /// Memory with whatever is in it.
@@ -90,6 +98,51 @@ impl Memory {
             None => unsafe { (cuda.cuMemFree_v2)(address.0) },
         };
         session.result("cuMemFreeAsync", status)
+    }
+
+    /// Zeroed memory of the host that kernels reach.
+    ///
+    /// # Errors
+    /// [`CudaError::PinnedMemory`] where so much cannot be locked.
+    pub(super) fn allocate_host(&self, session: &Session, bytes: usize) -> Result<Address, CudaError> {
+        let bytes = bytes.max(1);
+        let cuda = &session.library.cuda;
+        let mut memory: *mut c_void = std::ptr::null_mut();
+        // SAFETY: writes the address; given back below or in `free_host`.
+        let status = unsafe {
+            (cuda.cuMemHostAlloc)(&raw mut memory, bytes, cu::CU_MEMHOSTALLOC_PORTABLE | cu::CU_MEMHOSTALLOC_DEVICEMAP)
+        };
+        if status == cu::CUresult::CUDA_ERROR_OUT_OF_MEMORY as u32 {
+            return Err(CudaError::PinnedMemory { bytes });
+        }
+        session.result("cuMemHostAlloc", status)?;
+        // SAFETY: new memory of that length, which nothing on the stream knows yet.
+        unsafe { memory.cast::<u8>().write_bytes(0, bytes) };
+        let mut address = 0;
+        // SAFETY: writes the address on the device of memory that was allocated to be mapped.
+        let status = unsafe { (cuda.cuMemHostGetDevicePointer_v2)(&raw mut address, memory, 0) };
+        if let Err(error) = session.result("cuMemHostGetDevicePointer", status) {
+            // SAFETY: allocated above, used by nobody.
+            unsafe { (cuda.cuMemFreeHost)(memory) };
+            return Err(error);
+        }
+        let mut host = self.host.lock().unwrap_or_else(PoisonError::into_inner);
+        host.insert(Address(address), memory as usize);
+        Ok(Address(address))
+    }
+
+    /// Gives such memory back, once what was started is done.
+    ///
+    /// # Errors
+    /// What was started failed, or the driver refuses.
+    pub(super) fn free_host(&self, session: &Session, address: Address) -> Result<(), CudaError> {
+        let memory = self.host.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
+        let Some(memory) = memory else { return Ok(()) };
+        let finished = session.synchronize();
+        // SAFETY: allocated in `allocate_host`, taken from the table just now; the stream is idle, or in an error that
+        // ended its work.
+        let status = unsafe { (session.library.cuda.cuMemFreeHost)(memory as *mut c_void) };
+        finished.and(session.result("cuMemFreeHost", status))
     }
 
     /// Gives the system back what the pool keeps.

@@ -243,6 +243,21 @@ impl Driver for NvidiaDriver {
         self.session.keep(freed);
     }
 
+    fn allocate_host(&self, bytes: usize) -> Result<Address, ComputeError> {
+        self.session.check()?;
+        self.session.enter();
+        self.memory.allocate_host(&self.session, bytes).map_err(|error| match error {
+            CudaError::PinnedMemory { bytes } => ComputeError::PinnedMemory { name: "host memory".into(), bytes },
+            error => error.into(),
+        })
+    }
+
+    fn free_host(&self, at: Address, _bytes: usize) {
+        self.session.enter();
+        let freed = self.memory.free_host(&self.session, at);
+        self.session.keep(freed);
+    }
+
     fn upload(&self, to: Address, bytes: &[u8]) {
         self.attempt(|| self.staging.upload(&self.session, to, bytes));
     }

@@ -62,9 +62,17 @@ impl Drop for Pages {
     }
 }
 
+/// Whose memory it is; kernels reach both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Device,
+    Host,
+}
+
 struct Allocation {
     pages: Pages,
     bytes: usize,
+    place: Place,
 }
 
 impl Allocation {
@@ -86,11 +94,11 @@ pub(super) struct Memory {
 
 impl Memory {
     /// Zeroed, aligned memory; `None` where the system refuses.
-    pub(super) fn allocate(&mut self, bytes: usize) -> Option<Address> {
+    pub(super) fn allocate(&mut self, bytes: usize, place: Place) -> Option<Address> {
         let room = bytes.max(1).checked_next_multiple_of(ALIGN)?;
         let pages = Pages::new(room)?;
         let at = Address(pages.end() as u64 - room as u64);
-        let allocation = Allocation { pages, bytes };
+        let allocation = Allocation { pages, bytes, place };
         for (guard, len) in allocation.guards(at) {
             // SAFETY: usable pages of a new mapping.
             unsafe { guard.write_bytes(PATTERN, len) };
@@ -100,9 +108,12 @@ impl Memory {
     }
 
     /// Gives an allocation back.
-    pub(super) fn free(&mut self, at: Address, bytes: usize) -> Result<(), String> {
+    pub(super) fn free(&mut self, at: Address, bytes: usize, place: Place) -> Result<(), String> {
         self.check(at)?;
         match self.live.remove(&at) {
+            Some(allocation) if allocation.place != place => {
+                Err(format!("memory of the {:?} was freed as the {place:?}'s", allocation.place))
+            }
             Some(allocation) if allocation.bytes == bytes => Ok(()),
             Some(allocation) => Err(format!("{} bytes were freed as {bytes}", allocation.bytes)),
             None => Err(format!("0x{:x} was freed and is no allocation", at.0)),
@@ -156,7 +167,7 @@ mod tests {
     fn writes_around_an_allocation_are_noticed() {
         for bytes in [1, 4, 255, 257, 70_000] {
             let mut memory = Memory::default();
-            let at = memory.allocate(bytes).unwrap();
+            let at = memory.allocate(bytes, Place::Device).unwrap();
             assert_eq!(at.0 % 256, 0);
             assert!(memory.check(at).is_ok());
             poke(at, 0);
@@ -172,12 +183,12 @@ mod tests {
     #[test]
     fn ranges_belong_to_one_allocation() {
         let mut memory = Memory::default();
-        let at = memory.allocate(1000).unwrap();
+        let at = memory.allocate(1000, Place::Device).unwrap();
         assert!(memory.contains(at, 1000).is_ok());
         assert!(memory.contains(at.offset(1000), 0).is_ok());
         assert!(memory.contains(at.offset(1), 1000).is_err());
         assert!(memory.contains(Address(16), 1).is_err());
-        assert!(memory.free(at, 999).is_err());
-        assert!(memory.free(at, 1000).is_err(), "it is gone");
+        assert!(memory.free(at, 999, Place::Device).is_err());
+        assert!(memory.free(at, 1000, Place::Device).is_err(), "it is gone");
     }
 }

@@ -21,7 +21,7 @@ use super::kernels::{Family, is_listed};
 use crate::device::DeviceInfo;
 use crate::error::ComputeError;
 use crate::fp8::Fp8;
-use memory::Memory;
+use memory::{Memory, Place};
 use module::Module;
 
 /// What an RTX 3060 to 4090 lets a block have: the smallest of the GPUs that are supported.
@@ -37,6 +37,8 @@ pub struct Simulator {
     stream: Mutex<()>,
     memory: Mutex<Memory>,
     failure: Mutex<Option<(String, String)>>,
+    /// The largest piece of the host's memory that can be had.
+    host_limit: AtomicU64,
     texts: HashMap<Family, String>,
     fp8: bool,
 }
@@ -54,6 +56,7 @@ impl Simulator {
             stream: Mutex::new(()),
             memory: Mutex::default(),
             failure: Mutex::new(None),
+            host_limit: AtomicU64::new(u64::MAX),
             texts: HashMap::new(),
             fp8: true,
         })
@@ -89,6 +92,11 @@ impl Simulator {
     pub fn reseed(&self, seed: u64) {
         self.seed.store(seed, Ordering::Relaxed);
         self.launches.store(0, Ordering::Relaxed);
+    }
+
+    /// Refuses larger pieces of the host's memory from now on.
+    pub fn limit_host_memory(&self, bytes: u64) {
+        self.host_limit.store(bytes, Ordering::Relaxed);
     }
 
     /// Kernels started so far.
@@ -183,13 +191,28 @@ impl Driver for Simulator {
     fn allocate(&self, bytes: usize) -> Result<Address, ComputeError> {
         self.check()?;
         let refused = || ComputeError::OutOfMemory { name: "simulated GPU".into(), bytes };
-        self.memory().allocate(bytes).ok_or_else(refused)
+        self.memory().allocate(bytes, Place::Device).ok_or_else(refused)
     }
 
     fn free(&self, at: Address, bytes: usize) {
         // Memory is given back even after an error, or the next would be about memory.
-        if let Err(reason) = self.memory().free(at, bytes) {
+        if let Err(reason) = self.memory().free(at, bytes, Place::Device) {
             self.failure().get_or_insert(("free".into(), reason));
+        }
+    }
+
+    fn allocate_host(&self, bytes: usize) -> Result<Address, ComputeError> {
+        self.check()?;
+        let refused = || ComputeError::PinnedMemory { name: "simulated host".into(), bytes };
+        if bytes as u64 > self.host_limit.load(Ordering::Relaxed) {
+            return Err(refused());
+        }
+        self.memory().allocate(bytes, Place::Host).ok_or_else(refused)
+    }
+
+    fn free_host(&self, at: Address, bytes: usize) {
+        if let Err(reason) = self.memory().free(at, bytes, Place::Host) {
+            self.failure().get_or_insert(("free_host".into(), reason));
         }
     }
 

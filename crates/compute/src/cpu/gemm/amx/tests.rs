@@ -132,13 +132,14 @@ fn muon_of_a_tall_matrix_agrees_with_the_portable_kernels() {
     }
     let (rows, columns) = (50, 35);
     let gradient = whole(rows, columns, 9);
-    let update = Muon { lr: 1.0, momentum: 0.9, weight_decay: 0.0, gradient_scale: 1.0 };
+    let update = Muon { lr: 1.0, momentum: 0.9, weight_decay: 0.0, gradient_scale: 1.0, seed: 0 };
     let run = |isa| {
         let pool = Pool::new(2, isa).unwrap();
         let mut scratch = Memory::new("test", optimizer::muon_scratch(rows, columns)).unwrap();
         let (mut weight, mut momentum) = (vec![0.0; rows * columns], vec![0.0; rows * columns]);
         let scratch = crate::cpu::buffer::split_bytes(&mut scratch);
-        optimizer::muon(&pool, update, (rows, columns), &mut weight, &gradient, &mut momentum, scratch);
+        let part = optimizer::MomentumPart { at: 0, values: &mut momentum };
+        optimizer::muon::<f32>(&pool, update, (rows, columns), &mut weight, &gradient, part, scratch);
         weight
     };
     let (amx, portable) = (run(Isa::Amx), run(Isa::Portable));

@@ -122,6 +122,18 @@ int cuMemPoolGetAttribute(void* pool, unsigned attribute, void* value) {
 int cuMemPoolTrimTo(void* pool, size_t keep) { (void)pool; (void)keep; return drain(NULL); }
 int cuMemAllocHost_v2(void** memory, size_t bytes) { ENTER; fake_pinned++; return *memory = malloc(bytes), 0; }
 int cuMemFreeHost(void* memory) { return fake_pinned--, free(memory), 0; }
+// Locked memory that the GPU sees: a limit of its own, garbage in it.
+size_t fake_lockable = 1 << 28;
+unsigned fake_host_flags = 0;
+int cuMemHostAlloc(void** memory, size_t bytes, unsigned flags) {
+    ENTER;
+    if (bytes > fake_lockable) return FAKE_ERROR_OUT_OF_MEMORY;
+    fake_pinned++;
+    fake_host_flags = flags;
+    *memory = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+    return memset(*memory, 0xab, bytes), 0;
+}
+int cuMemHostGetDevicePointer_v2(uint64_t* address, void* memory, unsigned flags) { ENTER; return *address = (uint64_t)(uintptr_t)memory, flags ? 1 : 0; }
 
 struct copy { void* to; const void* from; size_t bytes; };
 static void copy(void* data) { struct copy* c = data; memmove(c->to, c->from, c->bytes); }

@@ -252,3 +252,64 @@ fn the_real_libraries_have_every_function() {
         }
     }
 }
+
+/// Locked memory of the host is zeroed, mapped for every context, copied like the device's own, and no part of it.
+#[test]
+fn memory_of_the_host_serves_as_the_devices_own() {
+    let machine = Machine::new();
+    let driver = machine.open().unwrap();
+    let before = (driver.available_bytes().unwrap(), machine.get::<usize>("cuda", "fake_pinned"));
+    let (on_host, on_device) = (driver.allocate_host(1000).unwrap(), driver.allocate(1000).unwrap());
+    assert!(on_host.0.is_multiple_of(256));
+    // CU_MEMHOSTALLOC_PORTABLE and CU_MEMHOSTALLOC_DEVICEMAP.
+    assert_eq!(machine.get::<u32>("cuda", "fake_host_flags"), 3);
+    assert_eq!(driver.available_bytes().unwrap(), before.0 - 1000, "the device's memory is spared");
+    assert_eq!(download(&driver, on_host, 1000), vec![0; 1000]);
+    let values = bytes(1000, 5);
+    driver.upload(on_host, &values);
+    driver.copy(on_host, on_device, 1000);
+    driver.zero(on_host.offset(10), 5);
+    // What was started before may still use it.
+    driver.free_host(on_host, 1000);
+    assert_eq!(machine.get::<usize>("cuda", "fake_pinned"), before.1);
+    assert_eq!(download(&driver, on_device, 1000), values);
+    driver.free(on_device, 1000);
+    drop(driver);
+    machine.assert_empty();
+}
+
+#[test]
+fn memory_that_cannot_be_locked_is_an_error_that_passes() {
+    let machine = Machine::new();
+    let driver = machine.open().unwrap();
+    machine.set("cuda", "fake_lockable", 5000_usize);
+    let error = driver.allocate_host(5001).unwrap_err();
+    assert!(matches!(error, ComputeError::PinnedMemory { bytes: 5001, .. }), "{error}");
+    driver.check().unwrap();
+    let at = driver.allocate_host(5000).unwrap();
+    driver.free_host(at, 5000);
+    drop(driver);
+    machine.assert_empty();
+}
+
+/// Through the device over the real driver.
+#[test]
+fn a_buffer_on_the_host_is_named_when_it_cannot_be_locked() {
+    use crate::device::Device;
+    let machine = Machine::new();
+    let device = crate::cuda::CudaDevice::new(std::sync::Arc::new(machine.open().unwrap())).unwrap();
+    let (on_device, values) = (device.allocated_bytes(), [1.5, -2.0, 0.25]);
+    let mut buffer = device.allocate_on_host("master", DType::F32, 3).unwrap();
+    device.write_f32(&mut buffer, 0, &values);
+    let mut read = [0.0; 3];
+    device.read_f32(&buffer, 0, &mut read);
+    assert_eq!(read, values);
+    assert_eq!((device.allocated_bytes(), device.allocated_host_bytes()), (on_device, 12));
+    machine.set("cuda", "fake_lockable", 10_usize);
+    let error = device.allocate_on_host("moment of embed.weight", DType::F32, 3).err().unwrap().to_string();
+    assert!(error.contains("12 bytes") && error.contains("'moment of embed.weight'"), "{error}");
+    assert!(error.contains("run.offload"), "{error}");
+    drop(buffer);
+    drop(device);
+    machine.assert_empty();
+}
