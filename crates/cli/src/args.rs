@@ -220,6 +220,9 @@ pub struct Chat {
     /// Seed of the sampler
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// Format of the weights in memory: fewer bits answer faster
+    #[arg(long, value_enum, default_value_t = WeightsKind::Bf16)]
+    pub weights: WeightsKind,
     /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,
@@ -232,6 +235,8 @@ pub enum Bench {
     Train(BenchTrain),
     /// Prefill and decode with random weights
     Generate(BenchGenerate),
+    /// Each kernel of a training step and of a decoded token beside what this machine can do
+    Roofline(BenchRoofline),
 }
 
 /// Dimensions of a model to measure.
@@ -273,6 +278,19 @@ pub enum PrecisionKind {
     Bf16,
     /// f32 throughout
     F32,
+}
+
+/// Formats of weights for inference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WeightsKind {
+    /// f32, and f32 activations
+    F32,
+    /// 16 bits a weight
+    Bf16,
+    /// 8.5 bits a weight; no loss that shows
+    Q8,
+    /// 4.5 bits a weight; a little worse
+    Q4,
 }
 
 /// Levels of recomputation.
@@ -340,12 +358,41 @@ pub struct BenchGenerate {
     #[arg(long, default_value_t = 64)]
     pub new_tokens: usize,
     /// Format of the weights
-    #[arg(long, value_enum, default_value_t = PrecisionKind::Bf16)]
-    pub weights: PrecisionKind,
+    #[arg(long, value_enum, default_value_t = WeightsKind::Bf16)]
+    pub weights: WeightsKind,
     /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,
     /// One JSON line on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `bench roofline`.
+#[derive(Debug, Args)]
+pub struct BenchRoofline {
+    /// The model.
+    #[command(flatten)]
+    pub dimensions: Dimensions,
+    /// Tokens of a row, and of the cache that a token is decoded on
+    #[arg(long, default_value_t = 1024)]
+    pub context: usize,
+    /// Rows of a step
+    #[arg(long, default_value_t = 1)]
+    pub batch: usize,
+    /// Number format
+    #[arg(long, value_enum, default_value_t = PrecisionKind::Bf16)]
+    pub precision: PrecisionKind,
+    /// Optimizer of the step; the other's kernels are measured too
+    #[arg(long, value_enum, default_value_t = OptimizerKind::Adamw)]
+    pub optimizer: OptimizerKind,
+    /// How long it may take; a slow machine takes what three rounds of every kernel need
+    #[arg(long, default_value_t = 60.0, allow_negative_numbers = true)]
+    pub seconds: f64,
+    /// Where to compute.
+    #[command(flatten)]
+    pub compute: Compute,
+    /// One JSON object a line on stdout: the machine, each kernel, the sums
     #[arg(long)]
     pub json: bool,
 }

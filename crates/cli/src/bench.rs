@@ -27,10 +27,10 @@ use crate::devices::{self, on_device};
 use crate::streams::print;
 
 /// Most tokens of a step: beyond any memory, and far from where counting its bytes would overflow.
-const MAX_TOKENS: usize = 1 << 40;
+pub(crate) const MAX_TOKENS: usize = 1 << 40;
 
 /// A model of the flags' dimensions.
-fn config(dimensions: &Dimensions, context: usize) -> Result<ModelConfig> {
+pub(crate) fn config(dimensions: &Dimensions, context: usize) -> Result<ModelConfig> {
     let Dimensions { n_layer, n_embd, n_head, n_kv_head, vocab_size, block } = *dimensions;
     Ok(match block {
         BlockKind::Classic if n_kv_head.is_some_and(|n| n != n_head) => {
@@ -44,7 +44,7 @@ fn config(dimensions: &Dimensions, context: usize) -> Result<ModelConfig> {
 }
 
 /// Pseudo-random ids: as hard to predict as anything.
-fn ids(count: usize, vocab_size: usize, seed: u64) -> Vec<u32> {
+pub(crate) fn ids(count: usize, vocab_size: usize, seed: u64) -> Vec<u32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..count)
         .map(|_| {
@@ -109,7 +109,16 @@ pub(crate) fn fitted<D: Device>(
     Ok((TrainerConfig { recompute: choice.recompute, ..settings }, choice))
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The update that a flag means, with a rate as small.
+pub(crate) fn matrix_update(optimizer: OptimizerKind) -> MatrixUpdate {
+    match optimizer {
+        OptimizerKind::Adamw => MatrixUpdate::AdamW,
+        OptimizerKind::Muon => MatrixUpdate::Muon { lr: 1e-6, momentum: 0.95 },
+    }
+}
+
+/// The middle value.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
@@ -130,19 +139,15 @@ pub(crate) fn train(flags: &BenchTrain) -> Result<Ended> {
 
 fn train_on<D: Device>(flags: &BenchTrain, model: &ModelConfig, device: Arc<D>) -> Result<serde_json::Value> {
     let dtype = devices::dtype(flags.precision);
-    let matrices = match flags.optimizer {
-        OptimizerKind::Adamw => MatrixUpdate::AdamW,
-        OptimizerKind::Muon => MatrixUpdate::Muon { lr: 1e-6, momentum: 0.95 },
-    };
     let asked = flags.recompute.map(|kind| match kind {
         RecomputeKind::None => Recompute::None,
         RecomputeKind::Light => Recompute::Light,
         RecomputeKind::Block => Recompute::Block,
     });
-    let settings = timed_config(flags.context, flags.batch, matrices);
+    let settings = timed_config(flags.context, flags.batch, matrix_update(flags.optimizer));
     let (settings, memory) = fitted(&*device, model, dtype, settings, asked)?;
     let feed = RandomFeed::new(model.vocab_size, flags.context, flags.batch)?;
-    let parameters = Parameters::random(device.clone(), model, dtype, 1)?;
+    let parameters = Parameters::random(device.clone(), model, dtype.into(), 1)?;
     let mut trainer = Trainer::new(Network::new(model.clone(), dtype, parameters)?, settings)?;
     let mut seconds = Vec::new();
     for step in 0..=flags.steps as u64 {
@@ -190,14 +195,15 @@ pub(crate) fn generate(flags: &BenchGenerate) -> Result<Ended> {
 
 fn generate_on<D: Device>(flags: &BenchGenerate, model: &ModelConfig, device: &Arc<D>) -> Result<serde_json::Value> {
     let capacity = flags.prompt_tokens.saturating_add(flags.new_tokens);
-    let dtype = devices::dtype(flags.weights);
+    let format = devices::format(flags.weights);
+    let dtype = format.activations();
     let usage = MatrixUse::Inference;
-    let weights = Parameters::bytes(&**device, model, dtype, usage);
+    let weights = Parameters::bytes(&**device, model, format, usage);
     let mut memory_plan = casallm_model::memory::MemoryPlan::default();
     memory_plan.add("weights", weights);
     memory_plan.add("key and value cache", KvCache::<()>::bytes(model, dtype, capacity));
     memory_plan.check(device.available_bytes())?;
-    let parameters = Parameters::new(device.clone(), model, dtype, usage, |spec| Ok(init_parameter(spec, 1)))?;
+    let parameters = Parameters::new(device.clone(), model, format, usage, |spec| Ok(init_parameter(spec, 1)))?;
     let network = Network::new(model.clone(), dtype, parameters)?;
     let mut decoder = Decoder::new(&network, capacity)?;
     let prompt = ids(flags.prompt_tokens, model.vocab_size, 2);
@@ -223,7 +229,7 @@ fn generate_on<D: Device>(flags: &BenchGenerate, model: &ModelConfig, device: &A
     Ok(json!({
         "prefill_tokens_per_s": flags.prompt_tokens as f64 / prefill,
         "decode_tokens_per_s": 1.0 / decode,
-        "weights": dtype.name(),
+        "weights": format.name(),
         "bytes_per_token": weights + mean_kv,
         "decode_bytes_per_s": (weights + mean_kv) as f64 / decode,
         "params": model.n_params(),

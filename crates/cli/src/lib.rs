@@ -11,6 +11,7 @@ mod devices;
 mod plan;
 mod quickstart;
 pub mod report;
+mod roofline;
 mod selftest;
 pub mod streams;
 mod tokens;
@@ -29,6 +30,18 @@ pub enum Ended {
     Interrupted,
 }
 
+impl Ended {
+    /// The program's exit code. An error, which ends a command before its end, is 2.
+    pub fn code(self) -> u8 {
+        match self {
+            Ended::Done => 0,
+            Ended::Failed => 1,
+            // As shells count Ctrl-C.
+            Ended::Interrupted => 130,
+        }
+    }
+}
+
 /// Runs a command.
 ///
 /// # Errors
@@ -44,6 +57,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Chat(flags) => chat::run(&flags),
         Command::Bench(Bench::Train(flags)) => bench::train(&flags),
         Command::Bench(Bench::Generate(flags)) => bench::generate(&flags),
+        Command::Bench(Bench::Roofline(flags)) => roofline::run(&flags),
         Command::Selftest(flags) => selftest::run(&flags),
     }
 }

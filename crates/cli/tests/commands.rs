@@ -223,6 +223,7 @@ fn help_and_version() {
         "bench",
         "bench train",
         "bench generate",
+        "bench roofline",
         "selftest",
     ] {
         let arguments: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();

@@ -9,8 +9,11 @@ mod device;
 mod dropout_mask;
 mod dtype;
 mod error;
+mod matrix_format;
 pub mod memory;
+pub mod quantize;
 pub mod reference;
+pub mod roofline;
 pub mod selftest;
 mod tally;
 
@@ -19,4 +22,5 @@ pub use cpu::{CpuBuffer, CpuDevice, CpuMatrix};
 pub use device::*;
 pub use dtype::{Bf16, DType, Element, Storage};
 pub use error::ComputeError;
+pub use matrix_format::MatrixFormat;
 pub use tally::HostTally;

@@ -11,6 +11,7 @@ pub mod parameters;
 pub mod presets;
 mod random;
 pub mod sampler;
+pub mod selftest;
 pub mod specification;
 pub mod training;
 pub mod workspace;

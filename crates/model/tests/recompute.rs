@@ -35,7 +35,7 @@ fn shape(dtype: DType, level: Recompute) -> WorkspaceShape {
 
 /// The loss and every gradient of two batches in one workspace, as bits.
 fn results<D: Device>(device: &Arc<D>, config: &ModelConfig, dtype: DType, level: Recompute) -> Vec<Vec<u32>> {
-    let parameters = Parameters::random(device.clone(), config, dtype, 3).unwrap();
+    let parameters = Parameters::random(device.clone(), config, dtype.into(), 3).unwrap();
     let network = Network::new(config.clone(), dtype, parameters).unwrap();
     let mut workspace = Workspace::new(&**device, config, shape(dtype, level)).unwrap();
     let mut gradients = Gradients::new(&**device, config).unwrap();

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use casallm_compute::{DType, Device};
+use casallm_compute::{DType, Device, DeviceInfo};
 use casallm_model::config::ModelConfig;
 use casallm_model::error::ModelError;
 use casallm_model::memory::MemoryPlan;
@@ -93,7 +93,7 @@ pub fn plan<D: Device>(device: &D, model: &ModelConfig, dtype: DType, config: &T
     let mut plan = MemoryPlan::of(device);
     let values = 4 * model.n_params() as u64;
     plan.add("weights, f32", values);
-    plan.add("weights for products", Parameters::bytes(device, model, dtype, MatrixUse::Training) - values);
+    plan.add("weights for products", Parameters::bytes(device, model, dtype.into(), MatrixUse::Training) - values);
     plan.add("gradients", values);
     Optimizer::<D>::plan(model, &config.optimizer, &mut plan);
     workspace::plan(device, model, shape(config, dtype), &mut plan);
@@ -253,6 +253,8 @@ impl<D: Device> Trainer<D> {
 
     /// Loads the newest good checkpoint, if any: steps done and what is known of them.
     fn resume(&mut self, store: &CheckpointStore, observer: &mut dyn Observer) -> Result<(u64, Progress), TrainError> {
+        let DeviceInfo { name, isa, .. } = self.network.device().info();
+        let device_name = format!("{name} ({isa})");
         let latest = store.latest_good()?;
         for skipped in &latest.skipped {
             observer.note(&format!("skipped a damaged checkpoint: {}", skipped.error));
@@ -263,7 +265,7 @@ impl<D: Device> Trainer<D> {
                 return Err(skipped.error);
             }
             let settings = self.config.settings.clone();
-            return Ok((0, Progress { settings, tokens: 0, seconds: 0.0, best: None }));
+            return Ok((0, Progress { settings, device: device_name, tokens: 0, seconds: 0.0, best: None }));
         };
         let saved: Progress = checkpoint.meta()?;
         if saved.settings != self.config.settings {
@@ -272,7 +274,14 @@ impl<D: Device> Trainer<D> {
                 differences: differences(&saved.settings, &self.config.settings),
             });
         }
-        let progress = snapshot::load(&mut checkpoint, &mut self.network.parameters, &mut self.optimizer)?;
+        let mut progress = snapshot::load(&mut checkpoint, &mut self.network.parameters, &mut self.optimizer)?;
+        if progress.device != device_name {
+            observer.note(&format!(
+                "the checkpoint was made on {}; on {device_name} the run goes on, but not to the same bits",
+                progress.device
+            ));
+            progress.device = device_name;
+        }
         if let Some(best) = progress.best.filter(|best| best.step == checkpoint.step()) {
             // The process may have ended between saving this checkpoint and marking it.
             store.mark_best(best.step, best.val_loss)?;

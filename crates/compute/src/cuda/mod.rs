@@ -20,6 +20,7 @@ mod optimizer;
 pub mod planned;
 pub mod probe;
 mod qkv;
+mod quantized;
 mod scratch;
 #[cfg(any(test, feature = "simulator"))]
 pub mod simulator;

@@ -114,7 +114,7 @@ mod tests {
         let device = CpuDevice::new(1, Isa::Portable).unwrap();
         let sized = |available| sized(&recipe, Stage::Pretrain, &device, available).unwrap();
         let plenty = sized(None);
-        assert_eq!((plenty.choice.micro_batch, plenty.choice.recompute), (32, Recompute::None));
+        assert_eq!((plenty.choice.micro_batch, plenty.choice.recompute), (32, Recompute::Light));
         assert_eq!(plenty.recipe.pretrain().unwrap().micro_batch, Choice::Given(32));
 
         let scarce = sized(Some(plenty.choice.plan.total() - 1));
@@ -123,7 +123,8 @@ mod tests {
         let settings = scarce.recipe.stage_toml(Stage::Pretrain).unwrap();
         let store = CheckpointStore::new(RunDir::new(folder.path()).checkpoints(Stage::Pretrain), 2).unwrap();
         for step in [3, 6] {
-            let progress = Progress { settings: settings.clone(), tokens: 1, seconds: 1.0, best: None };
+            let progress =
+                Progress { settings: settings.clone(), device: String::new(), tokens: 1, seconds: 1.0, best: None };
             store.save(step, &progress, std::iter::empty()).unwrap();
         }
         let resumed = sized(None);

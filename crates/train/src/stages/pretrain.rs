@@ -14,8 +14,8 @@ use casallm_model::parameters::Parameters;
 use casallm_model::workspace::Recompute;
 
 use super::{
-    Prepared, RunDir, Sized, StageObserver, config_of, dtype_of, open_store, optimizer_config, peak, save, shards,
-    sized, tokenizer,
+    Prepared, RunDir, Sized, StageObserver, config_of, dtype_of, fingerprint, open_store, optimizer_config, peak, save,
+    shards, sized, tokenizer,
 };
 use crate::error::TrainError;
 use crate::feed::PretrainFeed;
@@ -128,9 +128,10 @@ pub fn pretrain<D: Device>(
     let mut config = TrainerConfig { recompute: choice.recompute, ..pretrain_config(recipe)? };
     let tokenizer = tokenizer(recipe, &dir, observer)?;
     let prepared = shards(recipe, &dir, &tokenizer, !store.steps()?.is_empty(), observer)?;
+    config.settings += &format!("shards = \"{}\"\n", fingerprint(&prepared));
     let data = open(recipe, stage, &dir, &tokenizer, &prepared)?;
     config.peak = peak(device, dtype);
-    let parameters = Parameters::random(device.clone(), &model, dtype, recipe.run.seed)?;
+    let parameters = Parameters::random(device.clone(), &model, dtype.into(), recipe.run.seed)?;
     let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, config)?;
     let outcome = trainer.run(&data.feed, &data.validation, &store, &dir.metrics(), interrupt, observer)?;
     if matches!(outcome, Outcome::Finished(_)) {
