@@ -278,6 +278,8 @@ pub enum PrecisionKind {
     Bf16,
     /// f32 throughout
     F32,
+    /// as bf16, with 8-bit operands in the linear layers of the blocks: GPUs from compute capability 8.9 on
+    Fp8,
 }
 
 /// Formats of weights for inference.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use casallm_compute::{DType, Device, MatrixUse, memory::peak_resident};
+use casallm_compute::{Device, MatrixFormat, MatrixUse, memory::peak_resident};
 use casallm_data::batch::Batch;
 use casallm_model::config::ModelConfig;
 use casallm_model::decoder::Decoder;
@@ -99,13 +99,13 @@ pub(crate) fn timed_config(context: usize, rows: usize, matrices: MatrixUpdate) 
 pub(crate) fn fitted<D: Device>(
     device: &D,
     model: &ModelConfig,
-    dtype: DType,
+    matrices: MatrixFormat,
     settings: TrainerConfig,
     recompute: Option<Recompute>,
 ) -> Result<(TrainerConfig, MemoryChoice)> {
     let asked = Asked { micro_batch: Some(settings.micro_tokens / settings.context), recompute };
     let choice =
-        Planner { device, model, dtype, config: &settings, available: device.available_bytes() }.choose(asked)?;
+        Planner { device, model, matrices, config: &settings, available: device.available_bytes() }.choose(asked)?;
     Ok((TrainerConfig { recompute: choice.recompute, ..settings }, choice))
 }
 
@@ -138,17 +138,18 @@ pub(crate) fn train(flags: &BenchTrain) -> Result<Ended> {
 }
 
 fn train_on<D: Device>(flags: &BenchTrain, model: &ModelConfig, device: Arc<D>) -> Result<serde_json::Value> {
-    let dtype = devices::dtype(flags.precision);
+    let format = devices::matrices(flags.precision);
+    device.supports(format)?;
     let asked = flags.recompute.map(|kind| match kind {
         RecomputeKind::None => Recompute::None,
         RecomputeKind::Light => Recompute::Light,
         RecomputeKind::Block => Recompute::Block,
     });
     let settings = timed_config(flags.context, flags.batch, matrix_update(flags.optimizer));
-    let (settings, memory) = fitted(&*device, model, dtype, settings, asked)?;
+    let (settings, memory) = fitted(&*device, model, format, settings, asked)?;
     let feed = RandomFeed::new(model.vocab_size, flags.context, flags.batch)?;
-    let parameters = Parameters::random(device.clone(), model, dtype.into(), 1)?;
-    let mut trainer = Trainer::new(Network::new(model.clone(), dtype, parameters)?, settings)?;
+    let parameters = Parameters::random(device.clone(), model, format, 1)?;
+    let mut trainer = Trainer::new(Network::new(model.clone(), format.activations(), parameters)?, settings)?;
     let mut seconds = Vec::new();
     for step in 0..=flags.steps as u64 {
         let begun = Instant::now();
@@ -173,7 +174,7 @@ fn train_on<D: Device>(flags: &BenchTrain, model: &ModelConfig, device: Arc<D>) 
         "device": info.name,
         "isa": info.isa,
         "threads": info.threads,
-        "precision": dtype.name(),
+        "precision": format.name(),
         "batch": flags.batch,
         "context": flags.context,
         "steps": flags.steps,
@@ -197,6 +198,7 @@ fn generate_on<D: Device>(flags: &BenchGenerate, model: &ModelConfig, device: &A
     let capacity = flags.prompt_tokens.saturating_add(flags.new_tokens);
     let format = devices::format(flags.weights);
     let dtype = format.activations();
+    device.supports(format)?;
     let usage = MatrixUse::Inference;
     let weights = Parameters::bytes(&**device, model, format, usage);
     let mut memory_plan = casallm_model::memory::MemoryPlan::default();

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use casallm_compute::cuda::CudaDevice;
 use casallm_compute::cuda::nvidia::search::Surroundings;
 use casallm_compute::cuda::nvidia::{NvidiaDriver, NvidiaSettings};
-use casallm_compute::{ComputeError, CpuDevice, DType, Isa, MatrixFormat};
+use casallm_compute::{ComputeError, CpuDevice, Isa, MatrixFormat};
 
 use crate::args::{Compute, DeviceChoice, PrecisionKind, WeightsKind};
 use crate::streams::tell;
@@ -81,10 +81,11 @@ pub(crate) fn format(weights: WeightsKind) -> MatrixFormat {
     }
 }
 
-/// The storage type that a flag means.
-pub(crate) fn dtype(precision: PrecisionKind) -> DType {
+/// How a flag holds the matrices of the blocks; the storage type of activations follows from it.
+pub(crate) fn matrices(precision: PrecisionKind) -> MatrixFormat {
     match precision {
-        PrecisionKind::Bf16 => DType::Bf16,
-        PrecisionKind::F32 => DType::F32,
+        PrecisionKind::Bf16 => MatrixFormat::Bf16,
+        PrecisionKind::F32 => MatrixFormat::F32,
+        PrecisionKind::Fp8 => MatrixFormat::Fp8,
     }
 }

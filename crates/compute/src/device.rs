@@ -34,6 +34,8 @@ pub enum MatrixUse {
 pub struct ScratchShape {
     /// Storage type of activations.
     pub dtype: DType,
+    /// How the matrices of the linear layers are held, the head's excepted.
+    pub matrices: MatrixFormat,
     /// Most tokens in one call.
     pub tokens: usize,
     /// Widest row of any linear layer's input or output, the vocabulary excepted.
@@ -300,10 +302,15 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// The memory cannot be had.
     fn allocate(&self, name: &str, dtype: DType, len: usize) -> Result<Self::Buffer, ComputeError>;
+    /// Whether the device can hold and multiply matrices of this format.
+    ///
+    /// # Errors
+    /// Why it cannot, and what to choose instead.
+    fn supports(&self, format: MatrixFormat) -> Result<(), ComputeError>;
     /// An unset matrix of `rows` outputs by `columns` inputs.
     ///
     /// # Errors
-    /// The memory cannot be had.
+    /// The device does not support the format, or the memory cannot be had.
     fn allocate_matrix(
         &self,
         name: &str,
@@ -387,7 +394,8 @@ pub trait Device: Send + Sync {
         y: &mut Self::Buffer,
     );
 
-    /// `out = x · weightᵀ + bias`; `x` is `S [tokens, columns]`, bias f32 `[rows]`.
+    /// `out = x · weightᵀ + bias`; `x` is `S [tokens, columns]`, bias f32 `[rows]`. Where the result is `S`, a device may
+    /// round the bias to `S` before it adds it, as matrix libraries do; the result is rounded once, after the sum.
     fn linear(
         &self,
         x: &Self::Buffer,

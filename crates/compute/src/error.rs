@@ -1,5 +1,7 @@
 //! What can go wrong in `compute`.
 
+use crate::device::DeviceInfo;
+
 /// An error of the compute crate.
 #[derive(Debug, thiserror::Error)]
 pub enum ComputeError {
@@ -58,6 +60,16 @@ pub enum ComputeError {
     /// The thread pool could not start.
     #[error("could not start the thread pool: {0}")]
     ThreadPool(String),
+    /// The device has no products of 8-bit operands.
+    #[error(
+        "precision \"fp8\" needs an NVIDIA GPU of compute capability 8.9 or later (RTX 40 and 50, L4, L40, H100, H200, B200); this is {device} ({isa}): use precision = \"bf16\""
+    )]
+    NoFp8 {
+        /// Its name.
+        device: String,
+        /// Its instruction set or architecture.
+        isa: String,
+    },
     /// The GPU, its driver or one of its libraries refused or failed.
     #[error("the GPU failed at {doing}: {reason}")]
     Gpu {
@@ -69,4 +81,11 @@ pub enum ComputeError {
     /// What stands between the program and an NVIDIA GPU.
     #[error(transparent)]
     Cuda(#[from] crate::cuda::nvidia::error::CudaError),
+}
+
+impl ComputeError {
+    /// For a device without products of 8-bit operands.
+    pub(crate) fn no_fp8(device: &DeviceInfo) -> Self {
+        ComputeError::NoFp8 { device: device.name.clone(), isa: device.isa.clone() }
+    }
 }

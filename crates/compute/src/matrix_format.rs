@@ -14,6 +14,9 @@ pub enum MatrixFormat {
     Q8,
     /// 4 bits a weight and 16 for each 32 (4.5 in all), likewise.
     Q4,
+    /// 8-bit floating point (E4M3), for activations in bfloat16, which are rounded to 8 bits to be multiplied, as gradients are
+    /// (E5M2): one scale a tensor. A matrix whose sides are not multiples of 16 is held in bfloat16 instead.
+    Fp8,
 }
 
 impl MatrixFormat {
@@ -21,7 +24,7 @@ impl MatrixFormat {
     pub const fn activations(self) -> DType {
         match self {
             MatrixFormat::F32 => DType::F32,
-            MatrixFormat::Bf16 | MatrixFormat::Q8 | MatrixFormat::Q4 => DType::Bf16,
+            MatrixFormat::Bf16 | MatrixFormat::Q8 | MatrixFormat::Q4 | MatrixFormat::Fp8 => DType::Bf16,
         }
     }
 
@@ -37,6 +40,7 @@ impl MatrixFormat {
             MatrixFormat::Bf16 => "bf16",
             MatrixFormat::Q8 => "q8",
             MatrixFormat::Q4 => "q4",
+            MatrixFormat::Fp8 => "fp8",
         }
     }
 }

@@ -143,7 +143,9 @@ impl<F: FnMut(usize, usize, Block)> Kernel for Rows<'_, F> {
                 let block = match self.format {
                     MatrixFormat::Q8 => q8(&x),
                     MatrixFormat::Q4 => q4(&x),
-                    MatrixFormat::F32 | MatrixFormat::Bf16 => unreachable!("plain weights have no codes"),
+                    MatrixFormat::F32 | MatrixFormat::Bf16 | MatrixFormat::Fp8 => {
+                        unreachable!("no blocks in this format")
+                    }
                 };
                 (self.put)(row, i, block);
             }

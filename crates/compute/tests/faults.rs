@@ -92,6 +92,9 @@ impl Device for Faulty {
     fn allocate(&self, name: &str, dtype: DType, len: usize) -> Result<CpuBuffer, ComputeError> {
         self.device.allocate(name, dtype, len)
     }
+    fn supports(&self, format: MatrixFormat) -> Result<(), ComputeError> {
+        self.device.supports(format)
+    }
     fn allocate_matrix(
         &self,
         name: &str,

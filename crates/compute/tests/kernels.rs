@@ -149,6 +149,7 @@ fn one_step(device: &CpuDevice, dtype: DType, vocab_size: usize) {
     let qkv_width = (shape.n_head + 2 * shape.n_kv_head) * shape.head_dim;
     let reserved = ScratchShape {
         dtype,
+        matrices: dtype.into(),
         tokens,
         width: n_ff.max(qkv_width),
         vocab_size,
@@ -241,6 +242,7 @@ fn results_do_not_depend_on_the_scratch_memory() {
         // An odd multiple of 64 bytes: no share of it is a round number for three or five workers.
         let mut shape = ScratchShape {
             dtype: DType::F32,
+            matrices: DType::F32.into(),
             tokens: 1024,
             width: 517,
             vocab_size: 4_101,

@@ -47,6 +47,7 @@ fn products_stay_within_the_reserved_scratch() {
             let device = CpuDevice::new(2, isa).unwrap();
             let shape = ScratchShape {
                 dtype: DType::Bf16,
+                matrices: MatrixFormat::Q4,
                 tokens,
                 width: columns,
                 vocab_size: 10,

@@ -29,8 +29,13 @@ impl<'a, D: Device> Decoder<'a, D> {
     pub fn new(network: &'a Network<D>, capacity: usize) -> Result<Self, ModelError> {
         let config = network.config();
         let capacity = capacity.clamp(1, config.context);
-        let shape =
-            WorkspaceShape { tokens: CHUNK.min(capacity), sequence: capacity, dtype: network.dtype(), training: None };
+        let shape = WorkspaceShape {
+            tokens: CHUNK.min(capacity),
+            sequence: capacity,
+            dtype: network.dtype(),
+            matrices: network.parameters.format(),
+            training: None,
+        };
         let device = network.device();
         Ok(Decoder {
             network,

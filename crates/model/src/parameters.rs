@@ -75,9 +75,16 @@ struct Slot<D: Device> {
     matrix: Option<D::Matrix>,
 }
 
+/// How a matrix is held: 8-bit products are for the blocks; the embedding and the head stay in the activations' own type.
+fn format_of(spec: &ParameterSpec, format: MatrixFormat) -> MatrixFormat {
+    let fp8 = format == MatrixFormat::Fp8;
+    if fp8 && !spec.name.starts_with("layers.") { format.activations().into() } else { format }
+}
+
 /// All parameters, in canonical order.
 pub struct Parameters<D: Device> {
     device: Arc<D>,
+    format: MatrixFormat,
     slots: Vec<Slot<D>>,
     index: Index,
 }
@@ -112,6 +119,7 @@ impl<D: Device> Parameters<D> {
             let mut slot = Slot { values: None, matrix: None, spec };
             if slot.spec.kind != ParameterKind::Vector {
                 let (rows, columns) = (slot.spec.shape[0], slot.spec.shape[1]);
+                let format = format_of(&slot.spec, format);
                 let mut matrix = device.allocate_matrix(&slot.spec.name, format, rows, columns, usage)?;
                 device.pack(&buffer, &mut matrix);
                 slot.matrix = Some(matrix);
@@ -121,7 +129,7 @@ impl<D: Device> Parameters<D> {
             }
             slots.push(slot);
         }
-        Ok(Parameters { device, slots, index })
+        Ok(Parameters { device, format, slots, index })
     }
 
     /// Fresh parameters for training from a seed.
@@ -157,12 +165,17 @@ impl<D: Device> Parameters<D> {
             match spec.kind {
                 ParameterKind::Vector => values,
                 ParameterKind::Embedding | ParameterKind::Matrix => {
-                    let matrix = device.matrix_bytes(format, spec.shape[0], spec.shape[1], usage);
+                    let matrix = device.matrix_bytes(format_of(spec, format), spec.shape[0], spec.shape[1], usage);
                     matrix + if usage == MatrixUse::Training { values } else { 0 }
                 }
             }
         };
         config.parameters().iter().map(one).sum()
+    }
+
+    /// How the matrices of the blocks are held.
+    pub fn format(&self) -> MatrixFormat {
+        self.format
     }
 
     /// Number of parameters tensors.

@@ -4,7 +4,7 @@
 //! much computed again, is a [`Recompute`]. Everything else is shared: a buffer serves one purpose after the other, as
 //! its comment says.
 
-use casallm_compute::{DType, Device, ScratchShape};
+use casallm_compute::{DType, Device, MatrixFormat, ScratchShape};
 use serde::{Deserialize, Serialize};
 
 use crate::config::ModelConfig;
@@ -48,6 +48,8 @@ pub struct WorkspaceShape {
     pub sequence: usize,
     /// Storage type of activations.
     pub dtype: DType,
+    /// How the matrices of the blocks are held.
+    pub matrices: MatrixFormat,
     /// For a backward pass, and what that computes again; `None` for inference.
     pub training: Option<Recompute>,
 }
@@ -261,6 +263,7 @@ fn scratch(config: &ModelConfig, shape: WorkspaceShape) -> ScratchShape {
     let widths = [config.qkv_rows(), config.up_rows(), config.n_ff, config.n_embd, config.attention_width()];
     ScratchShape {
         dtype: shape.dtype,
+        matrices: shape.matrices,
         tokens: shape.tokens,
         width: widths.into_iter().fold(0, usize::max),
         vocab_size: config.vocab_size,

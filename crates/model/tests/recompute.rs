@@ -30,7 +30,7 @@ fn models() -> Vec<(&'static str, ModelConfig)> {
 
 fn shape(dtype: DType, level: Recompute) -> WorkspaceShape {
     // More room than the batch takes: buffers are longer than what is used of them.
-    WorkspaceShape { tokens: TOKENS + 7, sequence: 19, dtype, training: Some(level) }
+    WorkspaceShape { tokens: TOKENS + 7, sequence: 19, dtype, matrices: dtype.into(), training: Some(level) }
 }
 
 /// The loss and every gradient of two batches in one workspace, as bits.

@@ -65,7 +65,8 @@ impl Measured {
         let config = self.directory.config();
         let network = Network::new(config.clone(), dtype, parameters)?;
         let tokens = self.rows * config.context;
-        let shape = WorkspaceShape { tokens, sequence: config.context, dtype, training: Some(Recompute::Light) };
+        let (matrices, training) = (dtype.into(), Some(Recompute::Light));
+        let shape = WorkspaceShape { tokens, sequence: config.context, dtype, matrices, training };
         let mut workspace = Workspace::new(&*self.device, config, shape)?;
         let result = evaluate(&network, &mut workspace, &self.sets)?;
         let bits = result.bits_per_byte.unwrap_or(f64::NAN);

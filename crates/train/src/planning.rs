@@ -6,7 +6,7 @@
 //! On a device whose memory is the host's, shared with everything else that runs there, the search starts at `light`. It looks
 //! at nothing but the plan and the memory, so that the same memory gives the same choice.
 
-use casallm_compute::{DType, Device};
+use casallm_compute::{Device, MatrixFormat};
 use casallm_model::config::ModelConfig;
 use casallm_model::error::ModelError;
 use casallm_model::memory::MemoryPlan;
@@ -59,8 +59,8 @@ pub struct Planner<'a, D> {
     pub device: &'a D,
     /// The model.
     pub model: &'a ModelConfig,
-    /// Storage type of activations.
-    pub dtype: DType,
+    /// How the matrices of the blocks are held.
+    pub matrices: MatrixFormat,
     /// The stage.
     pub config: &'a TrainerConfig,
     /// Bytes that may be taken, where known.
@@ -71,7 +71,7 @@ impl<D: Device> Planner<'_, D> {
     /// The memory of one micro-batch and level.
     pub fn plan(&self, micro_batch: usize, recompute: Recompute) -> MemoryPlan {
         let micro_tokens = micro_batch.saturating_mul(self.config.context);
-        plan(self.device, self.model, self.dtype, &TrainerConfig { micro_tokens, recompute, ..self.config.clone() })
+        plan(self.device, self.model, self.matrices, &TrainerConfig { micro_tokens, recompute, ..self.config.clone() })
     }
 
     /// Micro-batches to choose from, largest first.

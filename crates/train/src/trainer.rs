@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use casallm_compute::{DType, Device, DeviceInfo};
+use casallm_compute::{Device, DeviceInfo, MatrixFormat};
 use casallm_model::config::ModelConfig;
 use casallm_model::error::ModelError;
 use casallm_model::memory::MemoryPlan;
@@ -87,23 +87,29 @@ pub struct Trainer<D: Device> {
 const BATCH_BYTES: u64 = 16;
 
 /// What [`Trainer::new`] and its network allocate, and the batches of a step, which are read together.
-pub fn plan<D: Device>(device: &D, model: &ModelConfig, dtype: DType, config: &TrainerConfig) -> MemoryPlan {
+pub fn plan<D: Device>(
+    device: &D,
+    model: &ModelConfig,
+    format: impl Into<MatrixFormat>,
+    config: &TrainerConfig,
+) -> MemoryPlan {
     use casallm_compute::MatrixUse;
     use casallm_model::parameters::Parameters;
-    let mut plan = MemoryPlan::of(device);
+    let (mut plan, format) = (MemoryPlan::of(device), format.into());
     let values = 4 * model.n_params() as u64;
     plan.add("weights, f32", values);
-    plan.add("weights for products", Parameters::bytes(device, model, dtype.into(), MatrixUse::Training) - values);
+    plan.add("weights for products", Parameters::bytes(device, model, format, MatrixUse::Training) - values);
     plan.add("gradients", values);
     Optimizer::<D>::plan(model, &config.optimizer, &mut plan);
-    workspace::plan(device, model, shape(config, dtype), &mut plan);
+    workspace::plan(device, model, shape(config, format), &mut plan);
     plan.add("tables and totals", Network::<D>::table_bytes(model) + device.tally_bytes());
     plan.add_host("batches of a step", BATCH_BYTES.saturating_mul(config.step_tokens as u64));
     plan
 }
 
-fn shape(config: &TrainerConfig, dtype: DType) -> WorkspaceShape {
-    WorkspaceShape { tokens: config.micro_tokens, sequence: config.context, dtype, training: Some(config.recompute) }
+fn shape(config: &TrainerConfig, matrices: MatrixFormat) -> WorkspaceShape {
+    let (tokens, sequence, dtype) = (config.micro_tokens, config.context, matrices.activations());
+    WorkspaceShape { tokens, sequence, dtype, matrices, training: Some(config.recompute) }
 }
 
 impl<D: Device> Trainer<D> {
@@ -114,7 +120,7 @@ impl<D: Device> Trainer<D> {
     pub fn new(network: Network<D>, config: TrainerConfig) -> Result<Self, TrainError> {
         let device = network.device().clone();
         let model = network.config().clone();
-        let workspace = Workspace::new(&*device, &model, shape(&config, network.dtype()))?;
+        let workspace = Workspace::new(&*device, &model, shape(&config, network.parameters.format()))?;
         let gradients = Gradients::new(&*device, &model)?;
         let optimizer = Optimizer::new(&*device, &model, config.optimizer)?;
         let tally = device.allocate_tally().map_err(ModelError::from)?;

@@ -108,6 +108,7 @@ impl<D: Device> ByHand<D> {
             tokens: config.micro_tokens,
             sequence: CONTEXT,
             dtype: DType::Bf16,
+            matrices: DType::Bf16.into(),
             training: Some(Recompute::Light),
         };
         let network = network(device, DType::Bf16);
@@ -283,7 +284,8 @@ fn the_choice_is_the_rules() {
     // 24 rows of a step: 16 of them, which would be 32,768 tokens, do not divide it.
     let settings = TrainerConfig { context: 2048, step_tokens: 24 * 2048, ..config(MatrixUpdate::AdamW) };
     let (dtype, rows) = (DType::Bf16, [12, 8, 6, 4, 3, 2, 1]);
-    let planner = |available| Planner { device: &*device, model: &model, dtype, config: &settings, available };
+    let planner =
+        |available| Planner { device: &*device, model: &model, matrices: dtype.into(), config: &settings, available };
     let bytes = |rows: usize, level: Recompute| planner(None).plan(rows, level).total();
     let (most, least) = (bytes(12, Recompute::None), bytes(1, Recompute::Block));
     let mut seen = std::collections::BTreeSet::new();

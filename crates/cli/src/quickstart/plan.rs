@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use casallm_compute::{DType, Device, DeviceInfo};
+use casallm_compute::{DType, Device, DeviceInfo, MatrixFormat};
 use casallm_model::config::{Activation, ModelConfig};
 use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
@@ -71,7 +71,7 @@ pub(super) fn make<D: Device>(flags: &Quickstart, device: &Arc<D>) -> Result<Pla
     let model = ModelConfig::modern(n_layer, n_embd, n_head, n_head, vocab_size, CONTEXT)?
         .with_activation(Activation::ReluSquared);
     let settings = timed_config(CONTEXT, ROWS, MatrixUpdate::Muon { lr: 1e-6, momentum: 0.95 });
-    let (settings, memory) = fitted(&**device, &model, DType::Bf16, settings, None)?;
+    let (settings, memory) = fitted(&**device, &model, MatrixFormat::Bf16, settings, None)?;
     let speed = measure(device, &model, settings)?;
     let batch = CONTEXT * ROWS;
     let tokens = |seconds: f64| ((speed * seconds / batch as f64) as usize).max(20) * batch;

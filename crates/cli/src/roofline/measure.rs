@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use casallm_compute::roofline::{Ceilings, Traced, Tracer, time};
-use casallm_compute::{DType, Device, MatrixUse};
+use casallm_compute::{DType, Device, MatrixFormat, MatrixUse};
 use casallm_model::config::ModelConfig;
 use casallm_model::decoder::Decoder;
 use casallm_model::network::Network;
@@ -37,9 +37,12 @@ pub(super) fn page<D: Device>(
 ) -> Result<Page> {
     let begun = Instant::now();
     let budget = Duration::from_secs_f64(flags.seconds);
-    let dtype = devices::dtype(flags.precision);
+    let dtype = match devices::matrices(flags.precision) {
+        MatrixFormat::Fp8 => bail!("bench roofline has no formulas for fp8: choose --precision bf16 or f32"),
+        format => format.activations(),
+    };
     let settings = timed_config(flags.context, flags.batch, matrix_update(flags.optimizer));
-    let (settings, _) = fitted(&**device, model, dtype, settings, None)?;
+    let (settings, _) = fitted(&**device, model, dtype.into(), settings, None)?;
     let listed = listed(flags, model, dtype, settings.recompute)?;
     let (step, token) = whole(flags, model, device, dtype, settings, console)?;
     console.progress("ceilings", "of 1", 0, Some(1));

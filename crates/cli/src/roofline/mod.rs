@@ -211,7 +211,7 @@ fn machine<D: Device>(
         "device": info.name,
         "isa": info.isa,
         "threads": info.threads,
-        "precision": devices::dtype(flags.precision).name(),
+        "precision": devices::matrices(flags.precision).name(),
         "params": model.n_params(),
         "batch": flags.batch,
         "context": flags.context,

@@ -166,6 +166,13 @@ impl Device for CpuDevice {
         self.buffer(name, dtype, len)
     }
 
+    fn supports(&self, format: MatrixFormat) -> Result<(), ComputeError> {
+        match format {
+            MatrixFormat::F32 | MatrixFormat::Bf16 | MatrixFormat::Q8 | MatrixFormat::Q4 => Ok(()),
+            MatrixFormat::Fp8 => Err(ComputeError::no_fp8(&self.info())),
+        }
+    }
+
     fn allocate_matrix(
         &self,
         name: &str,
@@ -174,6 +181,7 @@ impl Device for CpuDevice {
         columns: usize,
         usage: MatrixUse,
     ) -> Result<CpuMatrix, ComputeError> {
+        self.supports(format)?;
         let matrix = CpuMatrix::new(name, format, rows, columns, usage)?;
         self.allocated.fetch_add(self.matrix_bytes(format, rows, columns, usage), Ordering::Relaxed);
         Ok(matrix)

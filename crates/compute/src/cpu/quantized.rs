@@ -94,7 +94,7 @@ macro_rules! with_codes {
                 type $C = Q4;
                 $body
             }
-            MatrixFormat::F32 | MatrixFormat::Bf16 => unreachable!("plain weights have no codes"),
+            MatrixFormat::F32 | MatrixFormat::Bf16 | MatrixFormat::Fp8 => unreachable!("no blocks in this format"),
         }
     };
 }

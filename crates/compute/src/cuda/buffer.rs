@@ -3,10 +3,13 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::driver::{Address, Driver};
+use super::driver::{Address, Driver, Fp8Operand};
+use super::fp8::Weight;
 use super::quantized;
+use crate::device::MatrixUse;
 use crate::dtype::DType;
 use crate::error::ComputeError;
+use crate::fp8::Fp8;
 use crate::matrix_format::MatrixFormat;
 
 /// A block of the device's memory, given back when dropped.
@@ -128,10 +131,12 @@ impl CudaBuffer {
     }
 }
 
-/// A weight matrix: `[rows, columns]`, row-major, in its storage type, as products take it, or quantised.
+/// A weight matrix: `[rows, columns]`, row-major, in its storage type, as products take it, or quantised. Of fp8: 8-bit codes,
+/// their scale, and in training the codes of the transposed matrix.
 pub struct CudaMatrix {
     memory: Memory,
     pub(crate) format: MatrixFormat,
+    usage: MatrixUse,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
 }
@@ -143,16 +148,21 @@ impl CudaMatrix {
         format: MatrixFormat,
         rows: usize,
         columns: usize,
+        usage: MatrixUse,
     ) -> Result<Self, ComputeError> {
-        let memory = Memory::new(driver, name, Self::bytes(format, rows, columns))?;
-        Ok(CudaMatrix { memory, format, rows, columns })
+        let memory = Memory::new(driver, name, Self::bytes(format, rows, columns, usage))?;
+        Ok(CudaMatrix { memory, format: fitting(format, rows, columns), usage, rows, columns })
     }
 
-    pub(crate) fn bytes(format: MatrixFormat, rows: usize, columns: usize) -> usize {
-        if format.is_quantized() {
-            return quantized::bytes(format, rows, columns).into_iter().fold(0, usize::saturating_add);
+    pub(crate) fn bytes(format: MatrixFormat, rows: usize, columns: usize, usage: MatrixUse) -> usize {
+        let len = rows.saturating_mul(columns);
+        match fitting(format, rows, columns) {
+            MatrixFormat::F32 | MatrixFormat::Bf16 => len.saturating_mul(format.activations().size()),
+            MatrixFormat::Q8 | MatrixFormat::Q4 => {
+                quantized::bytes(format, rows, columns).into_iter().fold(0, usize::saturating_add)
+            }
+            MatrixFormat::Fp8 => len.saturating_mul(if usage == MatrixUse::Training { 2 } else { 1 }) + SCALE_BYTES,
         }
-        rows.saturating_mul(columns).saturating_mul(format.activations().size())
     }
 
     /// The storage type of its activations.
@@ -160,9 +170,35 @@ impl CudaMatrix {
         self.format.activations()
     }
 
+    /// Where the values are. Panics where they are codes.
     pub(crate) fn address(&self) -> Address {
+        assert_ne!(self.format, MatrixFormat::Fp8, "8-bit codes read as values");
         self.memory.address()
     }
+
+    /// The parts of a matrix of 8-bit codes: as many bytes as a multiple of 256, as its sides are multiples of 16.
+    pub(super) fn fp8(&self) -> Option<Weight> {
+        if self.format != MatrixFormat::Fp8 {
+            return None;
+        }
+        let scale = self.memory.address();
+        let at = |address| Fp8Operand { address, format: Fp8::E4m3, scale };
+        let codes = scale.offset(SCALE_BYTES);
+        let transposed = match self.usage {
+            MatrixUse::Training => codes.offset(self.rows * self.columns),
+            MatrixUse::Inference => Address::NULL,
+        };
+        Some(Weight { codes: at(codes), transposed: at(transposed) })
+    }
+}
+
+/// A scale and what aligns the codes behind it.
+const SCALE_BYTES: usize = 256;
+
+/// How a matrix of this size is held.
+fn fitting(format: MatrixFormat, rows: usize, columns: usize) -> MatrixFormat {
+    let fits = rows.is_multiple_of(16) && columns.is_multiple_of(16);
+    if format == MatrixFormat::Fp8 && !fits { MatrixFormat::Bf16 } else { format }
 }
 
 /// f32 values of little-endian bytes.

@@ -10,7 +10,7 @@ use super::driver::{Address, Argument, Driver, Kernel, Launch, Matmul};
 use super::kernels::Family;
 use super::scratch::{Carver, measure};
 use super::step::{self, CudaTally};
-use super::{elementwise, head, linear, norm, optimizer, qkv, quantized};
+use super::{elementwise, fp8, head, linear, norm, optimizer, qkv, quantized};
 use crate::device::*;
 use crate::dtype::{Bf16, DType};
 use crate::error::ComputeError;
@@ -91,6 +91,11 @@ impl CudaDevice {
         }
     }
 
+    /// The same with the sums of the left operand's rows; false if that cannot be had, and nothing was started.
+    pub(super) fn matmul_with_row_sums(&self, matmul: &Matmul, sums: Address) -> bool {
+        matmul.m > 0 && matmul.n > 0 && matmul.k > 0 && self.driver.matmul_with_row_sums(matmul, sums)
+    }
+
     /// Lays out scratch memory and runs an operation in it. Operations use the memory one after the other, in the order in
     /// which they start work.
     pub(super) fn with_scratch<L>(&self, layout: impl Fn(&mut Carver) -> L, body: impl FnOnce(L)) {
@@ -140,13 +145,16 @@ impl CudaDevice {
     }
 
     fn scratch_len(&self, shape: &ScratchShape) -> usize {
-        let ScratchShape { dtype, tokens, width, vocab_size, n_embd, head_dim, training, .. } = *shape;
+        let ScratchShape { dtype, matrices, tokens, width, vocab_size, n_embd, head_dim, training, .. } = *shape;
         let mut needs = vec![
             measure(|c| attend::scratch(c, shape)),
             measure(|c| head::layout(c, dtype, tokens, vocab_size, n_embd, !training)),
             measure(|c| elementwise::row_numbers(c, tokens)),
             measure(optimizer::square_partials),
         ];
+        if matrices == MatrixFormat::Fp8 {
+            needs.push(measure(|c| fp8::layout(c, tokens * width.max(n_embd))));
+        }
         if training {
             needs.extend([
                 measure(step::usual_layout),
@@ -191,6 +199,13 @@ impl Device for CudaDevice {
         Ok(buffer)
     }
 
+    fn supports(&self, format: MatrixFormat) -> Result<(), ComputeError> {
+        match format == MatrixFormat::Fp8 && !self.driver.has_fp8() {
+            false => Ok(()),
+            true => Err(ComputeError::no_fp8(&self.info())),
+        }
+    }
+
     fn allocate_matrix(
         &self,
         name: &str,
@@ -202,13 +217,14 @@ impl Device for CudaDevice {
         if format.is_quantized() && usage == MatrixUse::Training {
             return Err(ComputeError::QuantizedTraining { name: name.into(), format: format.name() });
         }
-        let matrix = CudaMatrix::new(&self.driver, name, format, rows, columns)?;
+        self.supports(format)?;
+        let matrix = CudaMatrix::new(&self.driver, name, format, rows, columns, usage)?;
         self.allocated.fetch_add(self.matrix_bytes(format, rows, columns, usage), Ordering::Relaxed);
         Ok(matrix)
     }
 
-    fn matrix_bytes(&self, format: MatrixFormat, rows: usize, columns: usize, _: MatrixUse) -> u64 {
-        CudaMatrix::bytes(format, rows, columns) as u64
+    fn matrix_bytes(&self, format: MatrixFormat, rows: usize, columns: usize, usage: MatrixUse) -> u64 {
+        CudaMatrix::bytes(format, rows, columns, usage) as u64
     }
 
     fn scratch_bytes(&self, shape: &ScratchShape) -> u64 {

@@ -9,6 +9,7 @@ use super::kernels::Family;
 use crate::device::DeviceInfo;
 use crate::dtype::DType;
 use crate::error::ComputeError;
+use crate::fp8::Fp8;
 
 /// An address in the device's memory (the simulator's is the host's).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -137,7 +138,39 @@ pub struct Matmul {
     pub c: Operand,
     /// 0 (what `c` held is not read) or 1.
     pub beta: f32,
-    /// f32 `[n]`, added to every row.
+    /// f32 `[n]`, added to every row. Where the result is bf16 it is rounded to bf16 first, on every GPU.
+    pub bias: Option<Address>,
+}
+
+/// A matrix of 8-bit codes, row-major without gaps; each code times `scale` is an element.
+#[derive(Clone, Copy, Debug)]
+pub struct Fp8Operand {
+    /// Of the first code.
+    pub address: Address,
+    /// What a code means.
+    pub format: Fp8,
+    /// One f32 on the device.
+    pub scale: Address,
+}
+
+/// `c = beta c + a bᵀ (+ bias)` of 8-bit operands, accumulated in f32: the one layout in which every GPU has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Fp8Matmul {
+    /// Rows of `a` and `c`.
+    pub m: usize,
+    /// Rows of `b`, columns of `c`; a multiple of 16.
+    pub n: usize,
+    /// Columns of `a` and `b`; a multiple of 16.
+    pub k: usize,
+    /// `[m, k]`.
+    pub a: Fp8Operand,
+    /// `[n, k]`; not of the same format as `a` if that is E5M2.
+    pub b: Fp8Operand,
+    /// `[m, n]`, f32 or bf16, never transposed.
+    pub c: Operand,
+    /// 0 (what `c` held is not read) or 1.
+    pub beta: f32,
+    /// f32 `[n]`, added to every row; it is rounded to bf16 first.
     pub bias: Option<Address>,
 }
 
@@ -170,6 +203,13 @@ pub trait Driver: Send + Sync {
     fn launch(&self, kernel: Kernel, launch: Launch, arguments: &[Argument]);
     /// Starts a matrix product.
     fn matmul(&self, matmul: &Matmul);
+    /// Starts a product without bias that also writes the sum of each row of `a`, f32 `[m]`, to `sums`, overwriting. Where
+    /// there is no such product nothing is started, and the result is false: a function of shapes, types and alignments.
+    fn matmul_with_row_sums(&self, matmul: &Matmul, sums: Address) -> bool;
+    /// Whether there are products of 8-bit floating-point numbers: from compute capability 8.9 on.
+    fn has_fp8(&self) -> bool;
+    /// Starts one.
+    fn matmul_fp8(&self, matmul: &Fp8Matmul);
     /// Waits for everything started.
     fn synchronize(&self);
     /// The first error since the start, if any. Does not wait: what has not failed yet is not known.

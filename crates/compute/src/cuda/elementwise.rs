@@ -3,6 +3,7 @@
 use super::buffer::{CudaBuffer, CudaMatrix, little_endian};
 use super::device::CudaDevice;
 use super::driver::{Address, Argument, Launch};
+use super::fp8;
 use super::kernels::Family;
 use super::quantized;
 use super::scratch::Carver;
@@ -209,6 +210,9 @@ pub(super) fn pack(device: &CudaDevice, values: &CudaBuffer, matrix: &mut CudaMa
     }
     let len = matrix.rows * matrix.columns;
     let values = values.input(DType::F32, len);
+    if let Some(weight) = matrix.fp8() {
+        return fp8::pack(device, values, (matrix.rows, matrix.columns), &weight);
+    }
     match matrix.dtype() {
         DType::F32 => device.driver().copy(values, matrix.address(), 4 * len),
         _ => round_to_bf16(device, values, matrix.address(), len),

@@ -23,6 +23,8 @@ pub enum Family {
     Dropout,
     /// The embedding and its gradient.
     Embedding,
+    /// 8-bit operands of matrix products.
+    Fp8,
     /// Softmax and cross-entropy.
     Head,
     /// Gathered, scattered and rounded values.
@@ -59,6 +61,7 @@ impl Family {
         Family::Columns,
         Family::Dropout,
         Family::Embedding,
+        Family::Fp8,
         Family::Head,
         Family::Matvec,
         Family::Memory,
@@ -83,6 +86,7 @@ impl Family {
             Family::Columns => "columns",
             Family::Dropout => "dropout",
             Family::Embedding => "embedding",
+            Family::Fp8 => "fp8",
             Family::Head => "head",
             Family::Matvec => "matvec",
             Family::Memory => "memory",
@@ -112,6 +116,7 @@ impl Family {
             Family::Columns => include_str!("kernels/columns.cu"),
             Family::Dropout => include_str!("kernels/dropout.cu"),
             Family::Embedding => include_str!("kernels/embedding.cu"),
+            Family::Fp8 => include_str!("kernels/fp8.cu"),
             Family::Head => concat!(include_str!("kernels/tally.cu"), include_str!("kernels/head.cu")),
             Family::Matvec => concat!(include_str!("kernels/vector.cu"), include_str!("kernels/matvec.cu")),
             Family::Memory => include_str!("kernels/memory.cu"),
@@ -166,7 +171,7 @@ impl Family {
     /// The storage types that the family is compiled for.
     fn storages(self) -> &'static [Option<DType>] {
         match self {
-            Family::Probe | Family::AdamW | Family::Muon | Family::Squares => &[None],
+            Family::Probe | Family::AdamW | Family::Fp8 | Family::Muon | Family::Squares => &[None],
             Family::AttentionForward | Family::AttentionBackward => &[None],
             Family::Bias | Family::Activation | Family::Columns | Family::Dropout | Family::Embedding => BOTH,
             Family::Head | Family::Matvec | Family::Memory | Family::Norm | Family::Qkv => BOTH,

@@ -3,6 +3,7 @@
 use super::buffer::{CudaBuffer, CudaMatrix};
 use super::device::CudaDevice;
 use super::driver::{Address, Launch, Matmul, Operand};
+use super::fp8;
 use super::kernels::Family;
 use super::quantized::{self, Kind};
 use super::scratch::Carver;
@@ -29,6 +30,9 @@ pub(super) fn forward(
     out: Out<'_, CudaBuffer>,
 ) {
     let (rows, columns) = (weight.rows, weight.columns);
+    if let Some(weight) = weight.fp8() {
+        return fp8::forward(device, x, (&weight, rows, columns), bias, tokens, out);
+    }
     let (c, dtype, beta) = match out {
         Out::Add(out) => (out.output(DType::F32, tokens * rows), DType::F32, 1.0),
         Out::Store(out) => (out.output(out.dtype(), tokens * rows), out.dtype(), 0.0),
@@ -73,6 +77,9 @@ pub(super) fn backward_input(
     dx: &mut CudaBuffer,
 ) {
     let (rows, columns, dtype) = (weight.rows, weight.columns, weight.dtype());
+    if let Some(weight) = weight.fp8() {
+        return fp8::backward_input(device, dy, (&weight, rows, columns), tokens, dx);
+    }
     device.matmul(&Matmul {
         m: tokens,
         n: columns,
@@ -97,7 +104,7 @@ pub(super) fn backward_weight(
 ) {
     let dtype = dy.dtype();
     let dy = dy.input(dtype, tokens * rows);
-    device.matmul(&Matmul {
+    let matmul = Matmul {
         m: rows,
         n: columns,
         k: tokens,
@@ -106,20 +113,29 @@ pub(super) fn backward_weight(
         c: operand(d_weight.output(DType::F32, rows * columns), DType::F32, columns),
         beta: 1.0,
         bias: None,
-    });
-    if let Some(d_bias) = d_bias {
-        let d_bias = d_bias.output(DType::F32, rows);
-        let chunks = Chunks::of(tokens);
-        device.with_scratch(
-            |carver| partial_sums(carver, tokens, rows),
-            |partial| {
+    };
+    let Some(d_bias) = d_bias else {
+        device.matmul(&matmul);
+        return;
+    };
+    let d_bias = d_bias.output(DType::F32, rows);
+    let chunks = Chunks::of(tokens);
+    device.with_scratch(
+        |carver| partial_sums(carver, tokens, rows),
+        |partial| {
+            // The product sums what it reads anyway, where the library offers that. It overwrites, so that the sums are added
+            // by a kernel in either case.
+            if device.matmul_with_row_sums(&matmul, partial) {
+                add_partials(device, partial, 1, rows, rows, d_bias);
+            } else {
+                device.matmul(&matmul);
                 let grid = Launch { grid: [rows.div_ceil(32) as u32, chunks.count, 1], ..SUMS };
                 let arguments = arguments![dy, partial, tokens as u32, rows as u32, chunks.rows,];
                 device.launch(Family::Columns, Some(dtype), "column_sums", grid, &arguments);
                 add_partials(device, partial, chunks.count, rows, rows, d_bias);
-            },
-        );
-    }
+            }
+        },
+    );
 }
 
 /// A block of the kernels that add up columns: 8 warps and a float a thread.

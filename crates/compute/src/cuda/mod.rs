@@ -11,6 +11,7 @@ mod buffer;
 mod device;
 pub mod driver;
 mod elementwise;
+mod fp8;
 mod head;
 pub mod kernels;
 mod linear;

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::driver::{Address, Driver, Kernel, Launch, Matmul};
+use super::driver::{Address, Driver, Fp8Matmul, Kernel, Launch, Matmul};
 use crate::device::DeviceInfo;
 use crate::error::ComputeError;
 
@@ -71,6 +71,16 @@ impl Driver for PlannedGpu {
     fn launch(&self, _: Kernel, _: Launch, _: &[super::driver::Argument]) {}
 
     fn matmul(&self, _: &Matmul) {}
+
+    fn matmul_with_row_sums(&self, _: &Matmul, _: Address) -> bool {
+        true
+    }
+
+    fn has_fp8(&self) -> bool {
+        true
+    }
+
+    fn matmul_fp8(&self, _: &Fp8Matmul) {}
 
     fn synchronize(&self) {}
 

@@ -7,6 +7,7 @@ use super::driver::{Address, Argument, Driver, Kernel, Launch};
 use super::kernels::Family;
 use crate::dtype::Bf16;
 use crate::error::ComputeError;
+use crate::fp8::Fp8;
 use crate::selftest::{Check, Tolerance};
 
 /// `ex2.approx` is exact to about two units in the last place.
@@ -89,6 +90,7 @@ pub fn run(driver: &dyn Driver) -> Result<Vec<Check>, ComputeError> {
         checks.push(copy_async(driver, tiles)?);
     }
     checks.extend(arithmetic(driver)?);
+    checks.extend(fp8(driver)?);
     checks.extend(warp(driver)?);
     checks.push(transpose(driver, 3)?);
     checks.push(syncwarp(driver)?);
@@ -206,6 +208,37 @@ fn warp(driver: &dyn Driver) -> Result<Vec<Check>, ComputeError> {
     ];
     let check = |(i, (case, want)): (usize, &(&str, Vec<f64>))| compare(case, &got[i * 96..][..96], want, SUM);
     Ok(wanted.iter().enumerate().map(check).collect())
+}
+
+/// Every value of the two 8-bit formats, the middles between them with their neighbours, and what lies outside.
+fn fp8(driver: &dyn Driver) -> Result<Vec<Check>, ComputeError> {
+    const FORMATS: [Fp8; 2] = [Fp8::E4m3, Fp8::E5m2];
+    let mut x = vec![0.0, f32::NAN, f32::INFINITY, f32::MAX, 1e-30, f32::MIN_POSITIVE / 4.0, 1e5, 449.0];
+    for format in FORMATS {
+        for code in 0..0x7b {
+            let (low, high) = (format.decode(code), format.decode(code + 1));
+            let middle = low + (high - low) / 2.0;
+            x.extend([low, middle, f32::from_bits(middle.to_bits() + 1), f32::from_bits(middle.to_bits() - 1)]);
+        }
+    }
+    // Numbers without a pattern, over the range of both formats and beyond.
+    let random = |i: u32| f32::from_bits((i.wrapping_mul(2_654_435_761) >> 4) % 0x1200_0000 + 0x3600_0000);
+    x.extend((0..20_000).map(random));
+    let negative: Vec<f32> = x.iter().map(|x| -x).collect();
+    x.extend(negative);
+    let mut bench = Bench::new(driver);
+    let (at, n) = (bench.f32(&x)?, x.len() as u32);
+    let outs = [bench.bytes(&vec![0; x.len()])?, bench.bytes(&vec![0; x.len()])?];
+    bench.run("probe_fp8", Launch::linear(1, 128), &[at.into(), outs[0].into(), outs[1].into(), n.into()]);
+    let mut checks = Vec::new();
+    for (format, out) in FORMATS.into_iter().zip(outs) {
+        // All NaN are alike, and -0 is not 0.
+        let key = |code: u8| if format.decode(code).is_nan() { f64::NAN } else { f64::from(code) };
+        let got: Vec<f64> = bench.read(out, x.len(), u8::from_le_bytes)?.into_iter().map(key).collect();
+        let want: Vec<f64> = x.iter().map(|x| key(format.encode(*x))).collect();
+        checks.push(compare(&format!("cvt to {}", format.name()), &got, &want, Tolerance::EXACT));
+    }
+    Ok(checks)
 }
 
 /// The tile, there and back `rounds` times and there again.

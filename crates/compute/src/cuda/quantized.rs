@@ -34,7 +34,7 @@ pub(super) fn bytes(format: MatrixFormat, rows: usize, columns: usize) -> [usize
     let codes = match format {
         MatrixFormat::Q8 => BLOCK,
         MatrixFormat::Q4 => BLOCK / 2,
-        MatrixFormat::F32 | MatrixFormat::Bf16 => unreachable!("plain weights have no codes"),
+        MatrixFormat::F32 | MatrixFormat::Bf16 | MatrixFormat::Fp8 => unreachable!("no blocks in this format"),
     };
     [blocks.saturating_mul(codes), blocks.saturating_mul(2)]
 }

@@ -4,6 +4,7 @@
 use super::buffer::{CudaBuffer, CudaMatrix, Memory};
 use super::device::CudaDevice;
 use super::driver::{Address, Launch};
+use super::fp8;
 use super::kernels::Family;
 use super::optimizer::adamw_factors;
 use super::scratch::Carver;
@@ -120,6 +121,8 @@ pub(super) fn adamw_all(
     tensors: Vec<AdamWTensor<'_, CudaBuffer, CudaMatrix>>,
     tally: &CudaTally,
 ) {
+    // 8-bit matrices need the largest of the new weights first.
+    let mut in_fp8 = Vec::new();
     let entry = |tensor: AdamWTensor<'_, CudaBuffer, CudaMatrix>| {
         let AdamWTensor { weight, matrix, gradient, moments: [first, second], weight_decay } = tensor;
         let len = weight.len();
@@ -129,6 +132,9 @@ pub(super) fn adamw_all(
         let f32s = [first.output(DType::F32, len), second.output(DType::F32, len)];
         let addresses = [weight.output(DType::F32, len), gradient.input(DType::F32, len), f32s[0], f32s[1]];
         let [w, g, m, v] = addresses.map(|at| at.0);
+        let codes = matrix.as_ref().and_then(|m| Some((addresses[0], (m.rows, m.columns), m.fp8()?)));
+        let matrix = matrix.filter(|_| codes.is_none());
+        in_fp8.extend(codes);
         Entry {
             pointers: [w, g, m, v, matrix.as_ref().map_or(Address::NULL, |m| m.address()).0],
             len,
@@ -149,4 +155,7 @@ pub(super) fn adamw_all(
             device.launch(Family::AdamW, None, "adamw_all", Launch::linear(blocks, 256), &arguments);
         },
     );
+    for (weight, size, codes) in &in_fp8 {
+        fp8::pack(device, *weight, *size, codes);
+    }
 }

@@ -98,10 +98,16 @@ fn the_barrier_of_the_sum_of_squares_is_needed() {
     each_barrier_is_needed(Family::Squares, 1, &[(Part::Memory, DType::F32)]);
 }
 
+#[test]
+fn the_barrier_of_the_transposed_codes_is_needed() {
+    each_barrier_is_needed(Family::Fp8, 1, &[(Part::Fp8, DType::Bf16)]);
+}
+
 /// No barrier escapes the tests above.
 #[test]
 fn every_family_with_barriers_has_its_test() {
-    let tested = [Family::Norm, Family::Columns, Family::Embedding, Family::Qkv, Family::Head, Family::Squares];
+    let tested =
+        [Family::Norm, Family::Columns, Family::Embedding, Family::Fp8, Family::Qkv, Family::Head, Family::Squares];
     for family in Family::ALL {
         // Attention and the probe have theirs beside them.
         let elsewhere = *family == Family::Probe || family.name().starts_with("attention");

@@ -12,6 +12,7 @@ pub mod adamw;
 pub mod attention;
 pub mod dropout;
 pub mod embedding;
+pub mod fp8;
 pub mod head;
 pub mod linear;
 pub mod muon;

@@ -16,7 +16,7 @@ pub fn scale_and_zero(format: MatrixFormat, header: u16) -> (f64, f64) {
             let (exponent, mantissa) = (i32::from(header >> 10), f64::from(header >> 6 & 15) / 16.0);
             ((1.0 + mantissa) * 2.0_f64.powi(exponent - 50), f64::from(header & 63) / 4.0)
         }
-        MatrixFormat::F32 | MatrixFormat::Bf16 => panic!("plain weights have no headers"),
+        MatrixFormat::F32 | MatrixFormat::Bf16 | MatrixFormat::Fp8 => panic!("no headers in this format"),
     }
 }
 

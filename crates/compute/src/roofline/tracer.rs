@@ -92,6 +92,10 @@ impl Device for Tracer {
         Ok(TracedBuffer { name: name.into(), dtype, len })
     }
 
+    fn supports(&self, _: MatrixFormat) -> Result<(), ComputeError> {
+        Ok(())
+    }
+
     fn allocate_matrix(
         &self,
         name: &str,

@@ -11,6 +11,7 @@ mod activation;
 mod attention;
 mod check;
 mod elementwise;
+mod fp8;
 mod head;
 mod linear;
 mod memory;
@@ -37,6 +38,8 @@ pub enum Part {
     Linear,
     /// Linear layers, embedding and head of quantised weights. In bf16 alone.
     Quantized,
+    /// Linear layers with 8-bit operands. In bf16 alone, where the device has them.
+    Fp8,
     /// Attention.
     Attention,
     /// LayerNorm and RMSNorm.
@@ -77,6 +80,7 @@ pub fn run<D: Device>(device: &D, seed: u64) -> Vec<Check> {
         }
     }
     run_in(&mut trial, Part::Quantized, DType::Bf16);
+    run_in(&mut trial, Part::Fp8, DType::Bf16);
     run_in(&mut trial, Part::Optimizer, DType::F32);
     trial.into_checks()
 }
@@ -93,6 +97,7 @@ fn run_in<D: Device>(trial: &mut Trial<'_, D>, part: Part, dtype: DType) {
         Part::Memory => memory::run(trial),
         Part::Linear => linear::run(trial, dtype),
         Part::Quantized => quantized::run(trial),
+        Part::Fp8 => fp8::run(trial),
         Part::Attention => attention::run(trial, dtype),
         Part::Norm => norm::run(trial, dtype),
         Part::Head => head::run(trial, dtype),

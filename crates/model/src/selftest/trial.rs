@@ -40,8 +40,13 @@ impl<D: Device> Trial<D> {
         })?;
         let network = Network::new(config.clone(), dtype, parameters)?;
         let ids = fixture.u32("ids");
-        let shape =
-            WorkspaceShape { tokens: ids.len(), sequence: config.context, dtype, training: Some(Recompute::Light) };
+        let shape = WorkspaceShape {
+            tokens: ids.len(),
+            sequence: config.context,
+            dtype,
+            matrices: dtype.into(),
+            training: Some(Recompute::Light),
+        };
         let workspace = Workspace::new(&**device, &config, shape)?;
         let gradients = Gradients::new(&**device, &config)?;
         let (targets, weights, cu_seqlens) =

@@ -27,6 +27,9 @@ pub enum Precision {
     Bf16,
     /// f32 throughout.
     F32,
+    /// As bf16, the products of the blocks' linear layers of 8-bit operands, but for the weights' gradients: on GPUs of compute
+    /// capability 8.9 and later.
+    Fp8,
 }
 
 /// Where, on what, and from which seed.
@@ -51,7 +54,7 @@ impl Run {
             seed: section.integer("seed", 0, i64::MAX as u64)?.unwrap_or(1),
             device: section.choice("device", &[("cpu", DeviceKind::Cpu)])?.unwrap_or(DeviceKind::Cpu),
             precision: section
-                .choice("precision", &[("bf16", Precision::Bf16), ("f32", Precision::F32)])?
+                .choice("precision", &[("bf16", Precision::Bf16), ("f32", Precision::F32), ("fp8", Precision::Fp8)])?
                 .unwrap_or(Precision::Bf16),
             threads: section.size("threads", 0, 4096)?.unwrap_or(0),
         })

@@ -3,7 +3,7 @@
 use casallm_compute::Device;
 
 use super::sft::sft_config;
-use super::{RunDir, config_of, dtype_of, pretrain_config};
+use super::{RunDir, config_of, matrices_of, pretrain_config};
 use crate::checkpoint::CheckpointStore;
 use crate::error::TrainError;
 use crate::planning::{Asked, Level, MemoryChoice, Planner};
@@ -35,8 +35,8 @@ pub fn sized<D: Device>(
         asked.micro_batch = begun_with(recipe, stage)?;
     }
     let model = config_of(recipe)?;
-    let dtype = dtype_of(recipe.run.precision);
-    let choice = Planner { device, model: &model, dtype, config: &config, available }.choose(asked)?;
+    let matrices = matrices_of(recipe.run.precision);
+    let choice = Planner { device, model: &model, matrices, config: &config, available }.choose(asked)?;
     Ok(Sized { recipe: recipe.with_micro_batch(stage, choice.micro_batch), choice })
 }
 
@@ -52,8 +52,8 @@ pub fn memory_levels<D: Device>(
 ) -> Result<(Vec<Level>, Result<MemoryChoice, TrainError>), TrainError> {
     let (config, asked) = open_questions(recipe, stage)?;
     let model = config_of(recipe)?;
-    let dtype = dtype_of(recipe.run.precision);
-    let planner = Planner { device, model: &model, dtype, config: &config, available };
+    let matrices = matrices_of(recipe.run.precision);
+    let planner = Planner { device, model: &model, matrices, config: &config, available };
     Ok((planner.levels(), planner.choose(asked)))
 }
 

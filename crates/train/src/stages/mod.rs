@@ -12,7 +12,7 @@ mod sft;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use casallm_compute::{DType, Device};
+use casallm_compute::{DType, Device, MatrixFormat};
 use casallm_data::chat::CHAT_TEMPLATE;
 use casallm_data::tokenizer::Tokenizer;
 use casallm_model::config::ModelConfig;
@@ -105,11 +105,12 @@ pub trait StageObserver: Observer {
     fn planned(&mut self, stage: Stage, choice: &MemoryChoice);
 }
 
-/// The storage type that a precision means.
-pub fn dtype_of(precision: Precision) -> DType {
+/// How a precision holds the matrices of the blocks; the storage type of activations follows from it.
+pub fn matrices_of(precision: Precision) -> MatrixFormat {
     match precision {
-        Precision::Bf16 => DType::Bf16,
-        Precision::F32 => DType::F32,
+        Precision::Bf16 => MatrixFormat::Bf16,
+        Precision::F32 => MatrixFormat::F32,
+        Precision::Fp8 => MatrixFormat::Fp8,
     }
 }
 

@@ -9,13 +9,14 @@ use casallm_data::split::Split;
 use casallm_data::tokenizer::Tokenizer;
 use casallm_model::config::ModelConfig;
 use casallm_model::directory::StoredDtype;
+use casallm_model::error::ModelError;
 use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
 use casallm_model::workspace::Recompute;
 
 use super::{
-    Prepared, RunDir, Sized, StageObserver, config_of, dtype_of, fingerprint, open_store, optimizer_config, peak, save,
-    shards, sized, tokenizer,
+    Prepared, RunDir, Sized, StageObserver, config_of, fingerprint, matrices_of, open_store, optimizer_config, peak,
+    save, shards, sized, tokenizer,
 };
 use crate::error::TrainError;
 use crate::feed::PretrainFeed;
@@ -118,8 +119,10 @@ pub fn pretrain<D: Device>(
 ) -> Result<Outcome, TrainError> {
     let dir = RunDir::new(&recipe.run.dir);
     let model = config_of(recipe)?;
-    let dtype = dtype_of(recipe.run.precision);
-    // Before any time is spent: does it fit, is there something in the way?
+    let matrices = matrices_of(recipe.run.precision);
+    let dtype = matrices.activations();
+    // Before any time is spent: can the device do it, does it fit, is there something in the way?
+    device.supports(matrices).map_err(ModelError::from)?;
     let keep_last = recipe.pretrain()?.keep_last;
     let Sized { recipe, choice } = &sized(recipe, Stage::Pretrain, &**device, device.available_bytes())?;
     let store = open_store(&dir, Stage::Pretrain, keep_last, resume)?;
@@ -131,7 +134,7 @@ pub fn pretrain<D: Device>(
     config.settings += &format!("shards = \"{}\"\n", fingerprint(&prepared));
     let data = open(recipe, stage, &dir, &tokenizer, &prepared)?;
     config.peak = peak(device, dtype);
-    let parameters = Parameters::random(device.clone(), &model, dtype.into(), recipe.run.seed)?;
+    let parameters = Parameters::random(device.clone(), &model, matrices, recipe.run.seed)?;
     let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, config)?;
     let outcome = trainer.run(&data.feed, &data.validation, &store, &dir.metrics(), interrupt, observer)?;
     if matches!(outcome, Outcome::Finished(_)) {

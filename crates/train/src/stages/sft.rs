@@ -9,13 +9,14 @@ use casallm_data::packing::{ConversationSet, FitReport};
 use casallm_data::tokenizer::Tokenizer;
 use casallm_model::config::ModelConfig;
 use casallm_model::directory::{ModelDirectory, StoredDtype, TOKENIZER};
+use casallm_model::error::ModelError;
 use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
 use casallm_model::workspace::Recompute;
 
 use super::{
-    RunDir, Sized, StageObserver, config_of, conversations, dtype_of, gather, open_store, optimizer_config, peak, save,
-    sized,
+    RunDir, Sized, StageObserver, config_of, conversations, gather, matrices_of, open_store, optimizer_config, peak,
+    save, sized,
 };
 use crate::error::TrainError;
 use crate::feed::SftFeed;
@@ -168,7 +169,9 @@ pub fn sft<D: Device>(
     observer: &mut dyn StageObserver,
 ) -> Result<(Outcome, SftSetup), TrainError> {
     let dir = RunDir::new(&recipe.run.dir);
-    let dtype = dtype_of(recipe.run.precision);
+    let matrices = matrices_of(recipe.run.precision);
+    let dtype = matrices.activations();
+    device.supports(matrices).map_err(ModelError::from)?;
     let store = open_store(&dir, Stage::Sft, recipe.sft()?.keep_last, resume)?;
     let Sized { recipe, choice } = &sized(recipe, Stage::Sft, &**device, device.available_bytes())?;
     observer.planned(Stage::Sft, choice);
@@ -178,7 +181,7 @@ pub fn sft<D: Device>(
     let mut model = base.config().clone();
     model.dropout = recipe.model.dropout as f32;
     setup.config.peak = peak(device, dtype);
-    let parameters = Parameters::load(device.clone(), &base, dtype.into(), MatrixUse::Training)?;
+    let parameters = Parameters::load(device.clone(), &base, matrices, MatrixUse::Training)?;
     let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, setup.config.clone())?;
     let metrics = dir.metrics();
     let outcome = trainer.run(&setup.feed, &setup.validation, &store, &metrics, interrupt, observer)?;

@@ -55,6 +55,31 @@ DEVICE bf16 from_float<bf16>(float x) {
     return y;
 }
 
+// ---- 8-bit floats, for what has no instruction for them ----
+
+// The code of x with so many bits of mantissa (3: E4M3, 2: E5M2), to nearest, ties to even; beyond the largest number the
+// largest, infinities included; a NaN becomes 0x7f. Bit for bit what PTX's cvt.rn.satfinite does.
+template <u32 MANTISSA>
+DEVICE u32 fp8_code(float x) {
+    const u32 BIAS = MANTISSA == 3 ? 7 : 15, LARGEST = MANTISSA == 3 ? 0x7eu : 0x7bu;
+    u32 bits = __float_as_uint(x), magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) {
+        return 0x7fu;
+    }
+    u32 code;
+    if (magnitude < (128 - BIAS) << 23) {
+        // Below the smallest normal number: added to a power of two whose last place is the subnormals' step, x is rounded
+        // by the addition.
+        u32 power = (151 - BIAS - MANTISSA) << 23;
+        code = __float_as_uint(__uint_as_float(magnitude) + __uint_as_float(power)) - power;
+    } else {
+        const u32 DROPPED = 23 - MANTISSA;
+        u32 rounded = magnitude + (1u << (DROPPED - 1)) - 1 + (magnitude >> DROPPED & 1);
+        code = (rounded >> DROPPED) - ((127 - BIAS) << MANTISSA);
+    }
+    return (code < LARGEST ? code : LARGEST) | (bits >> 24 & 0x80u);
+}
+
 #ifdef STORAGE_BF16
 #if STORAGE_BF16
 typedef bf16 S;

@@ -94,6 +94,14 @@ extern "C" __global__ __launch_bounds__(128) void probe_arithmetic(const float* 
     }
 }
 
+// Codes of x, two at a time: n is even.
+extern "C" __global__ __launch_bounds__(128) void probe_fp8(const float* x, u16* e4m3, u16* e5m2, u32 n) {
+    for (u32 i = threadIdx.x; 2 * i < n; i += 128) {
+        e4m3[i] = static_cast<u16>(pack_e4m3(x[2 * i], x[2 * i + 1]));
+        e5m2[i] = static_cast<u16>(pack_e5m2(x[2 * i], x[2 * i + 1]));
+    }
+}
+
 // out[7][96] of in[96]: value of lane 5, of lane ^ 6, of lane - 3, of lane + 3, which lanes are negative, sum, maximum of the
 // block.
 extern "C" __global__ __launch_bounds__(96) void probe_warp(const float* in, float* out) {

@@ -1,6 +1,6 @@
 // Every line of PTX that the kernels use. The simulator replaces this file by its own functions of the same names
 // (simulator/ptx.cu), so that a kernel which touches the hardware only through them runs on both. Each of them is checked
-// on its own by probe.cu. All need sm_80.
+// on its own by probe.cu. All need sm_80; what sm_89 has besides is done in other ways below it.
 
 // An address of shared memory as PTX's .shared instructions take it.
 DEVICE u32 shared_address(const void* at) {
@@ -77,6 +77,27 @@ DEVICE u32 pack_bf16(float low, float high) {
     u32 r;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(r) : "f"(high), "f"(low));
     return r;
+}
+
+// Two 8-bit floats in the lower half of a register, rounded to nearest even, saturating, `low` in the lowest byte: E4M3 and
+// E5M2.
+DEVICE u32 pack_e4m3(float low, float high) {
+#if __CUDA_ARCH__ >= 890
+    u16 r;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;\n" : "=h"(r) : "f"(high), "f"(low));
+    return r;
+#else
+    return fp8_code<3>(low) | fp8_code<3>(high) << 8;
+#endif
+}
+DEVICE u32 pack_e5m2(float low, float high) {
+#if __CUDA_ARCH__ >= 890
+    u16 r;
+    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;\n" : "=h"(r) : "f"(high), "f"(low));
+    return r;
+#else
+    return fp8_code<2>(low) | fp8_code<2>(high) << 8;
+#endif
 }
 
 // 2^x to about 2 units in the last place; 0 for -inf; results below 2^-126 become 0.

@@ -18,10 +18,11 @@ use super::algorithms::{Algorithm, Choices};
 use super::error::CudaError;
 use super::ffi::CublasLt;
 use super::memory::Memory;
-use super::product::{Bias, Product, Side};
+use super::product::{Element, Extra, Job, Product, Side, Way};
 use super::session::{Event, Session};
-use crate::cuda::driver::{Address, Matmul};
+use crate::cuda::driver::Address;
 use crate::dtype::DType;
+use crate::fp8::Fp8;
 
 /// Algorithms that the library is asked for and that are timed.
 const CANDIDATES: usize = 8;
@@ -67,11 +68,12 @@ struct Descriptors {
 struct Plan {
     descriptors: Descriptors,
     algorithm: Algorithm,
-    bias: Bias,
+    way: Way,
 }
 
 struct State {
-    plans: HashMap<Product, Plan>,
+    /// `None` where the library has none.
+    plans: HashMap<Product, Option<Plan>>,
     choices: Choices,
 }
 
@@ -101,13 +103,12 @@ unsafe impl Send for Products {}
 // SAFETY: as above.
 unsafe impl Sync for Products {}
 
-/// What remains for the caller after, or before, the product itself.
-pub(super) struct Request<'a> {
-    pub(super) matmul: &'a Matmul,
+/// What remains for the caller before the product itself.
+pub(super) struct Kernels<'a> {
     /// Starts the kernel that rounds the f32 bias to bf16 at an address.
     pub(super) round_bias: &'a dyn Fn(Address) -> Result<(), CudaError>,
-    /// Starts the kernel that adds the bias to the result.
-    pub(super) add_bias: &'a dyn Fn() -> Result<(), CudaError>,
+    /// Starts the kernel that adds the bias to the result, or puts it there where the result held nothing.
+    pub(super) put_bias: &'a dyn Fn() -> Result<(), CudaError>,
 }
 
 impl Products {
@@ -133,18 +134,23 @@ impl Products {
         Ok(Products { library, handle, settings, workspace, workspace_bytes, rounded, state })
     }
 
-    /// Starts a product.
+    /// Starts a product; false if it is to leave row sums and no algorithm does.
     ///
     /// # Errors
     /// There is no algorithm for it, or a call fails.
-    pub(super) fn run(&self, session: &Session, memory: &Memory, request: &Request<'_>) -> Result<(), CudaError> {
-        let matmul = request.matmul;
-        let product = Product::of(matmul);
+    pub(super) fn run(
+        &self,
+        session: &Session,
+        memory: &Memory,
+        job: &Job,
+        kernels: &Kernels<'_>,
+    ) -> Result<bool, CudaError> {
+        let product = job.product;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = match state.plans.get(&product) {
             Some(plan) => *plan,
             None => {
-                let plan = self.plan(session, memory, &mut state.choices, product, matmul)?;
+                let plan = self.plan(session, memory, &mut state.choices, job)?;
                 if state.plans.len() >= MOST_PLANS {
                     self.forget(&mut state);
                 }
@@ -152,23 +158,35 @@ impl Products {
                 plan
             }
         };
-        if plan.bias == Bias::RoundedEpilogue {
-            (request.round_bias)(self.rounded)?;
+        let Some(plan) = plan else {
+            if product.extra == Extra::RowSums {
+                return Ok(false);
+            }
+            // SAFETY: takes nothing.
+            let version = unsafe { (self.library.cublasLtGetVersion)() };
+            return Err(CudaError::NoAlgorithm { version, product: product.to_string() });
+        };
+        match plan.way {
+            Way::RoundedBias => (kernels.round_bias)(self.rounded)?,
+            Way::BiasBefore => (kernels.put_bias)()?,
+            Way::Plain | Way::Bias | Way::RowSums => {}
         }
-        self.bias_pointer(&plan.descriptors, plan.bias, matmul)?;
-        self.start(session, &plan.descriptors, &plan.algorithm, matmul, matmul.c.address)?;
-        if plan.bias == Bias::After {
-            (request.add_bias)()?;
-        }
-        Ok(())
+        let asked = if plan.way == Way::BiasBefore { product.behind_bias() } else { product };
+        self.pointers(&plan.descriptors, plan.way, job)?;
+        self.start(session, &plan.descriptors, &plan.algorithm, &Job { product: asked, ..*job }, job.c)?;
+        Ok(true)
     }
 
-    /// The ways of adding the bias, the best first.
-    fn ways(product: &Product) -> &'static [Bias] {
-        match (product.with_bias, product.c.dtype) {
-            (false, _) => &[Bias::None],
-            (true, DType::Bf16) if product.n <= WIDEST_BIAS => &[Bias::Epilogue, Bias::RoundedEpilogue, Bias::After],
-            (true, _) => &[Bias::Epilogue, Bias::After],
+    /// The ways of doing a product, the best first. In all of those that end in bf16 the bias is rounded to bf16, added to
+    /// the sum in f32, and the result rounded: bits do not depend on which of them a library has. (The other order, a
+    /// product that is rounded and a bias added behind, would round the larger of the two numbers twice.)
+    fn ways(product: &Product) -> &'static [Way] {
+        match product.extra {
+            Extra::None => &[Way::Plain],
+            Extra::RowSums => &[Way::RowSums],
+            Extra::Bias if product.c.element == Element::F32 && !product.is_fp8() => &[Way::Bias, Way::BiasBefore],
+            Extra::Bias if product.n <= WIDEST_BIAS => &[Way::RoundedBias, Way::BiasBefore],
+            Extra::Bias => &[Way::BiasBefore],
         }
     }
 
@@ -177,14 +195,16 @@ impl Products {
         session: &Session,
         memory: &Memory,
         choices: &mut Choices,
-        product: Product,
-        matmul: &Matmul,
-    ) -> Result<Plan, CudaError> {
-        for bias in Self::ways(&product) {
-            let descriptors = self.describe(&product, *bias)?;
-            let found = self.choose(session, memory, choices, &descriptors, (product, *bias), matmul);
+        job: &Job,
+    ) -> Result<Option<Plan>, CudaError> {
+        for way in Self::ways(&job.product) {
+            let product = if *way == Way::BiasBefore { job.product.behind_bias() } else { job.product };
+            let job = Job { product, ..*job };
+            let descriptors = self.describe(&product, *way)?;
+            let found = self.pointers(&descriptors, *way, &job);
+            let found = found.and_then(|()| self.choose(session, memory, choices, &descriptors, *way, &job));
             match found {
-                Ok(Some(algorithm)) => return Ok(Plan { descriptors, algorithm, bias: *bias }),
+                Ok(Some(algorithm)) => return Ok(Some(Plan { descriptors, algorithm, way: *way })),
                 Ok(None) => self.destroy_descriptors(descriptors),
                 Err(error) => {
                     self.destroy_descriptors(descriptors);
@@ -192,9 +212,7 @@ impl Products {
                 }
             }
         }
-        // SAFETY: takes nothing.
-        let version = unsafe { (self.library.cublasLtGetVersion)() };
-        Err(CudaError::NoAlgorithm { version, product: product.to_string() })
+        Ok(None)
     }
 
     /// The remembered algorithm, else the fastest; `None` if the library has none.
@@ -204,14 +222,15 @@ impl Products {
         memory: &Memory,
         choices: &mut Choices,
         descriptors: &Descriptors,
-        (product, bias): (Product, Bias),
-        matmul: &Matmul,
+        way: Way,
+        job: &Job,
     ) -> Result<Option<Algorithm>, CudaError> {
+        let product = job.product;
         if !self.settings.tune {
             return Ok(self.proposals(descriptors, &product)?.first().map(|proposal| proposal.algorithm));
         }
         let tf32 = if self.settings.tf32 { " tf32" } else { "" };
-        let name = format!("{}{tf32} bias={bias:?}", product.representative());
+        let name = format!("{}{tf32} way={way:?}", product.representative());
         if let Some(algorithm) = choices.get(&name)
             && self.fits(descriptors, &algorithm)
         {
@@ -221,8 +240,7 @@ impl Products {
         if proposals.is_empty() {
             return Ok(None);
         }
-        self.bias_pointer(descriptors, bias, matmul)?;
-        let fastest = self.fastest(session, memory, descriptors, &proposals, matmul)?;
+        let fastest = self.fastest(session, memory, descriptors, &proposals, job)?;
         // What does not fit a neighbour of its size is no choice for the next process either; it is made again there.
         choices.put(&name, fastest);
         Ok(Some(fastest))
@@ -317,23 +335,23 @@ impl Products {
         memory: &Memory,
         descriptors: &Descriptors,
         proposals: &[Proposal],
-        matmul: &Matmul,
+        job: &Job,
     ) -> Result<Algorithm, CudaError> {
         let first = proposals[0].algorithm;
         if proposals.len() == 1 {
             return Ok(first);
         }
-        let c = &matmul.c;
-        let scratch = match matmul.beta == 0.0 {
-            true => None,
-            false => match memory.allocate(session, matmul.m * c.row_stride * c.dtype.size()) {
+        let Product { m, c, accumulate, .. } = job.product;
+        let scratch = match accumulate {
+            false => None,
+            true => match memory.allocate(session, m * c.row_stride * c.element.size()) {
                 Ok(scratch) => Some(scratch),
                 Err(CudaError::OutOfMemory { .. }) => return Ok(first),
                 Err(error) => return Err(error),
             },
         };
-        let target = scratch.unwrap_or(c.address);
-        let timed = self.time_all(session, descriptors, proposals, matmul, target);
+        let target = scratch.unwrap_or(job.c);
+        let timed = self.time_all(session, descriptors, proposals, job, target);
         if let Some(scratch) = scratch {
             memory.free(session, scratch)?;
         }
@@ -349,7 +367,7 @@ impl Products {
         session: &Session,
         descriptors: &Descriptors,
         proposals: &[Proposal],
-        matmul: &Matmul,
+        job: &Job,
         target: Address,
     ) -> Result<Vec<f32>, CudaError> {
         let (begin, end) = (Event::new(session, true)?, Event::new(session, true)?);
@@ -358,7 +376,7 @@ impl Products {
             // The first run loads the kernel.
             for run in 0..=RUNS {
                 begin.record(session)?;
-                if self.start(session, descriptors, &proposal.algorithm, matmul, target).is_err() {
+                if self.start(session, descriptors, &proposal.algorithm, job, target).is_err() {
                     return Ok(f32::INFINITY);
                 }
                 end.record(session)?;
@@ -381,10 +399,10 @@ impl Products {
         session: &Session,
         d: &Descriptors,
         algorithm: &Algorithm,
-        matmul: &Matmul,
+        job: &Job,
         target: Address,
     ) -> Result<(), CudaError> {
-        let alpha = 1.0_f32;
+        let (alpha, beta) = (1.0_f32, job.product.beta());
         let pointer = |address: Address| address.0 as *const c_void;
         // SAFETY: the descriptors describe the operands' memory, which the caller of `Driver::matmul` vouches for; the
         // workspace is ours, and products follow one another on one stream.
@@ -393,12 +411,12 @@ impl Products {
                 self.handle,
                 d.operation,
                 std::ptr::from_ref(&alpha).cast(),
-                pointer(matmul.b.address),
+                pointer(job.b),
                 d.b,
-                pointer(matmul.a.address),
+                pointer(job.a),
                 d.a,
-                std::ptr::from_ref(&matmul.beta).cast(),
-                pointer(matmul.c.address),
+                std::ptr::from_ref(&beta).cast(),
+                pointer(job.c),
                 d.c,
                 pointer(target).cast_mut(),
                 d.c,
@@ -411,14 +429,20 @@ impl Products {
         result("cublasLtMatmul", status)
     }
 
-    fn bias_pointer(&self, d: &Descriptors, bias: Bias, matmul: &Matmul) -> Result<(), CudaError> {
-        let address = match bias {
-            Bias::None | Bias::After => return Ok(()),
-            Bias::Epilogue => matmul.bias.unwrap_or(Address::NULL),
-            Bias::RoundedEpilogue => self.rounded,
+    /// Tells where the bias, the sums and the scales are: the library reads them at each start.
+    fn pointers(&self, d: &Descriptors, way: Way, job: &Job) -> Result<(), CudaError> {
+        use lt::cublasLtMatmulDescAttributes_t as Attribute;
+        if job.product.is_fp8() {
+            let [a, b] = job.scales;
+            self.operation(d.operation, Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &b.0)?;
+            self.operation(d.operation, Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &a.0)?;
+        }
+        let address = match way {
+            Way::Plain | Way::BiasBefore => return Ok(()),
+            Way::Bias | Way::RowSums => job.extra,
+            Way::RoundedBias => self.rounded,
         };
-        use lt::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER;
-        self.operation(d.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &address.0)
+        self.operation(d.operation, Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &address.0)
     }
 
     /// Sets an attribute of an operation.
@@ -440,9 +464,9 @@ impl Products {
         result("cublasLtMatmulDescSetAttribute", status)
     }
 
-    fn describe(&self, product: &Product, bias: Bias) -> Result<Descriptors, CudaError> {
+    fn describe(&self, product: &Product, way: Way) -> Result<Descriptors, CudaError> {
         use lt::cublasLtMatmulDescAttributes_t as Attribute;
-        let compute = match self.settings.tf32 && product.a.dtype == DType::F32 {
+        let compute = match self.settings.tf32 && product.a.element == Element::F32 {
             true => lt::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
             false => lt::cublasComputeType_t::CUBLAS_COMPUTE_32F,
         };
@@ -456,15 +480,17 @@ impl Products {
             let transposition = |side: &Side| i32::from(side.transposed);
             self.operation(d.operation, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &transposition(&product.b))?;
             self.operation(d.operation, Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &transposition(&product.a))?;
-            if matches!(bias, Bias::Epilogue | Bias::RoundedEpilogue) {
-                let epilogue = lt::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32;
-                let dtype = if bias == Bias::Epilogue { DType::F32 } else { DType::Bf16 };
-                self.operation(d.operation, Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
-                self.operation(
-                    d.operation,
-                    Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE,
-                    &(data_type(dtype) as i32),
-                )?;
+            let epilogue = match way {
+                Way::Plain | Way::BiasBefore => None,
+                Way::Bias => Some((lt::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS, Element::F32)),
+                Way::RoundedBias => Some((lt::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS, Element::Bf16)),
+                // Our left operand is the library's B; the sums run over k.
+                Way::RowSums => Some((lt::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BGRADB, Element::F32)),
+            };
+            if let Some((epilogue, element)) = epilogue {
+                let element = data_type(element) as i32;
+                self.operation(d.operation, Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &(epilogue as u32))?;
+                self.operation(d.operation, Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &element)?;
             }
             let Product { m, n, k, .. } = *product;
             d.b = self.layout(&product.b, if product.b.transposed { (k, n) } else { (n, k) })?;
@@ -488,7 +514,7 @@ impl Products {
         let status = unsafe {
             (self.library.cublasLtMatrixLayoutCreate)(
                 &raw mut layout,
-                data_type(side.dtype),
+                data_type(side.element),
                 rows as u64,
                 columns as u64,
                 side.row_stride as i64,
@@ -512,7 +538,7 @@ impl Products {
     }
 
     fn forget(&self, state: &mut State) {
-        for (_, plan) in state.plans.drain() {
+        for plan in state.plans.drain().filter_map(|(_, plan)| plan) {
             self.destroy_descriptors(plan.descriptors);
         }
     }
@@ -553,10 +579,11 @@ fn result(call: &'static str, status: u32) -> Result<(), CudaError> {
     Err(CudaError::Call { call, text: name.to_owned(), hint: "" })
 }
 
-fn data_type(dtype: DType) -> lt::cudaDataType_t {
-    match dtype {
-        DType::F32 => lt::cudaDataType_t::CUDA_R_32F,
-        DType::Bf16 => lt::cudaDataType_t::CUDA_R_16BF,
-        DType::U32 => panic!("a product of indices"),
+fn data_type(element: Element) -> lt::cudaDataType_t {
+    match element {
+        Element::F32 => lt::cudaDataType_t::CUDA_R_32F,
+        Element::Bf16 => lt::cudaDataType_t::CUDA_R_16BF,
+        Element::Fp8(Fp8::E4m3) => lt::cudaDataType_t::CUDA_R_8F_E4M3,
+        Element::Fp8(Fp8::E5m2) => lt::cudaDataType_t::CUDA_R_8F_E5M2,
     }
 }

@@ -35,13 +35,14 @@ use self::algorithms::Choices;
 use self::compiler::Compiler;
 use self::error::CudaError;
 use self::libraries::{DriverLibrary, Opened, open_cublaslt, open_driver};
-use self::matmul::{MatmulSettings, Products, Request};
+use self::matmul::{Kernels, MatmulSettings, Products};
 use self::memory::Memory;
 use self::modules::Modules;
+use self::product::{Job, Product};
 use self::search::Surroundings;
 use self::session::Session;
 use self::staging::Staging;
-use super::driver::{Address, Argument, Driver, Kernel, Launch, Matmul};
+use super::driver::{Address, Argument, Driver, Fp8Matmul, Kernel, Launch, Matmul, Operand};
 use super::kernels::Family;
 use crate::device::DeviceInfo;
 use crate::dtype::DType;
@@ -155,13 +156,25 @@ impl NvidiaDriver {
         self.start(kernel, Launch::linear(n.div_ceil(BIAS_THREADS), BIAS_THREADS), &[to.into(), bias.into(), n.into()])
     }
 
-    /// Adds a bias to every row of a result.
-    fn add_bias(&self, matmul: &Matmul, bias: Address) -> Result<(), CudaError> {
-        let kernel = bias_kernel(matmul.c.dtype, "add_bias");
-        let n = narrow(matmul.n)?;
-        let launch = Launch { grid: [narrow(matmul.m)?, 1, 1], block: [BIAS_THREADS, 1, 1], shared_bytes: 0 };
-        let stride = Argument::U64(matmul.c.row_stride as u64);
-        self.start(kernel, launch, &[matmul.c.address.into(), bias.into(), n.into(), stride])
+    /// Adds a bias to every row of a result, or puts it there.
+    fn put_bias(&self, c: &Operand, job: &Job) -> Result<(), CudaError> {
+        let kernel = bias_kernel(c.dtype, "put_bias");
+        let Product { m, n, accumulate, .. } = job.product;
+        let launch = Launch { grid: [narrow(m)?, 1, 1], block: [BIAS_THREADS, 1, 1], shared_bytes: 0 };
+        let (n, stride, shorten) = (narrow(n)?, c.row_stride as u64, c.dtype == DType::Bf16 || job.product.is_fp8());
+        let flags = [accumulate, shorten].map(|flag| Argument::U32(flag.into()));
+        self.start(kernel, launch, &[c.address.into(), job.extra.into(), n.into(), stride.into(), flags[0], flags[1]])
+    }
+
+    /// Starts a product; whether there is one.
+    fn multiply(&self, job: &Job, c: &Operand) -> Option<bool> {
+        self.attempt(|| {
+            let kernels = Kernels {
+                round_bias: &|to| self.round_bias(job.extra, job.product.n, to),
+                put_bias: &|| self.put_bias(c, job),
+            };
+            self.products.run(&self.session, &self.memory, job, &kernels)
+        })
     }
 }
 
@@ -266,15 +279,20 @@ impl Driver for NvidiaDriver {
     }
 
     fn matmul(&self, matmul: &Matmul) {
-        let bias = matmul.bias.unwrap_or(Address::NULL);
-        self.attempt(|| {
-            let request = Request {
-                matmul,
-                round_bias: &|to| self.round_bias(bias, matmul.n, to),
-                add_bias: &|| self.add_bias(matmul, bias),
-            };
-            self.products.run(&self.session, &self.memory, &request)
-        });
+        self.multiply(&Job::of(matmul), &matmul.c);
+    }
+
+    fn matmul_with_row_sums(&self, matmul: &Matmul, sums: Address) -> bool {
+        // After an error nothing is started in either case.
+        self.multiply(&Job::with_row_sums(matmul, sums), &matmul.c).unwrap_or(true)
+    }
+
+    fn has_fp8(&self) -> bool {
+        self.session.capability >= (8, 9)
+    }
+
+    fn matmul_fp8(&self, matmul: &Fp8Matmul) {
+        self.multiply(&Job::of_fp8(matmul), &matmul.c);
     }
 
     fn synchronize(&self) {

@@ -1,6 +1,6 @@
-//! The simulator's matrix product: a plain loop over `k`, in f32, as cuBLASLt is asked to accumulate.
+//! The simulator's matrix products: a plain loop over `k`, in f32, as cuBLASLt is asked to accumulate.
 
-use crate::cuda::driver::{Address, Matmul, Operand};
+use crate::cuda::driver::{Address, Fp8Matmul, Fp8Operand, Matmul, Operand};
 use crate::dtype::{Bf16, DType};
 
 /// Bytes from an operand's first element to the end of its last; 0 for an empty one.
@@ -59,9 +59,64 @@ unsafe fn write(operand: &Operand, index: usize, value: f32) {
 pub(super) unsafe fn run(matmul: &Matmul) {
     let Matmul { m, n, k, ref a, ref b, ref c, beta, bias } = *matmul;
     // SAFETY: the caller's.
-    let (left, right) = unsafe { (gather(a, m, k), gather(b, k, n)) };
+    unsafe {
+        let (left, right) = (gather(a, m, k), gather(b, k, n));
+        multiply((&left, &right), (m, n, k), 1.0, bias, (c, beta, c.dtype == DType::Bf16));
+    }
+}
+
+/// Writes the sum of each row of the left operand.
+///
+/// # Safety
+/// As [`run`]; `m` floats at `sums` as well.
+pub(super) unsafe fn row_sums(matmul: &Matmul, sums: Address) {
+    // SAFETY: the caller's.
+    let left = unsafe { gather(&matmul.a, matmul.m, matmul.k) };
+    for row in 0..matmul.m {
+        let sum: f32 = left[row * matmul.k..][..matmul.k].iter().sum();
+        // SAFETY: the caller's.
+        unsafe { (sums.0 as *mut f32).add(row).write_unaligned(sum) };
+    }
+}
+
+/// Computes a product of 8-bit operands: of what the codes stand for, then times the scales.
+///
+/// # Safety
+/// As [`run`]; a float at each scale.
+pub(super) unsafe fn run_fp8(matmul: &Fp8Matmul) {
+    let Fp8Matmul { m, n, k, ref a, ref b, ref c, beta, bias } = *matmul;
+    // SAFETY: the caller's.
+    unsafe {
+        let right = decode(b, n * k);
+        // `[k, n]`, as the loop below wants it.
+        let right: Vec<f32> = (0..k * n).map(|at| right[at % n * k + at / n]).collect();
+        let scale = *(a.scale.0 as *const f32) * *(b.scale.0 as *const f32);
+        multiply((&decode(a, m * k), &right), (m, n, k), scale, bias, (c, beta, true));
+    }
+}
+
+/// # Safety
+/// So many codes can be read.
+unsafe fn decode(operand: &Fp8Operand, len: usize) -> Vec<f32> {
+    // SAFETY: the caller's.
+    let codes = unsafe { std::slice::from_raw_parts(operand.address.0 as *const u8, len) };
+    codes.iter().map(|code| operand.format.decode(*code)).collect()
+}
+
+/// `c = beta c + scale left right + bias`, the bias rounded to bf16 on request.
+///
+/// # Safety
+/// As [`run`].
+unsafe fn multiply(
+    (left, right): (&[f32], &[f32]),
+    (m, n, k): (usize, usize, usize),
+    scale: f32,
+    bias: Option<Address>,
+    (c, beta, short_bias): (&Operand, f32, bool),
+) {
     // SAFETY: the caller's.
     let bias = bias.map(|Address(at)| unsafe { std::slice::from_raw_parts(at as *const f32, n) });
+    let shorten = |x: f32| if short_bias { Bf16::from_f32(x).to_f32() } else { x };
     let mut sums = vec![0.0_f32; n];
     for row in 0..m {
         sums.fill(0.0);
@@ -72,7 +127,7 @@ pub(super) unsafe fn run(matmul: &Matmul) {
         }
         for (column, sum) in sums.iter().enumerate() {
             let at = row * c.row_stride + column;
-            let mut value = sum + bias.map_or(0.0, |bias| bias[column]);
+            let mut value = scale * sum + bias.map_or(0.0, |bias| shorten(bias[column]));
             if beta != 0.0 {
                 // SAFETY: inside the extent.
                 value += beta * unsafe { read(c, at) };

@@ -16,10 +16,11 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::driver::{Address, Argument, Driver, Kernel, Launch, Matmul};
+use super::driver::{Address, Argument, Driver, Fp8Matmul, Kernel, Launch, Matmul};
 use super::kernels::{Family, is_listed};
 use crate::device::DeviceInfo;
 use crate::error::ComputeError;
+use crate::fp8::Fp8;
 use memory::Memory;
 use module::Module;
 
@@ -37,6 +38,7 @@ pub struct Simulator {
     memory: Mutex<Memory>,
     failure: Mutex<Option<(String, String)>>,
     texts: HashMap<Family, String>,
+    fp8: bool,
 }
 
 impl Simulator {
@@ -53,6 +55,7 @@ impl Simulator {
             memory: Mutex::default(),
             failure: Mutex::new(None),
             texts: HashMap::new(),
+            fp8: true,
         })
     }
 
@@ -73,6 +76,12 @@ impl Simulator {
     /// The same with another text for a family: a mutant.
     pub fn with_text(mut self, family: Family, text: String) -> Simulator {
         self.texts.insert(family, text);
+        self
+    }
+
+    /// The same without products of 8-bit operands: an older GPU.
+    pub fn without_fp8(mut self) -> Simulator {
+        self.fp8 = false;
         self
     }
 
@@ -103,6 +112,25 @@ impl Simulator {
         }
         if let Err(reason) = body() {
             self.failure().get_or_insert((doing.into(), reason));
+        }
+    }
+
+    /// Whether a product's operands are what it says and lie in the device's memory.
+    fn fits(&self, matmul: &Matmul) -> Result<(), String> {
+        let Matmul { m, n, k, ref a, ref b, ref c, bias, .. } = *matmul;
+        if c.transposed {
+            return Err("a transposed result".into());
+        }
+        for (operand, rows, columns) in [(a, m, k), (b, k, n), (c, m, n)] {
+            let width = if operand.transposed { rows } else { columns };
+            if operand.row_stride < width {
+                return Err(format!("rows of {width} elements, {} apart", operand.row_stride));
+            }
+            self.memory().contains(operand.address, matmul::extent(operand, rows, columns))?;
+        }
+        match bias {
+            Some(bias) => self.memory().contains(bias, 4 * n),
+            None => Ok(()),
         }
     }
 
@@ -212,22 +240,57 @@ impl Driver for Simulator {
 
     fn matmul(&self, matmul: &Matmul) {
         self.attempt("matmul", || {
-            let Matmul { m, n, k, ref a, ref b, ref c, bias, .. } = *matmul;
-            if c.transposed {
-                return Err("a transposed result".into());
+            self.fits(matmul)?;
+            // SAFETY: every operand lies in an allocation; nothing else runs on the device now.
+            unsafe { matmul::run(matmul) };
+            Ok(())
+        });
+    }
+
+    /// There are such products where the rows are a multiple of eight, so that both cases are met.
+    fn matmul_with_row_sums(&self, matmul: &Matmul, sums: Address) -> bool {
+        if !matmul.m.is_multiple_of(8) {
+            return false;
+        }
+        self.attempt("matmul with row sums", || {
+            self.fits(matmul)?;
+            self.memory().contains(sums, 4 * matmul.m)?;
+            // SAFETY: as above.
+            unsafe {
+                matmul::run(matmul);
+                matmul::row_sums(matmul, sums);
             }
-            for (operand, rows, columns) in [(a, m, k), (b, k, n), (c, m, n)] {
-                let width = if operand.transposed { rows } else { columns };
-                if operand.row_stride < width {
-                    return Err(format!("rows of {width} elements, {} apart", operand.row_stride));
+            Ok(())
+        });
+        true
+    }
+
+    fn has_fp8(&self) -> bool {
+        self.fp8
+    }
+
+    fn matmul_fp8(&self, matmul: &Fp8Matmul) {
+        self.attempt("matmul of 8-bit operands", || {
+            let Fp8Matmul { m, n, k, ref a, ref b, ref c, bias, .. } = *matmul;
+            if !self.fp8 || a.format == b.format && a.format == Fp8::E5m2 {
+                return Err("no such product".into());
+            }
+            if !n.is_multiple_of(16) || !k.is_multiple_of(16) || c.transposed || c.row_stride < n {
+                return Err(format!("{m} x {n} x {k}"));
+            }
+            for (operand, rows) in [(a, m), (b, n)] {
+                if !operand.address.0.is_multiple_of(16) {
+                    return Err("an operand at a misaligned address".into());
                 }
-                self.memory().contains(operand.address, matmul::extent(operand, rows, columns))?;
+                self.memory().contains(operand.address, rows * k)?;
+                self.memory().contains(operand.scale, 4)?;
             }
+            self.memory().contains(c.address, matmul::extent(c, m, n))?;
             if let Some(bias) = bias {
                 self.memory().contains(bias, 4 * n)?;
             }
-            // SAFETY: every operand lies in an allocation; nothing else runs on the device now.
-            unsafe { matmul::run(matmul) };
+            // SAFETY: as above.
+            unsafe { matmul::run_fp8(matmul) };
             Ok(())
         });
     }

@@ -88,6 +88,13 @@ DEVICE u32 pack_bf16(float low, float high) {
     return from_float<bf16>(low).bits | static_cast<u32>(from_float<bf16>(high).bits) << 16;
 }
 
+DEVICE u32 pack_e4m3(float low, float high) {
+    return fp8_code<3>(low) | fp8_code<3>(high) << 8;
+}
+DEVICE u32 pack_e5m2(float low, float high) {
+    return fp8_code<2>(low) | fp8_code<2>(high) << 8;
+}
+
 DEVICE float exp2_approximate(float x) {
     return x < -126.0f ? 0.0f : exp2f(x);
 }

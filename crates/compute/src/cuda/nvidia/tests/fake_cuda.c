@@ -196,15 +196,18 @@ int cuFuncSetAttribute(struct function* function, unsigned attribute, int value)
 }
 
 // The two kernels that the driver itself starts.
-struct bias { char* y; const float* bias; unsigned width, rows; uint64_t stride; int bf16, round; };
+struct bias { char* y; const float* bias; unsigned width, rows; uint64_t stride; int bf16, round, add, shorten; };
 static void bias(void* data) {
     struct bias* b = data;
     for (unsigned row = 0; row < b->rows; row++) {
         for (unsigned j = 0; j < b->width; j++) {
             uint64_t at = row * b->stride + j;
             if (b->round) ((uint16_t*)b->y)[at] = rounded(b->bias[j]);
-            else if (b->bf16) ((uint16_t*)b->y)[at] = rounded(widened(((uint16_t*)b->y)[at]) + b->bias[j]);
-            else ((float*)b->y)[at] += b->bias[j];
+            else {
+                float x = b->shorten ? widened(rounded(b->bias[j])) : b->bias[j];
+                if (b->bf16) ((uint16_t*)b->y)[at] = rounded((b->add ? widened(((uint16_t*)b->y)[at]) : 0) + x);
+                else ((float*)b->y)[at] = (b->add ? ((float*)b->y)[at] : 0) + x;
+            }
         }
     }
 }
@@ -216,9 +219,10 @@ int cuLaunchKernel(struct function* f, unsigned gx, unsigned gy, unsigned gz, un
     unsigned launch[7] = {gx, gy, gz, bx, by, bz, shared};
     memcpy(fake_last_launch, launch, sizeof launch);
     int round = !strcmp(f->name, "round_bias");
-    if (round || !strcmp(f->name, "add_bias")) {
+    if (round || !strcmp(f->name, "put_bias")) {
         struct bias b = {*(char**)arguments[0], *(const float**)arguments[1], *(unsigned*)arguments[2], round ? 1 : gx,
-                         round ? 0 : *(uint64_t*)arguments[3], strstr(f->module, "#define STORAGE_BF16 1") != NULL, round};
+                         round ? 0 : *(uint64_t*)arguments[3], strstr(f->module, "#define STORAGE_BF16 1") != NULL, round,
+                         round ? 0 : *(unsigned*)arguments[4], round ? 0 : *(unsigned*)arguments[5]};
         if (round && gx * bx < b.width) return 1;
         enqueue(stream, bias, &b, sizeof b);
     } else {

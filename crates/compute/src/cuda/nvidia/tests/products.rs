@@ -4,9 +4,10 @@ use super::super::error::CudaError;
 use super::super::{NvidiaDriver, NvidiaSettings};
 use super::fakes::Machine;
 use super::{bytes, download};
-use crate::cuda::driver::{Address, Driver, Matmul, Operand};
+use crate::cuda::driver::{Address, Driver, Fp8Matmul, Fp8Operand, Matmul, Operand};
 use crate::dtype::{Bf16, DType};
 use crate::error::ComputeError;
+use crate::fp8::Fp8;
 
 /// Small whole numbers: every sum is exact in f32, and bf16 rounds a result once.
 fn values(count: usize, seed: u64) -> Vec<f32> {
@@ -97,9 +98,8 @@ fn check(
 #[test]
 fn every_kind_of_product_is_what_a_plain_loop_says() {
     let machine = Machine::new();
-    // Three ways of adding the bias: in f32, in bf16, by a kernel.
-    for (f32_bias, epilogues) in [(1, 1), (0, 1), (0, 0)] {
-        machine.set("cublaslt", "fake_f32_bias", f32_bias);
+    // Two ways of adding the bias: by the epilogue, by a kernel.
+    for epilogues in [1, 0] {
         machine.set("cublaslt", "fake_epilogues", epilogues);
         let driver = machine.open().unwrap();
         let mut seed = 0;
@@ -113,6 +113,121 @@ fn every_kind_of_product_is_what_a_plain_loop_says() {
                 }
             }
         }
+    }
+}
+
+/// Bits must not depend on what a version of the library can do.
+#[test]
+fn a_bf16_result_takes_the_bias_rounded_to_bf16_either_way() {
+    let machine = Machine::new();
+    for epilogues in [1, 0] {
+        machine.set("cublaslt", "fake_epilogues", epilogues);
+        let driver = machine.open().unwrap();
+        let place = |dtype, values: &[f32]| {
+            let at = driver.allocate(64).unwrap();
+            driver.upload(at, &encode(values, dtype));
+            Operand { address: at, dtype, transposed: false, row_stride: 2 }
+        };
+        let (a, b) = (place(DType::Bf16, &[1.0, 2.0, 3.0, 4.0]), place(DType::Bf16, &[1.0, 0.0, 0.0, 1.0]));
+        let (c, wide) = (place(DType::Bf16, &[f32::NAN; 4]), place(DType::F32, &[10.0; 4]));
+        // Between two bf16: 1 + 2^-8 rounds to 1, and 2^-8 alone is one. Rounded after the sum instead, the second would be lost
+        // with 2 and 4.
+        let bias = place(DType::F32, &[1.0 + f32::powi(2.0, -8), f32::powi(2.0, -8)]).address;
+        let matmul = Matmul { m: 2, n: 2, k: 2, a, b, c, beta: 0.0, bias: Some(bias) };
+        driver.matmul(&matmul);
+        driver.matmul(&Matmul { c: wide, beta: 1.0, ..matmul });
+        let got = decode(&download(&driver, c.address, 8), DType::Bf16);
+        assert_eq!(got, [2.0, 2.0, 4.0, 4.0], "epilogues {epilogues}");
+        let exact = f32::powi(2.0, -8);
+        let got = decode(&download(&driver, wide.address, 16), DType::F32);
+        assert_eq!(got, [12.0 + exact, 12.0 + exact, 14.0 + exact, 14.0 + exact], "in f32 nothing is rounded");
+        driver.check().unwrap();
+    }
+}
+
+#[test]
+fn sums_of_rows_come_with_the_product_or_not_at_all() {
+    let machine = Machine::new();
+    for (offered, dtype) in [(1, DType::Bf16), (1, DType::F32), (0, DType::Bf16)] {
+        machine.set("cublaslt", "fake_row_sums", offered);
+        let driver = machine.open().unwrap();
+        // As a weight gradient has it: the left operand lies transposed, and the result is added to.
+        let (a, b) = (Placed::new(&driver, dtype, (5, 7), true, 1), Placed::new(&driver, dtype, (7, 3), false, 2));
+        let c = Placed::new(&driver, DType::F32, (5, 3), false, 3);
+        let sums = Placed::new(&driver, DType::F32, (1, 5), false, 4);
+        let (m, n, k) = (5, 3, 7);
+        let matmul = Matmul { m, n, k, a: a.operand, b: b.operand, c: c.operand, beta: 1.0, bias: None };
+        for _ in 0..2 {
+            assert_eq!(driver.matmul_with_row_sums(&matmul, sums.operand.address), offered == 1);
+        }
+        driver.check().unwrap();
+        let (mut want, mut want_sums) = (c.values.clone(), sums.values.clone());
+        if offered == 1 {
+            for row in 0..m {
+                want_sums[row] = (0..k).map(|i| a.at(row, i)).sum();
+                for column in 0..n {
+                    let product: f32 = (0..k).map(|i| a.at(row, i) * b.at(i, column)).sum();
+                    want[row * c.operand.row_stride + column] += 2.0 * product;
+                }
+            }
+        }
+        assert_eq!((c.read(&driver), sums.read(&driver)), (want, want_sums), "{dtype:?}, offered {offered}");
+    }
+}
+
+/// 8-bit operands as the library wants them: its first one transposed, both with their scales.
+#[test]
+fn products_of_8_bit_operands_are_what_a_plain_loop_says() {
+    let machine = Machine::new();
+    let (m, n, k) = (5, 32, 48);
+    let mut seed = 0;
+    for epilogues in [1, 0] {
+        machine.set("cublaslt", "fake_epilogues", epilogues);
+        let driver = machine.open().unwrap();
+        for (formats, dtype, beta, with_bias) in [
+            ((Fp8::E4m3, Fp8::E4m3), DType::Bf16, 0.0, true),
+            ((Fp8::E4m3, Fp8::E4m3), DType::F32, 1.0, true),
+            ((Fp8::E5m2, Fp8::E4m3), DType::Bf16, 0.0, false),
+        ] {
+            seed += 10;
+            let codes = |format: Fp8, rows: usize, scale: f32, seed| {
+                let codes: Vec<u8> = values(rows * k, seed).into_iter().map(|x| format.encode(x)).collect();
+                let (address, at) = (driver.allocate(codes.len()).unwrap(), driver.allocate(4).unwrap());
+                driver.upload(address, &codes);
+                driver.upload(at, &scale.to_le_bytes());
+                let values: Vec<f32> = codes.iter().map(|code| format.decode(*code) * scale).collect();
+                (Fp8Operand { address, format, scale: at }, values)
+            };
+            let (a, left) = codes(formats.0, m, 0.5, seed);
+            let (b, right) = codes(formats.1, n, 2.0, seed + 1);
+            let c = Placed::new(&driver, dtype, (m, n), false, seed + 2);
+            let bias = values(n, seed + 3);
+            let at = driver.allocate(4 * n).unwrap();
+            driver.upload(at, &encode(&bias, DType::F32));
+            let bias_at = with_bias.then_some(at);
+            driver.matmul_fp8(&Fp8Matmul { m, n, k, a, b, c: c.operand, beta, bias: bias_at });
+            driver.check().unwrap();
+            let mut want = c.values.clone();
+            for row in 0..m {
+                for column in 0..n {
+                    let product: f32 = (0..k).map(|i| left[row * k + i] * right[column * k + i]).sum();
+                    let place = &mut want[row * c.operand.row_stride + column];
+                    *place = beta * *place + product + if with_bias { bias[column] } else { 0.0 };
+                }
+            }
+            let want = decode(&encode(&want, dtype), dtype);
+            assert_eq!(c.read(&driver), want, "{formats:?}, {dtype:?}, beta {beta}, epilogues {epilogues}");
+        }
+    }
+}
+
+#[test]
+fn products_of_8_bit_operands_begin_with_ada() {
+    for (major, minor, has) in [(8, 0, false), (8, 6, false), (8, 9, true), (9, 0, true), (12, 0, true)] {
+        let machine = Machine::new();
+        machine.set("cuda", "fake_major", major);
+        machine.set("cuda", "fake_minor", minor);
+        assert_eq!(machine.open().unwrap().has_fp8(), has, "{major}.{minor}");
     }
 }
 
