@@ -3,7 +3,8 @@
 //! The rule: of all levels the least recomputation at which a micro-batch of 8,192 tokens fits is taken, or where there is
 //! none, the level of the largest micro-batch; the micro-batch is the largest that fits, divides the step's rows evenly,
 //! and has at most 32,768 tokens. (Where the step's rows allow no 8,192 tokens, the most that they allow stand for them.)
-//! It looks at nothing but the plan and the memory, so that the same memory gives the same choice.
+//! On a device whose memory is the host's, shared with everything else that runs there, the search starts at `light`. It looks
+//! at nothing but the plan and the memory, so that the same memory gives the same choice.
 
 use casallm_compute::{Device, MatrixFormat};
 use casallm_model::config::ModelConfig;
@@ -104,7 +105,8 @@ impl<D: Device> Planner<'_, D> {
         let enough = largest.min((ENOUGH_TOKENS / self.config.context).max(1));
         let mut best: Option<Level> = None;
         let mut smallest = None;
-        for recompute in asked.recompute.map_or(Recompute::ALL.to_vec(), |level| vec![level]) {
+        let skipped = usize::from(self.device.is_host());
+        for recompute in asked.recompute.map_or(Recompute::ALL[skipped..].to_vec(), |level| vec![level]) {
             let level = self.level(recompute, &candidates);
             match level.micro_batch {
                 Some(rows) if best.as_ref().and_then(|best| best.micro_batch).is_none_or(|best| rows > best) => {

@@ -114,7 +114,7 @@ mod tests {
         let device = CpuDevice::new(1, Isa::Portable).unwrap();
         let sized = |available| sized(&recipe, Stage::Pretrain, &device, available).unwrap();
         let plenty = sized(None);
-        assert_eq!((plenty.choice.micro_batch, plenty.choice.recompute), (32, Recompute::None));
+        assert_eq!((plenty.choice.micro_batch, plenty.choice.recompute), (32, Recompute::Light));
         assert_eq!(plenty.recipe.pretrain().unwrap().micro_batch, Choice::Given(32));
 
         let scarce = sized(Some(plenty.choice.plan.total() - 1));
