@@ -30,6 +30,8 @@ pub enum Command {
     Pretrain(Stage),
     /// Second stage of a recipe: learn to answer
     Sft(Stage),
+    /// List the memory that training takes, and what fits: on this machine or on another
+    Plan(Plan),
     /// Talk to a model
     Chat(Chat),
     /// Measure speed
@@ -146,6 +148,45 @@ pub struct Stage {
     pub output: Output,
 }
 
+/// Flags of `plan`.
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// A recipe, or a preset such as gpt3-medium
+    pub target: String,
+    /// Plan for so much memory, like 24GB, in place of what is free here; for a GPU that is not there, or with --device cpu
+    /// for a processor
+    #[arg(long, value_parser = memory_size)]
+    pub memory: Option<u64>,
+    /// Tokens of a row [default: the recipe's, or 2048]
+    #[arg(long)]
+    pub context: Option<usize>,
+    /// Override a value of the recipe: --set pretrain.micro_batch=auto (may be given again)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Where to compute.
+    #[command(flatten)]
+    pub compute: Compute,
+    /// One JSON line a stage on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Bytes from text like `24GB`. A unit is a power of 1024 with and without its `i`, as memory is sold.
+fn memory_size(text: &str) -> Result<u64, String> {
+    let remedy = || "write a number and a unit, like 24GB, 80GiB or 8192MB".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim().to_ascii_uppercase().as_str() {
+        "MB" | "MIB" | "M" => 20,
+        "GB" | "GIB" | "G" => 30,
+        "TB" | "TIB" | "T" => 40,
+        _ => return Err(remedy()),
+    };
+    let number: f64 = number.parse().map_err(|_| remedy())?;
+    let bytes = number * f64::from(1_u32 << 20) * f64::from(1_u32 << (shift - 20));
+    if (1.0..=2_f64.powi(50)).contains(&bytes) { Ok(bytes as u64) } else { Err(remedy()) }
+}
+
 /// Flags of `chat`.
 #[derive(Debug, Args)]
 pub struct Chat {
@@ -179,6 +220,9 @@ pub struct Chat {
     /// Seed of the sampler
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// Format of the weights in memory: fewer bits answer faster
+    #[arg(long, value_enum, default_value_t = WeightsKind::Bf16)]
+    pub weights: WeightsKind,
     /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,
@@ -236,6 +280,30 @@ pub enum PrecisionKind {
     F32,
 }
 
+/// Formats of weights for inference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WeightsKind {
+    /// f32, and f32 activations
+    F32,
+    /// 16 bits a weight
+    Bf16,
+    /// 8.5 bits a weight; no loss that shows
+    Q8,
+    /// 4.5 bits a weight; a little worse
+    Q4,
+}
+
+/// Levels of recomputation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RecomputeKind {
+    /// Nothing
+    None,
+    /// What costs no matrix product
+    Light,
+    /// Each block's forward pass
+    Block,
+}
+
 /// Optimizers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OptimizerKind {
@@ -257,6 +325,9 @@ pub struct BenchTrain {
     /// Rows of a step
     #[arg(long, default_value_t = 1)]
     pub batch: usize,
+    /// What the backward pass computes again [default: the least that fits]
+    #[arg(long, value_enum)]
+    pub recompute: Option<RecomputeKind>,
     /// Steps measured, after one to warm up
     #[arg(long, default_value_t = 3)]
     pub steps: usize,
@@ -287,8 +358,8 @@ pub struct BenchGenerate {
     #[arg(long, default_value_t = 64)]
     pub new_tokens: usize,
     /// Format of the weights
-    #[arg(long, value_enum, default_value_t = PrecisionKind::Bf16)]
-    pub weights: PrecisionKind,
+    #[arg(long, value_enum, default_value_t = WeightsKind::Bf16)]
+    pub weights: WeightsKind,
     /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,

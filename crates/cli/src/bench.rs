@@ -4,23 +4,25 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use casallm_compute::{Device, MatrixUse, memory};
+use casallm_compute::{DType, Device, MatrixUse, memory::peak_resident};
 use casallm_data::batch::Batch;
 use casallm_model::config::ModelConfig;
 use casallm_model::decoder::Decoder;
 use casallm_model::network::{KvCache, Network};
 use casallm_model::parameters::Parameters;
 use casallm_model::specification::init_parameter;
+use casallm_model::workspace::Recompute;
 use casallm_train::TrainError;
 use casallm_train::feed::Feed;
 use casallm_train::optimizer::{MatrixUpdate, OptimizerConfig};
+use casallm_train::planning::{Asked, MemoryChoice, Planner};
 use casallm_train::recipe::Stage;
 use casallm_train::schedule::{Schedule, Shape};
-use casallm_train::trainer::{Trainer, TrainerConfig, plan};
+use casallm_train::trainer::{Trainer, TrainerConfig};
 use serde_json::json;
 
 use crate::Ended;
-use crate::args::{BenchGenerate, BenchTrain, BlockKind, Dimensions, OptimizerKind};
+use crate::args::{BenchGenerate, BenchTrain, BlockKind, Dimensions, OptimizerKind, RecomputeKind};
 use crate::devices::{self, on_device};
 use crate::streams::print;
 
@@ -86,10 +88,25 @@ pub(crate) fn timed_config(context: usize, rows: usize, matrices: MatrixUpdate) 
         checkpoint_every: u64::MAX,
         seed: 1,
         micro_tokens: context * rows,
+        recompute: Recompute::Light,
         step_tokens: context * rows,
         context,
         peak: None,
     }
+}
+
+/// Settings with the recomputation asked for, or the least that fits.
+pub(crate) fn fitted<D: Device>(
+    device: &D,
+    model: &ModelConfig,
+    dtype: DType,
+    settings: TrainerConfig,
+    recompute: Option<Recompute>,
+) -> Result<(TrainerConfig, MemoryChoice)> {
+    let asked = Asked { micro_batch: Some(settings.micro_tokens / settings.context), recompute };
+    let choice =
+        Planner { device, model, dtype, config: &settings, available: device.available_bytes() }.choose(asked)?;
+    Ok((TrainerConfig { recompute: choice.recompute, ..settings }, choice))
 }
 
 /// The update that a flag means, with a rate as small.
@@ -122,11 +139,15 @@ pub(crate) fn train(flags: &BenchTrain) -> Result<Ended> {
 
 fn train_on<D: Device>(flags: &BenchTrain, model: &ModelConfig, device: Arc<D>) -> Result<serde_json::Value> {
     let dtype = devices::dtype(flags.precision);
+    let asked = flags.recompute.map(|kind| match kind {
+        RecomputeKind::None => Recompute::None,
+        RecomputeKind::Light => Recompute::Light,
+        RecomputeKind::Block => Recompute::Block,
+    });
     let settings = timed_config(flags.context, flags.batch, matrix_update(flags.optimizer));
-    let memory_plan = plan(&*device, model, dtype, &settings);
-    memory_plan.check(device.available_bytes())?;
+    let (settings, memory) = fitted(&*device, model, dtype, settings, asked)?;
     let feed = RandomFeed::new(model.vocab_size, flags.context, flags.batch)?;
-    let parameters = Parameters::random(device.clone(), model, dtype, 1)?;
+    let parameters = Parameters::random(device.clone(), model, dtype.into(), 1)?;
     let mut trainer = Trainer::new(Network::new(model.clone(), dtype, parameters)?, settings)?;
     let mut seconds = Vec::new();
     for step in 0..=flags.steps as u64 {
@@ -145,9 +166,10 @@ fn train_on<D: Device>(flags: &BenchTrain, model: &ModelConfig, device: Arc<D>) 
         "ms_per_step": 1e3 * step,
         "gflops_per_s": flops / step / 1e9,
         "params": model.n_params(),
-        "peak_bytes": memory::peak_resident(),
+        "peak_bytes": peak_resident(),
         "device_bytes": device.allocated_bytes(),
-        "planned_bytes": memory_plan.total(),
+        "planned_bytes": memory.plan.total(),
+        "recompute": memory.recompute,
         "device": info.name,
         "isa": info.isa,
         "threads": info.threads,
@@ -173,14 +195,15 @@ pub(crate) fn generate(flags: &BenchGenerate) -> Result<Ended> {
 
 fn generate_on<D: Device>(flags: &BenchGenerate, model: &ModelConfig, device: &Arc<D>) -> Result<serde_json::Value> {
     let capacity = flags.prompt_tokens.saturating_add(flags.new_tokens);
-    let dtype = devices::dtype(flags.weights);
+    let format = devices::format(flags.weights);
+    let dtype = format.activations();
     let usage = MatrixUse::Inference;
-    let weights = Parameters::bytes(&**device, model, dtype, usage);
-    let mut memory_plan = casallm_model::workspace::MemoryPlan::default();
+    let weights = Parameters::bytes(&**device, model, format, usage);
+    let mut memory_plan = casallm_model::memory::MemoryPlan::default();
     memory_plan.add("weights", weights);
     memory_plan.add("key and value cache", KvCache::<()>::bytes(model, dtype, capacity));
     memory_plan.check(device.available_bytes())?;
-    let parameters = Parameters::new(device.clone(), model, dtype, usage, |spec| Ok(init_parameter(spec, 1)))?;
+    let parameters = Parameters::new(device.clone(), model, format, usage, |spec| Ok(init_parameter(spec, 1)))?;
     let network = Network::new(model.clone(), dtype, parameters)?;
     let mut decoder = Decoder::new(&network, capacity)?;
     let prompt = ids(flags.prompt_tokens, model.vocab_size, 2);
@@ -206,11 +229,11 @@ fn generate_on<D: Device>(flags: &BenchGenerate, model: &ModelConfig, device: &A
     Ok(json!({
         "prefill_tokens_per_s": flags.prompt_tokens as f64 / prefill,
         "decode_tokens_per_s": 1.0 / decode,
-        "weights": dtype.name(),
+        "weights": format.name(),
         "bytes_per_token": weights + mean_kv,
         "decode_bytes_per_s": (weights + mean_kv) as f64 / decode,
         "params": model.n_params(),
-        "peak_bytes": memory::peak_resident(),
+        "peak_bytes": peak_resident(),
         "device_bytes": device.allocated_bytes(),
         "device": info.name,
         "isa": info.isa,

@@ -8,6 +8,7 @@ mod bench;
 mod chat;
 mod console;
 mod devices;
+mod plan;
 mod quickstart;
 pub mod report;
 mod roofline;
@@ -52,6 +53,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Tokenize(flags) => tokens::tokenize(&flags),
         Command::Pretrain(flags) => training::pretrain(&flags),
         Command::Sft(flags) => training::sft(&flags),
+        Command::Plan(flags) => plan::run(&flags),
         Command::Chat(flags) => chat::run(&flags),
         Command::Bench(Bench::Train(flags)) => bench::train(&flags),
         Command::Bench(Bench::Generate(flags)) => bench::generate(&flags),

@@ -7,6 +7,7 @@
 
 use crate::dtype::DType;
 use crate::error::ComputeError;
+use crate::matrix_format::MatrixFormat;
 
 /// What a device is, for people and logs.
 #[derive(Clone, Debug)]
@@ -275,10 +276,14 @@ pub trait Device: Send + Sync {
 
     /// What this device is.
     fn info(&self) -> DeviceInfo;
-    /// Bytes allocated so far through this device, scratch included.
+    /// Bytes allocated so far through this device, scratch included, as asked for: without what rounding up adds.
     fn allocated_bytes(&self) -> u64;
     /// Bytes that can still be allocated, if known.
     fn available_bytes(&self) -> Option<u64>;
+    /// Whether its memory is the host's: then what the host holds beside it takes from the same bytes.
+    fn is_host(&self) -> bool {
+        false
+    }
 
     /// The first error of an operation since the start, if any: operations start work and return nothing, so that one that
     /// fails is only known later. After it the device does nothing more, and what is read from it means nothing. Call this
@@ -295,20 +300,20 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// The memory cannot be had.
     fn allocate(&self, name: &str, dtype: DType, len: usize) -> Result<Self::Buffer, ComputeError>;
-    /// An unset matrix of `rows` outputs by `columns` inputs in `dtype` (f32 or bf16).
+    /// An unset matrix of `rows` outputs by `columns` inputs.
     ///
     /// # Errors
     /// The memory cannot be had.
     fn allocate_matrix(
         &self,
         name: &str,
-        dtype: DType,
+        format: MatrixFormat,
         rows: usize,
         columns: usize,
         usage: MatrixUse,
     ) -> Result<Self::Matrix, ComputeError>;
     /// Bytes that [`Device::allocate_matrix`] would take.
-    fn matrix_bytes(&self, dtype: DType, rows: usize, columns: usize, usage: MatrixUse) -> u64;
+    fn matrix_bytes(&self, format: MatrixFormat, rows: usize, columns: usize, usage: MatrixUse) -> u64;
     /// Bytes that [`Device::reserve_scratch`] would take.
     fn scratch_bytes(&self, shape: &ScratchShape) -> u64;
     /// Makes the scratch memory large enough for `shape`, so that no operation allocates.
@@ -415,15 +420,14 @@ pub trait Device: Send + Sync {
         k: &mut Self::Buffer,
         v: &mut Self::Buffer,
     );
-    /// Gradient of `split_qkv`: writes `d_qkv` (`S`), adds to the norm weights' gradients (query, key). `dk` and `dv` are
-    /// indexed by slot.
+    /// Turns `qkv` into its gradient, in place (without a norm it may have held anything), and adds to the norm weights'
+    /// gradients (query, key). `dk` and `dv` are indexed by slot.
     fn split_qkv_backward(
         &self,
         split: &QkvSplit<'_, Self::Buffer>,
-        qkv: &Self::Buffer,
+        qkv: &mut Self::Buffer,
         gradients: [&Self::Buffer; 3],
         tokens: usize,
-        d_qkv: &mut Self::Buffer,
         d_norm: Option<(&mut Self::Buffer, &mut Self::Buffer)>,
     );
 
@@ -451,16 +455,16 @@ pub trait Device: Send + Sync {
 
     /// `y[tokens, n_ff] = activation(x)`; both `S`.
     fn activation(&self, kind: ActivationKind, x: &Self::Buffer, tokens: usize, n_ff: usize, y: &mut Self::Buffer);
-    /// Overwrites `dx` with the gradient and `y` with the activation itself, recomputed in the same pass.
+    /// Turns `x` into its gradient, in place. `again`: `dy` becomes the activation's output, recomputed in the same pass for
+    /// who has not kept it; otherwise it stays.
     fn activation_backward(
         &self,
         kind: ActivationKind,
-        x: &Self::Buffer,
-        dy: &Self::Buffer,
+        x: &mut Self::Buffer,
+        dy: &mut Self::Buffer,
         tokens: usize,
         n_ff: usize,
-        dx: &mut Self::Buffer,
-        y: &mut Self::Buffer,
+        again: bool,
     );
 
     /// `x += dropout(branch)`: `x` f32, `branch` `S`, `len` elements.
@@ -484,6 +488,10 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// The memory cannot be had.
     fn allocate_tally(&self) -> Result<Self::Tally, ComputeError>;
+    /// Bytes of the device's that [`Device::allocate_tally`] takes.
+    fn tally_bytes(&self) -> u64 {
+        0
+    }
     /// Back to nothing, ahead of a step.
     fn clear_tally(&self, tally: &mut Self::Tally);
     /// Waits for everything that was started, and reads the totals.

@@ -30,7 +30,7 @@ impl<'a, D: Device> Decoder<'a, D> {
         let config = network.config();
         let capacity = capacity.clamp(1, config.context);
         let shape =
-            WorkspaceShape { tokens: CHUNK.min(capacity), sequence: capacity, dtype: network.dtype(), training: false };
+            WorkspaceShape { tokens: CHUNK.min(capacity), sequence: capacity, dtype: network.dtype(), training: None };
         let device = network.device();
         Ok(Decoder {
             network,
@@ -94,7 +94,7 @@ impl<'a, D: Device> Decoder<'a, D> {
             last = chunk.len() - 1;
         }
         let n_embd = self.network.config.n_embd;
-        device.gather_rows(&self.workspace.hidden, n_embd, &[last as u32], &mut self.hidden);
+        device.gather_rows(&self.workspace.shared.hidden, n_embd, &[last as u32], &mut self.hidden);
         let head = self.network.parameters.matrix(self.network.parameters.index().head);
         device.linear(&self.hidden, head, None, 1, Out::Store(&mut self.logits));
         device.read_f32(&self.logits, 0, &mut self.values);

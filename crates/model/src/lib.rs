@@ -5,6 +5,7 @@ pub mod decoder;
 pub mod directory;
 pub mod error;
 pub mod generate;
+pub mod memory;
 pub mod network;
 pub mod parameters;
 pub mod presets;

@@ -11,12 +11,13 @@ use casallm_model::decoder::Decoder;
 use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
 use casallm_model::specification::{Init, ParameterKind, ParameterSpec};
+use casallm_model::workspace::Recompute;
 use casallm_train::stages::StageObserver;
-use casallm_train::trainer::{Trainer, plan};
+use casallm_train::trainer::{Trainer, TrainerConfig};
 
 use super::{Page, Part, Row, machine};
 use crate::args::{BenchRoofline, OptimizerKind};
-use crate::bench::{RandomFeed, ids, matrix_update, median, timed_config};
+use crate::bench::{RandomFeed, fitted, ids, matrix_update, median, timed_config};
 use crate::console::Console;
 use crate::devices;
 
@@ -39,9 +40,9 @@ pub(super) fn page<D: Device>(
     let budget = Duration::from_secs_f64(flags.seconds);
     let dtype = devices::dtype(flags.precision);
     let settings = timed_config(flags.context, flags.batch, matrix_update(flags.optimizer));
-    plan(&**device, model, dtype, &settings).check(device.available_bytes())?;
-    let listed = listed(flags, model, dtype)?;
-    let (step, token) = whole(flags, model, device, dtype, console)?;
+    let (settings, _) = fitted(&**device, model, dtype, settings, None)?;
+    let listed = listed(flags, model, dtype, settings.recompute)?;
+    let (step, token) = whole(flags, model, device, dtype, settings, console)?;
     console.progress("ceilings", "of 1", 0, Some(1));
     let ceilings = Ceilings::measure(&**device)?;
     let work: Vec<Traced> = listed.iter().map(|(_, traced)| traced.clone()).collect();
@@ -68,13 +69,18 @@ fn higher(a: &Ceilings, b: &Ceilings) -> Ceilings {
 }
 
 /// Every kernel of a step and of a token.
-fn listed(flags: &BenchRoofline, model: &ModelConfig, dtype: DType) -> Result<Vec<(Part, Traced)>> {
-    let step = traced_step(flags, model, dtype, flags.optimizer)?;
+fn listed(
+    flags: &BenchRoofline,
+    model: &ModelConfig,
+    dtype: DType,
+    recompute: Recompute,
+) -> Result<Vec<(Part, Traced)>> {
+    let step = traced_step(flags, model, dtype, flags.optimizer, recompute)?;
     let other = match flags.optimizer {
         OptimizerKind::Adamw => OptimizerKind::Muon,
         OptimizerKind::Muon => OptimizerKind::Adamw,
     };
-    let mut other = traced_step(flags, model, dtype, other)?;
+    let mut other = traced_step(flags, model, dtype, other, recompute)?;
     other.retain(|traced| !step.iter().any(|known| (&known.label, &known.work) == (&traced.label, &traced.work)));
     let token = traced_token(flags, model, dtype)?;
     let parts = [(Part::Train, step), (Part::Decode, token), (Part::OtherOptimizer, other)];
@@ -87,7 +93,7 @@ fn traced_network(
     dtype: DType,
     usage: MatrixUse,
 ) -> Result<Network<Tracer>> {
-    let parameters = Parameters::new(tracer.clone(), model, dtype, usage, |spec| Ok(vec![0.0; spec.len()]))?;
+    let parameters = Parameters::new(tracer.clone(), model, dtype.into(), usage, |spec| Ok(vec![0.0; spec.len()]))?;
     Ok(Network::new(model.clone(), dtype, parameters)?)
 }
 
@@ -97,10 +103,11 @@ fn traced_step(
     model: &ModelConfig,
     dtype: DType,
     optimizer: OptimizerKind,
+    recompute: Recompute,
 ) -> Result<Vec<Traced>> {
     let tracer = Arc::new(Tracer::default());
     let network = traced_network(&tracer, model, dtype, MatrixUse::Training)?;
-    let settings = timed_config(flags.context, flags.batch, matrix_update(optimizer));
+    let settings = TrainerConfig { recompute, ..timed_config(flags.context, flags.batch, matrix_update(optimizer)) };
     let mut trainer = Trainer::new(network, settings)?;
     let feed = RandomFeed::new(model.vocab_size, flags.context, flags.batch)?;
     tracer.take();
@@ -133,12 +140,13 @@ fn whole<D: Device>(
     model: &ModelConfig,
     device: &Arc<D>,
     dtype: DType,
+    settings: TrainerConfig,
     console: &mut Console,
 ) -> Result<(f64, f64)> {
     let begun = Instant::now();
-    let settings = timed_config(flags.context, flags.batch, matrix_update(flags.optimizer));
     let feed = RandomFeed::new(model.vocab_size, flags.context, flags.batch)?;
-    let parameters = Parameters::new(device.clone(), model, dtype, MatrixUse::Training, |spec| Ok(values(spec)))?;
+    let parameters =
+        Parameters::new(device.clone(), model, dtype.into(), MatrixUse::Training, |spec| Ok(values(spec)))?;
     let mut trainer = Trainer::new(Network::new(model.clone(), dtype, parameters)?, settings)?;
     let mut seconds = Vec::new();
     console.progress("whole steps", "steps", 0, Some(STEPS + 1));

@@ -13,6 +13,7 @@ mod norm;
 mod optimizer;
 pub(crate) mod pool;
 mod qkv;
+mod quantized;
 mod scratch;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +24,7 @@ pub use linear::CpuMatrix;
 use crate::device::*;
 use crate::dtype::{Bf16, DType, Element};
 use crate::error::ComputeError;
+use crate::matrix_format::MatrixFormat;
 use crate::tally::HostTally;
 use buffer::Carver;
 use gemm::{Add, Store};
@@ -89,7 +91,7 @@ impl CpuDevice {
     /// The memory cannot be had.
     pub fn buffer(&self, name: &str, dtype: DType, len: usize) -> Result<CpuBuffer, ComputeError> {
         let buffer = CpuBuffer::new(name, dtype, len)?;
-        self.allocated.fetch_add(buffer.bytes() as u64, Ordering::Relaxed);
+        self.allocated.fetch_add((len * dtype.size()) as u64, Ordering::Relaxed);
         Ok(buffer)
     }
 
@@ -156,6 +158,10 @@ impl Device for CpuDevice {
         crate::memory::available()
     }
 
+    fn is_host(&self) -> bool {
+        true
+    }
+
     fn allocate(&self, name: &str, dtype: DType, len: usize) -> Result<CpuBuffer, ComputeError> {
         self.buffer(name, dtype, len)
     }
@@ -163,18 +169,18 @@ impl Device for CpuDevice {
     fn allocate_matrix(
         &self,
         name: &str,
-        dtype: DType,
+        format: MatrixFormat,
         rows: usize,
         columns: usize,
         usage: MatrixUse,
     ) -> Result<CpuMatrix, ComputeError> {
-        let matrix = CpuMatrix::new(name, dtype, rows, columns, usage)?;
-        self.allocated.fetch_add(self.matrix_bytes(dtype, rows, columns, usage), Ordering::Relaxed);
+        let matrix = CpuMatrix::new(name, format, rows, columns, usage)?;
+        self.allocated.fetch_add(self.matrix_bytes(format, rows, columns, usage), Ordering::Relaxed);
         Ok(matrix)
     }
 
-    fn matrix_bytes(&self, dtype: DType, rows: usize, columns: usize, usage: MatrixUse) -> u64 {
-        CpuMatrix::bytes(dtype, rows, columns, usage) as u64
+    fn matrix_bytes(&self, format: MatrixFormat, rows: usize, columns: usize, usage: MatrixUse) -> u64 {
+        CpuMatrix::bytes(format, rows, columns, usage) as u64
     }
 
     fn scratch_bytes(&self, shape: &ScratchShape) -> u64 {
@@ -222,7 +228,7 @@ impl Device for CpuDevice {
     }
 
     fn pack(&self, values: &CpuBuffer, matrix: &mut CpuMatrix) {
-        with_storage!(matrix.dtype, S => matrix.pack::<S>(&self.pool, values.slice()));
+        with_storage!(matrix.dtype(), S => matrix.pack::<S>(&self.pool, values.slice()));
     }
 
     fn copy(&self, from: &CpuBuffer, len: usize, to: &mut CpuBuffer) {
@@ -246,7 +252,7 @@ impl Device for CpuDevice {
     fn embedding(&self, table: &CpuMatrix, ids: &CpuBuffer, tokens: usize, x: &mut CpuBuffer) {
         let ids = &ids.slice()[..tokens];
         let x = &mut x.slice_mut()[..tokens * table.columns];
-        with_storage!(table.dtype, S => elementwise::embedding::<S>(&self.pool, table, ids, x));
+        with_storage!(table.dtype(), S => elementwise::embedding::<S>(&self.pool, table, ids, x));
     }
 
     fn embedding_backward(
@@ -323,18 +329,16 @@ impl Device for CpuDevice {
         let stride = weight.rows;
         let bias = bias.map(|b| &b.slice::<f32>()[..stride]);
         with_storage!(x.dtype(), S => {
-            let (x, right) = (x.slice::<S>(), weight.forward::<S>());
-            let bytes = Carver::bytes::<S>(linear::padding_len::<S>(tokens, weight.columns));
-            self.with_scratch(bytes, |scratch| {
-                let padding = Carver::new(scratch).take(linear::padding_len::<S>(tokens, weight.columns));
+            let x = x.slice::<S>();
+            self.with_scratch(linear::forward_scratch::<S>(&self.pool, tokens, weight), |scratch| {
                 match out {
                     Out::Add(out) => {
                         let add = Add { out: Shared::new(out.slice_mut()), stride, bias };
-                        linear::product(&self.pool, x, tokens, right, &add, padding);
+                        linear::forward(&self.pool, x, tokens, weight, &add, scratch);
                     }
                     Out::Store(out) => with_storage!(out.dtype(), T => {
                         let store = Store::<T> { out: Shared::new(out.slice_mut()), stride, bias };
-                        linear::product(&self.pool, x, tokens, right, &store, padding);
+                        linear::forward(&self.pool, x, tokens, weight, &store, scratch);
                     }),
                 }
             });
@@ -389,10 +393,9 @@ impl Device for CpuDevice {
     fn split_qkv_backward(
         &self,
         split: &QkvSplit<'_, CpuBuffer>,
-        qkv: &CpuBuffer,
+        qkv: &mut CpuBuffer,
         gradients: [&CpuBuffer; 3],
         tokens: usize,
-        d_qkv: &mut CpuBuffer,
         d_norm: Option<(&mut CpuBuffer, &mut CpuBuffer)>,
     ) {
         let split = split_parameters(split, tokens);
@@ -402,7 +405,7 @@ impl Device for CpuDevice {
             let [q, k, v] = gradients;
             let incoming = qkv::Incoming { q: q.slice::<S>(), k: k.slice(), v: v.slice() };
             let partial = Carver::new(scratch).take(len);
-            qkv::backward(&self.pool, split, qkv.slice(), &incoming, d_qkv.slice_mut(), d_norm, partial);
+            qkv::backward(&self.pool, split, qkv.slice_mut(), &incoming, d_norm, partial);
         }));
     }
 
@@ -462,16 +465,15 @@ impl Device for CpuDevice {
     fn activation_backward(
         &self,
         kind: ActivationKind,
-        x: &CpuBuffer,
-        dy: &CpuBuffer,
+        x: &mut CpuBuffer,
+        dy: &mut CpuBuffer,
         tokens: usize,
         n_ff: usize,
-        dx: &mut CpuBuffer,
-        y: &mut CpuBuffer,
+        again: bool,
     ) {
         with_storage!(x.dtype(), S => {
-            let y = &mut y.slice_mut::<S>()[..tokens * n_ff];
-            activation::backward(&self.pool, kind, n_ff, x.slice(), dy.slice(), dx.slice_mut(), y);
+            let dy = &mut dy.slice_mut::<S>()[..tokens * n_ff];
+            activation::backward(&self.pool, kind, n_ff, x.slice_mut(), dy, again);
         });
     }
 
@@ -499,7 +501,7 @@ impl Device for CpuDevice {
     ) -> HeadResult {
         let (vocab_size, n_embd) = (head.weight.rows, head.weight.columns);
         with_storage!(head.hidden.dtype(), S => {
-            let bytes = head::scratch_bytes::<S>(head.tokens, vocab_size, n_embd, gradient.is_some());
+            let bytes = head::scratch_bytes::<S>(&self.pool, head.tokens, vocab_size, n_embd, gradient.is_some());
             self.with_scratch(bytes, |scratch| {
                 let inputs = head::Inputs {
                     hidden: head.hidden.slice::<S>(),

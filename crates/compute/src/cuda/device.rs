@@ -10,10 +10,11 @@ use super::driver::{Address, Argument, Driver, Kernel, Launch, Matmul};
 use super::kernels::Family;
 use super::scratch::{Carver, measure};
 use super::step::{self, CudaTally};
-use super::{elementwise, head, linear, norm, optimizer, qkv};
+use super::{elementwise, head, linear, norm, optimizer, qkv, quantized};
 use crate::device::*;
 use crate::dtype::{Bf16, DType};
 use crate::error::ComputeError;
+use crate::matrix_format::MatrixFormat;
 
 /// Bytes that kernels leave small results in.
 const RESULT_BYTES: usize = 256;
@@ -142,7 +143,7 @@ impl CudaDevice {
         let ScratchShape { dtype, tokens, width, vocab_size, n_embd, head_dim, training, .. } = *shape;
         let mut needs = vec![
             measure(|c| attend::scratch(c, shape)),
-            measure(|c| head::layout(c, dtype, tokens, vocab_size, n_embd)),
+            measure(|c| head::layout(c, dtype, tokens, vocab_size, n_embd, !training)),
             measure(|c| elementwise::row_numbers(c, tokens)),
             measure(optimizer::square_partials),
         ];
@@ -155,6 +156,9 @@ impl CudaDevice {
                 measure(|c| qkv::partial_sums(c, tokens, head_dim)),
                 measure(|c| optimizer::muon_layout(c, width.max(n_embd), n_embd)),
             ]);
+        } else {
+            // Weights may be quantised.
+            needs.push(measure(|c| quantized::restored_rows(c, width.max(n_embd))));
         }
         needs.into_iter().fold(0, usize::max)
     }
@@ -190,18 +194,21 @@ impl Device for CudaDevice {
     fn allocate_matrix(
         &self,
         name: &str,
-        dtype: DType,
+        format: MatrixFormat,
         rows: usize,
         columns: usize,
         usage: MatrixUse,
     ) -> Result<CudaMatrix, ComputeError> {
-        let matrix = CudaMatrix::new(&self.driver, name, dtype, rows, columns)?;
-        self.allocated.fetch_add(self.matrix_bytes(dtype, rows, columns, usage), Ordering::Relaxed);
+        if format.is_quantized() && usage == MatrixUse::Training {
+            return Err(ComputeError::QuantizedTraining { name: name.into(), format: format.name() });
+        }
+        let matrix = CudaMatrix::new(&self.driver, name, format, rows, columns)?;
+        self.allocated.fetch_add(self.matrix_bytes(format, rows, columns, usage), Ordering::Relaxed);
         Ok(matrix)
     }
 
-    fn matrix_bytes(&self, dtype: DType, rows: usize, columns: usize, _: MatrixUse) -> u64 {
-        CudaMatrix::bytes(dtype, rows, columns) as u64
+    fn matrix_bytes(&self, format: MatrixFormat, rows: usize, columns: usize, _: MatrixUse) -> u64 {
+        CudaMatrix::bytes(format, rows, columns) as u64
     }
 
     fn scratch_bytes(&self, shape: &ScratchShape) -> u64 {
@@ -365,13 +372,12 @@ impl Device for CudaDevice {
     fn split_qkv_backward(
         &self,
         split: &QkvSplit<'_, CudaBuffer>,
-        qkv: &CudaBuffer,
+        qkv: &mut CudaBuffer,
         gradients: [&CudaBuffer; 3],
         tokens: usize,
-        d_qkv: &mut CudaBuffer,
         d_norm: Option<(&mut CudaBuffer, &mut CudaBuffer)>,
     ) {
-        qkv::backward(self, split, qkv, gradients, tokens, d_qkv, d_norm);
+        qkv::backward(self, split, qkv, gradients, tokens, d_norm);
     }
 
     fn attention(
@@ -405,14 +411,13 @@ impl Device for CudaDevice {
     fn activation_backward(
         &self,
         kind: ActivationKind,
-        x: &CudaBuffer,
-        dy: &CudaBuffer,
+        x: &mut CudaBuffer,
+        dy: &mut CudaBuffer,
         tokens: usize,
         n_ff: usize,
-        dx: &mut CudaBuffer,
-        y: &mut CudaBuffer,
+        again: bool,
     ) {
-        elementwise::activation_backward(self, kind, x, dy, (tokens, n_ff), dx, y);
+        elementwise::activation_backward(self, kind, x, dy, (tokens, n_ff), again);
     }
 
     fn dropout_add(&self, dropout: Dropout, branch: &CudaBuffer, len: usize, x: &mut CudaBuffer) {
@@ -442,6 +447,10 @@ impl Device for CudaDevice {
 
     fn allocate_tally(&self) -> Result<CudaTally, ComputeError> {
         CudaTally::new(self)
+    }
+
+    fn tally_bytes(&self) -> u64 {
+        step::TALLY_BYTES as u64
     }
 
     fn clear_tally(&self, tally: &mut CudaTally) {

@@ -17,8 +17,10 @@ mod linear;
 mod norm;
 pub mod nvidia;
 mod optimizer;
+pub mod planned;
 pub mod probe;
 mod qkv;
+mod quantized;
 mod scratch;
 #[cfg(any(test, feature = "simulator"))]
 pub mod simulator;

@@ -111,10 +111,10 @@ impl<D: Device> Case<D> {
                 }
                 buffers
             }
-            Work::Activation { kind, dtype, tokens, n_ff } | Work::ActivationBackward { kind, dtype, tokens, n_ff } => {
-                let (wide, len) = (tokens * kind.input_width(*n_ff), tokens * n_ff);
-                let (x, y) = (operands.values(*dtype, wide)?, operands.values(*dtype, len)?);
-                vec![x, y, operands.values(*dtype, len)?, operands.values(*dtype, wide)?]
+            Work::Activation { kind, dtype, tokens, n_ff }
+            | Work::ActivationBackward { kind, dtype, tokens, n_ff, .. } => {
+                let wide = tokens * kind.input_width(*n_ff);
+                vec![operands.values(*dtype, wide)?, operands.values(*dtype, tokens * n_ff)?]
             }
             Work::DropoutAdd { dtype, len } | Work::BranchGradient { dtype, len, .. } => {
                 vec![f32(*len)?, operands.values(*dtype, *len)?]
@@ -229,13 +229,13 @@ impl<D: Device> Case<D> {
             }
             (
                 Work::SplitQkvBackward { shape, norm, tokens, .. },
-                [qkv, dq, dk, dv, d_qkv, cos, sin, positions, slots, q_weight, k_weight, d_q_weight, d_k_weight],
+                [qkv, dq, dk, dv, _, cos, sin, positions, slots, q_weight, k_weight, d_q_weight, d_k_weight],
                 _,
             ) => {
                 let d_norm = norm.then_some((d_q_weight, d_k_weight));
                 let norm = norm.then_some(QkNorm { eps: EPS, q_weight, k_weight });
                 let split = QkvSplit { shape: *shape, norm, cos, sin, positions, slots };
-                device.split_qkv_backward(&split, qkv, [dq, dk, dv], *tokens, d_qkv, d_norm);
+                device.split_qkv_backward(&split, qkv, [dq, dk, dv], *tokens, d_norm);
             }
             (Work::Attention { shape, spans, lse: kept, .. }, [q, k, v, out, .., lse], _) => {
                 device.attention(*shape, spans, [q, k, v], out, kept.then_some(lse));
@@ -243,11 +243,11 @@ impl<D: Device> Case<D> {
             (Work::AttentionBackward { shape, spans, .. }, [q, k, v, out, d_out, dq, dk, dv, lse], _) => {
                 device.attention_backward(*shape, spans, [q, k, v], out, lse, d_out, [dq, dk, dv]);
             }
-            (Work::Activation { kind, tokens, n_ff, .. }, [x, y, ..], _) => {
+            (Work::Activation { kind, tokens, n_ff, .. }, [x, y], _) => {
                 device.activation(*kind, x, *tokens, *n_ff, y);
             }
-            (Work::ActivationBackward { kind, tokens, n_ff, .. }, [x, y, dy, dx], _) => {
-                device.activation_backward(*kind, x, dy, *tokens, *n_ff, dx, y);
+            (Work::ActivationBackward { kind, tokens, n_ff, again, .. }, [x, dy], _) => {
+                device.activation_backward(*kind, x, dy, *tokens, *n_ff, *again);
             }
             (Work::DropoutAdd { len, .. }, [x, branch], _) => device.dropout_add(DROPOUT, branch, *len, x),
             (Work::Dropout { len }, [x], _) => device.dropout(DROPOUT, *len, x),

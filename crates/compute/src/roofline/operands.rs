@@ -58,7 +58,7 @@ impl<D: Device> Operands<'_, D> {
         (rows, columns): (usize, usize),
         usage: MatrixUse,
     ) -> Result<D::Matrix, ComputeError> {
-        let mut matrix = self.0.allocate_matrix("roofline weight", dtype, rows, columns, usage)?;
+        let mut matrix = self.0.allocate_matrix("roofline weight", dtype.into(), rows, columns, usage)?;
         // Of the size of a layer's weights: products of them stay near one.
         let values = self.filled(DType::F32, rows * columns, |u| 0.1 * u - 0.05)?;
         self.0.pack(&values, &mut matrix);

@@ -49,7 +49,8 @@ fn every(dtype: DType) -> Vec<Work> {
         },
         Work::AttentionBackward { dtype, shape: HEADS, spans: spans() },
         Work::Activation { kind: swiglu, dtype, tokens, n_ff },
-        Work::ActivationBackward { kind: swiglu, dtype, tokens, n_ff },
+        Work::ActivationBackward { kind: swiglu, dtype, tokens, n_ff, again: true },
+        Work::ActivationBackward { kind: swiglu, dtype, tokens, n_ff, again: false },
         Work::DropoutAdd { dtype, len: 33 },
         Work::Dropout { len: 33 },
         Work::BranchGradient { dtype, len: 33, dropout: true },
@@ -112,7 +113,16 @@ fn flops_and_bytes_are_those_of_the_formulas() {
         (Work::Norm { kind: NormKind::LayerNorm, dtype, tokens: 2, width: 5 }, 70, 10 * 6 + 16),
         (Work::NormBackward { kind: NormKind::RmsNorm, dtype, tokens: 2, width: 5 }, 100, 10 * 14 + 16),
         (Work::Activation { kind: ActivationKind::SwiGlu, dtype, tokens: 2, n_ff: 5 }, 50, 2 * 15 * 2),
-        (Work::ActivationBackward { kind: ActivationKind::Gelu, dtype, tokens: 2, n_ff: 5 }, 100, 2 * 20 * 2),
+        (
+            Work::ActivationBackward { kind: ActivationKind::Gelu, dtype, tokens: 2, n_ff: 5, again: true },
+            100,
+            4 * 10 * 2,
+        ),
+        (
+            Work::ActivationBackward { kind: ActivationKind::Gelu, dtype, tokens: 2, n_ff: 5, again: false },
+            100,
+            3 * 10 * 2,
+        ),
         (Work::AdamW { tensors: vector }, 150, 280),
         (Work::AdamW { tensors: matrix }, 90, 6 * 30),
         // 5 x (4 x 2² x 3 + 2 x 2³) + 12 x 6.
@@ -149,7 +159,7 @@ fn the_tracer_notes_what_it_is_asked_for() {
     let mut weights: Vec<_> = (0..3)
         .map(|i| {
             let name = format!("layers.{i}.attn.qkv.weight");
-            let matrix = tracer.allocate_matrix(&name, dtype, 24, 16, MatrixUse::Training).unwrap();
+            let matrix = tracer.allocate_matrix(&name, dtype.into(), 24, 16, MatrixUse::Training).unwrap();
             let values: Vec<_> = (0..4).map(|_| tracer.allocate(&name, DType::F32, 24 * 16).unwrap()).collect();
             (matrix, values)
         })

@@ -10,6 +10,7 @@ use crate::device::{
 };
 use crate::dtype::DType;
 use crate::error::ComputeError;
+use crate::matrix_format::MatrixFormat;
 
 /// Work that was asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,15 +95,15 @@ impl Device for Tracer {
     fn allocate_matrix(
         &self,
         name: &str,
-        dtype: DType,
+        format: MatrixFormat,
         rows: usize,
         columns: usize,
         _: MatrixUse,
     ) -> Result<TracedMatrix, ComputeError> {
-        Ok(TracedMatrix { name: name.into(), dtype, shape: (rows, columns) })
+        Ok(TracedMatrix { name: name.into(), dtype: format.activations(), shape: (rows, columns) })
     }
 
-    fn matrix_bytes(&self, _: DType, _: usize, _: usize, _: MatrixUse) -> u64 {
+    fn matrix_bytes(&self, _: MatrixFormat, _: usize, _: usize, _: MatrixUse) -> u64 {
         0
     }
 
@@ -249,10 +250,9 @@ impl Device for Tracer {
     fn split_qkv_backward(
         &self,
         split: &QkvSplit<'_, TracedBuffer>,
-        qkv: &TracedBuffer,
+        qkv: &mut TracedBuffer,
         _: [&TracedBuffer; 3],
         tokens: usize,
-        _: &mut TracedBuffer,
         _: Option<(&mut TracedBuffer, &mut TracedBuffer)>,
     ) {
         let (dtype, shape) = (qkv.dtype, split.shape);
@@ -291,14 +291,13 @@ impl Device for Tracer {
     fn activation_backward(
         &self,
         kind: ActivationKind,
-        x: &TracedBuffer,
-        _: &TracedBuffer,
+        x: &mut TracedBuffer,
+        _: &mut TracedBuffer,
         tokens: usize,
         n_ff: usize,
-        _: &mut TracedBuffer,
-        _: &mut TracedBuffer,
+        again: bool,
     ) {
-        self.note("", Work::ActivationBackward { kind, dtype: x.dtype, tokens, n_ff });
+        self.note("", Work::ActivationBackward { kind, dtype: x.dtype, tokens, n_ff, again });
     }
 
     fn dropout_add(&self, _: Dropout, branch: &TracedBuffer, len: usize, _: &mut TracedBuffer) {

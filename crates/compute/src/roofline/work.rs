@@ -43,7 +43,7 @@ pub enum Work {
     Attention { dtype: DType, shape: AttentionShape, spans: Vec<Span>, lse: bool },
     AttentionBackward { dtype: DType, shape: AttentionShape, spans: Vec<Span> },
     Activation { kind: ActivationKind, dtype: DType, tokens: usize, n_ff: usize },
-    ActivationBackward { kind: ActivationKind, dtype: DType, tokens: usize, n_ff: usize },
+    ActivationBackward { kind: ActivationKind, dtype: DType, tokens: usize, n_ff: usize, again: bool },
     DropoutAdd { dtype: DType, len: usize },
     Dropout { len: usize },
     BranchGradient { dtype: DType, len: usize, dropout: bool },
@@ -295,8 +295,8 @@ impl Work {
             Work::Activation { kind, dtype, tokens, n_ff } => {
                 product(&[*tokens, kind.input_width(*n_ff) + *n_ff]) * of(dtype)
             }
-            Work::ActivationBackward { kind, dtype, tokens, n_ff } => {
-                product(&[*tokens, 2 * kind.input_width(*n_ff) + 2 * *n_ff]) * of(dtype)
+            Work::ActivationBackward { kind, dtype, tokens, n_ff, again } => {
+                product(&[*tokens, 2 * kind.input_width(*n_ff) + (1 + usize::from(*again)) * *n_ff]) * of(dtype)
             }
             Work::DropoutAdd { dtype, len } => *len as u64 * (8 + of(dtype)),
             Work::Dropout { len } => 8 * *len as u64,

@@ -5,6 +5,7 @@ use super::random::Random;
 use crate::device::{Device, MatrixUse};
 use crate::dtype::DType;
 use crate::error::ComputeError;
+use crate::matrix_format::MatrixFormat;
 
 /// Elements behind each buffer that no operation may write or depend on: not a multiple of any vector.
 const GUARD: usize = 19;
@@ -64,18 +65,23 @@ impl<D: Device> Stage<'_, D> {
 
     /// f32 values to be added to, a guard behind them.
     pub(super) fn accumulator(&self, values: &[f32]) -> Result<D::Buffer, ComputeError> {
-        self.guarded(DType::F32, values, GUARD_VALUE)
+        self.in_place(DType::F32, values)
+    }
+
+    /// Values that the operation reads and overwrites, a guard behind them.
+    pub(super) fn in_place(&self, dtype: DType, values: &[f32]) -> Result<D::Buffer, ComputeError> {
+        self.guarded(dtype, values, GUARD_VALUE)
     }
 
     /// A packed matrix of these f32 values.
     pub(super) fn matrix(
         &self,
-        dtype: DType,
+        format: impl Into<MatrixFormat>,
         values: &[f32],
         columns: usize,
         usage: MatrixUse,
     ) -> Result<D::Matrix, ComputeError> {
-        let mut matrix = self.0.allocate_matrix("selftest", dtype, values.len() / columns, columns, usage)?;
+        let mut matrix = self.0.allocate_matrix("selftest", format.into(), values.len() / columns, columns, usage)?;
         self.0.pack(&self.input(DType::F32, values)?, &mut matrix);
         Ok(matrix)
     }

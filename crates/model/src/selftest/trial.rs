@@ -9,7 +9,7 @@ use crate::error::ModelError;
 use crate::network::Network;
 use crate::parameters::Parameters;
 use crate::training::{BatchView, Gradients};
-use crate::workspace::{Workspace, WorkspaceShape};
+use crate::workspace::{Recompute, Workspace, WorkspaceShape};
 
 /// First and second moment of each parameter.
 pub(super) type Moments<B> = Vec<[B; 2]>;
@@ -35,12 +35,13 @@ pub(super) fn adamw(lr: f32, step: usize, decays: bool, gradient_scale: f32) -> 
 impl<D: Device> Trial<D> {
     pub(super) fn new(fixture: &Fixture, device: &Arc<D>, dtype: DType) -> Result<Self, ModelError> {
         let config = fixture.config.clone();
-        let parameters = Parameters::new(device.clone(), &config, dtype, MatrixUse::Training, |spec| {
+        let parameters = Parameters::new(device.clone(), &config, dtype.into(), MatrixUse::Training, |spec| {
             Ok(fixture.f32(&format!("param.{}", spec.name)))
         })?;
         let network = Network::new(config.clone(), dtype, parameters)?;
         let ids = fixture.u32("ids");
-        let shape = WorkspaceShape { tokens: ids.len(), sequence: config.context, dtype, training: true };
+        let shape =
+            WorkspaceShape { tokens: ids.len(), sequence: config.context, dtype, training: Some(Recompute::Light) };
         let workspace = Workspace::new(&**device, &config, shape)?;
         let gradients = Gradients::new(&**device, &config)?;
         let (targets, weights, cu_seqlens) =
