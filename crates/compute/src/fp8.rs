@@ -114,7 +114,7 @@ mod tests {
                 assert!(low < high, "codes rise with values");
                 assert_eq!(format.encode(middle), even, "a tie above {low:e}");
                 assert_eq!(format.encode(f32::from_bits(middle.to_bits() - 1)), code, "just below a tie");
-                assert_eq!(format.encode(-f32::from_bits(middle.to_bits() + 1)), code + 1 | 0x80, "just above a tie");
+                assert_eq!(format.encode(-f32::from_bits(middle.to_bits() + 1)), (code + 1) | 0x80, "just above a tie");
             }
         }
     }

@@ -26,7 +26,7 @@ pub(super) fn run<D: Device>(trial: &mut Trial<'_, D>) {
         return;
     }
     for size in SIZES {
-        layer(trial, size, |x, format| quantised(x, format));
+        layer(trial, size, quantised);
     }
     for size in PLAIN {
         layer(trial, size, |x, _| x.iter().map(|x| f64::from(round(DType::Bf16, *x))).collect());
