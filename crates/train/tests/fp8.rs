@@ -81,11 +81,12 @@ fn losses_in_fp8_stay_beside_those_in_bf16_and_repeat() {
     let fp8 = losses(MatrixFormat::Fp8, 0).unwrap();
     assert_eq!(fp8, losses(MatrixFormat::Fp8, 1).unwrap(), "the order in which threads run changes no bit");
     assert_ne!(fp8, bf16, "8 bits round more");
-    let last = |losses: &[f64]| losses[STEPS as usize - 5..].iter().sum::<f64>() / 5.0;
     println!("bf16 {bf16:.3?}\nfp8  {fp8:.3?}");
-    assert!(last(&bf16) < 0.75 * bf16[0], "bf16 learns: {bf16:?}");
-    for (step, (a, b)) in fp8.iter().zip(&bf16).enumerate() {
-        assert!((a - b).abs() < 0.1 * b.max(1.0), "step {step}: {a} in fp8, {b} in bf16");
+    // A step's own batch of 32 tokens is noise of a tenth; ten steps together stay within 3 %.
+    let tens = |losses: &[f64]| -> Vec<f64> { losses.chunks(10).map(|ten| ten.iter().sum::<f64>() / 10.0).collect() };
+    let (in_fp8, in_bf16) = (tens(&fp8), tens(&bf16));
+    assert!(in_bf16[3] < 0.65 * in_bf16[0], "bf16 learns: {in_bf16:?}");
+    for (a, b) in in_fp8.iter().zip(&in_bf16) {
+        assert!((a - b).abs() < 0.03 * b, "{in_fp8:?} in fp8, {in_bf16:?} in bf16");
     }
-    assert!((last(&fp8) - last(&bf16)).abs() < 0.05 * last(&bf16).max(1.0), "{} and {}", last(&fp8), last(&bf16));
 }
