@@ -177,6 +177,10 @@ impl Device for CudaDevice {
         self.driver.available_bytes()
     }
 
+    fn runs_ahead(&self) -> bool {
+        true
+    }
+
     fn check(&self) -> Result<(), ComputeError> {
         self.driver.check()
     }
@@ -446,6 +450,14 @@ impl Device for CudaDevice {
 
     fn clear_tally(&self, tally: &mut CudaTally) {
         self.driver.zero(tally.address(), step::TALLY_BYTES);
+    }
+
+    fn post_tally(&self, tally: &mut CudaTally) {
+        tally.post(self);
+    }
+
+    fn collect_tally(&self, tally: &mut CudaTally) -> StepTotals {
+        tally.collect(self)
     }
 
     fn read_tally(&self, tally: &CudaTally) -> StepTotals {

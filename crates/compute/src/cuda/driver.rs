@@ -141,6 +141,13 @@ pub struct Matmul {
     pub bias: Option<Address>,
 }
 
+/// Bytes on their way to the host, see [`Driver::post`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Post(pub u64);
+
+/// Most bytes of a post.
+pub const MOST_POSTED: usize = 256;
+
 /// A GPU, or what stands in for one.
 pub trait Driver: Send + Sync {
     /// The GPU's name; its architecture such as `sm_89` as the instruction set; 1 thread.
@@ -162,6 +169,11 @@ pub trait Driver: Send + Sync {
     fn upload(&self, to: Address, bytes: &[u8]);
     /// Copies to the host, after everything before; waits.
     fn download(&self, from: Address, bytes: &mut [u8]);
+    /// Starts copying up to [`MOST_POSTED`] bytes to the host, after everything before; waits for nothing.
+    fn post(&self, from: Address, bytes: usize) -> Post;
+    /// What a post brought: waits for it, and for nothing that was started after it. Leaves `bytes`, as many as were
+    /// posted, as they are after an error.
+    fn collect(&self, post: Post, bytes: &mut [u8]);
     /// Copies on the device; the ranges must not overlap.
     fn copy(&self, from: Address, to: Address, bytes: usize);
     /// Sets bytes to zero.

@@ -3,7 +3,7 @@
 //! - [`search`] and `libraries`: which files, where, and what to tell a person where there are none
 //! - `ffi`: their functions
 //! - `session`: the context, the one stream, the first error
-//! - `memory`, `staging`: allocation; copies through pinned memory
+//! - `memory`, `staging`, `posts`: allocation; copies through pinned memory; results that are waited for alone
 //! - [`compiler`], [`report`], `cache`, `modules`: kernels from text to a loaded function
 //! - `product`, `matmul`, `algorithms`: products, and why they repeat
 //!
@@ -19,6 +19,7 @@ mod libraries;
 mod matmul;
 mod memory;
 mod modules;
+mod posts;
 mod product;
 pub mod report;
 pub mod search;
@@ -38,10 +39,11 @@ use self::libraries::{DriverLibrary, Opened, open_cublaslt, open_driver};
 use self::matmul::{MatmulSettings, Products, Request};
 use self::memory::Memory;
 use self::modules::Modules;
+use self::posts::Posts;
 use self::search::Surroundings;
 use self::session::Session;
 use self::staging::Staging;
-use super::driver::{Address, Argument, Driver, Kernel, Launch, Matmul};
+use super::driver::{Address, Argument, Driver, Kernel, Launch, Matmul, Post};
 use super::kernels::Family;
 use crate::device::DeviceInfo;
 use crate::dtype::DType;
@@ -67,6 +69,7 @@ pub struct NvidiaDriver {
     session: Session,
     memory: Memory,
     staging: Staging,
+    posts: Posts,
     modules: Modules,
     products: Products,
     multiprocessors: usize,
@@ -109,7 +112,8 @@ impl NvidiaDriver {
             Choices::open(choices),
         )?;
         let staging = Staging::new(&session)?;
-        Ok(NvidiaDriver { session, memory, staging, modules, products, multiprocessors, shared_limit })
+        let posts = Posts::default();
+        Ok(NvidiaDriver { session, memory, staging, posts, modules, products, multiprocessors, shared_limit })
     }
 
     /// Does something on the stream unless an error has happened, and keeps the error that happens.
@@ -238,6 +242,16 @@ impl Driver for NvidiaDriver {
         self.attempt(|| self.staging.download(&self.session, from, bytes));
     }
 
+    fn post(&self, from: Address, bytes: usize) -> Post {
+        self.attempt(|| self.posts.post(&self.session, from, bytes)).unwrap_or(posts::FAILED)
+    }
+
+    fn collect(&self, post: Post, bytes: &mut [u8]) {
+        if post != posts::FAILED {
+            self.attempt(|| self.posts.collect(&self.session, &post, bytes));
+        }
+    }
+
     fn copy(&self, from: Address, to: Address, bytes: usize) {
         if bytes == 0 {
             return;
@@ -294,6 +308,7 @@ impl Drop for NvidiaDriver {
         self.products.destroy(&self.session, &self.memory);
         self.modules.destroy(&self.session);
         self.staging.destroy(&self.session);
+        self.posts.destroy(&self.session);
         let _ = self.session.synchronize();
     }
 }

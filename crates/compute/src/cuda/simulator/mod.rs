@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::driver::{Address, Argument, Driver, Kernel, Launch, Matmul};
+use super::driver::{Address, Argument, Driver, Kernel, Launch, MOST_POSTED, Matmul, Post};
 use super::kernels::{Family, is_listed};
 use crate::device::DeviceInfo;
 use crate::error::ComputeError;
@@ -37,6 +37,7 @@ pub struct Simulator {
     memory: Mutex<Memory>,
     failure: Mutex<Option<(String, String)>>,
     texts: HashMap<Family, String>,
+    posts: Mutex<HashMap<u64, Vec<u8>>>,
 }
 
 impl Simulator {
@@ -53,6 +54,7 @@ impl Simulator {
             memory: Mutex::default(),
             failure: Mutex::new(None),
             texts: HashMap::new(),
+            posts: Mutex::default(),
         })
     }
 
@@ -182,6 +184,21 @@ impl Driver for Simulator {
             unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, bytes.as_mut_ptr(), bytes.len()) };
             Ok(())
         });
+    }
+
+    fn post(&self, from: Address, bytes: usize) -> Post {
+        assert!(bytes <= MOST_POSTED, "a post of {bytes} bytes");
+        let mut posted = vec![0; bytes];
+        self.download(from, &mut posted);
+        let mut posts = self.posts.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = posts.keys().max().map_or(0, |last| last + 1);
+        posts.insert(number, posted);
+        Post(number)
+    }
+
+    fn collect(&self, post: Post, bytes: &mut [u8]) {
+        let posted = self.posts.lock().unwrap_or_else(PoisonError::into_inner).remove(&post.0);
+        bytes.copy_from_slice(&posted.expect("a post that was not collected"));
     }
 
     fn copy(&self, from: Address, to: Address, bytes: usize) {
