@@ -295,6 +295,16 @@ pub trait Device: Send + Sync {
         Ok(())
     }
 
+    /// Runs operations that belong together. Where the same sequence of operations over the same memory comes again and
+    /// again, a device may start it as one from the third time on; their effect is that of the operations alone.
+    fn together<R>(&self, operations: impl FnOnce() -> R) -> R {
+        operations()
+    }
+    /// Something that a person should know once, and that is no error: what the device would do better and cannot.
+    fn take_note(&self) -> Option<String> {
+        None
+    }
+
     /// A zeroed buffer. The name appears in errors and listings.
     ///
     /// # Errors

@@ -159,18 +159,22 @@ impl<D: Device> Trainer<D> {
         let device = self.network.device().clone();
         let weight: f64 = batches.iter().map(casallm_data::batch::Batch::supervised).sum();
         let tokens = batches.iter().map(|b| b.tokens.len() as u64).sum();
-        self.gradients.clear(&*device);
-        device.clear_tally(&mut self.tally);
+        device.together(|| {
+            self.gradients.clear(&*device);
+            device.clear_tally(&mut self.tally);
+        });
         for (i, batch) in batches.iter().enumerate() {
             let seed = dropout_seed(self.config.seed, self.config.stage, step, i as u64);
             let scale = (1.0 / weight) as f32;
             let (workspace, gradients) = (&mut self.workspace, &mut self.gradients);
             self.network.add_micro_batch(workspace, view(batch), (scale, seed), gradients, &mut self.tally)?;
         }
-        device.clip(&self.gradients.all(), self.config.clip, &mut self.tally);
         let lr = self.config.schedule.lr(step);
         let rates = (lr as f32, (lr / self.config.schedule.peak) as f32);
-        self.optimizer.step(&mut self.network.parameters, &self.gradients, step + 1, rates, &self.tally);
+        device.together(|| {
+            device.clip(&self.gradients.all(), self.config.clip, &mut self.tally);
+            self.optimizer.step(&mut self.network.parameters, &self.gradients, step + 1, rates, &self.tally);
+        });
         device.post_tally(&mut self.tally);
         self.queued.push_back(Queued { step, weight, tokens, lr, begun });
         Ok(())
@@ -187,6 +191,10 @@ impl<D: Device> Trainer<D> {
         for (what, value) in [("the loss", loss), ("the gradient norm", grad_norm)] {
             if !value.is_finite() {
                 let (stage, batch) = (self.config.stage.name(), feed.describe(step));
+                // What is behind it has been done without its update, and comes to nothing.
+                for _ in self.queued.drain(..) {
+                    device.collect_tally(&mut self.tally);
+                }
                 return Err(TrainError::NonFinite { stage, step: step + 1, what, value, batch });
             }
         }
@@ -280,6 +288,9 @@ impl<D: Device> Trainer<D> {
             }
             metrics.append(&row)?;
             observer.step(&row, steps);
+            if let Some(note) = self.network.device().take_note() {
+                observer.note(&note);
+            }
             ahead?;
             // What is queued is part of the run: it is finished first.
             let stop = interrupt.requested() && step < steps && self.queued.is_empty();

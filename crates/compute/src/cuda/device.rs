@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::attend::{self, Plans};
 use super::buffer::{CudaBuffer, CudaMatrix, Memory, f32_values, little_endian};
-use super::driver::{Address, Argument, Driver, Kernel, Launch, Matmul};
+use super::driver::{Address, Argument, Driver, GraphDriver, Kernel, Launch, Matmul};
 use super::kernels::Family;
+use super::recorder::Recorder;
 use super::scratch::{Carver, measure};
 use super::step::{self, CudaTally};
 use super::{elementwise, head, linear, norm, optimizer, qkv};
@@ -21,6 +22,8 @@ const RESULT_BYTES: usize = 256;
 /// An NVIDIA GPU as a [`Device`].
 pub struct CudaDevice {
     driver: Arc<dyn Driver>,
+    /// The same.
+    recorder: Arc<Recorder>,
     scratch: Mutex<Option<Memory>>,
     plans: Mutex<Plans>,
     results: Mutex<Memory>,
@@ -32,11 +35,22 @@ impl CudaDevice {
     ///
     /// # Errors
     /// The memory for small results cannot be had.
-    pub fn new(driver: Arc<dyn Driver>) -> Result<Self, ComputeError> {
+    pub fn new(driver: Arc<dyn GraphDriver>) -> Result<Self, ComputeError> {
+        Self::with_graphs(driver, true)
+    }
+
+    /// The same, with or without starting recurring work as CUDA graphs. Results are the same.
+    ///
+    /// # Errors
+    /// As [`CudaDevice::new`].
+    pub fn with_graphs(driver: Arc<dyn GraphDriver>, graphs: bool) -> Result<Self, ComputeError> {
+        let recorder = Arc::new(Recorder::new(driver, graphs));
+        let driver: Arc<dyn Driver> = recorder.clone();
         let results = Memory::new(&driver, "results", RESULT_BYTES)?;
         let allocated = AtomicU64::new(RESULT_BYTES as u64);
         let results = Mutex::new(results);
-        Ok(CudaDevice { driver, scratch: Mutex::new(None), plans: Mutex::new(Plans::new()), results, allocated })
+        let (scratch, plans) = (Mutex::new(None), Mutex::new(Plans::new()));
+        Ok(CudaDevice { driver, recorder, scratch, plans, results, allocated })
     }
 
     /// Memory of the device's own.
@@ -179,6 +193,23 @@ impl Device for CudaDevice {
 
     fn runs_ahead(&self) -> bool {
         true
+    }
+
+    fn together<R>(&self, operations: impl FnOnce() -> R) -> R {
+        /// Ends the listing also where an operation panics.
+        struct Listing<'a>(&'a Recorder);
+        impl Drop for Listing<'_> {
+            fn drop(&mut self) {
+                self.0.end();
+            }
+        }
+        self.recorder.begin();
+        let _listing = Listing(&self.recorder);
+        operations()
+    }
+
+    fn take_note(&self) -> Option<String> {
+        self.recorder.take_note()
     }
 
     fn check(&self) -> Result<(), ComputeError> {

@@ -5,6 +5,7 @@
 //! cannot tell them apart. Work is ordered on one stream. Calls that start work return nothing: the first error is kept,
 //! every call after it does nothing, and [`Driver::check`] tells.
 
+use super::calls::Calls;
 use super::kernels::Family;
 use crate::device::DeviceInfo;
 use crate::dtype::DType;
@@ -108,7 +109,7 @@ impl From<f32> for Argument {
 }
 
 /// A matrix of a product, row-major.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operand {
     /// Of the first element.
     pub address: Address,
@@ -121,7 +122,7 @@ pub struct Operand {
 }
 
 /// `c = beta c + a b (+ bias)`, accumulated in f32.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Matmul {
     /// Rows of `a` and `c`.
     pub m: usize,
@@ -189,4 +190,27 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// That error, at every call from then on.
     fn check(&self) -> Result<(), ComputeError>;
+}
+
+/// Work that [`GraphDriver::build`] has put together.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Graph(pub u64);
+
+/// A [`Driver`] that can start many calls as one.
+pub trait GraphDriver: Driver {
+    /// Makes a graph of calls, none of them an upload; starts nothing. `None` where it cannot be made at this moment,
+    /// because something would have to be tried or waited for first: the calls are to be made one by one this time.
+    ///
+    /// # Errors
+    /// Why there can be no graphs here. Nothing else is affected: it is not an error of the driver's.
+    fn build(&self, calls: &Calls) -> Result<Option<Graph>, String>;
+    /// Gives launch `i` of a graph's calls other arguments from its next start on.
+    ///
+    /// # Errors
+    /// Why that is not possible; the graph can no longer be used.
+    fn change(&self, graph: &Graph, i: usize, arguments: &[Argument]) -> Result<(), String>;
+    /// Starts all of a graph's calls, in the order of everything else.
+    fn start(&self, graph: &Graph);
+    /// Gives a graph back; starts that are under way are not affected.
+    fn discard(&self, graph: Graph);
 }

@@ -8,6 +8,7 @@ macro_rules! arguments {
 mod attend;
 pub mod attention;
 mod buffer;
+pub mod calls;
 mod device;
 pub mod driver;
 mod elementwise;
@@ -19,6 +20,7 @@ pub mod nvidia;
 mod optimizer;
 pub mod probe;
 mod qkv;
+mod recorder;
 mod scratch;
 #[cfg(any(test, feature = "simulator"))]
 pub mod simulator;

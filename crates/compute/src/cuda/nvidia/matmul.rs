@@ -163,6 +163,12 @@ impl Products {
         Ok(())
     }
 
+    /// Whether a product has been met before: then starting it tries and times nothing.
+    pub(super) fn is_planned(&self, matmul: &Matmul) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.plans.contains_key(&Product::of(matmul))
+    }
+
     /// The ways of adding the bias, the best first.
     fn ways(product: &Product) -> &'static [Bias] {
         match (product.with_bias, product.c.dtype) {

@@ -6,15 +6,14 @@
 //! - `memory`, `staging`, `posts`: allocation; copies through pinned memory; results that are waited for alone
 //! - [`compiler`], [`report`], `cache`, `modules`: kernels from text to a loaded function
 //! - `product`, `matmul`, `algorithms`: products, and why they repeat
-//!
-//! There is no CUDA graph: a step's launches are enqueued one by one, ahead of the GPU. Where the profile of a small model
-//! shows the GPU waiting for the host, `NvidiaDriver::launch` and `matmul` are the two places that would be captured.
+//! - `graphs`: many calls captured, and started as one
 
 mod algorithms;
 mod cache;
 pub mod compiler;
 pub mod error;
 mod ffi;
+mod graphs;
 mod libraries;
 mod matmul;
 mod memory;
@@ -35,6 +34,7 @@ use cudarc::driver::sys as cu;
 use self::algorithms::Choices;
 use self::compiler::Compiler;
 use self::error::CudaError;
+use self::graphs::Graphs;
 use self::libraries::{DriverLibrary, Opened, open_cublaslt, open_driver};
 use self::matmul::{MatmulSettings, Products, Request};
 use self::memory::Memory;
@@ -70,6 +70,7 @@ pub struct NvidiaDriver {
     memory: Memory,
     staging: Staging,
     posts: Posts,
+    graphs: Graphs,
     modules: Modules,
     products: Products,
     multiprocessors: usize,
@@ -112,8 +113,8 @@ impl NvidiaDriver {
             Choices::open(choices),
         )?;
         let staging = Staging::new(&session)?;
-        let posts = Posts::default();
-        Ok(NvidiaDriver { session, memory, staging, posts, modules, products, multiprocessors, shared_limit })
+        let (posts, graphs) = (Posts::default(), Graphs::default());
+        Ok(NvidiaDriver { session, memory, staging, posts, graphs, modules, products, multiprocessors, shared_limit })
     }
 
     /// Does something on the stream unless an error has happened, and keeps the error that happens.
@@ -125,7 +126,7 @@ impl NvidiaDriver {
         self.session.keep(what())
     }
 
-    fn start(&self, kernel: Kernel, launch: Launch, arguments: &[Argument]) -> Result<(), CudaError> {
+    fn launch_now(&self, kernel: Kernel, launch: Launch, arguments: &[Argument]) -> Result<(), CudaError> {
         let function = self.modules.function(&self.session, kernel, launch.shared_bytes)?;
         let mut pointers: Vec<*mut c_void> = arguments.iter().map(pointer_to).collect();
         let ([gx, gy, gz], [bx, by, bz]) = (launch.grid, launch.block);
@@ -156,7 +157,8 @@ impl NvidiaDriver {
     fn round_bias(&self, bias: Address, n: usize, to: Address) -> Result<(), CudaError> {
         let kernel = bias_kernel(DType::Bf16, "round_bias");
         let n = narrow(n)?;
-        self.start(kernel, Launch::linear(n.div_ceil(BIAS_THREADS), BIAS_THREADS), &[to.into(), bias.into(), n.into()])
+        let launch = Launch::linear(n.div_ceil(BIAS_THREADS), BIAS_THREADS);
+        self.launch_now(kernel, launch, &[to.into(), bias.into(), n.into()])
     }
 
     /// Adds a bias to every row of a result.
@@ -165,7 +167,30 @@ impl NvidiaDriver {
         let n = narrow(matmul.n)?;
         let launch = Launch { grid: [narrow(matmul.m)?, 1, 1], block: [BIAS_THREADS, 1, 1], shared_bytes: 0 };
         let stride = Argument::U64(matmul.c.row_stride as u64);
-        self.start(kernel, launch, &[matmul.c.address.into(), bias.into(), n.into(), stride])
+        self.launch_now(kernel, launch, &[matmul.c.address.into(), bias.into(), n.into(), stride])
+    }
+
+    fn multiply(&self, matmul: &Matmul) -> Result<(), CudaError> {
+        let bias = matmul.bias.unwrap_or(Address::NULL);
+        let request = Request {
+            matmul,
+            round_bias: &|to| self.round_bias(bias, matmul.n, to),
+            add_bias: &|| self.add_bias(matmul, bias),
+        };
+        self.products.run(&self.session, &self.memory, &request)
+    }
+
+    fn copy_now(&self, from: Address, to: Address, bytes: usize) -> Result<(), CudaError> {
+        // SAFETY: ranges of the device's memory that the caller vouches for.
+        let status =
+            unsafe { (self.session.library.cuda.cuMemcpyDtoDAsync_v2)(to.0, from.0, bytes, self.session.stream) };
+        self.session.result("cuMemcpyDtoDAsync", status)
+    }
+
+    fn zero_now(&self, at: Address, bytes: usize) -> Result<(), CudaError> {
+        // SAFETY: a range of the device's memory that the caller vouches for.
+        let status = unsafe { (self.session.library.cuda.cuMemsetD8Async)(at.0, 0, bytes, self.session.stream) };
+        self.session.result("cuMemsetD8Async", status)
     }
 }
 
@@ -256,39 +281,22 @@ impl Driver for NvidiaDriver {
         if bytes == 0 {
             return;
         }
-        self.attempt(|| {
-            // SAFETY: ranges of the device's memory that the caller vouches for.
-            let status =
-                unsafe { (self.session.library.cuda.cuMemcpyDtoDAsync_v2)(to.0, from.0, bytes, self.session.stream) };
-            self.session.result("cuMemcpyDtoDAsync", status)
-        });
+        self.attempt(|| self.copy_now(from, to, bytes));
     }
 
     fn zero(&self, at: Address, bytes: usize) {
         if bytes == 0 {
             return;
         }
-        self.attempt(|| {
-            // SAFETY: a range of the device's memory that the caller vouches for.
-            let status = unsafe { (self.session.library.cuda.cuMemsetD8Async)(at.0, 0, bytes, self.session.stream) };
-            self.session.result("cuMemsetD8Async", status)
-        });
+        self.attempt(|| self.zero_now(at, bytes));
     }
 
     fn launch(&self, kernel: Kernel, launch: Launch, arguments: &[Argument]) {
-        self.attempt(|| self.start(kernel, launch, arguments));
+        self.attempt(|| self.launch_now(kernel, launch, arguments));
     }
 
     fn matmul(&self, matmul: &Matmul) {
-        let bias = matmul.bias.unwrap_or(Address::NULL);
-        self.attempt(|| {
-            let request = Request {
-                matmul,
-                round_bias: &|to| self.round_bias(bias, matmul.n, to),
-                add_bias: &|| self.add_bias(matmul, bias),
-            };
-            self.products.run(&self.session, &self.memory, &request)
-        });
+        self.attempt(|| self.multiply(matmul));
     }
 
     fn synchronize(&self) {
@@ -305,6 +313,7 @@ impl Drop for NvidiaDriver {
         self.session.enter();
         // An error means that nothing runs any more: the parts can go in any case.
         let _ = self.session.synchronize();
+        self.graphs.destroy(&self.session);
         self.products.destroy(&self.session, &self.memory);
         self.modules.destroy(&self.session);
         self.staging.destroy(&self.session);

@@ -46,9 +46,8 @@ impl Posts {
         };
         let slot = &mut slots[free];
         // SAFETY: nobody uses the slot; the range on the device is the caller's.
-        let status = unsafe {
-            (session.library.cuda.cuMemcpyDtoHAsync_v2)(slot.memory.cast(), from.0, bytes, session.stream)
-        };
+        let status =
+            unsafe { (session.library.cuda.cuMemcpyDtoHAsync_v2)(slot.memory.cast(), from.0, bytes, session.stream) };
         session.result("cuMemcpyDtoHAsync", status)?;
         slot.event.record(session)?;
         slot.taken = Some(bytes);

@@ -16,7 +16,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::driver::{Address, Argument, Driver, Kernel, Launch, MOST_POSTED, Matmul, Post};
+use super::calls::{Call, Calls};
+use super::driver::{Address, Argument, Driver, Graph, GraphDriver, Kernel, Launch, MOST_POSTED, Matmul, Post};
 use super::kernels::{Family, is_listed};
 use crate::device::DeviceInfo;
 use crate::error::ComputeError;
@@ -38,6 +39,17 @@ pub struct Simulator {
     failure: Mutex<Option<(String, String)>>,
     texts: HashMap<Family, String>,
     posts: Mutex<HashMap<u64, Vec<u8>>>,
+    graphs: Mutex<Graphs>,
+}
+
+/// Graphs are the calls that they were made of: a start makes those, whatever the caller has listed since.
+#[derive(Default)]
+struct Graphs {
+    made: u64,
+    started: u64,
+    live: HashMap<u64, Calls>,
+    /// Why the next one cannot be made.
+    refused: Option<String>,
 }
 
 impl Simulator {
@@ -55,6 +67,7 @@ impl Simulator {
             failure: Mutex::new(None),
             texts: HashMap::new(),
             posts: Mutex::default(),
+            graphs: Mutex::default(),
         })
     }
 
@@ -87,6 +100,21 @@ impl Simulator {
     /// Kernels started so far.
     pub fn launches(&self) -> u64 {
         self.launches.load(Ordering::Relaxed)
+    }
+
+    /// Graphs made, alive, and started so far.
+    pub fn graphs(&self) -> (u64, usize, u64) {
+        let graphs = self.lock_graphs();
+        (graphs.made, graphs.live.len(), graphs.started)
+    }
+
+    /// Refuses to make the next graph.
+    pub fn refuse_graphs(&self, reason: &str) {
+        self.lock_graphs().refused = Some(reason.into());
+    }
+
+    fn lock_graphs(&self) -> MutexGuard<'_, Graphs> {
+        self.graphs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -256,5 +284,40 @@ impl Driver for Simulator {
             None => Ok(()),
             Some((doing, reason)) => Err(ComputeError::Gpu { doing: doing.clone(), reason: reason.clone() }),
         }
+    }
+}
+
+impl GraphDriver for Simulator {
+    fn build(&self, calls: &Calls) -> Result<Option<Graph>, String> {
+        let mut graphs = self.lock_graphs();
+        if let Some(reason) = graphs.refused.take() {
+            return Err(reason);
+        }
+        if calls.iter().any(|call| matches!(call, Call::Upload { .. })) {
+            return Err("an upload in a graph".into());
+        }
+        graphs.made += 1;
+        let number = graphs.made;
+        graphs.live.insert(number, calls.clone());
+        Ok(Some(Graph(number)))
+    }
+
+    fn change(&self, graph: &Graph, i: usize, arguments: &[Argument]) -> Result<(), String> {
+        let mut graphs = self.lock_graphs();
+        graphs.live.get_mut(&graph.0).ok_or("a graph that is gone")?.change(i, arguments);
+        Ok(())
+    }
+
+    fn start(&self, graph: &Graph) {
+        let calls = {
+            let mut graphs = self.lock_graphs();
+            graphs.started += 1;
+            graphs.live[&graph.0].clone()
+        };
+        calls.iter().for_each(|call| call.make(self));
+    }
+
+    fn discard(&self, graph: Graph) {
+        self.lock_graphs().live.remove(&graph.0).expect("a graph that is alive");
     }
 }
