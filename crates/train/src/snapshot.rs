@@ -13,6 +13,8 @@ use crate::optimizer::Optimizer;
 pub(crate) struct Progress {
     /// The stage's settings, canonical.
     pub(crate) settings: String,
+    /// What it was last trained on, the instruction set included: another device rounds differently.
+    pub(crate) device: String,
     /// Tokens trained on.
     pub(crate) tokens: u64,
     /// Seconds of training.

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use casallm_compute::{DType, Device};
+use casallm_compute::{DType, Device, DeviceInfo};
 use casallm_model::config::ModelConfig;
 use casallm_model::error::ModelError;
 use casallm_model::network::Network;
@@ -311,6 +311,8 @@ impl<D: Device> Trainer<D> {
 
     /// Loads the newest good checkpoint, if any: steps done and what is known of them.
     fn resume(&mut self, store: &CheckpointStore, observer: &mut dyn Observer) -> Result<(u64, Progress), TrainError> {
+        let DeviceInfo { name, isa, .. } = self.network.device().info();
+        let device_name = format!("{name} ({isa})");
         let latest = store.latest_good()?;
         for skipped in &latest.skipped {
             observer.note(&format!("skipped a damaged checkpoint: {}", skipped.error));
@@ -321,7 +323,7 @@ impl<D: Device> Trainer<D> {
                 return Err(skipped.error);
             }
             let settings = self.config.settings.clone();
-            return Ok((0, Progress { settings, tokens: 0, seconds: 0.0, best: None }));
+            return Ok((0, Progress { settings, device: device_name, tokens: 0, seconds: 0.0, best: None }));
         };
         let saved: Progress = checkpoint.meta()?;
         if saved.settings != self.config.settings {
@@ -330,7 +332,14 @@ impl<D: Device> Trainer<D> {
                 differences: differences(&saved.settings, &self.config.settings),
             });
         }
-        let progress = snapshot::load(&mut checkpoint, &mut self.network.parameters, &mut self.optimizer)?;
+        let mut progress = snapshot::load(&mut checkpoint, &mut self.network.parameters, &mut self.optimizer)?;
+        if progress.device != device_name {
+            observer.note(&format!(
+                "the checkpoint was made on {}; on {device_name} the run goes on, but not to the same bits",
+                progress.device
+            ));
+            progress.device = device_name;
+        }
         if let Some(best) = progress.best.filter(|best| best.step == checkpoint.step()) {
             // The process may have ended between saving this checkpoint and marking it.
             store.mark_best(best.step, best.val_loss)?;

@@ -120,7 +120,6 @@ path = "embedded:openstax"
 [[data.sft]]
 name = "chat"
 path = "embedded:chat"
-format = "messages"
 max_rows = {conversations}
 
 [model]

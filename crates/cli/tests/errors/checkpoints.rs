@@ -104,3 +104,19 @@ fn metrics_with_a_broken_line() {
     run(folder.path(), &["pretrain", "tiny.toml", "--resume"]).refused(&named);
     before.assert_kept_in(folder.path());
 }
+
+/// Allowed, for a run may have to move; said, for its numbers will no longer be those of one that did not.
+#[test]
+fn checkpoint_of_another_device() {
+    let folder = trained_folder();
+    fs::remove_dir_all(folder.path().join(checkpoints().pop().unwrap())).unwrap();
+    fs::remove_dir_all(folder.path().join("run/base")).unwrap();
+    let resume = |isa: &[&str]| run(folder.path(), &[&["pretrain", "tiny.toml", "--resume"], isa].concat()).succeeded();
+    let own = casallm_compute::Isa::detect().unwrap().name();
+    let said = |resumed: String, made: &str, now: &str| {
+        let note = format!("the checkpoint was made on cpu ({made}); on cpu ({now}) the run goes on");
+        assert_eq!(resumed.contains(&note), made != now, "{resumed}");
+    };
+    said(resume(&["--isa", "portable"]).stderr, own, "portable");
+    said(resume(&[]).stderr, "portable", own);
+}

@@ -139,3 +139,23 @@ fn text_that_changed_under_a_run() {
     run(folder.path(), &["pretrain", "tiny.toml", "--resume"]).refused(&named);
     before.assert_kept_in(folder.path());
 }
+
+/// Without its manifest nothing tells what shards were made from, so they are made again; whether they are those that the
+/// run began with, the checkpoint knows.
+#[test]
+fn manifest_damaged_under_a_run() {
+    let folder = trained_folder();
+    let manifest = folder.path().join("run/data/stories/manifest.json");
+    let damage = || fs::write(&manifest, "{").unwrap();
+    damage();
+    run(folder.path(), &["pretrain", "tiny.toml", "--resume"]).succeeded();
+    trained().assert_kept_in(folder.path());
+
+    let text = folder.path().join("text.jsonl");
+    fs::write(&text, [trained().file("text.jsonl"), b"{\"text\": \"one more\"}\n"].concat()).unwrap();
+    damage();
+    let before = Tree::of(folder.path()).without("run/data/stories");
+    let named = ["run/checkpoints/pretrain/step-", "other settings", "was `shards = ", "run.dir"];
+    run(folder.path(), &["pretrain", "tiny.toml", "--resume"]).refused(&named);
+    before.assert_kept_in(folder.path());
+}

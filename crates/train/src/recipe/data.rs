@@ -55,45 +55,14 @@ impl Tokenizer {
     }
 }
 
-/// Layout of a file of documents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// By the name's ending.
-    Auto,
-    /// The file is one document, or several separated as the reader of texts says.
-    Text,
-    /// One JSON object a line.
-    Jsonl,
-    /// One JSON array of objects.
-    Json,
-    /// Parquet.
-    Parquet,
-}
-
-/// Layout of a file of conversations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SftFormat {
-    /// By the keys of each row.
-    Auto,
-    /// `messages` of `role` and `content`.
-    Messages,
-    /// `instruction`, `input`, `output`.
-    Alpaca,
-    /// `conversations` of `from` and `value`.
-    ShareGpt,
-}
-
 /// Documents to pre-train on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PretrainSource {
     /// What reports call it.
     pub name: String,
-    /// A file, a folder, or a pattern with `*`; relative to the recipe's folder.
+    /// A file, a folder, or a pattern with `*`; relative to the recipe's folder. The endings of the names tell what is in
+    /// the files.
     pub path: String,
-    /// Layout of the files.
-    pub format: Format,
     /// Column or key that holds the text.
     pub text_field: String,
     /// How often a token of this source is seen, relative to the others.
@@ -105,10 +74,8 @@ pub struct PretrainSource {
 pub struct SftSource {
     /// What reports call it.
     pub name: String,
-    /// A file, a folder, or a pattern with `*`; relative to the recipe's folder.
+    /// A file, a folder, or a pattern with `*`; relative to the recipe's folder. The keys of each row tell its layout.
     pub path: String,
-    /// Layout of the rows.
-    pub format: SftFormat,
     /// Most conversations taken, a sample by the seed; `None` takes all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_rows: Option<u64>,
@@ -149,18 +116,6 @@ impl PretrainSource {
         Ok(Self {
             name: source_name(section)?,
             path: source_path(section)?,
-            format: section
-                .choice(
-                    "format",
-                    &[
-                        ("auto", Format::Auto),
-                        ("text", Format::Text),
-                        ("jsonl", Format::Jsonl),
-                        ("json", Format::Json),
-                        ("parquet", Format::Parquet),
-                    ],
-                )?
-                .unwrap_or(Format::Auto),
             text_field: section.text("text_field")?.unwrap_or_else(|| "text".to_owned()),
             weight: section.number("weight", Interval::POSITIVE)?.unwrap_or(1.0),
         })
@@ -172,17 +127,6 @@ impl SftSource {
         Ok(Self {
             name: source_name(section)?,
             path: source_path(section)?,
-            format: section
-                .choice(
-                    "format",
-                    &[
-                        ("auto", SftFormat::Auto),
-                        ("messages", SftFormat::Messages),
-                        ("alpaca", SftFormat::Alpaca),
-                        ("sharegpt", SftFormat::ShareGpt),
-                    ],
-                )?
-                .unwrap_or(SftFormat::Auto),
             max_rows: section.integer("max_rows", 1, MAX_SEED)?,
         })
     }

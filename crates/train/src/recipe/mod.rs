@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-pub use data::{Data, Format, Identity, PretrainSource, SftFormat, SftSource, Tokenizer};
+pub use data::{Data, Identity, PretrainSource, SftSource, Tokenizer};
 pub use model::{Activation, Block, Model, Norm};
 pub use optimization::{Optimization, Optimizer, Span};
 pub use raw::RawRecipe;

@@ -6,8 +6,8 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("identity", &["name", "maker", "description"]),
     ("tokenizer", &["vocab_size", "sample_bytes"]),
     ("data", &["validation_fraction", "seed", "pretrain", "sft"]),
-    ("data.pretrain", &["name", "path", "format", "text_field", "weight"]),
-    ("data.sft", &["name", "path", "format", "max_rows"]),
+    ("data.pretrain", &["name", "path", "text_field", "weight"]),
+    ("data.sft", &["name", "path", "max_rows"]),
     (
         "model",
         &[

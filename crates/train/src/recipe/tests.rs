@@ -265,7 +265,6 @@ fn every_wrong_value_is_named_with_its_key_its_flag_and_a_remedy() {
         (SMALLEST, "data.pretrain=[]", "data.pretrain", "", "[[data.pretrain]]"),
         (SMALLEST, "data.pretrain.0.weight=0", "data.pretrain[0].weight", "0", "above 0"),
         (SMALLEST, "data.pretrain.0.path=", "data.pretrain[0].path", "\"\"", "write some text"),
-        (SMALLEST, "data.pretrain.0.format=doc", "data.pretrain[0].format", "\"doc\"", "\"parquet\""),
         (SMALLEST, "data.pretrain.0.name=../up", "data.pretrain[0].name", "\"../up\"", "it becomes a file name"),
         (SMALLEST, "data.validation_fraction=1", "data.validation_fraction", "1", "below 1"),
         (SMALLEST, "data.validation_fraction=0", "data.validation_fraction", "0", "above 0"),
@@ -289,7 +288,6 @@ fn every_wrong_value_is_named_with_its_key_its_flag_and_a_remedy() {
         (WITH_SFT, "sft.identity_rate=1", "sft.identity_rate", "1", "below 1"),
         (WITH_SFT, "sft.context=4096", "sft.context", "4096", "model.context = 2048"),
         (WITH_SFT, "sft.steps=100", "sft.steps", "100", "belongs to [pretrain]"),
-        (WITH_SFT, "data.sft.0.format=xml", "data.sft[0].format", "\"xml\"", "\"sharegpt\""),
         (WITH_SFT, "data.sft.0.max_rows=0", "data.sft[0].max_rows", "0", "from 1"),
         (WITH_SFT, "identity.name= ", "identity.name", "\"\"", "write some text"),
     ] {

@@ -172,6 +172,18 @@ pub fn shards(
     Ok(prepared)
 }
 
+/// XXH3-128 of the shards of all sources: a stage that is resumed must find the same.
+pub fn fingerprint(prepared: &[Prepared]) -> String {
+    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    for source in prepared {
+        hash.update(source.name.as_bytes());
+        for shard in &source.manifest.shards {
+            hash.update(shard.sha256.as_bytes());
+        }
+    }
+    format!("{:032x}", hash.digest128())
+}
+
 fn create(folder: &Path) -> Result<(), TrainError> {
     std::fs::create_dir_all(folder).map_err(|source| TrainError::from_io(folder, "create", 0, source))
 }

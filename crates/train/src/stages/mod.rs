@@ -22,6 +22,7 @@ use casallm_model::error::ModelError;
 use casallm_model::network::Network;
 
 pub use conversations::{Conversations, gather};
+use documents::fingerprint;
 pub use documents::{Prepared, shards, tokenizer};
 pub use pretrain::{model_config, pretrain, pretrain_config, validation_texts};
 pub use sft::{SftSetup, sft, sft_setup};

@@ -13,7 +13,8 @@ use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
 
 use super::{
-    Prepared, RunDir, StageObserver, config_of, dtype_of, open_store, optimizer_config, peak, save, shards, tokenizer,
+    Prepared, RunDir, StageObserver, config_of, dtype_of, fingerprint, open_store, optimizer_config, peak, save,
+    shards, tokenizer,
 };
 use crate::error::TrainError;
 use crate::feed::PretrainFeed;
@@ -123,6 +124,7 @@ pub fn pretrain<D: Device>(
     let store = open_store(&dir, Stage::Pretrain, stage.keep_last, resume)?;
     let tokenizer = tokenizer(recipe, &dir, observer)?;
     let prepared = shards(recipe, &dir, &tokenizer, !store.steps()?.is_empty(), observer)?;
+    config.settings += &format!("shards = \"{}\"\n", fingerprint(&prepared));
     let data = open(recipe, stage, &dir, &tokenizer, &prepared)?;
     config.peak = peak(device, dtype);
     let parameters = Parameters::random(device.clone(), &model, dtype, recipe.run.seed)?;

@@ -12,6 +12,8 @@
 
 #define WARPS 4u
 #define THREADS (WARPS * 32u)
+// Blocks of a multiprocessor: without a number the compiler saves a few registers more, and spills.
+#define BLOCKS (BLOCK_ROWS <= 2 ? 8 : BLOCK_ROWS == 4 ? 6 : 3)
 
 // Floats of one row of a part: head_dim sums, the maximum, the total.
 #define PART(head_dim) ((head_dim) + 2u)
@@ -43,7 +45,7 @@ DEVICE void finish_row(const float* part, u32 parts, u32 stride, u32 head_dim, S
 
 // items: [q_start, q_len, kv_start, kv_len, first row, first key, key behind the last, part or 0xffffffff] each; `parts` holds
 // BLOCK_ROWS rows for each part and key head. scale: log2(e) / sqrt(d).
-extern "C" __global__ __launch_bounds__(THREADS) void attention_rows(const S* q, const S* k, const S* v, S* out, float* lse,
+extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void attention_rows(const S* q, const S* k, const S* v, S* out, float* lse,
                                                                     float* parts, const u32* items, u32 n_head,
                                                                     u32 n_kv_head, u32 head_dim, float scale) {
     // Own rows [head_dim][BLOCK_ROWS]; then for each warp its staging and its weights [32][BLOCK_ROWS]. In the end, in the same place
