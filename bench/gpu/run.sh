@@ -145,10 +145,13 @@ generation() {
     for name in "124M 12 768 12" "350M 24 1024 16" "1.3B 24 2048 16"; do
         # shellcheck disable=SC2086
         set -- $name
-        attempt "generation $1" "$scratch/generation" "$casallm" bench generate --device "$device" --json \
-            --n-layer "$2" --n-embd "$3" --n-head "$4" --prompt-tokens 1024 --new-tokens 256 || continue
-        row "generation $1, bf16, one sequence" "casallm bench generate --device $device" \
-            "prefill $(read_result field "$scratch/generation" prefill_tokens_per_s) tokens/s, decode $(read_result field "$scratch/generation" decode_tokens_per_s) tokens/s, $(read_result field "$scratch/generation" decode_bytes_per_s) B/s read"
+        for weights in bf16 q8 q4; do
+            attempt "generation $1, $weights" "$scratch/generation" "$casallm" bench generate --device "$device" --json \
+                --n-layer "$2" --n-embd "$3" --n-head "$4" --prompt-tokens 1024 --new-tokens 256 \
+                --weights "$weights" || continue
+            row "generation $1, $weights, one sequence" "casallm bench generate --device $device --weights $weights" \
+                "prefill $(read_result field "$scratch/generation" prefill_tokens_per_s) tokens/s, decode $(read_result field "$scratch/generation" decode_tokens_per_s) tokens/s, $(read_result field "$scratch/generation" decode_bytes_per_s) B/s read"
+        done
     done
 }
 

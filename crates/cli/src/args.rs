@@ -179,6 +179,9 @@ pub struct Chat {
     /// Seed of the sampler
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// Format of the weights in memory: fewer bits answer faster
+    #[arg(long, value_enum, default_value_t = WeightsKind::Bf16)]
+    pub weights: WeightsKind,
     /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,
@@ -234,6 +237,19 @@ pub enum PrecisionKind {
     F32,
 }
 
+/// Formats of weights for inference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WeightsKind {
+    /// f32, and f32 activations
+    F32,
+    /// 16 bits a weight
+    Bf16,
+    /// 8.5 bits a weight; no loss that shows
+    Q8,
+    /// 4.5 bits a weight; a little worse
+    Q4,
+}
+
 /// Optimizers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OptimizerKind {
@@ -285,8 +301,8 @@ pub struct BenchGenerate {
     #[arg(long, default_value_t = 64)]
     pub new_tokens: usize,
     /// Format of the weights
-    #[arg(long, value_enum, default_value_t = PrecisionKind::Bf16)]
-    pub weights: PrecisionKind,
+    #[arg(long, value_enum, default_value_t = WeightsKind::Bf16)]
+    pub weights: WeightsKind,
     /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,

@@ -121,7 +121,7 @@ fn train_on<D: Device>(flags: &BenchTrain, model: &ModelConfig, device: Arc<D>) 
     let memory_plan = plan(&*device, model, dtype, &settings);
     memory_plan.check(device.available_bytes())?;
     let feed = RandomFeed::new(model.vocab_size, flags.context, flags.batch)?;
-    let parameters = Parameters::random(device.clone(), model, dtype, 1)?;
+    let parameters = Parameters::random(device.clone(), model, dtype.into(), 1)?;
     let mut trainer = Trainer::new(Network::new(model.clone(), dtype, parameters)?, settings)?;
     let mut seconds = Vec::new();
     for step in 0..=flags.steps as u64 {
@@ -168,14 +168,15 @@ pub(crate) fn generate(flags: &BenchGenerate) -> Result<Ended> {
 
 fn generate_on<D: Device>(flags: &BenchGenerate, model: &ModelConfig, device: &Arc<D>) -> Result<serde_json::Value> {
     let capacity = flags.prompt_tokens.saturating_add(flags.new_tokens);
-    let dtype = devices::dtype(flags.weights);
+    let format = devices::format(flags.weights);
+    let dtype = format.activations();
     let usage = MatrixUse::Inference;
-    let weights = Parameters::bytes(&**device, model, dtype, usage);
+    let weights = Parameters::bytes(&**device, model, format, usage);
     let mut memory_plan = casallm_model::workspace::MemoryPlan::default();
     memory_plan.add("weights", weights);
     memory_plan.add("key and value cache", KvCache::<()>::bytes(model, dtype, capacity));
     memory_plan.check(device.available_bytes())?;
-    let parameters = Parameters::new(device.clone(), model, dtype, usage, |spec| Ok(init_parameter(spec, 1)))?;
+    let parameters = Parameters::new(device.clone(), model, format, usage, |spec| Ok(init_parameter(spec, 1)))?;
     let network = Network::new(model.clone(), dtype, parameters)?;
     let mut decoder = Decoder::new(&network, capacity)?;
     let prompt = ids(flags.prompt_tokens, model.vocab_size, 2);
@@ -201,7 +202,7 @@ fn generate_on<D: Device>(flags: &BenchGenerate, model: &ModelConfig, device: &A
     Ok(json!({
         "prefill_tokens_per_s": flags.prompt_tokens as f64 / prefill,
         "decode_tokens_per_s": 1.0 / decode,
-        "weights": dtype.name(),
+        "weights": format.name(),
         "bytes_per_token": weights + mean_kv,
         "decode_bytes_per_s": (weights + mean_kv) as f64 / decode,
         "params": model.n_params(),

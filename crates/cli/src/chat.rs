@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use casallm_compute::{DType, Device, MatrixUse};
+use casallm_compute::{Device, MatrixFormat, MatrixUse};
 use casallm_data::chat::{Message, render_prompt};
 use casallm_data::tokenizer::{StreamDecoder, Tokenizer};
 use casallm_model::decoder::Decoder;
@@ -28,7 +28,7 @@ pub(crate) struct Chatbot<D: Device> {
 
 impl<D: Device> Chatbot<D> {
     /// Loads a model directory.
-    pub(crate) fn load(dir: &Path, device: &Arc<D>) -> Result<Self> {
+    pub(crate) fn load(dir: &Path, device: &Arc<D>, format: MatrixFormat) -> Result<Self> {
         let directory = ModelDirectory::open(dir)?;
         let tokenizer = Tokenizer::from_bytes(directory.text(TOKENIZER)?.as_bytes())
             .with_context(|| format!("{}", dir.join(TOKENIZER).display()))?;
@@ -41,8 +41,8 @@ impl<D: Device> Chatbot<D> {
                 tokenizer.vocab_size()
             );
         }
-        let parameters = Parameters::load(device.clone(), &directory, DType::Bf16, MatrixUse::Inference)?;
-        Ok(Chatbot { network: Network::new(config, DType::Bf16, parameters)?, tokenizer })
+        let parameters = Parameters::load(device.clone(), &directory, format, MatrixUse::Inference)?;
+        Ok(Chatbot { network: Network::new(config, format.activations(), parameters)?, tokenizer })
     }
 
     /// The network's context.
@@ -109,7 +109,10 @@ fn sampler(flags: &Chat) -> Result<Sampler> {
 /// One answer or a conversation.
 pub(crate) fn run(flags: &Chat) -> Result<Ended> {
     let mut sampler = sampler(flags)?;
-    on_device!(devices::open(&flags.compute, 0)?, device => talk(flags, &mut sampler, &Chatbot::load(&flags.model, &device)?))
+    let format = devices::format(flags.weights);
+    on_device!(devices::open(&flags.compute, 0)?, device => {
+        talk(flags, &mut sampler, &Chatbot::load(&flags.model, &device, format)?)
+    })
 }
 
 fn talk<D: Device>(flags: &Chat, sampler: &mut Sampler, bot: &Chatbot<D>) -> Result<Ended> {

@@ -6,9 +6,9 @@ use anyhow::{Result, bail};
 use casallm_compute::cuda::CudaDevice;
 use casallm_compute::cuda::nvidia::search::Surroundings;
 use casallm_compute::cuda::nvidia::{NvidiaDriver, NvidiaSettings};
-use casallm_compute::{ComputeError, CpuDevice, DType, Isa};
+use casallm_compute::{ComputeError, CpuDevice, DType, Isa, MatrixFormat};
 
-use crate::args::{Compute, DeviceChoice, PrecisionKind};
+use crate::args::{Compute, DeviceChoice, PrecisionKind, WeightsKind};
 use crate::streams::tell;
 
 /// A device of either kind.
@@ -71,6 +71,16 @@ fn cuda(flags: &Compute, ordinal: usize) -> Result<Arc<CudaDevice>, ComputeError
     let settings = NvidiaSettings { ordinal, tf32: flags.tf32, untimed };
     let driver = NvidiaDriver::open(settings, &Surroundings::here())?;
     Ok(Arc::new(CudaDevice::with_graphs(Arc::new(driver), !is("CASALLM_CUDA_GRAPHS", "0"))?))
+}
+
+/// The format of weights that a flag means.
+pub(crate) fn format(weights: WeightsKind) -> MatrixFormat {
+    match weights {
+        WeightsKind::F32 => MatrixFormat::F32,
+        WeightsKind::Bf16 => MatrixFormat::Bf16,
+        WeightsKind::Q8 => MatrixFormat::Q8,
+        WeightsKind::Q4 => MatrixFormat::Q4,
+    }
 }
 
 /// The storage type that a flag means.

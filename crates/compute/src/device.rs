@@ -7,6 +7,7 @@
 
 use crate::dtype::DType;
 use crate::error::ComputeError;
+use crate::matrix_format::MatrixFormat;
 
 /// What a device is, for people and logs.
 #[derive(Clone, Debug)]
@@ -310,20 +311,20 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// The memory cannot be had.
     fn allocate(&self, name: &str, dtype: DType, len: usize) -> Result<Self::Buffer, ComputeError>;
-    /// An unset matrix of `rows` outputs by `columns` inputs in `dtype` (f32 or bf16).
+    /// An unset matrix of `rows` outputs by `columns` inputs.
     ///
     /// # Errors
     /// The memory cannot be had.
     fn allocate_matrix(
         &self,
         name: &str,
-        dtype: DType,
+        format: MatrixFormat,
         rows: usize,
         columns: usize,
         usage: MatrixUse,
     ) -> Result<Self::Matrix, ComputeError>;
     /// Bytes that [`Device::allocate_matrix`] would take.
-    fn matrix_bytes(&self, dtype: DType, rows: usize, columns: usize, usage: MatrixUse) -> u64;
+    fn matrix_bytes(&self, format: MatrixFormat, rows: usize, columns: usize, usage: MatrixUse) -> u64;
     /// Bytes that [`Device::reserve_scratch`] would take.
     fn scratch_bytes(&self, shape: &ScratchShape) -> u64;
     /// Makes the scratch memory large enough for `shape`, so that no operation allocates.

@@ -39,6 +39,14 @@ pub enum ComputeError {
         /// The three largest entries.
         largest: String,
     },
+    /// Quantised weights have no gradient.
+    #[error("'{name}' cannot be trained in {format}: quantised weights are for inference; train in bf16 or f32")]
+    QuantizedTraining {
+        /// The matrix.
+        name: String,
+        /// What was asked for.
+        format: &'static str,
+    },
     /// No such thread count.
     #[error("{threads} threads asked for; use 1 to {limit}")]
     Threads {

@@ -95,15 +95,15 @@ impl Device for Faulty {
     fn allocate_matrix(
         &self,
         name: &str,
-        dtype: DType,
+        format: MatrixFormat,
         rows: usize,
         columns: usize,
         usage: MatrixUse,
     ) -> Result<CpuMatrix, ComputeError> {
-        self.device.allocate_matrix(name, dtype, rows, columns, usage)
+        self.device.allocate_matrix(name, format, rows, columns, usage)
     }
-    fn matrix_bytes(&self, dtype: DType, rows: usize, columns: usize, usage: MatrixUse) -> u64 {
-        self.device.matrix_bytes(dtype, rows, columns, usage)
+    fn matrix_bytes(&self, format: MatrixFormat, rows: usize, columns: usize, usage: MatrixUse) -> u64 {
+        self.device.matrix_bytes(format, rows, columns, usage)
     }
     fn scratch_bytes(&self, shape: &ScratchShape) -> u64 {
         self.device.scratch_bytes(shape)

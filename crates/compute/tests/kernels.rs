@@ -168,7 +168,7 @@ fn one_step(device: &CpuDevice, dtype: DType, vocab_size: usize) {
         buffer
     };
     let matrix = |rows: usize, columns: usize| {
-        let mut matrix = device.allocate_matrix("test", dtype, rows, columns, MatrixUse::Training).unwrap();
+        let mut matrix = device.allocate_matrix("test", dtype.into(), rows, columns, MatrixUse::Training).unwrap();
         device.pack(&buffer(DType::F32, rows * columns), &mut matrix);
         matrix
     };

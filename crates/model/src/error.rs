@@ -161,6 +161,14 @@ pub enum ModelError {
         /// Its shape.
         expected: Vec<usize>,
     },
+    /// A weight that no scale can hold.
+    #[error("parameter {name} holds a NaN or an infinity, which {format} cannot; use bf16 weights, or a whole model")]
+    NotFinite {
+        /// The parameter.
+        name: String,
+        /// The format asked for.
+        format: &'static str,
+    },
     /// The device refused: memory, threads.
     #[error(transparent)]
     Compute(#[from] casallm_compute::ComputeError),

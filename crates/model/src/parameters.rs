@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use casallm_compute::{DType, Device, MatrixUse};
+use casallm_compute::{DType, Device, MatrixFormat, MatrixUse};
 
 use crate::config::ModelConfig;
 use crate::directory::ModelDirectory;
@@ -86,11 +86,12 @@ impl<D: Device> Parameters<D> {
     /// Allocates and fills every parameter; `values` is asked for each in canonical order.
     ///
     /// # Errors
-    /// The memory cannot be had, `values` fails or gives another number of values than the parameter has.
+    /// The memory cannot be had, `values` fails or gives another number of values than the parameter has, or one that
+    /// is not finite is to be quantised; quantised weights for training.
     pub fn new(
         device: Arc<D>,
         config: &ModelConfig,
-        dtype: DType,
+        format: MatrixFormat,
         usage: MatrixUse,
         mut values: impl FnMut(&ParameterSpec) -> Result<Vec<f32>, ModelError>,
     ) -> Result<Self, ModelError> {
@@ -102,12 +103,16 @@ impl<D: Device> Parameters<D> {
             if given.len() != spec.len() {
                 return Err(ModelError::WrongCount { name: spec.name, found: given.len(), expected: spec.shape });
             }
+            // A block that holds one has no scale, and would hide it.
+            if format.is_quantized() && !given.iter().all(|value| value.is_finite()) {
+                return Err(ModelError::NotFinite { name: spec.name, format: format.name() });
+            }
             let mut buffer = device.allocate(&spec.name, DType::F32, spec.len())?;
             device.write_f32(&mut buffer, 0, &given);
             let mut slot = Slot { values: None, matrix: None, spec };
             if slot.spec.kind != ParameterKind::Vector {
                 let (rows, columns) = (slot.spec.shape[0], slot.spec.shape[1]);
-                let mut matrix = device.allocate_matrix(&slot.spec.name, dtype, rows, columns, usage)?;
+                let mut matrix = device.allocate_matrix(&slot.spec.name, format, rows, columns, usage)?;
                 device.pack(&buffer, &mut matrix);
                 slot.matrix = Some(matrix);
             }
@@ -123,8 +128,8 @@ impl<D: Device> Parameters<D> {
     ///
     /// # Errors
     /// The memory cannot be had.
-    pub fn random(device: Arc<D>, config: &ModelConfig, dtype: DType, seed: u64) -> Result<Self, ModelError> {
-        Self::new(device, config, dtype, MatrixUse::Training, |spec| Ok(init_parameter(spec, seed)))
+    pub fn random(device: Arc<D>, config: &ModelConfig, format: MatrixFormat, seed: u64) -> Result<Self, ModelError> {
+        Self::new(device, config, format, MatrixUse::Training, |spec| Ok(init_parameter(spec, seed)))
     }
 
     /// The weights of a model directory.
@@ -134,7 +139,7 @@ impl<D: Device> Parameters<D> {
     pub fn load(
         device: Arc<D>,
         directory: &ModelDirectory,
-        dtype: DType,
+        format: MatrixFormat,
         usage: MatrixUse,
     ) -> Result<Self, ModelError> {
         let mut loaded = HashMap::new();
@@ -142,17 +147,17 @@ impl<D: Device> Parameters<D> {
             loaded.insert(spec.name.clone(), values);
             Ok(())
         })?;
-        Self::new(device, directory.config(), dtype, usage, |spec| Ok(loaded.remove(&spec.name).unwrap_or_default()))
+        Self::new(device, directory.config(), format, usage, |spec| Ok(loaded.remove(&spec.name).unwrap_or_default()))
     }
 
     /// Bytes of the parameters as [`Parameters::new`] allocates them.
-    pub fn bytes(device: &D, config: &ModelConfig, dtype: DType, usage: MatrixUse) -> u64 {
+    pub fn bytes(device: &D, config: &ModelConfig, format: MatrixFormat, usage: MatrixUse) -> u64 {
         let one = |spec: &ParameterSpec| {
             let values = 4 * spec.len() as u64;
             match spec.kind {
                 ParameterKind::Vector => values,
                 ParameterKind::Embedding | ParameterKind::Matrix => {
-                    let matrix = device.matrix_bytes(dtype, spec.shape[0], spec.shape[1], usage);
+                    let matrix = device.matrix_bytes(format, spec.shape[0], spec.shape[1], usage);
                     matrix + if usage == MatrixUse::Training { values } else { 0 }
                 }
             }

@@ -87,7 +87,7 @@ impl<D: Device> Run<D> {
     fn new(case: &str, device: &Arc<D>, dtype: DType) -> Self {
         let fixture = Fixture::open(case);
         let config = fixture.config.clone();
-        let parameters = Parameters::new(device.clone(), &config, dtype, MatrixUse::Training, |spec| {
+        let parameters = Parameters::new(device.clone(), &config, dtype.into(), MatrixUse::Training, |spec| {
             Ok(fixture.f32(&format!("param.{}", spec.name)))
         })
         .unwrap();

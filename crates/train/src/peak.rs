@@ -33,7 +33,7 @@ pub fn measure<D: Device>(device: &D, dtype: DType) -> Result<f64, TrainError> {
 fn fastest<D: Device>(device: &D, dtype: DType, n: usize) -> Result<f64, TrainError> {
     let x = device.allocate("peak input", dtype, n * n)?;
     let mut y = device.allocate("peak output", dtype, n * n)?;
-    let matrix = device.allocate_matrix("peak weight", dtype, n, n, MatrixUse::Inference)?;
+    let matrix = device.allocate_matrix("peak weight", dtype.into(), n, n, MatrixUse::Inference)?;
     let mut product = || {
         let start = Instant::now();
         device.linear(&x, &matrix, None, n, Out::Store(&mut y));

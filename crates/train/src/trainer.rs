@@ -103,7 +103,7 @@ pub fn plan<D: Device>(device: &D, model: &ModelConfig, dtype: DType, config: &T
     use casallm_compute::MatrixUse;
     use casallm_model::parameters::Parameters;
     let mut plan = MemoryPlan::default();
-    plan.add("weights", Parameters::bytes(device, model, dtype, MatrixUse::Training));
+    plan.add("weights", Parameters::bytes(device, model, dtype.into(), MatrixUse::Training));
     plan.add("gradients", 4 * model.n_params() as u64);
     plan.add("batches of a step", BATCH_BYTES * config.step_tokens as u64);
     Optimizer::<D>::plan(model, &config.optimizer, &mut plan);

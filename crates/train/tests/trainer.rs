@@ -73,7 +73,7 @@ fn config(matrices: MatrixUpdate) -> TrainerConfig {
 const MUON: MatrixUpdate = MatrixUpdate::Muon { lr: 0.02, momentum: 0.95 };
 
 fn network<D: Device>(device: &Arc<D>, dtype: DType) -> Network<D> {
-    let parameters = Parameters::random(device.clone(), &model(), dtype, 3).unwrap();
+    let parameters = Parameters::random(device.clone(), &model(), dtype.into(), 3).unwrap();
     Network::new(model(), dtype, parameters).unwrap()
 }
 

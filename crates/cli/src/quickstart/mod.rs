@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use casallm_compute::Device;
+use casallm_compute::{Device, MatrixFormat};
 use casallm_model::sampler::{Sampler, SamplerConfig};
 use casallm_train::interrupt::Interrupt;
 use casallm_train::recipe::{Recipe, Stage};
@@ -67,11 +67,11 @@ fn run_on<D: Device>(flags: &Quickstart, device: &Arc<D>) -> Result<Ended> {
             return stopped(&mut console, flags);
         }
     }
-    let bot = Chatbot::load(&dir.model(Stage::Sft), device)?;
+    let bot = Chatbot::load(&dir.model(Stage::Sft), device, MatrixFormat::Bf16)?;
     let report = flags.dir.join(REPORT);
     if !report.exists() {
         console.say("asking the model twenty questions about itself and twenty about anything else ...");
-        let base = Chatbot::load(&dir.model(Stage::Pretrain), device)?;
+        let base = Chatbot::load(&dir.model(Stage::Pretrain), device, MatrixFormat::Bf16)?;
         let judged = exam::take(&recipe, &bot, &base)?;
         let page = page::make(&recipe, &dir, &device.info(), &judged)?;
         plan::write(&flags.dir.join(SUMMARY), &format!("{:#}\n", page.summary))?;

@@ -203,7 +203,7 @@ fn measure<D: Device>(
     model: &ModelConfig,
     settings: casallm_train::trainer::TrainerConfig,
 ) -> Result<f64> {
-    let parameters = Parameters::random(device.clone(), model, DType::Bf16, 1)?;
+    let parameters = Parameters::random(device.clone(), model, DType::Bf16.into(), 1)?;
     let feed = RandomFeed::new(model.vocab_size, CONTEXT, ROWS)?;
     let mut trainer = Trainer::new(Network::new(model.clone(), DType::Bf16, parameters)?, settings)?;
     let begun = Instant::now();

@@ -9,6 +9,7 @@ use super::isa::{Kernel, Math};
 use super::linear::{self, CpuMatrix};
 use super::math;
 use super::pool::{Pool, Shared};
+use super::quantized;
 use crate::device::HeadResult;
 use crate::dtype::Storage;
 
@@ -32,19 +33,26 @@ pub(super) struct Gradient<'a, S> {
     pub(super) weight: &'a mut [f32],
 }
 
-pub(super) fn scratch_bytes<S: MatElement>(tokens: usize, vocab_size: usize, n_embd: usize, training: bool) -> usize {
+pub(super) fn scratch_bytes<S: MatElement>(
+    pool: &Pool,
+    tokens: usize,
+    vocab_size: usize,
+    n_embd: usize,
+    training: bool,
+) -> usize {
     let rows = chunk_rows(vocab_size).min(tokens.max(1));
     let wide = n_embd.next_multiple_of(S::GROUP);
     let columns = vocab_size.next_multiple_of(S::GROUP);
     let forward = Carver::bytes::<f32>(rows * vocab_size)
         + Carver::bytes::<S>(rows * n_embd)
-        + Carver::bytes::<S>(rows * wide)
         + Carver::bytes::<u32>(tokens)
         + Carver::bytes::<f32>(3 * rows);
+    let plain = Carver::bytes::<S>(rows * wide);
     let backward = Carver::bytes::<S>(rows * columns)
         + Carver::bytes::<f32>(rows * n_embd)
         + linear::backward_weight_scratch::<S>(rows, columns.next_multiple_of(PANEL), n_embd);
-    forward + if training { backward } else { 0 }
+    // Quantised weights have no gradient.
+    forward + if training { plain + backward } else { plain.max(quantized::scratch_bytes::<S>(pool, rows, n_embd)) }
 }
 
 /// One row of logits: the loss, whether the target leads, and the gradient.
@@ -102,14 +110,13 @@ pub(super) fn run<S: MatElement>(
     let mut scratch = Carver::new(scratch);
     let logits = scratch.take::<f32>(chunk * vocab_size);
     let hidden = scratch.take::<S>(chunk * width);
-    let padding = scratch.take::<S>(linear::padding_len::<S>(chunk, width));
     let rows = scratch.take::<u32>(tokens);
     let results = scratch.take::<f32>(3 * chunk);
     let (d_logits, d_hidden) = match gradient {
         Some(_) => (scratch.take::<S>(chunk * columns), scratch.take::<f32>(chunk * width)),
         None => (Default::default(), Default::default()),
     };
-    let rest = scratch.rest();
+    let (product_scratch, rest) = scratch.rest().split_at_mut(linear::forward_scratch::<S>(pool, chunk, inputs.weight));
 
     let mut counted = 0;
     losses[..tokens].fill(0.0);
@@ -129,7 +136,7 @@ pub(super) fn run<S: MatElement>(
             to.copy_from_slice(&inputs.hidden[*row as usize * width..][..width]);
         }
         let store = Store { out: Shared::new(logits), stride: vocab_size, bias: None };
-        linear::product(pool, hidden, n, inputs.weight.forward::<S>(), &store, padding);
+        linear::forward(pool, hidden, n, inputs.weight, &store, product_scratch);
         let scale = gradient.as_ref().map(|g| g.scale);
         {
             let (logits, d_logits) = (Shared::new(logits), Shared::new(d_logits));

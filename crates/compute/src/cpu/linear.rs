@@ -6,9 +6,11 @@ use super::gemm::{
 };
 use super::isa::{Kernel, Math};
 use super::pool::{Pool, Shared};
+use super::quantized::{self, Quantized};
 use crate::device::MatrixUse;
 use crate::dtype::{DType, Element, Storage};
 use crate::error::ComputeError;
+use crate::matrix_format::MatrixFormat;
 
 /// Tokens whose activations are packed at once for a weight gradient: bounds scratch, and fixes the order of sums.
 pub(super) const TOKENS: usize = 1024;
@@ -17,7 +19,7 @@ pub(super) const LONG_K: usize = 4096;
 
 /// A weight matrix `[rows, columns]`, packed for the forward pass and, for training, for the input gradient.
 pub struct CpuMatrix {
-    pub(super) dtype: DType,
+    format: MatrixFormat,
     pub(super) rows: usize,
     pub(super) columns: usize,
     forward: Memory,
@@ -26,7 +28,11 @@ pub struct CpuMatrix {
 
 impl CpuMatrix {
     /// Bytes that a matrix takes.
-    pub(super) fn bytes(dtype: DType, rows: usize, columns: usize, usage: MatrixUse) -> usize {
+    pub(super) fn bytes(format: MatrixFormat, rows: usize, columns: usize, usage: MatrixUse) -> usize {
+        if format.is_quantized() {
+            return quantized::bytes(format, rows, columns);
+        }
+        let dtype = format.activations();
         let group = if dtype == DType::Bf16 { 2 } else { 1 };
         let forward = columns.next_multiple_of(group) * rows.next_multiple_of(PANEL);
         let backward = rows.next_multiple_of(group) * columns.next_multiple_of(PANEL);
@@ -38,37 +44,55 @@ impl CpuMatrix {
 
     pub(super) fn new(
         name: &str,
-        dtype: DType,
+        format: MatrixFormat,
         rows: usize,
         columns: usize,
         usage: MatrixUse,
     ) -> Result<Self, ComputeError> {
-        let forward = Self::bytes(dtype, rows, columns, MatrixUse::Inference);
-        let both = Self::bytes(dtype, rows, columns, MatrixUse::Training);
+        if format.is_quantized() && usage == MatrixUse::Training {
+            return Err(ComputeError::QuantizedTraining { name: name.into(), format: format.name() });
+        }
+        let forward = Self::bytes(format, rows, columns, MatrixUse::Inference);
+        let both = Self::bytes(format, rows, columns, MatrixUse::Training);
         let backward = match usage {
             MatrixUse::Inference => None,
             MatrixUse::Training => Some(Memory::new(name, both - forward)?),
         };
-        Ok(CpuMatrix { dtype, rows, columns, forward: Memory::new(name, forward)?, backward })
+        Ok(CpuMatrix { format, rows, columns, forward: Memory::new(name, forward)?, backward })
+    }
+
+    /// The storage type of its activations.
+    pub(super) fn dtype(&self) -> DType {
+        self.format.activations()
     }
 
     /// The operand of `x · Wᵀ`: `k = columns`, `n = rows`.
     pub(super) fn forward<S: MatElement>(&self) -> PackedB<'_, S> {
-        assert_eq!(self.dtype, S::DTYPE, "matrix used as another type");
+        assert_eq!(self.format, S::DTYPE.into(), "matrix used as another type");
         PackedB::new(self.forward.slice(), self.columns, self.rows)
     }
 
     /// The operand of `dy · W`: `k = rows`, `n = columns`.
     pub(super) fn backward<S: MatElement>(&self) -> PackedB<'_, S> {
-        assert_eq!(self.dtype, S::DTYPE, "matrix used as another type");
+        assert_eq!(self.format, S::DTYPE.into(), "matrix used as another type");
         let packed = self.backward.as_ref().expect("a matrix for inference has no input gradient");
         PackedB::new(packed.slice(), self.rows, self.columns)
     }
 
+    /// The quantised weights, if they are.
+    fn quantized(&self) -> Option<Quantized<'_>> {
+        let CpuMatrix { format, rows, columns, .. } = *self;
+        format.is_quantized().then(|| Quantized { format, rows, columns, words: self.forward.slice() })
+    }
+
     /// Packs row-major values.
     pub(super) fn pack<S: MatElement>(&mut self, pool: &Pool, values: &[f32]) {
-        assert_eq!(self.dtype, S::DTYPE, "matrix packed as another type");
+        assert_eq!(self.dtype(), S::DTYPE, "matrix packed as another type");
         let (rows, columns) = (self.rows, self.columns);
+        if self.format.is_quantized() {
+            let values = &values[..rows * columns];
+            return quantized::pack(pool, self.format, values, columns, self.forward.slice_mut());
+        }
         let forward = self.forward.slice_mut::<S>();
         pack_transposed(pool, values, columns, (columns, rows), forward);
         if let Some(backward) = &mut self.backward {
@@ -78,6 +102,9 @@ impl CpuMatrix {
 
     /// Row `row` as f32, from the forward panels.
     pub(super) fn row<S: MatElement>(&self, row: usize, out: &mut [f32]) {
+        if let Some(weight) = self.quantized() {
+            return weight.row(row, out);
+        }
         let panel_len = self.columns.next_multiple_of(S::GROUP) * PANEL;
         let panel = &self.forward.slice::<S>()[row / PANEL * panel_len..][..panel_len];
         let lane = row % PANEL;
@@ -86,6 +113,32 @@ impl CpuMatrix {
                 *value = x.load();
             }
         }
+    }
+}
+
+/// `x · Wᵀ` for weights of any format, with [`forward_scratch`] bytes.
+pub(super) fn forward<S: MatElement, E: Epilogue + Sync>(
+    pool: &Pool,
+    x: &[S],
+    tokens: usize,
+    weight: &CpuMatrix,
+    epilogue: &E,
+    scratch: &mut [u8],
+) {
+    match weight.quantized() {
+        Some(weight) => quantized::product(pool, x, tokens, weight, epilogue, scratch),
+        None => {
+            let padding = Carver::new(scratch).take(padding_len::<S>(tokens, weight.columns));
+            product(pool, x, tokens, weight.forward(), epilogue, padding);
+        }
+    }
+}
+
+/// Bytes of scratch for [`forward`].
+pub(super) fn forward_scratch<S: MatElement>(pool: &Pool, tokens: usize, weight: &CpuMatrix) -> usize {
+    match weight.quantized() {
+        Some(weight) => quantized::scratch_bytes::<S>(pool, tokens, weight.columns),
+        None => Carver::bytes::<S>(padding_len::<S>(tokens, weight.columns)),
     }
 }
 

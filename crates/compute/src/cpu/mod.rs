@@ -13,6 +13,7 @@ mod norm;
 mod optimizer;
 pub(crate) mod pool;
 mod qkv;
+mod quantized;
 mod scratch;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +24,7 @@ pub use linear::CpuMatrix;
 use crate::device::*;
 use crate::dtype::{Bf16, DType, Element};
 use crate::error::ComputeError;
+use crate::matrix_format::MatrixFormat;
 use crate::tally::HostTally;
 use buffer::Carver;
 use gemm::{Add, Store};
@@ -163,18 +165,18 @@ impl Device for CpuDevice {
     fn allocate_matrix(
         &self,
         name: &str,
-        dtype: DType,
+        format: MatrixFormat,
         rows: usize,
         columns: usize,
         usage: MatrixUse,
     ) -> Result<CpuMatrix, ComputeError> {
-        let matrix = CpuMatrix::new(name, dtype, rows, columns, usage)?;
-        self.allocated.fetch_add(self.matrix_bytes(dtype, rows, columns, usage), Ordering::Relaxed);
+        let matrix = CpuMatrix::new(name, format, rows, columns, usage)?;
+        self.allocated.fetch_add(self.matrix_bytes(format, rows, columns, usage), Ordering::Relaxed);
         Ok(matrix)
     }
 
-    fn matrix_bytes(&self, dtype: DType, rows: usize, columns: usize, usage: MatrixUse) -> u64 {
-        CpuMatrix::bytes(dtype, rows, columns, usage) as u64
+    fn matrix_bytes(&self, format: MatrixFormat, rows: usize, columns: usize, usage: MatrixUse) -> u64 {
+        CpuMatrix::bytes(format, rows, columns, usage) as u64
     }
 
     fn scratch_bytes(&self, shape: &ScratchShape) -> u64 {
@@ -222,7 +224,7 @@ impl Device for CpuDevice {
     }
 
     fn pack(&self, values: &CpuBuffer, matrix: &mut CpuMatrix) {
-        with_storage!(matrix.dtype, S => matrix.pack::<S>(&self.pool, values.slice()));
+        with_storage!(matrix.dtype(), S => matrix.pack::<S>(&self.pool, values.slice()));
     }
 
     fn copy(&self, from: &CpuBuffer, len: usize, to: &mut CpuBuffer) {
@@ -246,7 +248,7 @@ impl Device for CpuDevice {
     fn embedding(&self, table: &CpuMatrix, ids: &CpuBuffer, tokens: usize, x: &mut CpuBuffer) {
         let ids = &ids.slice()[..tokens];
         let x = &mut x.slice_mut()[..tokens * table.columns];
-        with_storage!(table.dtype, S => elementwise::embedding::<S>(&self.pool, table, ids, x));
+        with_storage!(table.dtype(), S => elementwise::embedding::<S>(&self.pool, table, ids, x));
     }
 
     fn embedding_backward(
@@ -323,18 +325,16 @@ impl Device for CpuDevice {
         let stride = weight.rows;
         let bias = bias.map(|b| &b.slice::<f32>()[..stride]);
         with_storage!(x.dtype(), S => {
-            let (x, right) = (x.slice::<S>(), weight.forward::<S>());
-            let bytes = Carver::bytes::<S>(linear::padding_len::<S>(tokens, weight.columns));
-            self.with_scratch(bytes, |scratch| {
-                let padding = Carver::new(scratch).take(linear::padding_len::<S>(tokens, weight.columns));
+            let x = x.slice::<S>();
+            self.with_scratch(linear::forward_scratch::<S>(&self.pool, tokens, weight), |scratch| {
                 match out {
                     Out::Add(out) => {
                         let add = Add { out: Shared::new(out.slice_mut()), stride, bias };
-                        linear::product(&self.pool, x, tokens, right, &add, padding);
+                        linear::forward(&self.pool, x, tokens, weight, &add, scratch);
                     }
                     Out::Store(out) => with_storage!(out.dtype(), T => {
                         let store = Store::<T> { out: Shared::new(out.slice_mut()), stride, bias };
-                        linear::product(&self.pool, x, tokens, right, &store, padding);
+                        linear::forward(&self.pool, x, tokens, weight, &store, scratch);
                     }),
                 }
             });
@@ -499,7 +499,7 @@ impl Device for CpuDevice {
     ) -> HeadResult {
         let (vocab_size, n_embd) = (head.weight.rows, head.weight.columns);
         with_storage!(head.hidden.dtype(), S => {
-            let bytes = head::scratch_bytes::<S>(head.tokens, vocab_size, n_embd, gradient.is_some());
+            let bytes = head::scratch_bytes::<S>(&self.pool, head.tokens, vocab_size, n_embd, gradient.is_some());
             self.with_scratch(bytes, |scratch| {
                 let inputs = head::Inputs {
                     hidden: head.hidden.slice::<S>(),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use super::buffer::{Carver, Memory, split_bytes};
 use super::gemm::{self, MatElement};
 use super::pool::Pool;
-use super::{attention, elementwise, head, linear, optimizer, qkv};
+use super::{attention, elementwise, head, linear, optimizer, qkv, quantized};
 use crate::device::ScratchShape;
 use crate::dtype::{Bf16, DType};
 use crate::error::ComputeError;
@@ -77,7 +77,7 @@ fn shared(pool: &Pool, shape: &ScratchShape) -> usize {
 fn shared_of<S: MatElement>(pool: &Pool, shape: &ScratchShape) -> usize {
     let ScratchShape { tokens, width, vocab_size, n_embd, sequence, head_dim, training, .. } = *shape;
     let attention = attention::scratch_bytes::<S>(sequence, head_dim, training) * pool.threads();
-    let head = head::scratch_bytes::<S>(tokens, vocab_size, n_embd, training);
+    let head = head::scratch_bytes::<S>(pool, tokens, vocab_size, n_embd, training);
     let padding = Carver::bytes::<S>(tokens * (width.max(n_embd) + 1));
     let norm = tokens.div_ceil(qkv::TOKENS) * 2 * head_dim;
     let squares = 2 * elementwise::square_pieces(width.max(vocab_size) * width.max(n_embd));
@@ -85,7 +85,8 @@ fn shared_of<S: MatElement>(pool: &Pool, shape: &ScratchShape) -> usize {
     let training = if training {
         linear::backward_weight_scratch::<S>(tokens, width, width).max(optimizer::muon_scratch(width, n_embd))
     } else {
-        0
+        // Weights may be quantised.
+        quantized::scratch_bytes::<S>(pool, tokens, width.max(n_embd))
     };
     [head, padding, sums, training].into_iter().fold(attention, usize::max)
 }

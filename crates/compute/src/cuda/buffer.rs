@@ -4,8 +4,10 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::driver::{Address, Driver};
+use super::quantized;
 use crate::dtype::DType;
 use crate::error::ComputeError;
+use crate::matrix_format::MatrixFormat;
 
 /// A block of the device's memory, given back when dropped.
 pub(crate) struct Memory {
@@ -126,10 +128,10 @@ impl CudaBuffer {
     }
 }
 
-/// A weight matrix: `[rows, columns]`, row-major, in its storage type. Products take it as it is or transposed.
+/// A weight matrix: `[rows, columns]`, row-major, in its storage type, as products take it, or quantised.
 pub struct CudaMatrix {
     memory: Memory,
-    pub(crate) dtype: DType,
+    pub(crate) format: MatrixFormat,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
 }
@@ -138,17 +140,24 @@ impl CudaMatrix {
     pub(crate) fn new(
         driver: &Arc<dyn Driver>,
         name: &str,
-        dtype: DType,
+        format: MatrixFormat,
         rows: usize,
         columns: usize,
     ) -> Result<Self, ComputeError> {
-        assert_ne!(dtype, DType::U32, "a matrix of indices");
-        let memory = Memory::new(driver, name, Self::bytes(dtype, rows, columns))?;
-        Ok(CudaMatrix { memory, dtype, rows, columns })
+        let memory = Memory::new(driver, name, Self::bytes(format, rows, columns))?;
+        Ok(CudaMatrix { memory, format, rows, columns })
     }
 
-    pub(crate) fn bytes(dtype: DType, rows: usize, columns: usize) -> usize {
-        rows.saturating_mul(columns).saturating_mul(dtype.size())
+    pub(crate) fn bytes(format: MatrixFormat, rows: usize, columns: usize) -> usize {
+        if format.is_quantized() {
+            return quantized::bytes(format, rows, columns).into_iter().fold(0, usize::saturating_add);
+        }
+        rows.saturating_mul(columns).saturating_mul(format.activations().size())
+    }
+
+    /// The storage type of its activations.
+    pub(crate) fn dtype(&self) -> DType {
+        self.format.activations()
     }
 
     pub(crate) fn address(&self) -> Address {

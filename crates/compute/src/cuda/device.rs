@@ -11,10 +11,11 @@ use super::kernels::Family;
 use super::recorder::Recorder;
 use super::scratch::{Carver, measure};
 use super::step::{self, CudaTally};
-use super::{elementwise, head, linear, norm, optimizer, qkv};
+use super::{elementwise, head, linear, norm, optimizer, qkv, quantized};
 use crate::device::*;
 use crate::dtype::{Bf16, DType};
 use crate::error::ComputeError;
+use crate::matrix_format::MatrixFormat;
 
 /// Bytes that kernels leave small results in.
 const RESULT_BYTES: usize = 256;
@@ -156,7 +157,7 @@ impl CudaDevice {
         let ScratchShape { dtype, tokens, width, vocab_size, n_embd, head_dim, training, .. } = *shape;
         let mut needs = vec![
             measure(|c| attend::scratch(c, shape)),
-            measure(|c| head::layout(c, dtype, tokens, vocab_size, n_embd)),
+            measure(|c| head::layout(c, dtype, tokens, vocab_size, n_embd, !training)),
             measure(|c| elementwise::row_numbers(c, tokens)),
             measure(optimizer::square_partials),
         ];
@@ -169,6 +170,9 @@ impl CudaDevice {
                 measure(|c| qkv::partial_sums(c, tokens, head_dim)),
                 measure(|c| optimizer::muon_layout(c, width.max(n_embd), n_embd)),
             ]);
+        } else {
+            // Weights may be quantised.
+            needs.push(measure(|c| quantized::restored_rows(c, width.max(n_embd))));
         }
         needs.into_iter().fold(0, usize::max)
     }
@@ -225,18 +229,21 @@ impl Device for CudaDevice {
     fn allocate_matrix(
         &self,
         name: &str,
-        dtype: DType,
+        format: MatrixFormat,
         rows: usize,
         columns: usize,
         usage: MatrixUse,
     ) -> Result<CudaMatrix, ComputeError> {
-        let matrix = CudaMatrix::new(&self.driver, name, dtype, rows, columns)?;
-        self.allocated.fetch_add(self.matrix_bytes(dtype, rows, columns, usage), Ordering::Relaxed);
+        if format.is_quantized() && usage == MatrixUse::Training {
+            return Err(ComputeError::QuantizedTraining { name: name.into(), format: format.name() });
+        }
+        let matrix = CudaMatrix::new(&self.driver, name, format, rows, columns)?;
+        self.allocated.fetch_add(self.matrix_bytes(format, rows, columns, usage), Ordering::Relaxed);
         Ok(matrix)
     }
 
-    fn matrix_bytes(&self, dtype: DType, rows: usize, columns: usize, _: MatrixUse) -> u64 {
-        CudaMatrix::bytes(dtype, rows, columns) as u64
+    fn matrix_bytes(&self, format: MatrixFormat, rows: usize, columns: usize, _: MatrixUse) -> u64 {
+        CudaMatrix::bytes(format, rows, columns) as u64
     }
 
     fn scratch_bytes(&self, shape: &ScratchShape) -> u64 {

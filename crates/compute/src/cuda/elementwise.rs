@@ -4,6 +4,7 @@ use super::buffer::{CudaBuffer, CudaMatrix, little_endian};
 use super::device::CudaDevice;
 use super::driver::{Address, Argument, Launch};
 use super::kernels::Family;
+use super::quantized;
 use super::scratch::Carver;
 use crate::device::{ActivationKind, Dropout};
 use crate::dropout_mask::Mask;
@@ -115,6 +116,10 @@ pub(super) fn branch_gradient(
 }
 
 pub(super) fn embedding(device: &CudaDevice, table: &CudaMatrix, ids: &CudaBuffer, tokens: usize, x: &mut CudaBuffer) {
+    if table.format.is_quantized() {
+        let x = x.output(DType::F32, tokens * table.columns);
+        return quantized::embedding(device, table, ids.input(DType::U32, tokens), tokens, x);
+    }
     let arguments = arguments![
         table.address(),
         ids.input(DType::U32, tokens),
@@ -122,7 +127,7 @@ pub(super) fn embedding(device: &CudaDevice, table: &CudaMatrix, ids: &CudaBuffe
         table.columns as u32,
     ];
     let launch = Launch::linear(tokens as u32, 128);
-    device.launch(Family::Embedding, Some(table.dtype), "embedding", launch, &arguments);
+    device.launch(Family::Embedding, Some(table.dtype()), "embedding", launch, &arguments);
 }
 
 /// Scratch for the tokens in the order of their ids.
@@ -201,9 +206,12 @@ pub(super) fn gather_rows(device: &CudaDevice, from: &CudaBuffer, width: usize, 
 
 /// Rounds f32 values into a matrix.
 pub(super) fn pack(device: &CudaDevice, values: &CudaBuffer, matrix: &mut CudaMatrix) {
+    if matrix.format.is_quantized() {
+        return quantized::pack(device, values, matrix);
+    }
     let len = matrix.rows * matrix.columns;
     let values = values.input(DType::F32, len);
-    match matrix.dtype {
+    match matrix.dtype() {
         DType::F32 => device.driver().copy(values, matrix.address(), 4 * len),
         _ => round_to_bf16(device, values, matrix.address(), len),
     }

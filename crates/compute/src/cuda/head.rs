@@ -10,6 +10,7 @@ use super::driver::{Address, Launch, Matmul, Operand};
 use super::elementwise::rows_by_number;
 use super::kernels::Family;
 use super::linear::{operand, transposed};
+use super::quantized;
 use super::scratch::Carver;
 use crate::device::{Head, HeadGradient};
 use crate::dtype::DType;
@@ -37,9 +38,18 @@ pub(super) struct Layout {
     rows: Address,
     hidden: Address,
     d_hidden: Address,
+    /// Rows of a quantised weight.
+    restored: Address,
 }
 
-pub(super) fn layout(carver: &mut Carver, storage: DType, tokens: usize, vocab_size: usize, n_embd: usize) -> Layout {
+pub(super) fn layout(
+    carver: &mut Carver,
+    storage: DType,
+    tokens: usize,
+    vocab_size: usize,
+    n_embd: usize,
+    quantized: bool,
+) -> Layout {
     let chunk = chunk_rows(vocab_size).min(tokens);
     let rows = chunk * n_embd * storage.size();
     Layout {
@@ -48,6 +58,7 @@ pub(super) fn layout(carver: &mut Carver, storage: DType, tokens: usize, vocab_s
         rows: carver.take(4 * tokens),
         hidden: carver.take(rows),
         d_hidden: carver.take(rows),
+        restored: if quantized { quantized::restored_rows(carver, n_embd) } else { Address::NULL },
     }
 }
 
@@ -60,7 +71,7 @@ pub(super) fn run(
     tally: Address,
 ) {
     let (tokens, vocab_size, n_embd) = (head.tokens, head.weight.rows, head.weight.columns);
-    let storage = head.weight.dtype;
+    let storage = head.weight.dtype();
     if tokens == 0 {
         return;
     }
@@ -75,7 +86,7 @@ pub(super) fn run(
         storage,
         vocab_size,
         n_embd,
-        weight: head.weight.address(),
+        weight: head.weight,
         hidden: head.hidden.input(storage, tokens * n_embd),
         targets: head.targets.input(DType::U32, tokens),
         weights,
@@ -86,8 +97,10 @@ pub(super) fn run(
             weight: g.weight.output(DType::F32, vocab_size * n_embd),
         }),
     };
+    let is_quantized = head.weight.format.is_quantized();
+    assert!(!is_quantized || pass.gradient.is_none(), "quantised weights have no gradient");
     device.with_scratch(
-        |carver| layout(carver, storage, tokens, vocab_size, n_embd),
+        |carver| layout(carver, storage, tokens, vocab_size, n_embd, is_quantized),
         |scratch| {
             let all = counted.len() == tokens;
             if !all {
@@ -126,7 +139,7 @@ struct Pass<'a> {
     storage: DType,
     vocab_size: usize,
     n_embd: usize,
-    weight: Address,
+    weight: &'a CudaMatrix,
     hidden: Address,
     targets: Address,
     weights: Address,
@@ -148,18 +161,26 @@ impl Pass<'_> {
             }
         };
         let hidden = operand(hidden, storage, n_embd);
-        let weight = operand(self.weight, storage, n_embd);
+        let weight = operand(self.weight.address(), storage, n_embd);
         let stride = logit_stride(vocab_size);
-        device.matmul(&Matmul {
-            m: rows,
-            n: vocab_size,
-            k: n_embd,
-            a: hidden,
-            b: transposed(weight),
-            c: operand(scratch.logits, DType::F32, stride),
-            beta: 0.0,
-            bias: None,
-        });
+        let logits = |weight: Operand, first: usize, n: usize| {
+            device.matmul(&Matmul {
+                m: rows,
+                n,
+                k: n_embd,
+                a: hidden,
+                b: transposed(weight),
+                c: operand(scratch.logits.offset(4 * first), DType::F32, stride),
+                beta: 0.0,
+                bias: None,
+            });
+        };
+        if self.weight.format.is_quantized() {
+            let restored = operand(scratch.restored, storage, n_embd);
+            quantized::by_chunks(device, self.weight, scratch.restored, |first, n| logits(restored, first, n));
+        } else {
+            logits(weight, 0, vocab_size);
+        }
         let arguments = arguments![
             scratch.logits,
             numbers.unwrap_or(Address::NULL),

@@ -29,10 +29,14 @@ pub enum Family {
     Memory,
     /// Muon, but for its matrix products.
     Muon,
+    /// Linear layers of few tokens.
+    Matvec,
     /// LayerNorm and RMSNorm.
     Norm,
     /// Queries, keys and values: QK-norm and RoPE. Needs `HEAD_DIM`.
     Qkv,
+    /// Quantised weights: few tokens, restored rows. Needs `BITS`.
+    Quantized,
     /// Sum of squares.
     Squares,
     /// Attention on tensor cores, forward: bf16, heads of 64 and 128.
@@ -56,10 +60,12 @@ impl Family {
         Family::Dropout,
         Family::Embedding,
         Family::Head,
+        Family::Matvec,
         Family::Memory,
         Family::Muon,
         Family::Norm,
         Family::Qkv,
+        Family::Quantized,
         Family::Squares,
         Family::AttentionForward,
         Family::AttentionBackward,
@@ -78,10 +84,12 @@ impl Family {
             Family::Dropout => "dropout",
             Family::Embedding => "embedding",
             Family::Head => "head",
+            Family::Matvec => "matvec",
             Family::Memory => "memory",
             Family::Muon => "muon",
             Family::Norm => "norm",
             Family::Qkv => "qkv",
+            Family::Quantized => "quantized",
             Family::Squares => "squares",
             Family::AttentionForward => "attention_forward",
             Family::AttentionBackward => "attention_backward",
@@ -105,10 +113,12 @@ impl Family {
             Family::Dropout => include_str!("kernels/dropout.cu"),
             Family::Embedding => include_str!("kernels/embedding.cu"),
             Family::Head => concat!(include_str!("kernels/tally.cu"), include_str!("kernels/head.cu")),
+            Family::Matvec => concat!(include_str!("kernels/vector.cu"), include_str!("kernels/matvec.cu")),
             Family::Memory => include_str!("kernels/memory.cu"),
             Family::Muon => concat!(include_str!("kernels/tally.cu"), include_str!("kernels/muon.cu")),
             Family::Norm => include_str!("kernels/norm.cu"),
             Family::Qkv => include_str!("kernels/qkv.cu"),
+            Family::Quantized => concat!(include_str!("kernels/vector.cu"), include_str!("kernels/quantized.cu")),
             Family::Squares => concat!(
                 include_str!("kernels/tally.cu"),
                 include_str!("kernels/tensors.cu"),
@@ -159,8 +169,9 @@ impl Family {
             Family::Probe | Family::AdamW | Family::Muon | Family::Squares => &[None],
             Family::AttentionForward | Family::AttentionBackward => &[None],
             Family::Bias | Family::Activation | Family::Columns | Family::Dropout | Family::Embedding => BOTH,
-            Family::Head | Family::Memory | Family::Norm | Family::Qkv => BOTH,
+            Family::Head | Family::Matvec | Family::Memory | Family::Norm | Family::Qkv => BOTH,
             Family::AttentionRows | Family::AttentionRowsBackward => BOTH,
+            Family::Quantized => &[Some(DType::Bf16)],
         }
     }
 
@@ -168,6 +179,7 @@ impl Family {
     fn variants(self) -> &'static [&'static [(&'static str, u32)]] {
         match self {
             Family::Qkv => USUAL_HEADS,
+            Family::Quantized => &[&[("BITS", 8)], &[("BITS", 4)]],
             Family::AttentionForward | Family::AttentionBackward => &[&[("HEAD_DIM", 64)], &[("HEAD_DIM", 128)]],
             Family::AttentionRows => {
                 &[&[("BLOCK_ROWS", 1)], &[("BLOCK_ROWS", 2)], &[("BLOCK_ROWS", 4)], &[("BLOCK_ROWS", 8)]]

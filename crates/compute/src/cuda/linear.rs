@@ -4,6 +4,7 @@ use super::buffer::{CudaBuffer, CudaMatrix};
 use super::device::CudaDevice;
 use super::driver::{Address, Launch, Matmul, Operand};
 use super::kernels::Family;
+use super::quantized::{self, Kind};
 use super::scratch::Carver;
 use crate::device::Out;
 use crate::dtype::DType;
@@ -32,16 +33,35 @@ pub(super) fn forward(
         Out::Add(out) => (out.output(DType::F32, tokens * rows), DType::F32, 1.0),
         Out::Store(out) => (out.output(out.dtype(), tokens * rows), out.dtype(), 0.0),
     };
-    device.matmul(&Matmul {
-        m: tokens,
-        n: rows,
-        k: columns,
-        a: operand(x.input(weight.dtype, tokens * columns), weight.dtype, columns),
-        b: transposed(operand(weight.address(), weight.dtype, columns)),
-        c: operand(c, dtype, rows),
-        beta,
-        bias: bias.map(|b| b.input(DType::F32, rows)),
-    });
+    let x = x.input(weight.dtype(), tokens * columns);
+    let bias = bias.map(|b| b.input(DType::F32, rows));
+    if tokens <= quantized::FEW_TOKENS {
+        let kind = match (beta, dtype) {
+            (1.0, _) => Kind::Add,
+            (_, DType::F32) => Kind::F32,
+            _ => Kind::Storage,
+        };
+        return quantized::few(device, x, weight, bias, tokens, (c, kind));
+    }
+    let product = |b: Address, first: usize, n: usize| {
+        device.matmul(&Matmul {
+            m: tokens,
+            n,
+            k: columns,
+            a: operand(x, weight.dtype(), columns),
+            b: transposed(operand(b, weight.dtype(), columns)),
+            c: operand(c.offset(first * dtype.size()), dtype, rows),
+            beta,
+            bias: bias.map(|bias| bias.offset(4 * first)),
+        });
+    };
+    if !weight.format.is_quantized() {
+        return product(weight.address(), 0, rows);
+    }
+    device.with_scratch(
+        |carver| quantized::restored_rows(carver, columns),
+        |restored| quantized::by_chunks(device, weight, restored, |first, rows| product(restored, first, rows)),
+    );
 }
 
 /// `dx = dy · weight`.
@@ -52,7 +72,7 @@ pub(super) fn backward_input(
     tokens: usize,
     dx: &mut CudaBuffer,
 ) {
-    let (rows, columns, dtype) = (weight.rows, weight.columns, weight.dtype);
+    let (rows, columns, dtype) = (weight.rows, weight.columns, weight.dtype());
     device.matmul(&Matmul {
         m: tokens,
         n: columns,

@@ -20,6 +20,7 @@ pub mod nvidia;
 mod optimizer;
 pub mod probe;
 mod qkv;
+mod quantized;
 mod recorder;
 mod scratch;
 #[cfg(any(test, feature = "simulator"))]

@@ -153,7 +153,7 @@ pub(super) fn adamw_all(
         Entry {
             pointers: [w, g, m, v, matrix.as_ref().map_or(Address::NULL, |m| m.address()).0],
             len,
-            matrix_is_bf16: matrix.is_some_and(|m| m.dtype == DType::Bf16),
+            matrix_is_bf16: matrix.is_some_and(|m| m.dtype() == DType::Bf16),
             keep: 1.0 - update.lr * weight_decay,
         }
     };

@@ -17,6 +17,7 @@ pub mod linear;
 pub mod muon;
 pub mod norm;
 pub mod qkv;
+pub mod quantized;
 
 #[cfg(test)]
 mod tests;

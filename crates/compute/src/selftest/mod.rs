@@ -17,6 +17,7 @@ mod memory;
 mod norm;
 mod optimizer;
 mod qkv;
+mod quantized;
 mod random;
 mod stage;
 
@@ -34,6 +35,8 @@ pub enum Part {
     Memory,
     /// Linear layers.
     Linear,
+    /// Linear layers, embedding and head of quantised weights. In bf16 alone.
+    Quantized,
     /// Attention.
     Attention,
     /// LayerNorm and RMSNorm.
@@ -73,6 +76,7 @@ pub fn run<D: Device>(device: &D, seed: u64) -> Vec<Check> {
             run_in(&mut trial, part, dtype);
         }
     }
+    run_in(&mut trial, Part::Quantized, DType::Bf16);
     run_in(&mut trial, Part::Optimizer, DType::F32);
     trial.into_checks()
 }
@@ -88,6 +92,7 @@ fn run_in<D: Device>(trial: &mut Trial<'_, D>, part: Part, dtype: DType) {
     match part {
         Part::Memory => memory::run(trial),
         Part::Linear => linear::run(trial, dtype),
+        Part::Quantized => quantized::run(trial),
         Part::Attention => attention::run(trial, dtype),
         Part::Norm => norm::run(trial, dtype),
         Part::Head => head::run(trial, dtype),

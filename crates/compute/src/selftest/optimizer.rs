@@ -161,7 +161,7 @@ fn step<D: Device>(
     let (mut w, g, mut m, mut v) = (whole(&weights)?, whole(&gradients)?, whole(&zeros)?, whole(&zeros)?);
     let mut matrices = Vec::new();
     for ((rows, columns), weight) in PARAMETERS.iter().zip(&w) {
-        let mut matrix = stage.0.allocate_matrix("selftest", dtype, *rows, *columns, MatrixUse::Training)?;
+        let mut matrix = stage.0.allocate_matrix("selftest", dtype.into(), *rows, *columns, MatrixUse::Training)?;
         stage.0.pack(weight, &mut matrix);
         // Vectors have none.
         matrices.push((*rows > 1).then_some(matrix));

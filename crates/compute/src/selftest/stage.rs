@@ -5,6 +5,7 @@ use super::random::Random;
 use crate::device::{Device, MatrixUse};
 use crate::dtype::DType;
 use crate::error::ComputeError;
+use crate::matrix_format::MatrixFormat;
 
 /// Elements behind each buffer that no operation may write or depend on: not a multiple of any vector.
 const GUARD: usize = 19;
@@ -70,12 +71,12 @@ impl<D: Device> Stage<'_, D> {
     /// A packed matrix of these f32 values.
     pub(super) fn matrix(
         &self,
-        dtype: DType,
+        format: impl Into<MatrixFormat>,
         values: &[f32],
         columns: usize,
         usage: MatrixUse,
     ) -> Result<D::Matrix, ComputeError> {
-        let mut matrix = self.0.allocate_matrix("selftest", dtype, values.len() / columns, columns, usage)?;
+        let mut matrix = self.0.allocate_matrix("selftest", format.into(), values.len() / columns, columns, usage)?;
         self.0.pack(&self.input(DType::F32, values)?, &mut matrix);
         Ok(matrix)
     }

@@ -164,7 +164,7 @@ pub fn sft<D: Device>(
     model.dropout = recipe.model.dropout as f32;
     plan(&**device, &model, dtype, &setup.config).check(device.available_bytes())?;
     setup.config.peak = peak(device, dtype);
-    let parameters = Parameters::load(device.clone(), &base, dtype, MatrixUse::Training)?;
+    let parameters = Parameters::load(device.clone(), &base, dtype.into(), MatrixUse::Training)?;
     let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, setup.config.clone())?;
     let metrics = dir.metrics();
     let outcome = trainer.run(&setup.feed, &setup.validation, &store, &metrics, interrupt, observer)?;

@@ -4,9 +4,11 @@ use crate::cpu::pool::Shared;
 use crate::dtype::Storage;
 
 /// Consumes f32 tiles of a product.
-pub(crate) trait Epilogue {
+pub(crate) trait Epilogue: Sized {
     /// Takes the tile whose top left is `(row, column)`, `rows x columns`, `ld` floats between tile rows.
     fn store(&self, row: usize, column: usize, rows: usize, columns: usize, tile: &[f32], ld: usize);
+    /// The same for the columns from `columns` on.
+    fn skip(&self, columns: usize) -> Self;
 }
 
 /// `C = tile (+ bias)`, rounded to `S`.
@@ -17,6 +19,10 @@ pub(crate) struct Store<'a, S> {
 }
 
 impl<S: Storage> Epilogue for Store<'_, S> {
+    fn skip(&self, columns: usize) -> Self {
+        Store { out: self.out.skip(columns), stride: self.stride, bias: self.bias.map(|bias| &bias[columns..]) }
+    }
+
     #[inline(always)]
     fn store(&self, row: usize, column: usize, rows: usize, columns: usize, tile: &[f32], ld: usize) {
         for r in 0..rows {
@@ -47,6 +53,10 @@ pub(crate) struct Add<'a> {
 }
 
 impl Epilogue for Add<'_> {
+    fn skip(&self, columns: usize) -> Self {
+        Add { out: self.out.skip(columns), stride: self.stride, bias: self.bias.map(|bias| &bias[columns..]) }
+    }
+
     #[inline(always)]
     fn store(&self, row: usize, column: usize, rows: usize, columns: usize, tile: &[f32], ld: usize) {
         for r in 0..rows {

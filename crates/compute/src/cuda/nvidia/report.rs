@@ -2,6 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
+
+use super::cache::{KernelCache, key};
+use super::compiler::{Compiler, Target};
+use super::error::CudaError;
+use crate::cuda::driver::Kernel;
 
 /// What one kernel needs on one architecture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +33,21 @@ impl fmt::Display for Needs {
         }
         Ok(())
     }
+}
+
+/// What the compiler says of a module: from `folder`, where it was compiled before, or by compiling it.
+///
+/// # Errors
+/// The compiler's own.
+pub fn log(compiler: &Compiler, module: &Kernel, target: &Target, folder: PathBuf) -> Result<String, CudaError> {
+    let cache = KernelCache::new(Some(folder));
+    let key = key(&[&compiler.inputs(module, target)]);
+    if let Some(log) = cache.read(&key) {
+        return Ok(String::from_utf8_lossy(&log).into_owned());
+    }
+    let log = compiler.compile(module, target, true)?.log;
+    cache.write(&key, log.as_bytes());
+    Ok(log)
 }
 
 /// The needs of every kernel in a log: a line that names it, one with stack and spills, one with registers and memory.
