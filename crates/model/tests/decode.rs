@@ -38,7 +38,7 @@ fn decoding_in_graphs_changes_no_bit() {
             let simulator = Simulator::for_test(2)?;
             let device = Arc::new(CudaDevice::with_graphs(simulator.clone(), graphs).unwrap());
             let config = ModelConfig::modern(2, 16, 2, 1, VOCAB_SIZE, 300).unwrap();
-            let parameters = Parameters::random(device.clone(), &config, dtype, 3).unwrap();
+            let parameters = Parameters::random(device.clone(), &config, dtype.into(), 3).unwrap();
             let network = Network::new(config, dtype, parameters).unwrap();
             Some((logits(&network, &pieces), simulator.graphs()))
         };

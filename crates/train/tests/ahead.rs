@@ -123,7 +123,7 @@ fn config(matrices: MatrixUpdate) -> TrainerConfig {
 fn trainer<D: Device>(device: &Arc<D>, matrices: MatrixUpdate, dropout: f32) -> Trainer<D> {
     let mut model = ModelConfig::modern(2, 16, 2, 1, VOCAB_SIZE, CONTEXT).unwrap();
     model.dropout = dropout;
-    let parameters = Parameters::random(device.clone(), &model, DType::Bf16, 3).unwrap();
+    let parameters = Parameters::random(device.clone(), &model, DType::Bf16.into(), 3).unwrap();
     Trainer::new(Network::new(model, DType::Bf16, parameters).unwrap(), config(matrices)).unwrap()
 }
 
