@@ -30,6 +30,8 @@ pub enum Command {
     Pretrain(Stage),
     /// Second stage of a recipe: learn to answer
     Sft(Stage),
+    /// List the memory that training takes, and what fits: on this machine or on another
+    Plan(Plan),
     /// Talk to a model
     Chat(Chat),
     /// Measure speed
@@ -146,6 +148,45 @@ pub struct Stage {
     pub output: Output,
 }
 
+/// Flags of `plan`.
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// A recipe, or a preset such as gpt3-medium
+    pub target: String,
+    /// Plan for so much memory, like 24GB, in place of what is free here; for a GPU that is not there, or with --device cpu
+    /// for a processor
+    #[arg(long, value_parser = memory_size)]
+    pub memory: Option<u64>,
+    /// Tokens of a row [default: the recipe's, or 2048]
+    #[arg(long)]
+    pub context: Option<usize>,
+    /// Override a value of the recipe: --set pretrain.micro_batch=auto (may be given again)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Where to compute.
+    #[command(flatten)]
+    pub compute: Compute,
+    /// One JSON line a stage on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Bytes from text like `24GB`. A unit is a power of 1024 with and without its `i`, as memory is sold.
+fn memory_size(text: &str) -> Result<u64, String> {
+    let remedy = || "write a number and a unit, like 24GB, 80GiB or 8192MB".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim().to_ascii_uppercase().as_str() {
+        "MB" | "MIB" | "M" => 20,
+        "GB" | "GIB" | "G" => 30,
+        "TB" | "TIB" | "T" => 40,
+        _ => return Err(remedy()),
+    };
+    let number: f64 = number.parse().map_err(|_| remedy())?;
+    let bytes = number * f64::from(1_u32 << 20) * f64::from(1_u32 << (shift - 20));
+    if (1.0..=2_f64.powi(50)).contains(&bytes) { Ok(bytes as u64) } else { Err(remedy()) }
+}
+
 /// Flags of `chat`.
 #[derive(Debug, Args)]
 pub struct Chat {
@@ -194,6 +235,8 @@ pub enum Bench {
     Train(BenchTrain),
     /// Prefill and decode with random weights
     Generate(BenchGenerate),
+    /// Each kernel of a training step and of a decoded token beside what this machine can do
+    Roofline(BenchRoofline),
 }
 
 /// Dimensions of a model to measure.
@@ -250,6 +293,17 @@ pub enum WeightsKind {
     Q4,
 }
 
+/// Levels of recomputation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RecomputeKind {
+    /// Nothing
+    None,
+    /// What costs no matrix product
+    Light,
+    /// Each block's forward pass
+    Block,
+}
+
 /// Optimizers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OptimizerKind {
@@ -271,6 +325,9 @@ pub struct BenchTrain {
     /// Rows of a step
     #[arg(long, default_value_t = 1)]
     pub batch: usize,
+    /// What the backward pass computes again [default: the least that fits]
+    #[arg(long, value_enum)]
+    pub recompute: Option<RecomputeKind>,
     /// Steps measured, after one to warm up
     #[arg(long, default_value_t = 3)]
     pub steps: usize,
@@ -307,6 +364,35 @@ pub struct BenchGenerate {
     #[command(flatten)]
     pub compute: Compute,
     /// One JSON line on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `bench roofline`.
+#[derive(Debug, Args)]
+pub struct BenchRoofline {
+    /// The model.
+    #[command(flatten)]
+    pub dimensions: Dimensions,
+    /// Tokens of a row, and of the cache that a token is decoded on
+    #[arg(long, default_value_t = 1024)]
+    pub context: usize,
+    /// Rows of a step
+    #[arg(long, default_value_t = 1)]
+    pub batch: usize,
+    /// Number format
+    #[arg(long, value_enum, default_value_t = PrecisionKind::Bf16)]
+    pub precision: PrecisionKind,
+    /// Optimizer of the step; the other's kernels are measured too
+    #[arg(long, value_enum, default_value_t = OptimizerKind::Adamw)]
+    pub optimizer: OptimizerKind,
+    /// How long it may take; a slow machine takes what three rounds of every kernel need
+    #[arg(long, default_value_t = 60.0, allow_negative_numbers = true)]
+    pub seconds: f64,
+    /// Where to compute.
+    #[command(flatten)]
+    pub compute: Compute,
+    /// One JSON object a line on stdout: the machine, each kernel, the sums
     #[arg(long)]
     pub json: bool,
 }

@@ -4,31 +4,33 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use casallm_compute::{Device, MatrixUse, memory};
+use casallm_compute::{DType, Device, MatrixUse, memory::peak_resident};
 use casallm_data::batch::Batch;
 use casallm_model::config::ModelConfig;
 use casallm_model::decoder::Decoder;
 use casallm_model::network::{KvCache, Network};
 use casallm_model::parameters::Parameters;
 use casallm_model::specification::init_parameter;
+use casallm_model::workspace::Recompute;
 use casallm_train::TrainError;
 use casallm_train::feed::Feed;
 use casallm_train::optimizer::{MatrixUpdate, OptimizerConfig};
+use casallm_train::planning::{Asked, MemoryChoice, Planner};
 use casallm_train::recipe::Stage;
 use casallm_train::schedule::{Schedule, Shape};
-use casallm_train::trainer::{Trainer, TrainerConfig, plan};
+use casallm_train::trainer::{Trainer, TrainerConfig};
 use serde_json::json;
 
 use crate::Ended;
-use crate::args::{BenchGenerate, BenchTrain, BlockKind, Dimensions, OptimizerKind};
+use crate::args::{BenchGenerate, BenchTrain, BlockKind, Dimensions, OptimizerKind, RecomputeKind};
 use crate::devices::{self, on_device};
 use crate::streams::print;
 
 /// Most tokens of a step: beyond any memory, and far from where counting its bytes would overflow.
-const MAX_TOKENS: usize = 1 << 40;
+pub(crate) const MAX_TOKENS: usize = 1 << 40;
 
 /// A model of the flags' dimensions.
-fn config(dimensions: &Dimensions, context: usize) -> Result<ModelConfig> {
+pub(crate) fn config(dimensions: &Dimensions, context: usize) -> Result<ModelConfig> {
     let Dimensions { n_layer, n_embd, n_head, n_kv_head, vocab_size, block } = *dimensions;
     Ok(match block {
         BlockKind::Classic if n_kv_head.is_some_and(|n| n != n_head) => {
@@ -42,7 +44,7 @@ fn config(dimensions: &Dimensions, context: usize) -> Result<ModelConfig> {
 }
 
 /// Pseudo-random ids: as hard to predict as anything.
-fn ids(count: usize, vocab_size: usize, seed: u64) -> Vec<u32> {
+pub(crate) fn ids(count: usize, vocab_size: usize, seed: u64) -> Vec<u32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..count)
         .map(|_| {
@@ -86,13 +88,37 @@ pub(crate) fn timed_config(context: usize, rows: usize, matrices: MatrixUpdate) 
         checkpoint_every: u64::MAX,
         seed: 1,
         micro_tokens: context * rows,
+        recompute: Recompute::Light,
         step_tokens: context * rows,
         context,
         peak: None,
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// Settings with the recomputation asked for, or the least that fits.
+pub(crate) fn fitted<D: Device>(
+    device: &D,
+    model: &ModelConfig,
+    dtype: DType,
+    settings: TrainerConfig,
+    recompute: Option<Recompute>,
+) -> Result<(TrainerConfig, MemoryChoice)> {
+    let asked = Asked { micro_batch: Some(settings.micro_tokens / settings.context), recompute };
+    let choice =
+        Planner { device, model, dtype, config: &settings, available: device.available_bytes() }.choose(asked)?;
+    Ok((TrainerConfig { recompute: choice.recompute, ..settings }, choice))
+}
+
+/// The update that a flag means, with a rate as small.
+pub(crate) fn matrix_update(optimizer: OptimizerKind) -> MatrixUpdate {
+    match optimizer {
+        OptimizerKind::Adamw => MatrixUpdate::AdamW,
+        OptimizerKind::Muon => MatrixUpdate::Muon { lr: 1e-6, momentum: 0.95 },
+    }
+}
+
+/// The middle value.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
@@ -113,13 +139,13 @@ pub(crate) fn train(flags: &BenchTrain) -> Result<Ended> {
 
 fn train_on<D: Device>(flags: &BenchTrain, model: &ModelConfig, device: Arc<D>) -> Result<serde_json::Value> {
     let dtype = devices::dtype(flags.precision);
-    let matrices = match flags.optimizer {
-        OptimizerKind::Adamw => MatrixUpdate::AdamW,
-        OptimizerKind::Muon => MatrixUpdate::Muon { lr: 1e-6, momentum: 0.95 },
-    };
-    let settings = timed_config(flags.context, flags.batch, matrices);
-    let memory_plan = plan(&*device, model, dtype, &settings);
-    memory_plan.check(device.available_bytes())?;
+    let asked = flags.recompute.map(|kind| match kind {
+        RecomputeKind::None => Recompute::None,
+        RecomputeKind::Light => Recompute::Light,
+        RecomputeKind::Block => Recompute::Block,
+    });
+    let settings = timed_config(flags.context, flags.batch, matrix_update(flags.optimizer));
+    let (settings, memory) = fitted(&*device, model, dtype, settings, asked)?;
     let feed = RandomFeed::new(model.vocab_size, flags.context, flags.batch)?;
     let parameters = Parameters::random(device.clone(), model, dtype.into(), 1)?;
     let mut trainer = Trainer::new(Network::new(model.clone(), dtype, parameters)?, settings)?;
@@ -140,9 +166,10 @@ fn train_on<D: Device>(flags: &BenchTrain, model: &ModelConfig, device: Arc<D>) 
         "ms_per_step": 1e3 * step,
         "gflops_per_s": flops / step / 1e9,
         "params": model.n_params(),
-        "peak_bytes": memory::peak_resident(),
+        "peak_bytes": peak_resident(),
         "device_bytes": device.allocated_bytes(),
-        "planned_bytes": memory_plan.total(),
+        "planned_bytes": memory.plan.total(),
+        "recompute": memory.recompute,
         "device": info.name,
         "isa": info.isa,
         "threads": info.threads,
@@ -172,7 +199,7 @@ fn generate_on<D: Device>(flags: &BenchGenerate, model: &ModelConfig, device: &A
     let dtype = format.activations();
     let usage = MatrixUse::Inference;
     let weights = Parameters::bytes(&**device, model, format, usage);
-    let mut memory_plan = casallm_model::workspace::MemoryPlan::default();
+    let mut memory_plan = casallm_model::memory::MemoryPlan::default();
     memory_plan.add("weights", weights);
     memory_plan.add("key and value cache", KvCache::<()>::bytes(model, dtype, capacity));
     memory_plan.check(device.available_bytes())?;
@@ -206,7 +233,7 @@ fn generate_on<D: Device>(flags: &BenchGenerate, model: &ModelConfig, device: &A
         "bytes_per_token": weights + mean_kv,
         "decode_bytes_per_s": (weights + mean_kv) as f64 / decode,
         "params": model.n_params(),
-        "peak_bytes": memory::peak_resident(),
+        "peak_bytes": peak_resident(),
         "device_bytes": device.allocated_bytes(),
         "device": info.name,
         "isa": info.isa,

@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use casallm_train::metrics::MetricsRow;
+use casallm_train::planning::MemoryChoice;
+use casallm_train::recipe::Stage;
 use casallm_train::stages::StageObserver;
 use casallm_train::trainer::Observer;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::Ended;
 use crate::args::Output;
+use crate::plan;
 use crate::streams::{tell, write_line};
 
 /// Without a terminal, a line at most this often.
@@ -132,7 +135,8 @@ impl Console {
         }
     }
 
-    fn clear(&mut self) {
+    /// Takes the bar away.
+    pub(crate) fn clear(&mut self) {
         if let Some((_, bar)) = self.bar.take() {
             bar.finish_and_clear();
         }
@@ -181,6 +185,11 @@ impl StageObserver for Console {
     fn finished(&mut self, task: &str) {
         self.clear();
         self.say(&format!("{task}: done"));
+    }
+
+    fn planned(&mut self, stage: Stage, choice: &MemoryChoice) {
+        self.emit(&serde_json::json!({ "stage": stage, "plan": plan::choice_as_json(choice) }));
+        self.say(&plan::in_short(stage, choice));
     }
 }
 

@@ -8,8 +8,10 @@ mod bench;
 mod chat;
 mod console;
 mod devices;
+mod plan;
 mod quickstart;
 pub mod report;
+mod roofline;
 mod selftest;
 pub mod streams;
 mod tokens;
@@ -28,6 +30,18 @@ pub enum Ended {
     Interrupted,
 }
 
+impl Ended {
+    /// The program's exit code. An error, which ends a command before its end, is 2.
+    pub fn code(self) -> u8 {
+        match self {
+            Ended::Done => 0,
+            Ended::Failed => 1,
+            // As shells count Ctrl-C.
+            Ended::Interrupted => 130,
+        }
+    }
+}
+
 /// Runs a command.
 ///
 /// # Errors
@@ -39,9 +53,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Tokenize(flags) => tokens::tokenize(&flags),
         Command::Pretrain(flags) => training::pretrain(&flags),
         Command::Sft(flags) => training::sft(&flags),
+        Command::Plan(flags) => plan::run(&flags),
         Command::Chat(flags) => chat::run(&flags),
         Command::Bench(Bench::Train(flags)) => bench::train(&flags),
         Command::Bench(Bench::Generate(flags)) => bench::generate(&flags),
+        Command::Bench(Bench::Roofline(flags)) => roofline::run(&flags),
         Command::Selftest(flags) => selftest::run(&flags),
     }
 }

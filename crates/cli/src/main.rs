@@ -8,8 +8,6 @@ use clap::Parser;
 
 /// Ended by a problem that the user can mend: bad input, bad file, full disk.
 const FAILURE: u8 = 2;
-/// Ended by Ctrl-C after everything was saved, as shells count it.
-const INTERRUPTED: u8 = 130;
 
 /// An error with its causes; those that a message has named already are not said again.
 fn told(error: &anyhow::Error) -> String {
@@ -22,9 +20,7 @@ fn told(error: &anyhow::Error) -> String {
 
 fn main() -> ExitCode {
     match casallm_cli::run(Arguments::parse()) {
-        Ok(casallm_cli::Ended::Done) => ExitCode::SUCCESS,
-        Ok(casallm_cli::Ended::Failed) => ExitCode::from(FAILURE),
-        Ok(casallm_cli::Ended::Interrupted) => ExitCode::from(INTERRUPTED),
+        Ok(ended) => ExitCode::from(ended.code()),
         Err(error) => {
             tell(&format!("casallm: {}", told(&error)));
             ExitCode::from(FAILURE)

@@ -165,7 +165,10 @@ fn stages_print_one_object_a_line() {
     for (stage, steps) in [("pretrain", Some(40)), ("sft", None)] {
         let finished = run(folder.path(), &[stage, "tiny.toml", "--json"]).succeeded();
         assert_eq!(finished.stderr, "");
-        let rows = json_lines(&finished);
+        let lines = json_lines(&finished);
+        let [plan, rows @ ..] = &lines[..] else { panic!("no lines") };
+        assert_eq!((&plan["stage"], &plan["plan"]["micro_batch"]), (&Value::from(stage), &Value::from(2)));
+        positive(&plan["plan"], &["total_bytes"]);
         for (index, row) in rows.iter().enumerate() {
             assert_eq!((&row["stage"], &row["step"]), (&Value::from(stage), &Value::from(index + 1)));
             positive(row, &["loss", "lr", "grad_norm", "tokens"]);
@@ -220,6 +223,7 @@ fn help_and_version() {
         "bench",
         "bench train",
         "bench generate",
+        "bench roofline",
         "selftest",
     ] {
         let arguments: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();

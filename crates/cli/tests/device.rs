@@ -47,6 +47,7 @@ fn every_command_that_computes_ends_with_two_and_the_remedy_without_its_gpu() {
         &["chat", "--model", dir, "--prompt", "x"],
         &["bench", "train", "--n-layer", "1", "--n-embd", "32", "--n-head", "2", "--vocab-size", "64"],
         &["bench", "generate", "--n-layer", "1", "--n-embd", "32", "--n-head", "2", "--vocab-size", "64"],
+        &["bench", "roofline", "--n-layer", "1", "--n-embd", "32", "--n-head", "2", "--vocab-size", "64"],
         &["selftest"],
     ] {
         let output = casallm(&[command, &["--device", "cuda:4711"]].concat());

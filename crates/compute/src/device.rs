@@ -277,12 +277,16 @@ pub trait Device: Send + Sync {
 
     /// What this device is.
     fn info(&self) -> DeviceInfo;
-    /// Bytes allocated so far through this device, scratch included.
+    /// Bytes allocated so far through this device, scratch included, as asked for: without what rounding up adds.
     fn allocated_bytes(&self) -> u64;
     /// Bytes that can still be allocated, if known.
     fn available_bytes(&self) -> Option<u64>;
     /// Whether operations return before they are done: then it pays to start more before asking what came of the last.
     fn runs_ahead(&self) -> bool {
+        false
+    }
+    /// Whether its memory is the host's: then what the host holds beside it takes from the same bytes.
+    fn is_host(&self) -> bool {
         false
     }
 
@@ -431,15 +435,14 @@ pub trait Device: Send + Sync {
         k: &mut Self::Buffer,
         v: &mut Self::Buffer,
     );
-    /// Gradient of `split_qkv`: writes `d_qkv` (`S`), adds to the norm weights' gradients (query, key). `dk` and `dv` are
-    /// indexed by slot.
+    /// Turns `qkv` into its gradient, in place (without a norm it may have held anything), and adds to the norm weights'
+    /// gradients (query, key). `dk` and `dv` are indexed by slot.
     fn split_qkv_backward(
         &self,
         split: &QkvSplit<'_, Self::Buffer>,
-        qkv: &Self::Buffer,
+        qkv: &mut Self::Buffer,
         gradients: [&Self::Buffer; 3],
         tokens: usize,
-        d_qkv: &mut Self::Buffer,
         d_norm: Option<(&mut Self::Buffer, &mut Self::Buffer)>,
     );
 
@@ -467,16 +470,16 @@ pub trait Device: Send + Sync {
 
     /// `y[tokens, n_ff] = activation(x)`; both `S`.
     fn activation(&self, kind: ActivationKind, x: &Self::Buffer, tokens: usize, n_ff: usize, y: &mut Self::Buffer);
-    /// Overwrites `dx` with the gradient and `y` with the activation itself, recomputed in the same pass.
+    /// Turns `x` into its gradient, in place. `again`: `dy` becomes the activation's output, recomputed in the same pass for
+    /// who has not kept it; otherwise it stays.
     fn activation_backward(
         &self,
         kind: ActivationKind,
-        x: &Self::Buffer,
-        dy: &Self::Buffer,
+        x: &mut Self::Buffer,
+        dy: &mut Self::Buffer,
         tokens: usize,
         n_ff: usize,
-        dx: &mut Self::Buffer,
-        y: &mut Self::Buffer,
+        again: bool,
     );
 
     /// `x += dropout(branch)`: `x` f32, `branch` `S`, `len` elements.
@@ -500,6 +503,10 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// The memory cannot be had.
     fn allocate_tally(&self) -> Result<Self::Tally, ComputeError>;
+    /// Bytes of the device's that [`Device::allocate_tally`] takes.
+    fn tally_bytes(&self) -> u64 {
+        0
+    }
     /// Back to nothing, ahead of a step; but what [`Device::clip`] has once refused stays refused.
     fn clear_tally(&self, tally: &mut Self::Tally);
     /// Has the totals brought to the host as they are now, in the order of the operations. Waits for nothing.

@@ -13,6 +13,7 @@ mod matrix_format;
 pub mod memory;
 pub mod quantize;
 pub mod reference;
+pub mod roofline;
 pub mod selftest;
 mod tally;
 

@@ -236,15 +236,14 @@ impl Device for Faulty {
     fn split_qkv_backward(
         &self,
         split: &QkvSplit<'_, CpuBuffer>,
-        qkv: &CpuBuffer,
+        qkv: &mut CpuBuffer,
         gradients: [&CpuBuffer; 3],
         tokens: usize,
-        d_qkv: &mut CpuBuffer,
         mut d_norm: Option<(&mut CpuBuffer, &mut CpuBuffer)>,
     ) {
-        self.run([d_qkv], |[d_qkv]| {
+        self.run([qkv], |[qkv]| {
             let d_norm = d_norm.as_mut().map(|(q, k)| (&mut **q, &mut **k));
-            self.device.split_qkv_backward(split, qkv, gradients, tokens, d_qkv, d_norm);
+            self.device.split_qkv_backward(split, qkv, gradients, tokens, d_norm);
         });
     }
     fn attention(
@@ -275,14 +274,13 @@ impl Device for Faulty {
     fn activation_backward(
         &self,
         kind: ActivationKind,
-        x: &CpuBuffer,
-        dy: &CpuBuffer,
+        x: &mut CpuBuffer,
+        dy: &mut CpuBuffer,
         tokens: usize,
         n_ff: usize,
-        dx: &mut CpuBuffer,
-        y: &mut CpuBuffer,
+        again: bool,
     ) {
-        self.run([dx, y], |[dx, y]| self.device.activation_backward(kind, x, dy, tokens, n_ff, dx, y));
+        self.run([x, dy], |[x, dy]| self.device.activation_backward(kind, x, dy, tokens, n_ff, again));
     }
     fn dropout_add(&self, dropout: Dropout, branch: &CpuBuffer, len: usize, x: &mut CpuBuffer) {
         self.run([x], |[x]| self.device.dropout_add(dropout, branch, len, x));

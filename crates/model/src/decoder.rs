@@ -30,7 +30,7 @@ impl<'a, D: Device> Decoder<'a, D> {
         let config = network.config();
         let capacity = capacity.clamp(1, config.context);
         let shape =
-            WorkspaceShape { tokens: CHUNK.min(capacity), sequence: capacity, dtype: network.dtype(), training: false };
+            WorkspaceShape { tokens: CHUNK.min(capacity), sequence: capacity, dtype: network.dtype(), training: None };
         let device = network.device();
         Ok(Decoder {
             network,
@@ -97,7 +97,7 @@ impl<'a, D: Device> Decoder<'a, D> {
                 self.network.forward(&mut self.workspace, &[span], chunk.len(), Some(&mut self.cache), None);
                 if left == 0 {
                     let last = chunk.len() as u32 - 1;
-                    device.gather_rows(&self.workspace.hidden, config.n_embd, &[last], &mut self.hidden);
+                    device.gather_rows(&self.workspace.shared.hidden, config.n_embd, &[last], &mut self.hidden);
                     device.linear(&self.hidden, head, None, 1, Out::Store(&mut self.logits));
                 }
             });

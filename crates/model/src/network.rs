@@ -13,7 +13,7 @@ use casallm_compute::{
 use crate::config::{self, Activation, ModelConfig};
 use crate::error::ModelError;
 use crate::parameters::{LayerIndex, LinearIndex, NormIndex, Parameters};
-use crate::workspace::Workspace;
+use crate::workspace::{Heads, LayerActivations, Shared, Workspace};
 
 /// A model on a device.
 pub struct Network<D: Device> {
@@ -55,7 +55,30 @@ impl<B> KvCache<B> {
     }
 }
 
+/// What the blocks of a pass have in common.
+pub(crate) struct Pass<'a, B> {
+    pub(crate) spans: &'a [Span],
+    pub(crate) tokens: usize,
+    pub(crate) positions: &'a B,
+    pub(crate) slots: &'a B,
+    /// For training alone.
+    pub(crate) dropout_seed: Option<u64>,
+}
+
+/// How much of a block is computed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    Whole,
+    /// What its backward pass reads: all but the activation and the last product.
+    ForBackward,
+}
+
 impl<D: Device> Network<D> {
+    /// Bytes of the tables that a network holds beside its parameters.
+    pub fn table_bytes(config: &ModelConfig) -> u64 {
+        2 * (config.context as u64 * (config.head_dim / 2) as u64 * DType::F32.size() as u64)
+    }
+
     /// A network over given parameters; `dtype` is the storage type of its activations and must be the one the
     /// parameters' matrices were made with.
     ///
@@ -188,42 +211,69 @@ impl<D: Device> Network<D> {
         let device = &*self.device;
         let index = self.parameters.index();
         let d = self.config.n_embd;
-        let Workspace { ids, positions, slots, x, hidden, stats, q, kv, activated, branch, layers, .. } = workspace;
-        device.embedding(self.parameters.matrix(index.embed), ids, tokens, x);
+        let Workspace { ids, positions, slots, stats, shared, entrances, layers, .. } = workspace;
+        let pass = Pass { spans, tokens, positions, slots, dropout_seed };
+        device.embedding(self.parameters.matrix(index.embed), ids, tokens, &mut shared.x);
         if let Some(dropout) = self.dropout(dropout_seed, 0) {
-            device.dropout(dropout, tokens * d, x);
+            device.dropout(dropout, tokens * d, &mut shared.x);
         }
-        for (i, layer) in index.layers.iter().enumerate() {
-            // Inference has one set of activations, which every layer overwrites.
+        for i in 0..index.layers.len() {
+            if let Some(x_in) = entrances.get_mut(i) {
+                device.copy(&shared.x, tokens * d, x_in);
+            }
+            // There may be one set of activations, which every layer overwrites.
             let at = i.min(layers.len() - 1);
-            let acts = &mut layers[at];
-            if let Some((x_in, _)) = &mut acts.residuals {
-                device.copy(x, tokens * d, x_in);
-            }
-            device.norm(&self.norm(layer.norm1), x, tokens, d, hidden, &mut acts.stats1);
-            device.linear(hidden, self.parameters.matrix(layer.qkv), None, tokens, Out::Store(&mut acts.qkv));
-            let (k, v) = match (&mut cache, &mut *kv) {
-                (Some(cache), _) => {
-                    let (k, v) = &mut cache.layers[i];
-                    (k, v)
-                }
-                (None, Some((k, v))) => (k, v),
-                (None, None) => unreachable!("a workspace for inference is used with a cache"),
-            };
-            device.split_qkv(&self.split(layer, positions, slots), &acts.qkv, tokens, q, k, v);
-            device.attention(self.attention_shape(), spans, [q, k, v], &mut acts.attended, acts.lse.as_mut());
-            let dropout = self.dropout(dropout_seed, 2 * i + 1);
-            self.add_branch(layer.out, &acts.attended, tokens, dropout, branch.as_mut(), x);
-            if let Some((_, x_mid)) = &mut acts.residuals {
-                device.copy(x, tokens * d, x_mid);
-            }
-            device.norm(&self.norm(layer.norm2), x, tokens, d, hidden, &mut acts.stats2);
-            let (weight, bias) = (self.parameters.matrix(layer.up.weight), self.bias(layer.up));
-            device.linear(hidden, weight, bias, tokens, Out::Store(&mut acts.up));
-            device.activation(self.activation_kind(), &acts.up, tokens, self.config.n_ff, activated);
-            let dropout = self.dropout(dropout_seed, 2 * i + 2);
-            self.add_branch(layer.down, activated, tokens, dropout, branch.as_mut(), x);
+            let cache = cache.as_mut().map(|cache| &mut cache.layers[i]);
+            self.block(i, &pass, shared, &mut layers[at], cache, Extent::Whole);
         }
-        device.norm(&self.norm(index.norm), x, tokens, d, hidden, stats);
+        device.norm(&self.norm(index.norm), &shared.x, tokens, d, &mut shared.hidden, stats);
+    }
+
+    /// Block `i` over the residual stream, in place; what its backward pass needs stays in `acts`, or in `shared` until the
+    /// next block.
+    pub(crate) fn block(
+        &self,
+        i: usize,
+        pass: &Pass<'_, D::Buffer>,
+        shared: &mut Shared<D::Buffer>,
+        acts: &mut LayerActivations<D::Buffer>,
+        cache: Option<&mut (D::Buffer, D::Buffer)>,
+        extent: Extent,
+    ) {
+        let device = &*self.device;
+        let layer = &self.parameters.index().layers[i];
+        let (d, tokens) = (self.config.n_embd, pass.tokens);
+        let Shared { x, hidden, wide, heads, branch } = shared;
+
+        // Attention: x += out(attention(split(qkv(norm1(x))))).
+        let normed = acts.hidden.as_mut().map_or(&mut *hidden, |[first, _]| first);
+        device.norm(&self.norm(layer.norm1), x, tokens, d, normed, &mut acts.stats1);
+        let qkv = acts.qkv.as_mut().unwrap_or(&mut *wide);
+        device.linear(normed, self.parameters.matrix(layer.qkv), None, tokens, Out::Store(qkv));
+        let Some(Heads { q, kv }) = acts.heads.as_mut().or(heads.as_mut()) else { unreachable!("kept or shared") };
+        let (k, v) = match (cache, kv) {
+            (Some((k, v)), _) | (None, Some((k, v))) => (k, v),
+            (None, None) => unreachable!("a workspace for inference is used with a cache"),
+        };
+        device.split_qkv(&self.split(layer, pass.positions, pass.slots), qkv, tokens, q, k, v);
+        device.attention(self.attention_shape(), pass.spans, [q, k, v], &mut acts.attended, acts.lse.as_mut());
+        let dropout = self.dropout(pass.dropout_seed, 2 * i + 1);
+        self.add_branch(layer.out, &acts.attended, tokens, dropout, branch.as_mut(), x);
+
+        // MLP: x += down(act(up(norm2(x)))).
+        if let Some(x_mid) = &mut acts.x_mid {
+            device.copy(x, tokens * d, x_mid);
+        }
+        let normed = acts.hidden.as_mut().map_or(hidden, |[_, second]| second);
+        device.norm(&self.norm(layer.norm2), x, tokens, d, normed, &mut acts.stats2);
+        let (weight, bias) = (self.parameters.matrix(layer.up.weight), self.bias(layer.up));
+        device.linear(normed, weight, bias, tokens, Out::Store(&mut acts.up));
+        if extent == Extent::ForBackward {
+            return;
+        }
+        let activated = acts.activated.as_mut().unwrap_or(wide);
+        device.activation(self.activation_kind(), &acts.up, tokens, self.config.n_ff, activated);
+        let dropout = self.dropout(pass.dropout_seed, 2 * i + 2);
+        self.add_branch(layer.down, activated, tokens, dropout, branch.as_mut(), x);
     }
 }

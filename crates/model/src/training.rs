@@ -4,10 +4,10 @@ use casallm_compute::{DType, Device, Head, HeadGradient, HeadResult, NormGradien
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::network::Network;
-use crate::parameters::{LinearIndex, NormIndex};
+use crate::network::{Extent, Network, Pass};
+use crate::parameters::{LayerIndex, LinearIndex, NormIndex};
 use crate::specification::ParameterSpec;
-use crate::workspace::Workspace;
+use crate::workspace::{BackwardBuffers, LayerActivations, Recompute, Shared, Workspace};
 
 /// A batch in the one format of every stage: flat ids, a target and a weight for each, document boundaries.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +98,9 @@ impl<D: Device, R, F> RunHead<D, R> for F where
 {
 }
 
+/// What the gradient of a block works with: what all layers share, what this one has kept, what the backward pass has.
+type Buffers<'a, B> = (&'a mut Shared<B>, &'a mut LayerActivations<B>, &'a mut BackwardBuffers<B>);
+
 impl<D: Device> Network<D> {
     /// Loss of a batch without gradients. Row losses stay in the workspace for [`Network::row_losses`].
     ///
@@ -107,8 +110,8 @@ impl<D: Device> Network<D> {
         let spans = self.load(workspace, batch)?;
         self.device.together(|| self.forward(workspace, &spans, batch.tokens.len(), None, None));
         let weight = self.parameters.matrix(self.parameters.index().head);
-        let Workspace { hidden, targets, weights, losses, .. } = workspace;
-        let head = Head { hidden, weight, targets, weights, tokens: batch.tokens.len() };
+        let Workspace { shared, targets, weights, losses, .. } = workspace;
+        let head = Head { hidden: &shared.hidden, weight, targets, weights, tokens: batch.tokens.len() };
         let result = self.device.head(&head, losses, None);
         self.device.check()?;
         Ok(result)
@@ -175,7 +178,7 @@ impl<D: Device> Network<D> {
         let weight = self.parameters.matrix(self.parameters.index().head);
         let len = tokens * self.config.vocab_size;
         let mut logits = self.device.allocate("logits", DType::F32, len)?;
-        self.device.linear(&workspace.hidden, weight, None, tokens, casallm_compute::Out::Store(&mut logits));
+        self.device.linear(&workspace.shared.hidden, weight, None, tokens, casallm_compute::Out::Store(&mut logits));
         let mut values = vec![0.0; len];
         self.device.read_f32(&logits, 0, &mut values);
         Ok(values)
@@ -241,7 +244,8 @@ impl<D: Device> Network<D> {
         run: impl RunHead<D, R>,
     ) -> Result<R, ModelError> {
         let index = self.parameters.index();
-        let Workspace { hidden, targets, weights, losses, x, stats, backward, .. } = workspace;
+        let Workspace { targets, weights, losses, stats, shared, backward, .. } = workspace;
+        let Shared { x, hidden, .. } = shared;
         let Some(back) = backward else {
             return Err(ModelError::Batch("this workspace was made for inference".into()));
         };
@@ -267,67 +271,112 @@ impl<D: Device> Network<D> {
     ) {
         let device = &*self.device;
         let index = self.parameters.index();
-        let config = &self.config;
-        let d = config.n_embd;
-        let seed = Some(dropout_seed);
-        let Workspace { ids, positions, slots, hidden, q, kv, activated, layers, backward, .. } = workspace;
-        let (Some(back), Some((k, v))) = (backward, kv) else { return };
-        for (i, (layer, acts)) in index.layers.iter().zip(layers).enumerate().rev() {
-            let Some((x_in, x_mid)) = &acts.residuals else { return };
-
-            // MLP: x += down(act(up(norm2(x)))).
-            device.branch_gradient(self.dropout(seed, 2 * i + 2), &back.dx, tokens * d, &mut back.d_branch);
-            let weight = self.parameters.matrix(layer.down.weight);
-            device.linear_backward_input(&back.d_branch, weight, tokens, &mut back.d_activated);
-            let kind = self.activation_kind();
-            let (n_ff, up_rows) = (config.n_ff, config.up_rows());
-            device.activation_backward(kind, &acts.up, &back.d_activated, tokens, n_ff, &mut back.d_up, activated);
-            let (weight, bias) = gradients.linear_gradient(layer.down);
-            device.linear_backward_weight(&back.d_branch, activated, tokens, (d, n_ff), weight, bias);
-            let norm = self.norm(layer.norm2);
-            device.norm_again(&norm, x_mid, &acts.stats2, tokens, d, hidden);
-            let (weight, bias) = gradients.linear_gradient(layer.up);
-            device.linear_backward_weight(&back.d_up, hidden, tokens, (up_rows, d), weight, bias);
-            let weight = self.parameters.matrix(layer.up.weight);
-            device.linear_backward_input(&back.d_up, weight, tokens, &mut back.d_hidden);
-            let gradient = gradients.norm_gradient(layer.norm2);
-            device.norm_backward(&norm, x_mid, &acts.stats2, &back.d_hidden, tokens, d, &mut back.dx, gradient);
-
-            // Attention: x += out(attention(split(qkv(norm1(x))))).
-            device.branch_gradient(self.dropout(seed, 2 * i + 1), &back.dx, tokens * d, &mut back.d_branch);
-            let width = config.attention_width();
-            let (weight, bias) = gradients.linear_gradient(layer.out);
-            device.linear_backward_weight(&back.d_branch, &acts.attended, tokens, (d, width), weight, bias);
-            let weight = self.parameters.matrix(layer.out.weight);
-            device.linear_backward_input(&back.d_branch, weight, tokens, &mut back.d_attended);
-            let split = self.split(layer, positions, slots);
-            device.split_qkv(&split, &acts.qkv, tokens, q, k, v);
-            let Some(lse) = &acts.lse else { return };
-            device.attention_backward(
-                self.attention_shape(),
-                spans,
-                [q, k, v],
-                &acts.attended,
-                lse,
-                &back.d_attended,
-                [&mut back.dq, &mut back.dk, &mut back.dv],
-            );
-            let d_norm = layer.qk_norm.map(|(q, k)| gradients.pair(q, k));
-            let incoming = [&back.dq, &back.dk, &back.dv];
-            device.split_qkv_backward(&split, &acts.qkv, incoming, tokens, &mut back.d_qkv, d_norm);
-            let norm = self.norm(layer.norm1);
-            device.norm_again(&norm, x_in, &acts.stats1, tokens, d, hidden);
-            let weight = &mut gradients.buffers[layer.qkv];
-            let shape = (config.qkv_rows(), d);
-            device.linear_backward_weight(&back.d_qkv, hidden, tokens, shape, weight, None);
-            let weight = self.parameters.matrix(layer.qkv);
-            device.linear_backward_input(&back.d_qkv, weight, tokens, &mut back.d_hidden);
-            let gradient = gradients.norm_gradient(layer.norm1);
-            device.norm_backward(&norm, x_in, &acts.stats1, &back.d_hidden, tokens, d, &mut back.dx, gradient);
+        let d = self.config.n_embd;
+        let Workspace { shape, ids, positions, slots, shared, entrances, layers, backward, .. } = workspace;
+        let Some(back) = backward else { return };
+        let pass = Pass { spans, tokens, positions, slots, dropout_seed: Some(dropout_seed) };
+        let repeats = shape.training == Some(Recompute::Block);
+        for (i, (layer, x_in)) in index.layers.iter().zip(entrances).enumerate().rev() {
+            let at = i.min(layers.len() - 1);
+            let acts = &mut layers[at];
+            if repeats {
+                device.copy(x_in, tokens * d, &mut shared.x);
+                self.block(i, &pass, shared, acts, None, Extent::ForBackward);
+            } else if acts.heads.is_none()
+                && let (Some(qkv), Some(heads)) = (&acts.qkv, &mut shared.heads)
+                && let Some((k, v)) = &mut heads.kv
+            {
+                device.split_qkv(&self.split(layer, positions, slots), qkv, tokens, &mut heads.q, k, v);
+            }
+            self.mlp_backward(i, layer, &pass, (shared, acts, back), gradients);
+            self.attention_backward(i, layer, &pass, x_in, (shared, acts, back), gradients);
         }
-        if let Some(dropout) = self.dropout(seed, 0) {
+        if let Some(dropout) = self.dropout(pass.dropout_seed, 0) {
             device.dropout(dropout, tokens * d, &mut back.dx);
         }
         device.embedding_backward(ids, &back.dx, tokens, d, &mut gradients.buffers[index.embed]);
+    }
+
+    /// Of `x += down(act(up(norm2(x))))`: adds to the stream's gradient and to the parameters'.
+    fn mlp_backward(
+        &self,
+        i: usize,
+        layer: &LayerIndex,
+        pass: &Pass<'_, D::Buffer>,
+        (shared, acts, back): Buffers<'_, D::Buffer>,
+        gradients: &mut Gradients<D::Buffer>,
+    ) {
+        let device = &*self.device;
+        let (d, n_ff, up_rows, tokens) = (self.config.n_embd, self.config.n_ff, self.config.up_rows(), pass.tokens);
+        let Shared { x, hidden, wide, .. } = shared;
+        let d_branch = &mut *hidden;
+        device.branch_gradient(self.dropout(pass.dropout_seed, 2 * i + 2), &back.dx, tokens * d, d_branch);
+        device.linear_backward_input(d_branch, self.parameters.matrix(layer.down.weight), tokens, wide);
+        let again = acts.activated.is_none();
+        device.activation_backward(self.activation_kind(), &mut acts.up, wide, tokens, n_ff, again);
+        let (activated, d_up) = (acts.activated.as_ref().unwrap_or(wide), &acts.up);
+        let (weight, bias) = gradients.linear_gradient(layer.down);
+        device.linear_backward_weight(d_branch, activated, tokens, (d, n_ff), weight, bias);
+
+        let norm = self.norm(layer.norm2);
+        let x_mid = acts.x_mid.as_ref().unwrap_or(x);
+        let normed = match &acts.hidden {
+            Some([_, second]) => second,
+            None => {
+                device.norm_again(&norm, x_mid, &acts.stats2, tokens, d, hidden);
+                &*hidden
+            }
+        };
+        let (weight, bias) = gradients.linear_gradient(layer.up);
+        device.linear_backward_weight(d_up, normed, tokens, (up_rows, d), weight, bias);
+        device.linear_backward_input(d_up, self.parameters.matrix(layer.up.weight), tokens, &mut back.d_hidden);
+        let gradient = gradients.norm_gradient(layer.norm2);
+        device.norm_backward(&norm, x_mid, &acts.stats2, &back.d_hidden, tokens, d, &mut back.dx, gradient);
+    }
+
+    /// Of `x += out(attention(split(qkv(norm1(x)))))`, likewise; `x_in` is that `x`.
+    fn attention_backward(
+        &self,
+        i: usize,
+        layer: &LayerIndex,
+        pass: &Pass<'_, D::Buffer>,
+        x_in: &D::Buffer,
+        (shared, acts, back): Buffers<'_, D::Buffer>,
+        gradients: &mut Gradients<D::Buffer>,
+    ) {
+        let device = &*self.device;
+        let (d, width, tokens) = (self.config.n_embd, self.config.attention_width(), pass.tokens);
+        let Shared { hidden, wide, heads, .. } = shared;
+        let Some(heads) = acts.heads.as_ref().or(heads.as_ref()) else { return };
+        let (Some((k, v)), Some(lse)) = (&heads.kv, &acts.lse) else { return };
+        let BackwardBuffers { dx, d_hidden, dk, dv } = back;
+        let d_branch = &mut *hidden;
+        device.branch_gradient(self.dropout(pass.dropout_seed, 2 * i + 1), dx, tokens * d, d_branch);
+        let (weight, bias) = gradients.linear_gradient(layer.out);
+        device.linear_backward_weight(d_branch, &acts.attended, tokens, (d, width), weight, bias);
+        let d_attended = &mut *d_hidden;
+        device.linear_backward_input(d_branch, self.parameters.matrix(layer.out.weight), tokens, d_attended);
+        let dq = &mut *hidden;
+        let shape = self.attention_shape();
+        let operands = [&heads.q, k, v];
+        device.attention_backward(shape, pass.spans, operands, &acts.attended, lse, d_attended, [dq, dk, dv]);
+        let split = self.split(layer, pass.positions, pass.slots);
+        let d_norm = layer.qk_norm.map(|(q, k)| gradients.pair(q, k));
+        let d_qkv = acts.qkv.as_mut().unwrap_or(wide);
+        device.split_qkv_backward(&split, d_qkv, [&*hidden, dk, dv], tokens, d_norm);
+
+        let norm = self.norm(layer.norm1);
+        let normed = match &acts.hidden {
+            Some([first, _]) => first,
+            None => {
+                device.norm_again(&norm, x_in, &acts.stats1, tokens, d, hidden);
+                &*hidden
+            }
+        };
+        let weight = &mut gradients.buffers[layer.qkv];
+        device.linear_backward_weight(d_qkv, normed, tokens, (self.config.qkv_rows(), d), weight, None);
+        device.linear_backward_input(d_qkv, self.parameters.matrix(layer.qkv), tokens, d_hidden);
+        let gradient = gradients.norm_gradient(layer.norm1);
+        device.norm_backward(&norm, x_in, &acts.stats1, d_hidden, tokens, d, dx, gradient);
     }
 }

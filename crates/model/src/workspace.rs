@@ -1,9 +1,43 @@
 //! Every buffer that a pass over the network needs, sized from the config before the first step.
+//!
+//! For a backward pass each layer has a set of buffers that holds what its gradient needs; how much of that is kept, and how
+//! much computed again, is a [`Recompute`]. Everything else is shared: a buffer serves one purpose after the other, as
+//! its comment says.
 
-use casallm_compute::{ComputeError, DType, Device, ScratchShape};
+use casallm_compute::{DType, Device, ScratchShape};
+use serde::{Deserialize, Serialize};
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::memory::MemoryPlan;
+
+/// What a backward pass computes again because the forward pass has not kept it. Loss and gradients have the same bits at
+/// every level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recompute {
+    /// Nothing.
+    None,
+    /// What costs no matrix product: the norms' and the activation's outputs, and queries and keys where QK-norm
+    /// makes them depend on more than themselves.
+    Light,
+    /// Each block's forward pass, but for its last product: of a block only its input is kept.
+    Block,
+}
+
+impl Recompute {
+    /// All levels, the least recomputation first.
+    pub const ALL: [Recompute; 3] = [Recompute::None, Recompute::Light, Recompute::Block];
+
+    /// What recipes and flags call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Recompute::None => "none",
+            Recompute::Light => "light",
+            Recompute::Block => "block",
+        }
+    }
+}
 
 /// How large a workspace is.
 #[derive(Clone, Copy, Debug)]
@@ -14,85 +48,56 @@ pub struct WorkspaceShape {
     pub sequence: usize,
     /// Storage type of activations.
     pub dtype: DType,
-    /// Whether activations of every layer are kept for a backward pass.
-    pub training: bool,
+    /// For a backward pass, and what that computes again; `None` for inference.
+    pub training: Option<Recompute>,
 }
 
-/// A named amount of memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemoryItem {
-    /// What it is for.
-    pub name: String,
-    /// Bytes.
-    pub bytes: u64,
+/// Queries, and keys and values where there is no cache.
+pub(crate) struct Heads<B> {
+    pub(crate) q: B,
+    pub(crate) kv: Option<(B, B)>,
 }
 
-/// Everything a run will allocate, listed before anything is.
-#[derive(Clone, Debug, Default)]
-pub struct MemoryPlan {
-    /// Largest things first is not promised; order is that of allocation.
-    pub items: Vec<MemoryItem>,
-}
-
-impl MemoryPlan {
-    /// Adds an entry.
-    pub fn add(&mut self, name: &str, bytes: u64) {
-        self.items.push(MemoryItem { name: name.into(), bytes });
-    }
-
-    /// Sum of all entries.
-    pub fn total(&self) -> u64 {
-        self.items.iter().fold(0, |total, item| total.saturating_add(item.bytes))
-    }
-
-    /// Refuses a plan larger than what the device has.
-    ///
-    /// # Errors
-    /// [`ComputeError::PlanTooLarge`] with the three largest entries.
-    pub fn check(&self, available: Option<u64>) -> Result<(), ModelError> {
-        let Some(available) = available else { return Ok(()) };
-        if self.total() <= available {
-            return Ok(());
-        }
-        let mut items = self.items.clone();
-        items.sort_by_key(|i| std::cmp::Reverse(i.bytes));
-        let largest: Vec<String> =
-            items.iter().take(3).map(|i| format!("{} ({} MiB)", i.name, i.bytes >> 20)).collect();
-        Err(ComputeError::PlanTooLarge {
-            needed_mib: self.total() >> 20,
-            available_mib: available >> 20,
-            largest: largest.join(", "),
-        }
-        .into())
-    }
-}
-
-/// What one layer keeps for its backward pass (or, for inference, what all layers share).
+/// What one layer keeps for its backward pass, or what all layers share: in inference, and where each block is repeated.
 pub(crate) struct LayerActivations<B> {
-    /// The residual stream ahead of attention and ahead of the MLP.
-    pub(crate) residuals: Option<(B, B)>,
+    /// The residual stream ahead of the MLP; where a block is repeated the stream itself still holds it.
+    pub(crate) x_mid: Option<B>,
     pub(crate) stats1: B,
     pub(crate) stats2: B,
-    pub(crate) qkv: B,
+    /// Both norms' outputs.
+    pub(crate) hidden: Option<[B; 2]>,
+    /// For the gradient of QK-norm.
+    pub(crate) qkv: Option<B>,
+    pub(crate) heads: Option<Heads<B>>,
     pub(crate) attended: B,
     pub(crate) lse: Option<B>,
+    /// Becomes its own gradient.
     pub(crate) up: B,
+    /// The activation's output.
+    pub(crate) activated: Option<B>,
 }
 
-/// Buffers of the backward pass, shared by all layers.
+/// What every layer works in.
+pub(crate) struct Shared<B> {
+    /// The residual stream.
+    pub(crate) x: B,
+    /// A norm's output; in the backward pass also a branch's gradient, and the queries'.
+    pub(crate) hidden: B,
+    /// `qkv`, then the activation's output; in the backward pass the latter and its gradient, then that of `qkv`.
+    pub(crate) wide: B,
+    pub(crate) heads: Option<Heads<B>>,
+    /// A residual branch ahead of dropout.
+    pub(crate) branch: Option<B>,
+}
+
+/// Buffers of the backward pass alone, shared by all layers.
 pub(crate) struct BackwardBuffers<B> {
     /// Gradient of the residual stream.
     pub(crate) dx: B,
-    /// Gradient of a residual branch, and of a norm's output.
-    pub(crate) d_branch: B,
+    /// Gradient of a norm's output, and of what attention gives.
     pub(crate) d_hidden: B,
-    pub(crate) d_activated: B,
-    pub(crate) d_up: B,
-    pub(crate) d_attended: B,
-    pub(crate) dq: B,
     pub(crate) dk: B,
     pub(crate) dv: B,
-    pub(crate) d_qkv: B,
 }
 
 /// Buffers of a pass; `B` is the device's buffer type.
@@ -104,18 +109,21 @@ pub struct Workspace<B> {
     pub(crate) targets: B,
     pub(crate) weights: B,
     pub(crate) losses: B,
-    /// The residual stream.
-    pub(crate) x: B,
-    pub(crate) hidden: B,
+    /// Of the final norm.
     pub(crate) stats: B,
-    pub(crate) q: B,
-    /// Keys and values of this pass when there is no cache.
-    pub(crate) kv: Option<(B, B)>,
-    pub(crate) activated: B,
-    /// A residual branch ahead of dropout.
-    pub(crate) branch: Option<B>,
+    pub(crate) shared: Shared<B>,
+    /// The residual stream ahead of each block; none in inference.
+    pub(crate) entrances: Vec<B>,
     pub(crate) layers: Vec<LayerActivations<B>>,
     pub(crate) backward: Option<BackwardBuffers<B>>,
+}
+
+/// Whose a buffer is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// One of each layer's.
+    Layer,
+    All,
 }
 
 impl<B> Workspace<B> {
@@ -129,7 +137,7 @@ impl<B> Workspace<B> {
         shape: WorkspaceShape,
     ) -> Result<Self, ModelError> {
         device.reserve_scratch(&scratch(config, shape))?;
-        Self::build(config, shape, |name, dtype, len| device.allocate(name, dtype, len))
+        Self::build(config, shape, |_, name, dtype, len| device.allocate(name, dtype, len))
     }
 
     /// Most tokens of one pass.
@@ -141,42 +149,63 @@ impl<B> Workspace<B> {
     fn build<E: Into<ModelError>>(
         config: &ModelConfig,
         shape: WorkspaceShape,
-        mut allocate: impl FnMut(&str, DType, usize) -> Result<B, E>,
+        mut allocate: impl FnMut(Owner, &str, DType, usize) -> Result<B, E>,
     ) -> Result<Self, ModelError> {
         let WorkspaceShape { tokens, dtype, training, .. } = shape;
         let (d, q_width, kv_width) = (config.n_embd, config.attention_width(), config.kv_width());
-        let mut take = |name: &str, dtype: DType, width: usize| -> Result<B, ModelError> {
-            allocate(name, dtype, tokens * width).map_err(Into::into)
+        let f32 = DType::F32;
+        let mut take = |owner: Owner, name: &str, dtype: DType, width: usize| -> Result<B, ModelError> {
+            allocate(owner, name, dtype, tokens.saturating_mul(width)).map_err(Into::into)
         };
+        // Of every layer, or one for all of them.
+        let apart = matches!(training, Some(Recompute::None | Recompute::Light));
+        let (owner, sets) = if apart { (Owner::Layer, config.n_layer) } else { (Owner::All, 1) };
+        // Without QK-norm they are all that its gradient needs of qkv.
+        let keeps_heads = training == Some(Recompute::None) || training == Some(Recompute::Light) && !config.qk_norm;
         let mut layers = Vec::new();
-        for _ in 0..if training { config.n_layer } else { 1 } {
+        for _ in 0..sets {
+            let mut take = |name: &str, dtype: DType, width: usize| take(owner, name, dtype, width);
             layers.push(LayerActivations {
-                residuals: match training {
-                    true => Some((take("residual in", DType::F32, d)?, take("residual mid", DType::F32, d)?)),
+                x_mid: if apart { Some(take("residual mid", f32, d)?) } else { None },
+                stats1: take("statistics", f32, 2)?,
+                stats2: take("statistics", f32, 2)?,
+                hidden: match training {
+                    Some(Recompute::None) => Some([take("norm output", dtype, d)?, take("norm output", dtype, d)?]),
+                    _ => None,
+                },
+                qkv: match training {
+                    Some(_) if config.qk_norm => Some(take("qkv", dtype, config.qkv_rows())?),
+                    _ => None,
+                },
+                heads: match keeps_heads {
+                    true => Some(Heads {
+                        q: take("queries", dtype, q_width)?,
+                        kv: Some((take("keys", dtype, kv_width)?, take("values", dtype, kv_width)?)),
+                    }),
                     false => None,
                 },
-                stats1: take("statistics", DType::F32, 2)?,
-                stats2: take("statistics", DType::F32, 2)?,
-                qkv: take("qkv", dtype, config.qkv_rows())?,
                 attended: take("attended", dtype, q_width)?,
-                lse: if training { Some(take("log-sum-exp", DType::F32, config.n_head)?) } else { None },
+                lse: if training.is_some() { Some(take("log-sum-exp", f32, config.n_head)?) } else { None },
                 up: take("up", dtype, config.up_rows())?,
+                activated: match training {
+                    Some(Recompute::None) => Some(take("activated", dtype, config.n_ff)?),
+                    _ => None,
+                },
             });
         }
+        let mut entrances = Vec::new();
+        for _ in 0..if training.is_some() { config.n_layer } else { 0 } {
+            entrances.push(take(Owner::Layer, "residual in", f32, d)?);
+        }
+        let mut take = |name: &str, dtype: DType, width: usize| take(Owner::All, name, dtype, width);
         let backward = match training {
-            true => Some(BackwardBuffers {
-                dx: take("residual gradient", DType::F32, d)?,
-                d_branch: take("branch gradient", dtype, d)?,
-                d_hidden: take("hidden gradient", dtype, d)?,
-                d_activated: take("activation gradient", dtype, config.n_ff)?,
-                d_up: take("up gradient", dtype, config.up_rows())?,
-                d_attended: take("attended gradient", dtype, q_width)?,
-                dq: take("query gradient", dtype, q_width)?,
+            Some(_) => Some(BackwardBuffers {
+                dx: take("residual gradient", f32, d)?,
+                d_hidden: take("hidden gradient", dtype, d.max(q_width))?,
                 dk: take("key gradient", dtype, kv_width)?,
                 dv: take("value gradient", dtype, kv_width)?,
-                d_qkv: take("qkv gradient", dtype, config.qkv_rows())?,
             }),
-            false => None,
+            None => None,
         };
         Ok(Workspace {
             shape,
@@ -184,18 +213,29 @@ impl<B> Workspace<B> {
             positions: take("positions", DType::U32, 1)?,
             slots: take("slots", DType::U32, 1)?,
             targets: take("targets", DType::U32, 1)?,
-            weights: take("weights", DType::F32, 1)?,
-            losses: take("losses", DType::F32, 1)?,
-            x: take("residual stream", DType::F32, d)?,
-            hidden: take("hidden", dtype, d)?,
-            stats: take("statistics", DType::F32, 2)?,
-            q: take("queries", dtype, q_width)?,
-            kv: match training {
-                true => Some((take("keys", dtype, kv_width)?, take("values", dtype, kv_width)?)),
-                false => None,
+            weights: take("weights", f32, 1)?,
+            losses: take("losses", f32, 1)?,
+            stats: take("statistics", f32, 2)?,
+            shared: Shared {
+                x: take("residual stream", f32, d)?,
+                hidden: take("hidden", dtype, d.max(q_width))?,
+                wide: take("activated", dtype, config.n_ff.max(config.qkv_rows()))?,
+                heads: match keeps_heads {
+                    true => None,
+                    false => Some(Heads {
+                        q: take("queries", dtype, q_width)?,
+                        kv: match training {
+                            Some(_) => Some((take("keys", dtype, kv_width)?, take("values", dtype, kv_width)?)),
+                            None => None,
+                        },
+                    }),
+                },
+                branch: match training {
+                    Some(_) if config.dropout > 0.0 => Some(take("branch", dtype, d)?),
+                    _ => None,
+                },
             },
-            activated: take("activated", dtype, config.n_ff)?,
-            branch: if config.dropout > 0.0 && training { Some(take("branch", dtype, d)?) } else { None },
+            entrances,
             layers,
             backward,
         })
@@ -204,13 +244,15 @@ impl<B> Workspace<B> {
 
 /// What [`Workspace::new`] would allocate, added to a plan.
 pub fn plan<D: Device>(device: &D, config: &ModelConfig, shape: WorkspaceShape, plan: &mut MemoryPlan) {
-    let mut bytes = 0u64;
-    let count = |_: &str, dtype: DType, len: usize| {
-        bytes = bytes.saturating_add((len as u64).saturating_mul(dtype.size() as u64));
+    let (mut of_layers, mut shared) = (0u64, 0u64);
+    let count = |owner: Owner, _: &str, dtype: DType, len: usize| {
+        let sum = if owner == Owner::Layer { &mut of_layers } else { &mut shared };
+        *sum = sum.saturating_add((len as u64).saturating_mul(dtype.size() as u64));
         Ok::<(), ModelError>(())
     };
     if Workspace::build(config, shape, count).is_ok() {
-        plan.add("activations", bytes);
+        plan.add("activations of each layer", of_layers);
+        plan.add("activations shared", shared);
     }
     plan.add("scratch", device.scratch_bytes(&scratch(config, shape)));
 }
@@ -226,6 +268,6 @@ fn scratch(config: &ModelConfig, shape: WorkspaceShape) -> ScratchShape {
         sequence: shape.sequence,
         n_head: config.n_head,
         head_dim: config.head_dim,
-        training: shape.training,
+        training: shape.training.is_some(),
     }
 }

@@ -13,13 +13,14 @@ use casallm_compute::quantize::blocks;
 use casallm_compute::reference::quantized::{dequantize, ggml_q4_0, ggml_q8_0};
 use casallm_compute::{CpuDevice, DType, MatrixFormat, MatrixUse};
 use casallm_data::loader::ValidationLoader;
-use casallm_data::shards::{ShardSet, Split};
+use casallm_data::shards::ShardSet;
+use casallm_data::split::Split;
 use casallm_data::tokenizer::Tokenizer;
 use casallm_model::directory::ModelDirectory;
 use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
 use casallm_model::specification::{ParameterKind, ParameterSpec};
-use casallm_model::workspace::{Workspace, WorkspaceShape};
+use casallm_model::workspace::{Recompute, Workspace, WorkspaceShape};
 use casallm_train::recipe::{Recipe, Stage};
 use casallm_train::stages::RunDir;
 use casallm_train::validation::{ValidationSet, evaluate, from_loader};
@@ -49,12 +50,14 @@ impl Measured {
         let open = |name: &str| ShardSet::open(&run.shards(name), Split::Val, &tokenizer);
         let shards = recipe.data.pretrain.iter().map(|source| open(&source.name)).collect::<Result<_, _>>()?;
         let rows = stage.eval_tokens.div_ceil(stage.context as u64);
+        // A row at a time where the run chose for itself.
+        let micro_batch = stage.micro_batch.given().unwrap_or(1);
         let loader = ValidationLoader::new(shards, stage.context, rows, &tokenizer)?;
         Ok(Measured {
             device: Arc::new(CpuDevice::detect()?),
             directory: ModelDirectory::open(&run.model(Stage::Pretrain))?,
-            sets: from_loader(&loader, stage.micro_batch, &tokenizer.byte_lengths())?,
-            rows: stage.micro_batch,
+            sets: from_loader(&loader, micro_batch, &tokenizer.byte_lengths())?,
+            rows: micro_batch,
         })
     }
 
@@ -62,7 +65,7 @@ impl Measured {
         let config = self.directory.config();
         let network = Network::new(config.clone(), dtype, parameters)?;
         let tokens = self.rows * config.context;
-        let shape = WorkspaceShape { tokens, sequence: config.context, dtype, training: true };
+        let shape = WorkspaceShape { tokens, sequence: config.context, dtype, training: Some(Recompute::Light) };
         let mut workspace = Workspace::new(&*self.device, config, shape)?;
         let result = evaluate(&network, &mut workspace, &self.sets)?;
         let bits = result.bits_per_byte.unwrap_or(f64::NAN);

@@ -259,6 +259,14 @@ pub enum TrainError {
         /// What is there and what to do.
         reason: String,
     },
+    /// No micro-batch that was allowed fits into the device's memory.
+    #[error("{plan}; {remedy}")]
+    DoesNotFit {
+        /// What the smallest that was allowed needs.
+        plan: Box<casallm_compute::ComputeError>,
+        /// What would fit.
+        remedy: String,
+    },
     /// The model or its directory.
     #[error(transparent)]
     Model(#[from] casallm_model::error::ModelError),

@@ -11,6 +11,7 @@ pub mod interrupt;
 pub mod metrics;
 pub mod optimizer;
 pub mod peak;
+pub mod planning;
 pub mod recipe;
 pub mod run_lock;
 pub mod schedule;

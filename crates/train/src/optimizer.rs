@@ -7,10 +7,10 @@
 use casallm_compute::{AdamW, AdamWTensor, DType, Device, Muon};
 use casallm_model::config::{Activation, ModelConfig};
 use casallm_model::error::ModelError;
+use casallm_model::memory::MemoryPlan;
 use casallm_model::parameters::Parameters;
 use casallm_model::specification::{ParameterKind, ParameterSpec};
 use casallm_model::training::Gradients;
-use casallm_model::workspace::MemoryPlan;
 
 /// Which update the blocks' matrices get.
 #[derive(Clone, Copy, Debug, PartialEq)]

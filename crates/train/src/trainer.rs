@@ -10,9 +10,10 @@ use std::time::Instant;
 use casallm_compute::{DType, Device, DeviceInfo};
 use casallm_model::config::ModelConfig;
 use casallm_model::error::ModelError;
+use casallm_model::memory::MemoryPlan;
 use casallm_model::network::Network;
 use casallm_model::training::Gradients;
-use casallm_model::workspace::{self, MemoryPlan, Workspace, WorkspaceShape};
+use casallm_model::workspace::{self, Recompute, Workspace, WorkspaceShape};
 
 use crate::checkpoint::{Best, CheckpointStore};
 use crate::error::TrainError;
@@ -46,6 +47,8 @@ pub struct TrainerConfig {
     pub seed: u64,
     /// Most tokens of a micro-batch.
     pub micro_tokens: usize,
+    /// What the backward pass computes again: less memory for more time, the same bits.
+    pub recompute: Recompute,
     /// Most tokens of an optimizer step.
     pub step_tokens: usize,
     /// Longest sequence.
@@ -102,17 +105,20 @@ const BATCH_BYTES: u64 = 16;
 pub fn plan<D: Device>(device: &D, model: &ModelConfig, dtype: DType, config: &TrainerConfig) -> MemoryPlan {
     use casallm_compute::MatrixUse;
     use casallm_model::parameters::Parameters;
-    let mut plan = MemoryPlan::default();
-    plan.add("weights", Parameters::bytes(device, model, dtype.into(), MatrixUse::Training));
-    plan.add("gradients", 4 * model.n_params() as u64);
-    plan.add("batches of a step", BATCH_BYTES * config.step_tokens as u64);
+    let mut plan = MemoryPlan::of(device);
+    let values = 4 * model.n_params() as u64;
+    plan.add("weights, f32", values);
+    plan.add("weights for products", Parameters::bytes(device, model, dtype.into(), MatrixUse::Training) - values);
+    plan.add("gradients", values);
     Optimizer::<D>::plan(model, &config.optimizer, &mut plan);
     workspace::plan(device, model, shape(config, dtype), &mut plan);
+    plan.add("tables and totals", Network::<D>::table_bytes(model) + device.tally_bytes());
+    plan.add_host("batches of a step", BATCH_BYTES.saturating_mul(config.step_tokens as u64));
     plan
 }
 
 fn shape(config: &TrainerConfig, dtype: DType) -> WorkspaceShape {
-    WorkspaceShape { tokens: config.micro_tokens, sequence: config.context, dtype, training: true }
+    WorkspaceShape { tokens: config.micro_tokens, sequence: config.context, dtype, training: Some(config.recompute) }
 }
 
 impl<D: Device> Trainer<D> {

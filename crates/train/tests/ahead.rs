@@ -11,6 +11,7 @@ use casallm_data::batch::Batch;
 use casallm_model::config::ModelConfig;
 use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
+use casallm_model::workspace::Recompute;
 use casallm_train::TrainError;
 use casallm_train::checkpoint::CheckpointStore;
 use casallm_train::feed::Feed;
@@ -114,6 +115,7 @@ fn config(matrices: MatrixUpdate) -> TrainerConfig {
         checkpoint_every: 6,
         seed: 5,
         micro_tokens: TOKENS,
+        recompute: Recompute::Light,
         step_tokens: 2 * TOKENS,
         context: CONTEXT,
         peak: None,

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use casallm_compute::cuda::CudaDevice;
+use casallm_compute::cuda::planned::PlannedGpu;
 use casallm_compute::cuda::simulator::Simulator;
 use casallm_compute::{AdamW, CpuDevice, DType, Device, Isa, Muon};
 use casallm_data::batch::Batch;
@@ -12,13 +13,14 @@ use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
 use casallm_model::specification::ParameterKind;
 use casallm_model::training::Gradients;
-use casallm_model::workspace::{Workspace, WorkspaceShape};
+use casallm_model::workspace::{Recompute, Workspace, WorkspaceShape};
 use casallm_train::TrainError;
 use casallm_train::feed::Feed;
 use casallm_train::optimizer::{MatrixUpdate, OptimizerConfig};
+use casallm_train::planning::{Asked, Planner};
 use casallm_train::recipe::Stage;
 use casallm_train::schedule::{Schedule, Shape};
-use casallm_train::trainer::{Trainer, TrainerConfig};
+use casallm_train::trainer::{Trainer, TrainerConfig, plan};
 use casallm_train::validation::view;
 
 const CONTEXT: usize = 9;
@@ -64,6 +66,7 @@ fn config(matrices: MatrixUpdate) -> TrainerConfig {
         checkpoint_every: 1,
         seed: 5,
         micro_tokens: ROWS * CONTEXT,
+        recompute: Recompute::Light,
         step_tokens: 2 * ROWS * CONTEXT,
         context: CONTEXT,
         peak: None,
@@ -101,8 +104,12 @@ struct ByHand<D: Device> {
 
 impl<D: Device> ByHand<D> {
     fn new(device: &Arc<D>, config: TrainerConfig) -> Self {
-        let shape =
-            WorkspaceShape { tokens: config.micro_tokens, sequence: CONTEXT, dtype: DType::Bf16, training: true };
+        let shape = WorkspaceShape {
+            tokens: config.micro_tokens,
+            sequence: CONTEXT,
+            dtype: DType::Bf16,
+            training: Some(Recompute::Light),
+        };
         let network = network(device, DType::Bf16);
         let moment = |i: usize| device.allocate("moment", DType::F32, network.parameters.spec(i).len()).unwrap();
         ByHand {
@@ -234,4 +241,78 @@ fn what_is_not_finite_changes_no_weight_on_the_processor() {
 #[test]
 fn what_is_not_finite_changes_no_weight_on_the_gpu() {
     simulated_gpu(3).iter().for_each(refuses);
+}
+
+/// The plan, and what a device that is asked for nothing else has given after network, trainer and a step.
+fn planned_is_allocated<D: Device>(device: impl Fn() -> Arc<D>, steps: u64) {
+    for (dtype, matrices) in [(DType::F32, MatrixUpdate::AdamW), (DType::Bf16, MUON)] {
+        for recompute in Recompute::ALL {
+            let device = device();
+            let config = TrainerConfig { recompute, ..config(matrices) };
+            let planned = plan(&*device, &model(), dtype, &config);
+            let before = device.allocated_bytes();
+            let mut trainer = Trainer::new(network(&device, dtype), config).unwrap();
+            for step in 0..steps {
+                trainer.step(&Noise, step).unwrap();
+            }
+            let allocated = device.allocated_bytes() - before;
+            assert_eq!(allocated, planned.on_device(), "{}, {}: {planned:?}", dtype.name(), recompute.name());
+        }
+    }
+}
+
+#[test]
+fn the_plan_is_what_is_allocated() {
+    planned_is_allocated(cpu, 1);
+    // One that is not there is laid out by the same code.
+    planned_is_allocated(|| planned_gpu(1 << 30), 0);
+    if simulated_gpu(1).is_some() {
+        planned_is_allocated(|| simulated_gpu(1).unwrap(), 1);
+    }
+}
+
+fn planned_gpu(memory: u64) -> Arc<CudaDevice> {
+    Arc::new(CudaDevice::new(Arc::new(PlannedGpu::new(memory))).unwrap())
+}
+
+/// What is chosen for each amount of memory, from plenty to nothing: the rule, held to a search by hand.
+#[test]
+fn the_choice_is_the_rules() {
+    let device = planned_gpu(1 << 30);
+    let model = ModelConfig::modern(2, 64, 2, 1, VOCAB_SIZE, 2048).unwrap();
+    // 24 rows of a step: 16 of them, which would be 32,768 tokens, do not divide it.
+    let settings = TrainerConfig { context: 2048, step_tokens: 24 * 2048, ..config(MatrixUpdate::AdamW) };
+    let (dtype, rows) = (DType::Bf16, [12, 8, 6, 4, 3, 2, 1]);
+    let planner = |available| Planner { device: &*device, model: &model, dtype, config: &settings, available };
+    let bytes = |rows: usize, level: Recompute| planner(None).plan(rows, level).total();
+    let (most, least) = (bytes(12, Recompute::None), bytes(1, Recompute::Block));
+    let mut seen = std::collections::BTreeSet::new();
+    for step in 0..=200 {
+        let available = least + (most - least) * step / 200;
+        let choice = planner(Some(available)).choose(Asked::default()).unwrap();
+        assert!(choice.plan.total() <= available);
+        let largest = |level| rows.into_iter().find(|rows| bytes(*rows, level) <= available).unwrap_or(0);
+        let by_level = Recompute::ALL.map(|level| (largest(level), level));
+        // `max_by_key` takes the last of equals.
+        let expected = by_level.into_iter().find(|(rows, _)| *rows >= 4);
+        let expected = expected.or(by_level.into_iter().rev().max_by_key(|(rows, _)| *rows)).unwrap();
+        assert_eq!((choice.micro_batch, choice.recompute), expected, "{available} bytes");
+        seen.insert((choice.recompute.name(), choice.micro_batch));
+    }
+    assert!(seen.contains(&("none", 12)) && seen.contains(&("light", 4)) && seen.contains(&("block", 1)), "{seen:?}");
+
+    // Unknown memory refuses nothing.
+    let open = planner(None).choose(Asked::default()).unwrap();
+    assert_eq!((open.micro_batch, open.recompute), (12, Recompute::None));
+    // What was asked for is kept.
+    let asked = Asked { micro_batch: Some(2), recompute: Some(Recompute::Light) };
+    let choice = planner(Some(most)).choose(asked).unwrap();
+    assert_eq!((choice.micro_batch, choice.recompute), (2, Recompute::Light));
+    let error = planner(Some(least)).choose(asked).unwrap_err();
+    let told = error.to_string();
+    assert!(matches!(error, TrainError::DoesNotFit { .. }) && told.contains("micro_batch = 1 with"), "{told}");
+    for asked in [asked, Asked::default()] {
+        let told = planner(Some(least - 1)).choose(asked).unwrap_err().to_string();
+        assert!(told.contains("not even one row") && told.contains("activations"), "{told}");
+    }
 }

@@ -11,10 +11,10 @@ use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
 use casallm_train::optimizer::MatrixUpdate;
 use casallm_train::peak;
-use casallm_train::trainer::{Trainer, plan};
+use casallm_train::trainer::Trainer;
 
 use crate::args::Quickstart;
-use crate::bench::{RandomFeed, timed_config};
+use crate::bench::{RandomFeed, fitted, timed_config};
 use crate::console::duration;
 
 /// Tokens of a row, and rows of an optimizer step: small models like many small steps.
@@ -71,7 +71,7 @@ pub(super) fn make<D: Device>(flags: &Quickstart, device: &Arc<D>) -> Result<Pla
     let model = ModelConfig::modern(n_layer, n_embd, n_head, n_head, vocab_size, CONTEXT)?
         .with_activation(Activation::ReluSquared);
     let settings = timed_config(CONTEXT, ROWS, MatrixUpdate::Muon { lr: 1e-6, momentum: 0.95 });
-    let memory = plan(&**device, &model, DType::Bf16, &settings);
+    let (settings, memory) = fitted(&**device, &model, DType::Bf16, settings, None)?;
     let speed = measure(device, &model, settings)?;
     let batch = CONTEXT * ROWS;
     let tokens = |seconds: f64| ((speed * seconds / batch as f64) as usize).max(20) * batch;
@@ -93,7 +93,7 @@ pub(super) fn make<D: Device>(flags: &Quickstart, device: &Arc<D>) -> Result<Pla
         duration(pretrain),
         sft_tokens as f64 / 1e6,
         duration(sft),
-        memory.total() / 1_000_000 + 60,
+        memory.plan.total() / 1_000_000 + 60,
         flags.dir.display(),
     );
     let recipe = format!(

@@ -120,10 +120,6 @@ impl CpuBuffer {
         self.len == 0
     }
 
-    pub(crate) fn bytes(&self) -> usize {
-        self.memory.bytes()
-    }
-
     /// The elements. Panics if the buffer is of another type.
     pub fn slice<T: Element>(&self) -> &[T] {
         assert_eq!(self.dtype, T::DTYPE, "buffer viewed as another type");

@@ -91,7 +91,7 @@ impl CpuDevice {
     /// The memory cannot be had.
     pub fn buffer(&self, name: &str, dtype: DType, len: usize) -> Result<CpuBuffer, ComputeError> {
         let buffer = CpuBuffer::new(name, dtype, len)?;
-        self.allocated.fetch_add(buffer.bytes() as u64, Ordering::Relaxed);
+        self.allocated.fetch_add((len * dtype.size()) as u64, Ordering::Relaxed);
         Ok(buffer)
     }
 
@@ -156,6 +156,10 @@ impl Device for CpuDevice {
 
     fn available_bytes(&self) -> Option<u64> {
         crate::memory::available()
+    }
+
+    fn is_host(&self) -> bool {
+        true
     }
 
     fn allocate(&self, name: &str, dtype: DType, len: usize) -> Result<CpuBuffer, ComputeError> {
@@ -389,10 +393,9 @@ impl Device for CpuDevice {
     fn split_qkv_backward(
         &self,
         split: &QkvSplit<'_, CpuBuffer>,
-        qkv: &CpuBuffer,
+        qkv: &mut CpuBuffer,
         gradients: [&CpuBuffer; 3],
         tokens: usize,
-        d_qkv: &mut CpuBuffer,
         d_norm: Option<(&mut CpuBuffer, &mut CpuBuffer)>,
     ) {
         let split = split_parameters(split, tokens);
@@ -402,7 +405,7 @@ impl Device for CpuDevice {
             let [q, k, v] = gradients;
             let incoming = qkv::Incoming { q: q.slice::<S>(), k: k.slice(), v: v.slice() };
             let partial = Carver::new(scratch).take(len);
-            qkv::backward(&self.pool, split, qkv.slice(), &incoming, d_qkv.slice_mut(), d_norm, partial);
+            qkv::backward(&self.pool, split, qkv.slice_mut(), &incoming, d_norm, partial);
         }));
     }
 
@@ -462,16 +465,15 @@ impl Device for CpuDevice {
     fn activation_backward(
         &self,
         kind: ActivationKind,
-        x: &CpuBuffer,
-        dy: &CpuBuffer,
+        x: &mut CpuBuffer,
+        dy: &mut CpuBuffer,
         tokens: usize,
         n_ff: usize,
-        dx: &mut CpuBuffer,
-        y: &mut CpuBuffer,
+        again: bool,
     ) {
         with_storage!(x.dtype(), S => {
-            let y = &mut y.slice_mut::<S>()[..tokens * n_ff];
-            activation::backward(&self.pool, kind, n_ff, x.slice(), dy.slice(), dx.slice_mut(), y);
+            let dy = &mut dy.slice_mut::<S>()[..tokens * n_ff];
+            activation::backward(&self.pool, kind, n_ff, x.slice_mut(), dy, again);
         });
     }
 

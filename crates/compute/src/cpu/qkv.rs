@@ -113,11 +113,11 @@ pub(super) fn forward<S: Storage>(pool: &Pool, split: Split<'_>, qkv: &[S], q: &
 }
 
 struct HeadBackward<'a, S> {
-    from: &'a [S],
+    /// Read with a norm only; then the gradient.
+    from: &'a mut [S],
     d_to: &'a [S],
     norm: Option<(f32, &'a [f32], &'a mut [f32])>,
     angles: (&'a [f32], &'a [f32]),
-    d_from: &'a mut [S],
 }
 
 impl<S: Storage> Kernel for HeadBackward<'_, S> {
@@ -136,14 +136,14 @@ impl<S: Storage> Kernel for HeadBackward<'_, S> {
             g[i + half] = M::mul_add(b, cos[i], -(a * sin[i]));
         }
         let Some((eps, weight, d_weight)) = self.norm else {
-            for (d, g) in self.d_from.iter_mut().zip(g) {
+            for (d, g) in self.from.iter_mut().zip(g) {
                 *d = S::store(*g);
             }
             return;
         };
         let mut x = [0.0f32; MAX_HEAD_DIM];
         let x = &mut x[..n];
-        for (x, from) in x.iter_mut().zip(self.from) {
+        for (x, from) in x.iter_mut().zip(&*self.from) {
             *x = from.load();
         }
         let scale = inverse_scale::<M>(x, eps);
@@ -154,7 +154,7 @@ impl<S: Storage> Kernel for HeadBackward<'_, S> {
         }
         let mean = math::dot::<M, _, _>(g, x) / n as f32;
         for i in 0..n {
-            self.d_from[i] = S::store(scale * (g[i] - x[i] * mean));
+            self.from[i] = S::store(scale * (g[i] - x[i] * mean));
         }
     }
 }
@@ -166,13 +166,12 @@ pub(super) struct Incoming<'a, S> {
     pub(super) v: &'a [S],
 }
 
-/// Writes `d_qkv`; adds the norm weights' gradients through `partial`, `[jobs][2][head_dim]` of scratch.
+/// `qkv` becomes its gradient; adds the norm weights' gradients through `partial`, `[jobs][2][head_dim]` of scratch.
 pub(super) fn backward<S: Storage>(
     pool: &Pool,
     split: Split<'_>,
-    qkv: &[S],
+    qkv: &mut [S],
     incoming: &Incoming<'_, S>,
-    d_qkv: &mut [S],
     d_norm: Option<(&mut [f32], &mut [f32])>,
     partial: &mut [f32],
 ) {
@@ -182,32 +181,29 @@ pub(super) fn backward<S: Storage>(
     let jobs = tokens.div_ceil(TOKENS);
     let partial = &mut partial[..jobs * 2 * head_dim];
     partial.fill(0.0);
-    let (d_qkv, shared) = (Shared::new(d_qkv), Shared::new(partial));
+    let (qkv, shared) = (Shared::new(qkv), Shared::new(partial));
     pool.for_ranges(tokens, TOKENS, |range| {
         // SAFETY: one job, one part.
         let sums = unsafe { shared.slice_mut(range.start / TOKENS * 2 * head_dim, 2 * head_dim) };
         let (q_sum, k_sum) = sums.split_at_mut(head_dim);
         for token in range {
-            let row = &qkv[token * split.row()..][..split.row()];
             let slot = split.slots[token] as usize;
             // SAFETY: tokens are disjoint.
-            let d_row = unsafe { d_qkv.slice_mut(token * split.row(), split.row()) };
+            let row = unsafe { qkv.slice_mut(token * split.row(), split.row()) };
             let angles = split.angles(token);
-            let (d_q, d_rest) = d_row.split_at_mut(q_width);
-            let (d_k, d_v) = d_rest.split_at_mut(kv_width);
-            let heads = row[..q_width].chunks_exact(head_dim).zip(d_q.chunks_exact_mut(head_dim));
+            let (q, rest) = row.split_at_mut(q_width);
+            let (k, v) = rest.split_at_mut(kv_width);
             let d_to = incoming.q[token * q_width..][..q_width].chunks_exact(head_dim);
-            for ((from, d_from), d_to) in heads.zip(d_to) {
+            for (from, d_to) in q.chunks_exact_mut(head_dim).zip(d_to) {
                 let norm = split.norm.map(|(eps, w, _)| (eps, w, &mut *q_sum));
-                pool.isa().run(HeadBackward { from, d_to, norm, angles, d_from });
+                pool.isa().run(HeadBackward { from, d_to, norm, angles });
             }
-            let heads = row[q_width..].chunks_exact(head_dim).zip(d_k.chunks_exact_mut(head_dim));
             let d_to = incoming.k[slot * kv_width..][..kv_width].chunks_exact(head_dim);
-            for ((from, d_from), d_to) in heads.zip(d_to) {
+            for (from, d_to) in k.chunks_exact_mut(head_dim).zip(d_to) {
                 let norm = split.norm.map(|(eps, _, w)| (eps, w, &mut *k_sum));
-                pool.isa().run(HeadBackward { from, d_to, norm, angles, d_from });
+                pool.isa().run(HeadBackward { from, d_to, norm, angles });
             }
-            d_v.copy_from_slice(&incoming.v[slot * kv_width..][..kv_width]);
+            v.copy_from_slice(&incoming.v[slot * kv_width..][..kv_width]);
         }
     });
     if let Some((d_q, d_k)) = d_norm {

@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use super::buffer::{Carver, Memory, split_bytes};
+use super::buffer::{ALIGN, Carver, Memory, split_bytes};
 use super::gemm::{self, MatElement};
 use super::pool::Pool;
 use super::{attention, elementwise, head, linear, optimizer, qkv, quantized};
@@ -88,7 +88,7 @@ fn shared_of<S: MatElement>(pool: &Pool, shape: &ScratchShape) -> usize {
         // Weights may be quantised.
         quantized::scratch_bytes::<S>(pool, tokens, width.max(n_embd))
     };
-    [head, padding, sums, training].into_iter().fold(attention, usize::max)
+    [head, padding, sums, training].into_iter().fold(attention, usize::max).next_multiple_of(ALIGN)
 }
 
 /// What each thread needs for the longest `k` of any product.

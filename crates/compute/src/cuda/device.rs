@@ -407,13 +407,12 @@ impl Device for CudaDevice {
     fn split_qkv_backward(
         &self,
         split: &QkvSplit<'_, CudaBuffer>,
-        qkv: &CudaBuffer,
+        qkv: &mut CudaBuffer,
         gradients: [&CudaBuffer; 3],
         tokens: usize,
-        d_qkv: &mut CudaBuffer,
         d_norm: Option<(&mut CudaBuffer, &mut CudaBuffer)>,
     ) {
-        qkv::backward(self, split, qkv, gradients, tokens, d_qkv, d_norm);
+        qkv::backward(self, split, qkv, gradients, tokens, d_norm);
     }
 
     fn attention(
@@ -447,14 +446,13 @@ impl Device for CudaDevice {
     fn activation_backward(
         &self,
         kind: ActivationKind,
-        x: &CudaBuffer,
-        dy: &CudaBuffer,
+        x: &mut CudaBuffer,
+        dy: &mut CudaBuffer,
         tokens: usize,
         n_ff: usize,
-        dx: &mut CudaBuffer,
-        y: &mut CudaBuffer,
+        again: bool,
     ) {
-        elementwise::activation_backward(self, kind, x, dy, (tokens, n_ff), dx, y);
+        elementwise::activation_backward(self, kind, x, dy, (tokens, n_ff), again);
     }
 
     fn dropout_add(&self, dropout: Dropout, branch: &CudaBuffer, len: usize, x: &mut CudaBuffer) {
@@ -484,6 +482,10 @@ impl Device for CudaDevice {
 
     fn allocate_tally(&self) -> Result<CudaTally, ComputeError> {
         CudaTally::new(self)
+    }
+
+    fn tally_bytes(&self) -> u64 {
+        step::WHOLE_TALLY_BYTES as u64
     }
 
     fn clear_tally(&self, tally: &mut CudaTally) {

@@ -63,23 +63,21 @@ pub(super) fn activation(
 pub(super) fn activation_backward(
     device: &CudaDevice,
     kind: ActivationKind,
-    x: &CudaBuffer,
-    dy: &CudaBuffer,
+    x: &mut CudaBuffer,
+    dy: &mut CudaBuffer,
     (tokens, n_ff): (usize, usize),
-    dx: &mut CudaBuffer,
-    y: &mut CudaBuffer,
+    again: bool,
 ) {
-    let (storage, len, wide_len) = (x.dtype(), tokens * n_ff, tokens * kind.input_width(n_ff));
-    let (x, dy) = (x.input(storage, wide_len), dy.input(storage, len));
-    let (dx, y) = (dx.output(storage, wide_len), y.output(storage, len));
-    let operands = arguments![x, dy, dx, y];
+    let (storage, len) = (x.dtype(), tokens * n_ff);
+    let (x, dy) = (x.output(storage, tokens * kind.input_width(n_ff)), dy.output(storage, len));
+    let again = u32::from(again);
     match flat_name(kind) {
         Some([_, backward]) => {
-            let arguments = [&operands[..], &arguments![len as u64]].concat();
+            let arguments = arguments![x, dy, len as u64, again];
             device.launch(Family::Activation, Some(storage), backward, flat(len, wide(storage)), &arguments);
         }
         None => {
-            let arguments = [&operands[..], &arguments![n_ff as u32]].concat();
+            let arguments = arguments![x, dy, n_ff as u32, again];
             let launch = by_rows(tokens, n_ff, storage);
             device.launch(Family::Activation, Some(storage), "swiglu_backward", launch, &arguments);
         }

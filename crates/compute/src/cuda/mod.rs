@@ -18,6 +18,7 @@ mod linear;
 mod norm;
 pub mod nvidia;
 mod optimizer;
+pub mod planned;
 pub mod probe;
 mod qkv;
 mod quantized;

@@ -87,21 +87,21 @@ pub(super) fn partial_sums(carver: &mut Carver, tokens: usize, head_dim: usize) 
 pub(super) fn backward(
     device: &CudaDevice,
     split: &QkvSplit<'_, CudaBuffer>,
-    qkv: &CudaBuffer,
+    qkv: &mut CudaBuffer,
     [dq, dk, dv]: [&CudaBuffer; 3],
     tokens: usize,
-    d_qkv: &mut CudaBuffer,
     d_norm: Option<(&mut CudaBuffer, &mut CudaBuffer)>,
 ) {
     let AttentionShape { n_head, n_kv_head, head_dim } = split.shape;
     let storage = qkv.dtype();
     let Tables { weights: [q_weight, k_weight], rest: [cos, sin, positions, slots], eps } = tables(split, tokens);
     let blocks = tokens.div_ceil(TOKENS) as u32;
+    let qkv = qkv.output(storage, tokens * row(split.shape));
     device.with_scratch(
         |carver| partial_sums(carver, tokens, head_dim),
         |partial| {
             let arguments = arguments![
-                qkv.input(storage, tokens * row(split.shape)),
+                qkv,
                 q_weight,
                 k_weight,
                 cos,
@@ -111,7 +111,6 @@ pub(super) fn backward(
                 dq.input(storage, tokens * n_head * head_dim),
                 dk.input(storage, dk.len()),
                 dv.input(storage, dv.len()),
-                d_qkv.output(storage, tokens * row(split.shape)),
                 partial,
                 tokens as u32,
                 n_head as u32,

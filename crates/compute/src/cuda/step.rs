@@ -16,7 +16,7 @@ use crate::error::ComputeError;
 /// Bytes of `struct Tally` that belong to one step; what follows outlives it.
 pub(super) const TALLY_BYTES: usize = 48;
 /// Bytes of `struct Tally`.
-const WHOLE_TALLY_BYTES: usize = TALLY_BYTES + 8;
+pub(super) const WHOLE_TALLY_BYTES: usize = TALLY_BYTES + 8;
 
 /// A step's totals on the GPU, and those of earlier steps on their way to the host.
 pub struct CudaTally {

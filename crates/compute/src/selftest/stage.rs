@@ -65,7 +65,12 @@ impl<D: Device> Stage<'_, D> {
 
     /// f32 values to be added to, a guard behind them.
     pub(super) fn accumulator(&self, values: &[f32]) -> Result<D::Buffer, ComputeError> {
-        self.guarded(DType::F32, values, GUARD_VALUE)
+        self.in_place(DType::F32, values)
+    }
+
+    /// Values that the operation reads and overwrites, a guard behind them.
+    pub(super) fn in_place(&self, dtype: DType, values: &[f32]) -> Result<D::Buffer, ComputeError> {
+        self.guarded(dtype, values, GUARD_VALUE)
     }
 
     /// A packed matrix of these f32 values.

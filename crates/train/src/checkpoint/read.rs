@@ -119,6 +119,13 @@ impl Checkpoint {
     }
 }
 
+/// What a checkpoint says beside its tensors, unverified.
+pub(super) fn peek<T: DeserializeOwned>(path: &Path) -> Result<T, TrainError> {
+    let path = path.join(STATE);
+    T::deserialize(&read_state(&path)?.meta)
+        .map_err(|error| TrainError::CheckpointState { path, reason: error.to_string() })
+}
+
 fn read_state(path: &Path) -> Result<State, TrainError> {
     let bytes = std::fs::read(path).map_err(|source| TrainError::from_io(path, "read", 0, source))?;
     let state: State = serde_json::from_slice(&bytes)

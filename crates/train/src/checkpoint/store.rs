@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::checksums::{self, Entry, Summing};
 use super::disk::{Disk, DiskFile, SystemDisk};
-use super::read::{Checkpoint, Skipped};
+use super::read::{self, Checkpoint, Skipped};
 use super::retention::{self, Best, UNFINISHED, name_of};
 use super::tensors::{self, TensorRef};
 use super::{CHECKSUMS, FORMAT, STATE, TENSORS};
@@ -69,6 +69,14 @@ impl CheckpointStore {
     /// Where the checkpoint of `step` is or would be.
     pub fn path_of(&self, step: u64) -> PathBuf {
         self.directory.join(name_of(step))
+    }
+
+    /// What the newest checkpoint whose state can be read says beside its tensors, which are not looked at.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`].
+    pub fn newest_meta<T: serde::de::DeserializeOwned>(&self) -> Result<Option<T>, TrainError> {
+        Ok(self.steps()?.into_iter().rev().find_map(|step| read::peek(&self.path_of(step)).ok()))
     }
 
     /// Steps for which there is a checkpoint, verified or not, oldest first.

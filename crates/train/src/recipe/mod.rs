@@ -26,7 +26,7 @@ pub use data::{Data, Identity, PretrainSource, SftSource, Tokenizer};
 pub use model::{Activation, Block, Model, Norm};
 pub use optimization::{Optimization, Optimizer, Span};
 pub use raw::RawRecipe;
-pub use stages::{DeviceKind, Precision, Pretrain, Run, Sft};
+pub use stages::{Choice, DeviceKind, Precision, Pretrain, Run, Sft};
 
 use crate::error::TrainError;
 
@@ -142,8 +142,8 @@ impl Recipe {
     }
 
     /// The part of the canonical TOML that decides the numbers of one stage: what a resumed run must have in common
-    /// with the run that wrote the checkpoint. The directory, the number of threads and how often checkpoints are
-    /// written may change; so may the other stage.
+    /// with the run that wrote the checkpoint. The directory, the number of threads, what is computed again and how often
+    /// checkpoints are written may change; so may the other stage.
     ///
     /// # Errors
     /// As [`Recipe::to_toml`].
@@ -160,7 +160,7 @@ impl Recipe {
         for (section, keys) in [
             ("data", &[other.name()][..]),
             ("run", &["dir", "threads"]),
-            (stage.name(), &["checkpoint_every", "keep_last"]),
+            (stage.name(), &["checkpoint_every", "keep_last", "recompute"]),
         ] {
             if let Some(toml::Value::Table(section)) = table.get_mut(section) {
                 for key in keys {
@@ -177,6 +177,17 @@ impl Recipe {
     /// As [`Recipe::to_toml`].
     pub fn stage_hash(&self, stage: Stage) -> Result<String, TrainError> {
         Ok(sha256(&self.stage_toml(stage)?))
+    }
+
+    /// The recipe with a micro-batch of so many rows in one stage.
+    #[must_use]
+    pub fn with_micro_batch(&self, stage: Stage, rows: usize) -> Self {
+        let mut recipe = self.clone();
+        match stage {
+            Stage::Pretrain => recipe.pretrain.iter_mut().for_each(|s| s.micro_batch = Choice::Given(rows)),
+            Stage::Sft => recipe.sft.iter_mut().for_each(|s| s.micro_batch = Choice::Given(rows)),
+        }
+        recipe
     }
 
     /// Every key in which this recipe differs from the [`Recipe::stage_toml`] kept in a checkpoint, in order of name.

@@ -1,11 +1,14 @@
 //! `[run]`, `[pretrain]` and `[sft]`.
 
-use serde::{Deserialize, Serialize};
+use casallm_model::workspace::Recompute;
+use serde::{Deserialize, Serialize, Serializer};
+use toml::Value;
 
 use super::model::Model;
 use super::optimization::{MAX_STEPS, Optimization};
 use super::section::{Interval, Section};
 use crate::error::TrainError;
+use crate::planning::ENOUGH_TOKENS;
 use crate::schedule::Schedule;
 
 /// What computes.
@@ -55,6 +58,34 @@ impl Run {
     }
 }
 
+/// A value, or "auto": what fits the device is chosen when the run begins, see [`crate::planning`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice<T> {
+    /// Left open.
+    Auto,
+    /// Decided.
+    Given(T),
+}
+
+impl<T> Choice<T> {
+    /// What was decided.
+    pub fn given(self) -> Option<T> {
+        match self {
+            Self::Auto => None,
+            Self::Given(value) => Some(value),
+        }
+    }
+}
+
+impl<T: Serialize> Serialize for Choice<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Given(value) => value.serialize(serializer),
+        }
+    }
+}
+
 /// The first stage.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Pretrain {
@@ -63,7 +94,9 @@ pub struct Pretrain {
     /// Tokens of an optimizer step; a multiple of `micro_batch * context`.
     pub batch_tokens: usize,
     /// Rows of a forward and backward pass.
-    pub micro_batch: usize,
+    pub micro_batch: Choice<usize>,
+    /// What the backward pass computes again. No number depends on it.
+    pub recompute: Choice<Recompute>,
     /// Tokens of a row.
     pub context: usize,
     /// Learning rate, schedule and optimizer.
@@ -110,6 +143,7 @@ impl Pretrain {
             steps,
             batch_tokens: batch.tokens,
             micro_batch: batch.micro_batch,
+            recompute: batch.recompute,
             context: batch.context,
             optimization,
             eval_every,
@@ -124,9 +158,14 @@ impl Pretrain {
         self.steps.saturating_mul(self.batch_tokens as u64)
     }
 
+    /// Rows of a micro-batch; while that is open, those of about 8,192 tokens.
+    pub fn micro_rows(&self) -> usize {
+        self.micro_batch.given().unwrap_or_else(|| usual_micro_batch(self.batch_tokens, self.context))
+    }
+
     /// Micro-batches of an optimizer step.
     pub fn accumulation(&self) -> usize {
-        self.batch_tokens / (self.micro_batch * self.context)
+        self.batch_tokens / (self.micro_rows() * self.context)
     }
 
     /// The learning rate of every step.
@@ -143,7 +182,9 @@ pub struct Sft {
     /// Tokens of an optimizer step, what packing leaves empty included; a multiple of `micro_batch * context`.
     pub batch_tokens: usize,
     /// Rows of a forward and backward pass.
-    pub micro_batch: usize,
+    pub micro_batch: Choice<usize>,
+    /// What the backward pass computes again. No number depends on it.
+    pub recompute: Choice<Recompute>,
     /// Tokens of a row, into which conversations are packed.
     pub context: usize,
     /// Share of the conversations that is generated: the identity, and contrasts to it.
@@ -170,6 +211,7 @@ impl Sft {
             epochs: section.integer("epochs", 1, 10_000)?.unwrap_or(3),
             batch_tokens: batch.tokens,
             micro_batch: batch.micro_batch,
+            recompute: batch.recompute,
             context: batch.context,
             identity_rate: section.number("identity_rate", Interval::BELOW_ONE)?.unwrap_or(0.05),
             optimization: Optimization::read(section, 5e-5, 1e-5)?,
@@ -180,9 +222,14 @@ impl Sft {
         })
     }
 
+    /// Rows of a micro-batch; while that is open, those of about 8,192 tokens.
+    pub fn micro_rows(&self) -> usize {
+        self.micro_batch.given().unwrap_or_else(|| usual_micro_batch(self.batch_tokens, self.context))
+    }
+
     /// Micro-batches of an optimizer step.
     pub fn accumulation(&self) -> usize {
-        self.batch_tokens / (self.micro_batch * self.context)
+        self.batch_tokens / (self.micro_rows() * self.context)
     }
 
     /// The learning rate of every step; how many there are is known once the conversations are packed.
@@ -194,12 +241,15 @@ impl Sft {
 /// How an optimizer step is cut into micro-batches of rows.
 struct Batch {
     tokens: usize,
-    micro_batch: usize,
+    micro_batch: Choice<usize>,
+    recompute: Choice<Recompute>,
     context: usize,
 }
 
-/// A micro-batch of about this many tokens keeps the matrix kernels busy at little memory.
-const MICRO_BATCH_TOKENS: usize = 8192;
+/// Rows of a micro-batch that keeps the matrix kernels busy at little memory.
+fn usual_micro_batch(step_tokens: usize, context: usize) -> usize {
+    divisor_below(step_tokens / context, (ENOUGH_TOKENS / context).max(1))
+}
 
 impl Batch {
     fn read(section: &Section<'_>, model: &Model, default_tokens: usize) -> Result<Self, TrainError> {
@@ -225,7 +275,8 @@ impl Batch {
             ));
         }
         let rows = tokens / context;
-        let micro_batch = match section.size("micro_batch", 1, 1 << 24)? {
+        let auto = matches!(section.value("micro_batch"), Some(Value::String(text)) if text == "auto");
+        let micro_batch = match if auto { None } else { section.size("micro_batch", 1, 1 << 24)? } {
             Some(micro_batch) if !rows.is_multiple_of(micro_batch) => {
                 return Err(section.bad(
                     "micro_batch",
@@ -237,10 +288,13 @@ impl Batch {
                     ),
                 ));
             }
-            Some(micro_batch) => micro_batch,
-            None => divisor_below(rows, (MICRO_BATCH_TOKENS / context).max(1)),
+            Some(micro_batch) => Choice::Given(micro_batch),
+            None if auto => Choice::Auto,
+            None => Choice::Given(usual_micro_batch(tokens, context)),
         };
-        Ok(Self { tokens, micro_batch, context })
+        let levels = Recompute::ALL.map(|level| (level.name(), Choice::Given(level)));
+        let recompute = section.choice("recompute", &[&[("auto", Choice::Auto)], &levels[..]].concat())?;
+        Ok(Self { tokens, micro_batch, recompute: recompute.unwrap_or(Choice::Auto), context })
     }
 }
 

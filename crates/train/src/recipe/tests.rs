@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::schedule::Shape;
+use casallm_model::workspace::Recompute;
 
 const SMALLEST: &str = r#"
 [[data.pretrain]]
@@ -134,7 +135,10 @@ fn defaults_follow_the_block_and_the_preset() {
         (1024, Norm::LayerNorm, Activation::Gelu, true, 2048)
     );
     let sft = recipe.sft().unwrap();
-    assert_eq!((sft.context, sft.batch_tokens, sft.micro_batch, sft.accumulation()), (2048, 65_536, 4, 8));
+    assert_eq!(
+        (sft.context, sft.batch_tokens, sft.micro_batch, sft.accumulation()),
+        (2048, 65_536, Choice::Given(4), 8)
+    );
     assert!(matches!(recipe.pretrain(), Err(TrainError::RecipeMissingKey { key, .. }) if key == "pretrain"));
     assert!(matches!(parse(SMALLEST).unwrap().sft(), Err(TrainError::RecipeMissingKey { key, .. }) if key == "sft"));
 }
@@ -408,6 +412,28 @@ fn a_path_to_nothing_names_the_source() {
     assert!(error.to_string().contains("somewhere"), "{error}");
 }
 
+#[test]
+fn micro_batch_and_recomputation_may_be_left_open() {
+    let auto = parse_with(SMALLEST, &["pretrain.micro_batch=auto", "pretrain.recompute=block"]).unwrap();
+    let pretrain = auto.pretrain().unwrap();
+    assert_eq!((pretrain.micro_batch, pretrain.recompute), (Choice::Auto, Choice::Given(Recompute::Block)));
+    // For what is not training, a number all the same: that of a recipe that says nothing.
+    let silent = parse(SMALLEST).unwrap();
+    let usual = silent.pretrain().unwrap();
+    assert_eq!((usual.micro_batch, usual.recompute), (Choice::Given(pretrain.micro_rows()), Choice::Auto));
+    assert!(auto.to_toml().unwrap().contains("micro_batch = \"auto\""));
+    // Rounding depends on the micro-batch and no number on what is recomputed.
+    let settled = auto.with_micro_batch(Stage::Pretrain, 4);
+    let keys = settled.differences(Stage::Pretrain, &auto.stage_toml(Stage::Pretrain).unwrap()).unwrap();
+    assert_eq!(keys.iter().map(|d| d.key.as_str()).collect::<Vec<_>>(), ["pretrain.micro_batch"]);
+    let block = parse_with(SMALLEST, &["pretrain.recompute=block"]).unwrap();
+    assert_eq!(block.stage_toml(Stage::Pretrain).unwrap(), silent.stage_toml(Stage::Pretrain).unwrap());
+    for (flag, found) in [("pretrain.micro_batch=most", "most"), ("pretrain.recompute=all", "all")] {
+        let error = parse_with(SMALLEST, &[flag]).unwrap_err().to_string();
+        assert!(error.contains(found) && error.contains("pretrain."), "{error}");
+    }
+}
+
 proptest! {
     #[test]
     fn no_text_and_no_flag_panics(text in "\\PC*", flag in "[a-z_.0-9]{0,24}=?\\PC{0,8}") {
@@ -428,7 +454,7 @@ proptest! {
         match parse_with(SMALLEST, &flags) {
             Ok(recipe) => {
                 let p = recipe.pretrain.unwrap();
-                prop_assert_eq!(p.accumulation() * p.micro_batch * p.context, p.batch_tokens);
+                prop_assert_eq!(p.accumulation() * p.micro_rows() * p.context, p.batch_tokens);
                 prop_assert!(p.accumulation() >= 1);
             }
             Err(error) => {

@@ -5,6 +5,7 @@
 
 mod conversations;
 mod documents;
+mod memory;
 mod pretrain;
 mod sft;
 
@@ -24,12 +25,14 @@ use casallm_model::network::Network;
 pub use conversations::{Conversations, gather};
 use documents::fingerprint;
 pub use documents::{Prepared, shards, tokenizer};
+pub use memory::{Sized, memory_levels, sized};
 pub use pretrain::{model_config, pretrain, pretrain_config, validation_texts};
 pub use sft::{SftSetup, sft, sft_setup};
 
 use crate::checkpoint::CheckpointStore;
 use crate::error::TrainError;
 use crate::optimizer::{MatrixUpdate, OptimizerConfig};
+use crate::planning::MemoryChoice;
 use crate::recipe::{self, Precision, Recipe, Stage};
 use crate::trainer::Observer;
 
@@ -98,6 +101,8 @@ pub trait StageObserver: Observer {
     fn progress(&mut self, task: &str, unit: &'static str, done: u64, total: Option<u64>);
     /// The task is done.
     fn finished(&mut self, task: &str);
+    /// The memory that a stage is about to allocate.
+    fn planned(&mut self, stage: Stage, choice: &MemoryChoice);
 }
 
 /// The storage type that a precision means.

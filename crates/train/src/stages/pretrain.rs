@@ -11,16 +11,17 @@ use casallm_model::config::ModelConfig;
 use casallm_model::directory::StoredDtype;
 use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
+use casallm_model::workspace::Recompute;
 
 use super::{
-    Prepared, RunDir, StageObserver, config_of, dtype_of, fingerprint, open_store, optimizer_config, peak, save,
-    shards, tokenizer,
+    Prepared, RunDir, Sized, StageObserver, config_of, dtype_of, fingerprint, open_store, optimizer_config, peak, save,
+    shards, sized, tokenizer,
 };
 use crate::error::TrainError;
 use crate::feed::PretrainFeed;
 use crate::interrupt::Interrupt;
 use crate::recipe::{Pretrain, Recipe, Stage};
-use crate::trainer::{Outcome, Trainer, TrainerConfig, plan};
+use crate::trainer::{Outcome, Trainer, TrainerConfig};
 use crate::validation::{ValidationSet, from_loader};
 
 /// The model that a recipe describes.
@@ -46,7 +47,8 @@ pub fn pretrain_config(recipe: &Recipe) -> Result<TrainerConfig, TrainError> {
         eval_every: stage.eval_every,
         checkpoint_every: stage.checkpoint_every,
         seed: recipe.run.seed,
-        micro_tokens: stage.micro_batch * stage.context,
+        micro_tokens: stage.micro_rows() * stage.context,
+        recompute: stage.recompute.given().unwrap_or(Recompute::Light),
         step_tokens: stage.batch_tokens,
         context: stage.context,
         peak: None,
@@ -66,7 +68,7 @@ fn validation(recipe: &Recipe, stage: &Pretrain, tokenizer: &Tokenizer) -> Resul
     let sets = sources.iter().map(|source| open(&source.name)).collect::<Result<_, _>>()?;
     let rows = stage.eval_tokens.div_ceil((stage.context * sources.len().max(1)) as u64);
     let loader = ValidationLoader::new(sets, stage.context, rows, tokenizer)?;
-    from_loader(&loader, stage.micro_batch, &tokenizer.byte_lengths())
+    from_loader(&loader, stage.micro_rows(), &tokenizer.byte_lengths())
 }
 
 /// The very text that validation measures, by source: what other compressors are to be measured on.
@@ -99,7 +101,7 @@ fn open(
         sources.push(WeightedSource { shards, weight: source.weight });
     }
     let loader = PretrainLoader::new(sources, stage.context, recipe.data.seed)?;
-    let feed = PretrainFeed { loader, rows: stage.micro_batch, accumulation: stage.accumulation() };
+    let feed = PretrainFeed { loader, rows: stage.micro_rows(), accumulation: stage.accumulation() };
     Ok(Data { feed, validation: validation(recipe, stage, tokenizer)? })
 }
 
@@ -114,14 +116,16 @@ pub fn pretrain<D: Device>(
     interrupt: &Interrupt,
     observer: &mut dyn StageObserver,
 ) -> Result<Outcome, TrainError> {
-    let stage = recipe.pretrain()?;
     let dir = RunDir::new(&recipe.run.dir);
     let model = config_of(recipe)?;
     let dtype = dtype_of(recipe.run.precision);
-    let mut config = pretrain_config(recipe)?;
     // Before any time is spent: does it fit, is there something in the way?
-    plan(&**device, &model, dtype, &config).check(device.available_bytes())?;
-    let store = open_store(&dir, Stage::Pretrain, stage.keep_last, resume)?;
+    let keep_last = recipe.pretrain()?.keep_last;
+    let Sized { recipe, choice } = &sized(recipe, Stage::Pretrain, &**device, device.available_bytes())?;
+    let store = open_store(&dir, Stage::Pretrain, keep_last, resume)?;
+    observer.planned(Stage::Pretrain, choice);
+    let stage = recipe.pretrain()?;
+    let mut config = TrainerConfig { recompute: choice.recompute, ..pretrain_config(recipe)? };
     let tokenizer = tokenizer(recipe, &dir, observer)?;
     let prepared = shards(recipe, &dir, &tokenizer, !store.steps()?.is_empty(), observer)?;
     config.settings += &format!("shards = \"{}\"\n", fingerprint(&prepared));

@@ -11,15 +11,17 @@ use casallm_model::config::ModelConfig;
 use casallm_model::directory::{ModelDirectory, StoredDtype, TOKENIZER};
 use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
+use casallm_model::workspace::Recompute;
 
 use super::{
-    RunDir, StageObserver, config_of, conversations, dtype_of, gather, open_store, optimizer_config, peak, save,
+    RunDir, Sized, StageObserver, config_of, conversations, dtype_of, gather, open_store, optimizer_config, peak, save,
+    sized,
 };
 use crate::error::TrainError;
 use crate::feed::SftFeed;
 use crate::interrupt::Interrupt;
 use crate::recipe::{Recipe, Sft, Stage};
-use crate::trainer::{Outcome, Trainer, TrainerConfig, plan};
+use crate::trainer::{Outcome, Trainer, TrainerConfig};
 use crate::validation::ValidationSet;
 
 /// Everything of the stage but the weights.
@@ -44,7 +46,7 @@ fn pack(
     stage: &Sft,
     seed: u64,
 ) -> Result<(ConversationSet, FitReport), TrainError> {
-    let tokens = stage.micro_batch * stage.context;
+    let tokens = stage.micro_rows() * stage.context;
     Ok(ConversationSet::from_conversations(conversations, tokenizer, stage.context, tokens, seed)?)
 }
 
@@ -73,6 +75,30 @@ fn check_same_model(recipe: &Recipe, base: &ModelDirectory) -> Result<(), TrainE
             "the pre-trained model is another than the recipe's: {}; restore the recipe, or pre-train in another run.dir",
             differences.join("; ")
         ),
+    })
+}
+
+/// The trainer's settings for a recipe's second stage of so many steps; which conversations it is about is not among
+/// them yet.
+///
+/// # Errors
+/// The recipe has no such stage.
+pub fn sft_config(recipe: &Recipe, steps: u64) -> Result<TrainerConfig, TrainError> {
+    let stage = recipe.sft()?;
+    Ok(TrainerConfig {
+        stage: Stage::Sft,
+        settings: recipe.stage_toml(Stage::Sft)?,
+        schedule: stage.schedule(steps),
+        clip: stage.optimization.clip,
+        optimizer: optimizer_config(&stage.optimization),
+        eval_every: stage.eval_every,
+        checkpoint_every: stage.checkpoint_every,
+        seed: recipe.run.seed,
+        micro_tokens: stage.micro_rows() * stage.context,
+        recompute: stage.recompute.given().unwrap_or(Recompute::Light),
+        step_tokens: stage.batch_tokens,
+        context: stage.context,
+        peak: None,
     })
 }
 
@@ -110,7 +136,7 @@ pub fn sft_setup(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Sf
         let (held_out, _) = pack(&conversations.validation, &tokenizer, stage, recipe.data.seed)?;
         let lengths = tokenizer.byte_lengths();
         let plan = held_out.plan(0);
-        let rows = stage.eval_tokens.div_ceil((stage.micro_batch * stage.context) as u64).max(1);
+        let rows = stage.eval_tokens.div_ceil((stage.micro_rows() * stage.context) as u64).max(1);
         let batches: Vec<_> =
             (0..plan.len().min(usize::try_from(rows).unwrap_or(usize::MAX))).filter_map(|i| plan.batch(i)).collect();
         let supervised = batches.iter().flat_map(|b| b.targets.iter().zip(&b.weights));
@@ -122,24 +148,11 @@ pub fn sft_setup(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Sf
     }
     let feed = SftFeed::new(set, stage.epochs, stage.accumulation());
     let steps = feed.steps();
-    let config = TrainerConfig {
-        stage: Stage::Sft,
-        settings: format!(
-            "{}conversations = \"{}\"\n",
-            recipe.stage_toml(Stage::Sft)?,
-            conversations.fingerprint(&tokenizer)
-        ),
-        schedule: stage.schedule(steps),
-        clip: stage.optimization.clip,
-        optimizer: optimizer_config(&stage.optimization),
-        eval_every: if validation.is_empty() { u64::MAX } else { stage.eval_every },
-        checkpoint_every: stage.checkpoint_every,
-        seed: recipe.run.seed,
-        micro_tokens: stage.micro_batch * stage.context,
-        step_tokens: stage.batch_tokens,
-        context: stage.context,
-        peak: None,
-    };
+    let mut config = sft_config(recipe, steps)?;
+    config.settings += &format!("conversations = \"{}\"\n", conversations.fingerprint(&tokenizer));
+    if validation.is_empty() {
+        config.eval_every = u64::MAX;
+    }
     Ok(SftSetup { feed, validation, config, fit, conversations, tokenizer })
 }
 
@@ -154,15 +167,16 @@ pub fn sft<D: Device>(
     interrupt: &Interrupt,
     observer: &mut dyn StageObserver,
 ) -> Result<(Outcome, SftSetup), TrainError> {
-    let stage = recipe.sft()?;
     let dir = RunDir::new(&recipe.run.dir);
     let dtype = dtype_of(recipe.run.precision);
-    let store = open_store(&dir, Stage::Sft, stage.keep_last, resume)?;
+    let store = open_store(&dir, Stage::Sft, recipe.sft()?.keep_last, resume)?;
+    let Sized { recipe, choice } = &sized(recipe, Stage::Sft, &**device, device.available_bytes())?;
+    observer.planned(Stage::Sft, choice);
     let mut setup = sft_setup(recipe, observer)?;
+    setup.config.recompute = choice.recompute;
     let base = ModelDirectory::open(&dir.model(Stage::Pretrain))?;
     let mut model = base.config().clone();
     model.dropout = recipe.model.dropout as f32;
-    plan(&**device, &model, dtype, &setup.config).check(device.available_bytes())?;
     setup.config.peak = peak(device, dtype);
     let parameters = Parameters::load(device.clone(), &base, dtype.into(), MatrixUse::Training)?;
     let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, setup.config.clone())?;

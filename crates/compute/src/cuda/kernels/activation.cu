@@ -6,7 +6,8 @@
 // SwiGLU:       y = gate s(gate) up, s the logistic function, a row of x holding gate [n_ff] then up [n_ff];
 //               d_gate = dy up s (1 + gate (1 - s)), d_up = dy gate s
 //
-// Forward: reads x, writes y. Backward: reads x and dy, writes dx, and y again, which the forward pass did not keep.
+// Forward: reads x, writes y. Backward: reads x and dy, writes dx over x, and where the forward pass did not keep y, y over
+// dy. A thread has read everything it needs of a place before it writes there.
 // 16 bytes at a time; about 20 FLOPs an element, so bound by memory.
 
 struct Gelu {
@@ -42,7 +43,7 @@ DEVICE void apply(const S* x, S* y) {
 }
 
 template <typename Function, u32 N>
-DEVICE void apply_backward(const S* x, const S* dy, S* dx, S* y) {
+DEVICE void apply_backward(S* x, S* dy, u32 again) {
     float v[N], d[N];
     load(x, v);
     load(dy, d);
@@ -50,8 +51,10 @@ DEVICE void apply_backward(const S* x, const S* dy, S* dx, S* y) {
         d[j] *= Function::slope(v[j]);
         v[j] = Function::value(v[j]);
     }
-    store(dx, d);
-    store(y, v);
+    store(x, d);
+    if (again) {
+        store(dy, v);
+    }
 }
 
 template <typename Function>
@@ -67,13 +70,13 @@ DEVICE void flat(const S* x, S* y, u64 len) {
 }
 
 template <typename Function>
-DEVICE void flat_backward(const S* x, const S* dy, S* dx, S* y, u64 len) {
+DEVICE void flat_backward(S* x, S* dy, u64 len, u32 again) {
     u64 first = (u64(blockIdx.x) * 256 + threadIdx.x) * WIDE;
     if (first + WIDE <= len) {
-        apply_backward<Function, WIDE>(x + first, dy + first, dx + first, y + first);
+        apply_backward<Function, WIDE>(x + first, dy + first, again);
     } else {
         for (u64 i = first; i < len; ++i) {
-            apply_backward<Function, 1>(x + i, dy + i, dx + i, y + i);
+            apply_backward<Function, 1>(x + i, dy + i, again);
         }
     }
 }
@@ -82,16 +85,16 @@ extern "C" __global__ __launch_bounds__(256) void gelu(const S* x, S* y, u64 len
     flat<Gelu>(x, y, len);
 }
 
-extern "C" __global__ __launch_bounds__(256) void gelu_backward(const S* x, const S* dy, S* dx, S* y, u64 len) {
-    flat_backward<Gelu>(x, dy, dx, y, len);
+extern "C" __global__ __launch_bounds__(256) void gelu_backward(S* x, S* dy, u64 len, u32 again) {
+    flat_backward<Gelu>(x, dy, len, again);
 }
 
 extern "C" __global__ __launch_bounds__(256) void relu_squared(const S* x, S* y, u64 len) {
     flat<ReluSquared>(x, y, len);
 }
 
-extern "C" __global__ __launch_bounds__(256) void relu_squared_backward(const S* x, const S* dy, S* dx, S* y, u64 len) {
-    flat_backward<ReluSquared>(x, dy, dx, y, len);
+extern "C" __global__ __launch_bounds__(256) void relu_squared_backward(S* x, S* dy, u64 len, u32 again) {
+    flat_backward<ReluSquared>(x, dy, len, again);
 }
 
 DEVICE float logistic(float x) {
@@ -110,7 +113,7 @@ DEVICE void swiglu_piece(const S* gate, const S* up, S* y) {
 }
 
 template <u32 N>
-DEVICE void swiglu_backward_piece(const S* gate, const S* up, const S* dy, S* d_gate, S* d_up, S* y) {
+DEVICE void swiglu_backward_piece(S* gate, S* up, S* dy, u32 again) {
     float g[N], u[N], d[N], out[N];
     load(gate, g);
     load(up, u);
@@ -121,9 +124,11 @@ DEVICE void swiglu_backward_piece(const S* gate, const S* up, const S* dy, S* d_
         g[j] = d[j] * u[j] * s * (1.0f + g[j] * (1.0f - s));
         u[j] = d[j] * silu;
     }
-    store(d_gate, g);
-    store(d_up, u);
-    store(y, out);
+    store(gate, g);
+    store(up, u);
+    if (again) {
+        store(dy, out);
+    }
 }
 
 // Block (row, piece): a piece is 256 threads' worth of a row.
@@ -142,21 +147,17 @@ extern "C" __global__ __launch_bounds__(256) void swiglu(const S* x, S* y, u32 n
     }
 }
 
-extern "C" __global__ __launch_bounds__(256) void swiglu_backward(const S* x, const S* dy, S* dx, S* y, u32 n_ff) {
+extern "C" __global__ __launch_bounds__(256) void swiglu_backward(S* x, S* dy, u32 n_ff, u32 again) {
     u64 row = u64(blockIdx.x) * n_ff;
-    const S* gate = x + 2 * row;
-    S* d_gate = dx + 2 * row;
+    S* gate = x + 2 * row;
     u32 first = (blockIdx.y * 256 + threadIdx.x) * WIDE;
     if (n_ff % WIDE == 0) {
         if (first < n_ff) {
-            swiglu_backward_piece<WIDE>(
-                gate + first, gate + n_ff + first, dy + row + first, d_gate + first, d_gate + n_ff + first,
-                y + row + first);
+            swiglu_backward_piece<WIDE>(gate + first, gate + n_ff + first, dy + row + first, again);
         }
     } else {
         for (u32 i = first; i < first + WIDE && i < n_ff; ++i) {
-            swiglu_backward_piece<1>(
-                gate + i, gate + n_ff + i, dy + row + i, d_gate + i, d_gate + n_ff + i, y + row + i);
+            swiglu_backward_piece<1>(gate + i, gate + n_ff + i, dy + row + i, again);
         }
     }
 }

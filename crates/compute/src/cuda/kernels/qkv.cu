@@ -174,13 +174,14 @@ DEVICE void add_product(Share& sum, const Share& g, const Share& h) {
     }
 }
 
+// In place: a thread stores where it alone has loaded; without a norm nothing is loaded from qkv.
 // A block takes TOKENS tokens; a group, every GROUPS-th of their heads. With a norm, partial [blocks][2][HEAD_DIM] receives
 // the block's share of the gradients of q_weight and k_weight: each group adds up its heads in order, then the groups are
 // added in order.
 extern "C" __global__ __launch_bounds__(THREADS) void split_qkv_backward(
-    const S* qkv, const float* q_weight, const float* k_weight, const float* cos, const float* sin, const u32* positions,
-    const u32* slots, const S* dq, const S* dk, const S* dv, S* d_qkv, float* partial, u32 tokens, u32 n_head,
-    u32 n_kv_head, float eps) {
+    S* qkv, const float* q_weight, const float* k_weight, const float* cos, const float* sin, const u32* positions,
+    const u32* slots, const S* dq, const S* dk, const S* dv, float* partial, u32 tokens, u32 n_head, u32 n_kv_head,
+    float eps) {
     u32 heads = n_head + 2 * n_kv_head;
     u32 first = blockIdx.x * TOKENS;
     u32 count = tokens - first < TOKENS ? tokens - first : TOKENS;
@@ -232,7 +233,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void split_qkv_backward(
             }
         }
         if (place.here) {
-            store_share(d_qkv + row, g);
+            store_share(qkv + row, g);
         }
     }
     if (q_weight == nullptr) {

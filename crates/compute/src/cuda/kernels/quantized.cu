@@ -65,7 +65,7 @@ DEVICE void matvec(const S* x, const u32* codes, const u16* headers, const float
     }
     u32 parts = ceil_div(columns, BLOCK) * (BLOCK / CODES);
     float sum[TOKENS] = {};
-#pragma unroll(TOKENS <= 2 ? 4 : 1)
+#pragma unroll(TOKENS == 1 ? 4 : 1)
     for (u32 part = lane; part < parts; part += WARP) {
         float w[CODES];
         restore_part(codes, headers, u64(row) * parts + part, w);

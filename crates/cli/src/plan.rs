@@ -1,0 +1,215 @@
+//! `casallm plan`: the memory of a recipe or of a preset, line by line, on this machine or on one of which only the memory
+//! is known.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use casallm_compute::Device;
+use casallm_compute::cuda::CudaDevice;
+use casallm_compute::cuda::planned::{OVERHEAD, PlannedGpu};
+use casallm_model::memory::MemoryPlan;
+use casallm_model::presets::{PRESETS, Preset};
+use casallm_train::TrainError;
+use casallm_train::planning::{Level, MemoryChoice};
+use casallm_train::recipe::{RawRecipe, Recipe, Stage};
+use casallm_train::stages;
+use serde_json::{Value, json};
+
+use crate::Ended;
+use crate::args::{DeviceChoice, Plan};
+use crate::devices::{self, Opened, on_device};
+use crate::streams::print;
+
+/// Whose memory a plan is for.
+struct Place {
+    opened: Opened,
+    /// Bytes that may be taken.
+    available: Option<u64>,
+    /// In words.
+    name: String,
+}
+
+/// Prints what fits.
+pub(crate) fn run(flags: &Plan) -> Result<Ended> {
+    let recipe = recipe(flags)?;
+    let place = place(flags, recipe.run.threads)?;
+    let stages = [(Stage::Pretrain, recipe.pretrain.is_some()), (Stage::Sft, recipe.sft.is_some())];
+    let mut refused = None;
+    for (stage, _) in stages.into_iter().filter(|(_, there)| *there) {
+        let (levels, choice) = on_device!(&place.opened, device => {
+            stages::memory_levels(&recipe, stage, &**device, place.available)?
+        });
+        if flags.json {
+            print(&as_json(&recipe, stage, &place, &levels, &choice)?.to_string())?;
+        } else {
+            show(&recipe, stage, &place, &levels, &choice)?;
+        }
+        refused = refused.or(choice.err());
+    }
+    match refused {
+        Some(error) => Err(error.into()),
+        None => Ok(Ended::Done),
+    }
+}
+
+/// The recipe, or one that trains a preset with every default.
+fn recipe(flags: &Plan) -> Result<Recipe> {
+    let mut raw = if Path::new(&flags.target).exists() {
+        RawRecipe::load(flags.target.as_ref())?
+    } else if let Ok(preset) = Preset::by_name(&flags.target) {
+        let text = format!(
+            "[model]\npreset = \"{}\"\n[run]\ndir = \"runs/plan\"\n[[data.pretrain]]\nname = \"text\"\npath = \"text\"\n\
+             [pretrain]\nsteps = 1\nmicro_batch = \"auto\"\n",
+            preset.name
+        );
+        RawRecipe::parse(&text, preset.name, Path::new(""))?
+    } else {
+        let presets: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
+        bail!("{}: neither a recipe's file nor a preset; the presets are {}", flags.target, presets.join(", "));
+    };
+    if let Some(context) = flags.context {
+        raw.apply_override(&format!("model.context={context}"))?;
+        let recipe = raw.validate();
+        // A stage that says nothing of its own takes the model's.
+        for (section, there) in [
+            ("pretrain", recipe.as_ref().is_ok_and(|recipe| recipe.pretrain.is_some())),
+            ("sft", recipe.as_ref().is_ok_and(|recipe| recipe.sft.is_some())),
+        ] {
+            if there {
+                raw.apply_override(&format!("{section}.context={context}"))?;
+            }
+        }
+    }
+    for text in &flags.overrides {
+        raw.apply_override(text)?;
+    }
+    Ok(raw.validate()?)
+}
+
+fn place(flags: &Plan, threads: usize) -> Result<Place> {
+    let Some(memory) = flags.memory else {
+        let opened = devices::open(&flags.compute, threads)?;
+        let (available, name) = on_device!(&opened, device => (device.available_bytes(), device.info().name));
+        return Ok(Place { opened, available, name });
+    };
+    if flags.compute.device == DeviceChoice::Cpu {
+        let opened = Opened::Cpu(devices::cpu(&flags.compute, threads)?);
+        return Ok(Place { opened, available: Some(memory), name: "cpu".to_owned() });
+    }
+    let device = CudaDevice::new(Arc::new(PlannedGpu::new(memory)))?;
+    let available = device.available_bytes();
+    let name = format!("a GPU of {}, {} of it left to the driver and its libraries", size(memory), size(OVERHEAD));
+    Ok(Place { opened: Opened::Cuda(Arc::new(device)), available, name })
+}
+
+/// Bytes in binary units, as memory is sold.
+pub(crate) fn size(bytes: u64) -> String {
+    let bytes = bytes as f64;
+    if bytes >= 1e3 * f64::from(1 << 20) {
+        return format!("{:.2} GiB", bytes / f64::from(1 << 30));
+    }
+    format!("{:.1} MiB", bytes / f64::from(1 << 20))
+}
+
+fn context(recipe: &Recipe, stage: Stage) -> (usize, usize) {
+    let of_pretrain = recipe.pretrain.as_ref().map(|s| (s.context, s.batch_tokens));
+    let of_sft = recipe.sft.as_ref().map(|s| (s.context, s.batch_tokens));
+    if stage == Stage::Pretrain { of_pretrain } else { of_sft }.unwrap_or_default()
+}
+
+fn show(
+    recipe: &Recipe,
+    stage: Stage,
+    place: &Place,
+    levels: &[Level],
+    choice: &Result<MemoryChoice, TrainError>,
+) -> Result<()> {
+    let (context, step) = context(recipe, stage);
+    let model = stages::model_config(recipe)?;
+    print(&format!(
+        "{}: {} layers, width {}, {:.1} M weights; context {context}, {step} tokens a step",
+        stage.name(),
+        model.n_layer,
+        model.n_embd,
+        model.n_params() as f64 / 1e6,
+    ))?;
+    let free = place.available.map_or_else(|| "unknown".to_owned(), size);
+    print(&format!("memory: {free} on {}", place.name))?;
+    print("\nrecompute   largest micro-batch           memory   activations")?;
+    for level in levels {
+        let rows = match level.micro_batch {
+            Some(rows) => format!("{rows} rows, {} tokens", rows * context),
+            None => "none fits".to_owned(),
+        };
+        let activations = level.plan.items.iter().filter(|item| item.name.starts_with("activations"));
+        let activations = size(activations.map(|item| item.bytes).sum());
+        let total = size(level.plan.total());
+        print(&format!("{:<11} {rows:<24} {total:>11}   {activations:>11}", level.recompute.name()))?;
+    }
+    let Ok(choice) = choice else { return Ok(()) };
+    print(&format!("\nchosen: micro_batch = {}, recompute = \"{}\"\n", choice.micro_batch, choice.recompute.name()))?;
+    for item in &choice.plan.items {
+        let of_host = if item.host { "  (host)" } else { "" };
+        print(&format!("{:<28} {:>11}{of_host}", item.name, size(item.bytes)))?;
+    }
+    print(&format!("{:<28} {:>11}\n", "total", size(choice.plan.total())))
+}
+
+fn items(plan: &MemoryPlan) -> Value {
+    plan.items.iter().map(|item| json!({ "name": item.name, "bytes": item.bytes, "host": item.host })).collect()
+}
+
+/// The choice as it stands in the output for machines.
+pub(crate) fn choice_as_json(choice: &MemoryChoice) -> Value {
+    json!({
+        "micro_batch": choice.micro_batch,
+        "recompute": choice.recompute,
+        "memory": items(&choice.plan),
+        "total_bytes": choice.plan.total(),
+        "available_bytes": choice.available,
+    })
+}
+
+fn as_json(
+    recipe: &Recipe,
+    stage: Stage,
+    place: &Place,
+    levels: &[Level],
+    choice: &Result<MemoryChoice, TrainError>,
+) -> Result<Value> {
+    let (context, step) = context(recipe, stage);
+    let level = |level: &Level| {
+        json!({
+            "recompute": level.recompute,
+            "micro_batch": level.micro_batch,
+            "memory": items(&level.plan),
+            "total_bytes": level.plan.total(),
+        })
+    };
+    Ok(json!({
+        "stage": stage,
+        "params": stages::model_config(recipe)?.n_params(),
+        "context": context,
+        "step_tokens": step,
+        "place": place.name,
+        "available_bytes": place.available,
+        "levels": levels.iter().map(level).collect::<Vec<_>>(),
+        "chosen": choice.as_ref().ok().map(choice_as_json),
+    }))
+}
+
+/// A choice in a line or two, for the beginning of a run.
+pub(crate) fn in_short(stage: Stage, choice: &MemoryChoice) -> String {
+    let parts: Vec<String> =
+        choice.plan.items.iter().map(|item| format!("{} {}", item.name, size(item.bytes))).collect();
+    let free = choice.available.map(|bytes| format!(" of {}", size(bytes))).unwrap_or_default();
+    format!(
+        "{}: micro-batch {}, recompute \"{}\", {}{free}: {}",
+        stage.name(),
+        choice.micro_batch,
+        choice.recompute.name(),
+        size(choice.plan.total()),
+        parts.join(", ")
+    )
+}
