@@ -63,12 +63,14 @@ pub(crate) fn cpu(flags: &Compute, threads_of_recipe: usize) -> Result<Arc<CpuDe
     Ok(Arc::new(CpuDevice::new(threads, isa)?))
 }
 
-/// A GPU. `CASALLM_CUDA_UNTIMED=1` takes the library's first proposal for every matrix product.
+/// A GPU. `CASALLM_CUDA_UNTIMED=1` takes the library's first proposal for every matrix product; `CASALLM_CUDA_GRAPHS=0`
+/// starts every operation by itself.
 fn cuda(flags: &Compute, ordinal: usize) -> Result<Arc<CudaDevice>, ComputeError> {
-    let untimed = std::env::var_os("CASALLM_CUDA_UNTIMED").is_some_and(|value| value == "1");
+    let is = |name: &str, value: &str| std::env::var_os(name).is_some_and(|given| given == value);
+    let untimed = is("CASALLM_CUDA_UNTIMED", "1");
     let settings = NvidiaSettings { ordinal, tf32: flags.tf32, untimed };
     let driver = NvidiaDriver::open(settings, &Surroundings::here())?;
-    Ok(Arc::new(CudaDevice::new(Arc::new(driver))?))
+    Ok(Arc::new(CudaDevice::with_graphs(Arc::new(driver), !is("CASALLM_CUDA_GRAPHS", "0"))?))
 }
 
 /// The format of weights that a flag means.

@@ -301,7 +301,8 @@ pub trait Device: Send + Sync {
     /// A weight matrix in the form the matrix kernels read, refreshed by [`Device::pack`].
     type Matrix: Send + Sync;
     /// A step's totals on the device, and what follows from them for its update. The heads of a step add to it,
-    /// [`Device::clip`] concludes, updates obey, and [`Device::read_tally`] tells the host: nothing before that waits.
+    /// [`Device::clip`] concludes, updates obey, and [`Device::read_tally`] tells the host, or [`Device::post_tally`] and
+    /// later [`Device::collect_tally`]: nothing else waits.
     type Tally: Send + Sync;
 
     /// What this device is.
@@ -310,6 +311,10 @@ pub trait Device: Send + Sync {
     fn allocated_bytes(&self) -> u64;
     /// Bytes that can still be allocated, if known.
     fn available_bytes(&self) -> Option<u64>;
+    /// Whether operations return before they are done: then it pays to start more before asking what came of the last.
+    fn runs_ahead(&self) -> bool {
+        false
+    }
     /// Whether its memory is the host's: then what the host holds beside it takes from the same bytes.
     fn is_host(&self) -> bool {
         false
@@ -327,6 +332,16 @@ pub trait Device: Send + Sync {
     /// That error. A device whose operations cannot fail has none.
     fn check(&self) -> Result<(), ComputeError> {
         Ok(())
+    }
+
+    /// Runs operations that belong together. Where the same sequence of operations over the same memory comes again and
+    /// again, a device may start it as one from the third time on; their effect is that of the operations alone.
+    fn together<R>(&self, operations: impl FnOnce() -> R) -> R {
+        operations()
+    }
+    /// Something that a person should know once, and that is no error: what the device would do better and cannot.
+    fn take_note(&self) -> Option<String> {
+        None
     }
 
     /// A zeroed buffer. The name appears in errors and listings.
@@ -552,8 +567,15 @@ pub trait Device: Send + Sync {
     fn tally_bytes(&self) -> u64 {
         0
     }
-    /// Back to nothing, ahead of a step.
+    /// Back to nothing, ahead of a step; but what [`Device::clip`] has once refused stays refused.
     fn clear_tally(&self, tally: &mut Self::Tally);
+    /// Has the totals brought to the host as they are now, in the order of the operations. Waits for nothing.
+    fn post_tally(&self, tally: &mut Self::Tally);
+    /// The earliest totals that were posted and not collected. Waits for them, and for nothing that was started later.
+    ///
+    /// # Panics
+    /// None were posted.
+    fn collect_tally(&self, tally: &mut Self::Tally) -> StepTotals;
     /// Waits for everything that was started, and reads the totals.
     fn read_tally(&self, tally: &Self::Tally) -> StepTotals;
     /// [`Device::head`], its result added to a tally.
@@ -565,7 +587,8 @@ pub trait Device: Send + Sync {
         tally: &mut Self::Tally,
     );
     /// Takes the norm of all gradients together. Updates by this tally multiply gradients by `max_norm / norm` where the
-    /// norm is larger (never, if `max_norm` is 0), and change nothing if the norm or the loss is not finite.
+    /// norm is larger (never, if `max_norm` is 0), and change nothing if the norm or the loss is not finite: neither those
+    /// of this step nor those of any later one, which may have been started before anybody could know.
     fn clip(&self, gradients: &[&Self::Buffer], max_norm: f64, tally: &mut Self::Tally);
     /// One AdamW step of many tensors, as the tally says; `update.gradient_scale` comes on top.
     fn adamw_all(&self, update: &AdamW, tensors: Vec<AdamWTensor<'_, Self::Buffer, Self::Matrix>>, tally: &Self::Tally);

@@ -1,19 +1,42 @@
 //! A step's totals where the device's memory is the host's: what [`Device::Tally`] is for the processor.
 
+use std::collections::VecDeque;
+
 use crate::device::{AdamW, AdamWTensor, Device, HeadResult, Rounding, StepTotals};
 
 /// Totals of a step, and what follows from them.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct HostTally {
     totals: StepTotals,
     /// What gradients are multiplied by; `None` before [`HostTally::clip`] and where parameters must not change.
     scale: Option<f32>,
+    /// Whether a step was not finite: no later one updates.
+    refused: bool,
+    posted: VecDeque<StepTotals>,
 }
 
 impl HostTally {
     /// What it has come to.
     pub fn totals(&self) -> StepTotals {
         self.totals
+    }
+
+    /// [`Device::clear_tally`].
+    pub fn clear(&mut self) {
+        (self.totals, self.scale) = (StepTotals::default(), None);
+    }
+
+    /// [`Device::post_tally`].
+    pub fn post(&mut self) {
+        self.posted.push_back(self.totals);
+    }
+
+    /// [`Device::collect_tally`].
+    ///
+    /// # Panics
+    /// None were posted.
+    pub fn collect(&mut self) -> StepTotals {
+        self.posted.pop_front().expect("totals that were posted")
     }
 
     /// Adds a head's result.
@@ -31,7 +54,8 @@ impl HostTally {
         self.totals.gradient_norm = norm;
         let scale = if max_norm > 0.0 && norm > max_norm { max_norm / norm } else { 1.0 };
         let finite = norm.is_finite() && self.totals.head.weighted_loss.is_finite();
-        self.scale = finite.then_some(scale as f32);
+        self.refused |= !finite;
+        self.scale = (!self.refused).then_some(scale as f32);
     }
 
     /// The factor of an update whose own is `gradient_scale`; `None` if there must be no update.

@@ -333,7 +333,13 @@ impl Device for Faulty {
         Ok(HostTally::default())
     }
     fn clear_tally(&self, tally: &mut HostTally) {
-        *tally = HostTally::default();
+        tally.clear();
+    }
+    fn post_tally(&self, tally: &mut HostTally) {
+        tally.post();
+    }
+    fn collect_tally(&self, tally: &mut HostTally) -> StepTotals {
+        tally.collect()
     }
     fn read_tally(&self, tally: &HostTally) -> StepTotals {
         tally.totals()

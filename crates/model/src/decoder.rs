@@ -86,7 +86,9 @@ impl<'a, D: Device> Decoder<'a, D> {
             return Err(ModelError::Batch(format!("token id {id}; the vocabulary has {vocab_size}")));
         }
         let device = &*self.network.device;
-        let mut last = 0;
+        let config = &self.network.config;
+        let head = self.network.parameters.matrix(self.network.parameters.index().head);
+        let mut left = ids.len();
         for chunk in ids.chunks(self.workspace.tokens()) {
             let places: Vec<u32> = (self.len as u32..).take(chunk.len()).collect();
             device.write_u32(&mut self.workspace.ids, 0, chunk);
@@ -94,14 +96,18 @@ impl<'a, D: Device> Decoder<'a, D> {
             device.write_u32(&mut self.workspace.slots, 0, &places);
             let kv_len = self.len + chunk.len();
             let span = Span { q_start: 0, q_len: chunk.len(), kv_start: 0, kv_len };
-            self.network.forward(&mut self.workspace, &[span], chunk.len(), Some(&mut self.cache), None);
+            left -= chunk.len();
+            // While decoding, one token after the other is the same work on a cache that grows by a row.
+            device.together(|| {
+                self.network.forward(&mut self.workspace, &[span], chunk.len(), Some(&mut self.cache), None);
+                if left == 0 {
+                    let last = chunk.len() as u32 - 1;
+                    device.gather_rows(&self.workspace.shared.hidden, config.n_embd, &[last], &mut self.hidden);
+                    device.linear(&self.hidden, head, None, 1, Out::Store(&mut self.logits));
+                }
+            });
             self.len = kv_len;
-            last = chunk.len() - 1;
         }
-        let n_embd = self.network.config.n_embd;
-        device.gather_rows(&self.workspace.shared.hidden, n_embd, &[last as u32], &mut self.hidden);
-        let head = self.network.parameters.matrix(self.network.parameters.index().head);
-        device.linear(&self.hidden, head, None, 1, Out::Store(&mut self.logits));
         device.read_f32(&self.logits, 0, &mut self.values);
         device.check()?;
         Ok(&self.values)

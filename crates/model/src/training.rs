@@ -108,7 +108,7 @@ impl<D: Device> Network<D> {
     /// [`ModelError::Batch`] or [`ModelError::ContextOverflow`] for a batch that does not fit.
     pub fn loss(&self, workspace: &mut Workspace<D::Buffer>, batch: BatchView<'_>) -> Result<HeadResult, ModelError> {
         let spans = self.load(workspace, batch)?;
-        self.forward(workspace, &spans, batch.tokens.len(), None, None);
+        self.device.together(|| self.forward(workspace, &spans, batch.tokens.len(), None, None));
         let weight = self.parameters.matrix(self.parameters.index().head);
         let Workspace { shared, targets, weights, losses, .. } = workspace;
         let head = Head { hidden: &shared.hidden, weight, targets, weights, tokens: batch.tokens.len() };
@@ -160,10 +160,13 @@ impl<D: Device> Network<D> {
     ) -> Result<R, ModelError> {
         let spans = self.load(workspace, batch)?;
         let tokens = batch.tokens.len();
-        self.forward(workspace, &spans, tokens, None, Some(dropout_seed));
-        let result = self.head_backward(workspace, tokens, scale, gradients, head)?;
-        self.backward(workspace, &spans, tokens, dropout_seed, gradients);
-        Ok(result)
+        // The batch is on the device: from here on every one of its size and boundaries is the same work.
+        self.device.together(|| {
+            self.forward(workspace, &spans, tokens, None, Some(dropout_seed));
+            let result = self.head_backward(workspace, tokens, scale, gradients, head)?;
+            self.backward(workspace, &spans, tokens, dropout_seed, gradients);
+            Ok(result)
+        })
     }
 
     /// Logits of every row of the batch last given to [`Network::loss`], `[tokens, vocab_size]`. For tests and tools:

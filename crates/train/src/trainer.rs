@@ -4,6 +4,7 @@
 //! step does is a function of the settings and the step's number, so that a resumed run repeats an uninterrupted one to
 //! the bit. Called by [`crate::stages`]; tells an [`Observer`] how it goes.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use casallm_compute::{Device, DeviceInfo, MatrixFormat};
@@ -80,7 +81,21 @@ pub struct Trainer<D: Device> {
     gradients: Gradients<D::Buffer>,
     optimizer: Optimizer<D>,
     tally: D::Tally,
+    /// Steps that the device has been given and that are not accounted for, at most two.
+    queued: VecDeque<Queued>,
+    /// When the last step was.
+    finished: Option<Instant>,
     config: TrainerConfig,
+}
+
+/// What is known of a step before the device has done it.
+struct Queued {
+    step: u64,
+    /// Supervised tokens.
+    weight: f64,
+    tokens: u64,
+    lr: f64,
+    begun: Instant,
 }
 
 /// Bytes of a token in a batch: its id, its target, its weight, and its share of the boundaries at most.
@@ -127,7 +142,8 @@ impl<D: Device> Trainer<D> {
         let rounding_seed = dropout_seed(!config.seed, config.stage, 0, 0);
         let optimizer = Optimizer::new(&*device, &model, config.optimizer, rounding_seed)?;
         let tally = device.allocate_tally().map_err(ModelError::from)?;
-        Ok(Trainer { network, workspace, gradients, optimizer, tally, config })
+        let (queued, finished) = (VecDeque::new(), None);
+        Ok(Trainer { network, workspace, gradients, optimizer, tally, queued, finished, config })
     }
 
     /// The network, trained so far.
@@ -140,39 +156,75 @@ impl<D: Device> Trainer<D> {
         self.network
     }
 
-    /// One optimizer step: the mean loss, the gradient norm, the supervised tokens.
+    /// Runs step `step`, counted from 0, and waits for it.
     ///
     /// # Errors
-    /// A batch cannot be read or does not fit; [`TrainError::NonFinite`], with the weights as they were.
+    /// A batch cannot be read or does not fit, or the loss or the gradient is not finite: then the parameters are unchanged,
+    /// and no later step of this trainer changes them.
     pub fn step(&mut self, feed: &dyn Feed, step: u64) -> Result<StepResult, TrainError> {
+        self.queue(feed, step)?;
+        self.finish(feed)
+    }
+
+    /// Has the device do step `step`. Where the device works on its own, nothing is waited for: the step may then be
+    /// queued before the last one is finished.
+    fn queue(&mut self, feed: &dyn Feed, step: u64) -> Result<(), TrainError> {
+        let begun = Instant::now();
         let batches = feed.micro_batches(step)?;
         let device = self.network.device().clone();
         let weight: f64 = batches.iter().map(casallm_data::batch::Batch::supervised).sum();
         let tokens = batches.iter().map(|b| b.tokens.len() as u64).sum();
-        self.gradients.clear(&*device);
-        device.clear_tally(&mut self.tally);
+        device.together(|| {
+            self.gradients.clear(&*device);
+            device.clear_tally(&mut self.tally);
+        });
         for (i, batch) in batches.iter().enumerate() {
             let seed = dropout_seed(self.config.seed, self.config.stage, step, i as u64);
             let scale = (1.0 / weight) as f32;
             let (workspace, gradients) = (&mut self.workspace, &mut self.gradients);
             self.network.add_micro_batch(workspace, view(batch), (scale, seed), gradients, &mut self.tally)?;
         }
-        device.clip(&self.gradients.all(), self.config.clip, &mut self.tally);
         let lr = self.config.schedule.lr(step);
         let rates = (lr as f32, (lr / self.config.schedule.peak) as f32);
-        self.optimizer.step(&mut self.network.parameters, &self.gradients, step + 1, rates, &self.tally);
-        // The whole step is queued: this is the one place that waits. An update by numbers that are not finite has not
-        // happened.
-        let totals = device.read_tally(&self.tally);
+        device.together(|| {
+            device.clip(&self.gradients.all(), self.config.clip, &mut self.tally);
+            self.optimizer.step(&mut self.network.parameters, &self.gradients, step + 1, rates, &self.tally);
+        });
+        device.post_tally(&mut self.tally);
+        self.queued.push_back(Queued { step, weight, tokens, lr, begun });
+        Ok(())
+    }
+
+    /// Waits for the earliest step that is queued. An update by numbers that are not finite has not happened, nor has any
+    /// that was queued behind it.
+    fn finish(&mut self, feed: &dyn Feed) -> Result<StepResult, TrainError> {
+        let Queued { step, weight, tokens, lr, begun } = self.queued.pop_front().expect("a step that is queued");
+        let device = self.network.device();
+        let totals = device.collect_tally(&mut self.tally);
         device.check()?;
         let (loss, grad_norm) = (totals.head.weighted_loss / weight, totals.gradient_norm);
         for (what, value) in [("the loss", loss), ("the gradient norm", grad_norm)] {
             if !value.is_finite() {
                 let (stage, batch) = (self.config.stage.name(), feed.describe(step));
+                // What is behind it has been done without its update, and comes to nothing.
+                for _ in self.queued.drain(..) {
+                    device.collect_tally(&mut self.tally);
+                }
                 return Err(TrainError::NonFinite { stage, step: step + 1, what, value, batch });
             }
         }
-        Ok(StepResult { loss, grad_norm, tokens, lr })
+        // A step that was queued early has been waiting for the one before it.
+        let now = Instant::now();
+        let seconds = (now - self.finished.replace(now).map_or(begun, |before| begun.max(before))).as_secs_f64();
+        Ok(StepResult { loss, grad_norm, tokens, lr, seconds })
+    }
+
+    /// Whether step `step`, counted from 0, may be queued while the one before it is under way: not if something comes
+    /// between the two that needs the parameters as they are there.
+    fn may_run_ahead(&self, step: u64, interrupt: &Interrupt) -> bool {
+        let TrainerConfig { eval_every, checkpoint_every, schedule, .. } = &self.config;
+        let stops = [*eval_every, *checkpoint_every].iter().any(|every| step.is_multiple_of(*every));
+        self.network.device().runs_ahead() && step < schedule.steps && !stops && !interrupt.requested()
     }
 
     /// Evaluates on fixed sets.
@@ -206,13 +258,20 @@ impl<D: Device> Trainer<D> {
             last = self.validate(validation)?;
         }
         while step < steps {
-            let begun = Instant::now();
-            let result = self.step(feed, step)?;
+            if self.queued.is_empty() {
+                self.queue(feed, step)?;
+            }
+            // One step ahead, so that neither reading batches nor starting work keeps the device waiting. What goes wrong
+            // with that step is said after this one has been accounted for.
+            let ahead = match self.queued.len() < 2 && self.may_run_ahead(step + 1, interrupt) {
+                true => self.queue(feed, step + 1),
+                false => Ok(()),
+            };
+            let result = self.finish(feed)?;
             step += 1;
-            let seconds = begun.elapsed().as_secs_f64();
-            let speed = result.tokens as f64 / seconds;
+            let speed = result.tokens as f64 / result.seconds;
             progress.tokens += result.tokens;
-            progress.seconds += seconds;
+            progress.seconds += result.seconds;
             let mut row = MetricsRow {
                 step,
                 stage: self.config.stage,
@@ -244,7 +303,12 @@ impl<D: Device> Trainer<D> {
             }
             metrics.append(&row)?;
             observer.step(&row, steps);
-            let stop = interrupt.requested() && step < steps;
+            if let Some(note) = self.network.device().take_note() {
+                observer.note(&note);
+            }
+            ahead?;
+            // What is queued is part of the run: it is finished first.
+            let stop = interrupt.requested() && step < steps && self.queued.is_empty();
             if step.is_multiple_of(self.config.checkpoint_every) || step == steps || stop {
                 metrics.sync()?;
                 snapshot::save(store, step, &progress, &self.network.parameters, &self.optimizer)?;
@@ -311,6 +375,8 @@ pub struct StepResult {
     pub tokens: u64,
     /// Learning rate.
     pub lr: f64,
+    /// From the end of the step before, or from this one's beginning if that was later, to its end.
+    pub seconds: f64,
 }
 
 /// Lines that differ between two canonical settings.

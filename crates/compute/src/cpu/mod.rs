@@ -540,7 +540,15 @@ impl Device for CpuDevice {
     }
 
     fn clear_tally(&self, tally: &mut HostTally) {
-        *tally = HostTally::default();
+        tally.clear();
+    }
+
+    fn post_tally(&self, tally: &mut HostTally) {
+        tally.post();
+    }
+
+    fn collect_tally(&self, tally: &mut HostTally) -> StepTotals {
+        tally.collect()
     }
 
     fn read_tally(&self, tally: &HostTally) -> StepTotals {

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::attend::{self, Plans};
 use super::buffer::{CudaBuffer, CudaMatrix, Memory, f32_values, little_endian};
-use super::driver::{Address, Argument, Driver, Kernel, Launch, Matmul};
+use super::driver::{Address, Argument, Driver, GraphDriver, Kernel, Launch, Matmul};
 use super::kernels::Family;
+use super::recorder::Recorder;
 use super::scratch::{Carver, measure};
 use super::step::{self, CudaTally};
 use super::{elementwise, fp8, head, linear, norm, optimizer, qkv, quantized};
@@ -22,6 +23,8 @@ const RESULT_BYTES: usize = 256;
 /// An NVIDIA GPU as a [`Device`].
 pub struct CudaDevice {
     driver: Arc<dyn Driver>,
+    /// The same.
+    recorder: Arc<Recorder>,
     scratch: Mutex<Option<Memory>>,
     plans: Mutex<Plans>,
     results: Mutex<Memory>,
@@ -34,12 +37,23 @@ impl CudaDevice {
     ///
     /// # Errors
     /// The memory for small results cannot be had.
-    pub fn new(driver: Arc<dyn Driver>) -> Result<Self, ComputeError> {
+    pub fn new(driver: Arc<dyn GraphDriver>) -> Result<Self, ComputeError> {
+        Self::with_graphs(driver, true)
+    }
+
+    /// The same, with or without starting recurring work as CUDA graphs. Results are the same.
+    ///
+    /// # Errors
+    /// As [`CudaDevice::new`].
+    pub fn with_graphs(driver: Arc<dyn GraphDriver>, graphs: bool) -> Result<Self, ComputeError> {
+        let recorder = Arc::new(Recorder::new(driver, graphs));
+        let driver: Arc<dyn Driver> = recorder.clone();
         let results = Memory::new(&driver, "results", RESULT_BYTES)?;
         let allocated = AtomicU64::new(RESULT_BYTES as u64);
         let results = Mutex::new(results);
         let (scratch, plans) = (Mutex::new(None), Mutex::new(Plans::new()));
-        Ok(CudaDevice { driver, scratch, plans, results, allocated, allocated_on_host: AtomicU64::new(0) })
+        let allocated_on_host = AtomicU64::new(0);
+        Ok(CudaDevice { driver, recorder, scratch, plans, results, allocated, allocated_on_host })
     }
 
     /// Memory of the device's own.
@@ -193,6 +207,27 @@ impl Device for CudaDevice {
 
     fn allocated_host_bytes(&self) -> u64 {
         self.allocated_on_host.load(Ordering::Relaxed)
+    }
+
+    fn runs_ahead(&self) -> bool {
+        true
+    }
+
+    fn together<R>(&self, operations: impl FnOnce() -> R) -> R {
+        /// Ends the listing also where an operation panics.
+        struct Listing<'a>(&'a Recorder);
+        impl Drop for Listing<'_> {
+            fn drop(&mut self) {
+                self.0.end();
+            }
+        }
+        self.recorder.begin();
+        let _listing = Listing(&self.recorder);
+        operations()
+    }
+
+    fn take_note(&self) -> Option<String> {
+        self.recorder.take_note()
     }
 
     fn check(&self) -> Result<(), ComputeError> {
@@ -482,11 +517,19 @@ impl Device for CudaDevice {
     }
 
     fn tally_bytes(&self) -> u64 {
-        step::TALLY_BYTES as u64
+        step::WHOLE_TALLY_BYTES as u64
     }
 
     fn clear_tally(&self, tally: &mut CudaTally) {
         self.driver.zero(tally.address(), step::TALLY_BYTES);
+    }
+
+    fn post_tally(&self, tally: &mut CudaTally) {
+        tally.post(self);
+    }
+
+    fn collect_tally(&self, tally: &mut CudaTally) -> StepTotals {
+        tally.collect(self)
     }
 
     fn read_tally(&self, tally: &CudaTally) -> StepTotals {

@@ -5,6 +5,7 @@
 //! cannot tell them apart. Work is ordered on one stream. Calls that start work return nothing: the first error is kept,
 //! every call after it does nothing, and [`Driver::check`] tells.
 
+use super::calls::Calls;
 use super::kernels::Family;
 use crate::device::DeviceInfo;
 use crate::dtype::DType;
@@ -109,7 +110,7 @@ impl From<f32> for Argument {
 }
 
 /// A matrix of a product, row-major.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operand {
     /// Of the first element.
     pub address: Address,
@@ -122,7 +123,7 @@ pub struct Operand {
 }
 
 /// `c = beta c + a b (+ bias)`, accumulated in f32.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Matmul {
     /// Rows of `a` and `c`.
     pub m: usize,
@@ -143,7 +144,7 @@ pub struct Matmul {
 }
 
 /// A matrix of 8-bit codes, row-major without gaps; each code times `scale` is an element.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fp8Operand {
     /// Of the first code.
     pub address: Address,
@@ -154,7 +155,7 @@ pub struct Fp8Operand {
 }
 
 /// `c = beta c + a bᵀ (+ bias)` of 8-bit operands, accumulated in f32: the one layout in which every GPU has it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Fp8Matmul {
     /// Rows of `a` and `c`.
     pub m: usize,
@@ -173,6 +174,13 @@ pub struct Fp8Matmul {
     /// f32 `[n]`, added to every row; it is rounded to bf16 first.
     pub bias: Option<Address>,
 }
+
+/// Bytes on their way to the host, see [`Driver::post`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Post(pub u64);
+
+/// Most bytes of a post.
+pub const MOST_POSTED: usize = 256;
 
 /// A GPU, or what stands in for one.
 pub trait Driver: Send + Sync {
@@ -203,6 +211,11 @@ pub trait Driver: Send + Sync {
     fn upload(&self, to: Address, bytes: &[u8]);
     /// Copies to the host, after everything before; waits.
     fn download(&self, from: Address, bytes: &mut [u8]);
+    /// Starts copying up to [`MOST_POSTED`] bytes to the host, after everything before; waits for nothing.
+    fn post(&self, from: Address, bytes: usize) -> Post;
+    /// What a post brought: waits for it, and for nothing that was started after it. Leaves `bytes`, as many as were
+    /// posted, as they are after an error.
+    fn collect(&self, post: Post, bytes: &mut [u8]);
     /// Copies on the device; the ranges must not overlap.
     fn copy(&self, from: Address, to: Address, bytes: usize);
     /// Sets bytes to zero.
@@ -214,6 +227,8 @@ pub trait Driver: Send + Sync {
     /// Starts a product without bias that also writes the sum of each row of `a`, f32 `[m]`, to `sums`, overwriting. Where
     /// there is no such product nothing is started, and the result is false: a function of shapes, types and alignments.
     fn matmul_with_row_sums(&self, matmul: &Matmul, sums: Address) -> bool;
+    /// Whether there is such a product; `None` where only starting it tells, because it has not been met before.
+    fn knows_row_sums(&self, matmul: &Matmul) -> Option<bool>;
     /// Whether there are products of 8-bit floating-point numbers: from compute capability 8.9 on.
     fn has_fp8(&self) -> bool;
     /// Starts one.
@@ -225,4 +240,27 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// That error, at every call from then on.
     fn check(&self) -> Result<(), ComputeError>;
+}
+
+/// Work that [`GraphDriver::build`] has put together.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Graph(pub u64);
+
+/// A [`Driver`] that can start many calls as one.
+pub trait GraphDriver: Driver {
+    /// Makes a graph of calls, none of them an upload; starts nothing. `None` where it cannot be made at this moment,
+    /// because something would have to be tried or waited for first: the calls are to be made one by one this time.
+    ///
+    /// # Errors
+    /// Why there can be no graphs here. Nothing else is affected: it is not an error of the driver's.
+    fn build(&self, calls: &Calls) -> Result<Option<Graph>, String>;
+    /// Gives launch `i` of a graph's calls other arguments from its next start on.
+    ///
+    /// # Errors
+    /// Why that is not possible; the graph can no longer be used.
+    fn change(&self, graph: &Graph, i: usize, arguments: &[Argument]) -> Result<(), String>;
+    /// Starts all of a graph's calls, in the order of everything else.
+    fn start(&self, graph: &Graph);
+    /// Gives a graph back; starts that are under way are not affected.
+    fn discard(&self, graph: Graph);
 }

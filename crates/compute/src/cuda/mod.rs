@@ -8,6 +8,7 @@ macro_rules! arguments {
 mod attend;
 pub mod attention;
 mod buffer;
+pub mod calls;
 mod device;
 pub mod driver;
 mod elementwise;
@@ -22,6 +23,7 @@ pub mod planned;
 pub mod probe;
 mod qkv;
 mod quantized;
+mod recorder;
 mod scratch;
 #[cfg(any(test, feature = "simulator"))]
 pub mod simulator;

@@ -5,7 +5,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::driver::{Address, Driver, Fp8Matmul, Kernel, Launch, Matmul};
+use super::calls::Calls;
+use super::driver::{Address, Argument, Driver, Fp8Matmul, Graph, GraphDriver, Kernel, Launch, Matmul, Post};
 use crate::device::DeviceInfo;
 use crate::error::ComputeError;
 
@@ -71,16 +72,28 @@ impl Driver for PlannedGpu {
         bytes.fill(0);
     }
 
+    fn post(&self, _: Address, _: usize) -> Post {
+        Post(0)
+    }
+
+    fn collect(&self, _: Post, bytes: &mut [u8]) {
+        self.download(Address::NULL, bytes);
+    }
+
     fn copy(&self, _: Address, _: Address, _: usize) {}
 
     fn zero(&self, _: Address, _: usize) {}
 
-    fn launch(&self, _: Kernel, _: Launch, _: &[super::driver::Argument]) {}
+    fn launch(&self, _: Kernel, _: Launch, _: &[Argument]) {}
 
     fn matmul(&self, _: &Matmul) {}
 
     fn matmul_with_row_sums(&self, _: &Matmul, _: Address) -> bool {
         true
+    }
+
+    fn knows_row_sums(&self, _: &Matmul) -> Option<bool> {
+        Some(true)
     }
 
     fn has_fp8(&self) -> bool {
@@ -100,6 +113,21 @@ impl Driver for PlannedGpu {
             }),
         }
     }
+}
+
+/// It makes no graphs: nothing is to be started.
+impl GraphDriver for PlannedGpu {
+    fn build(&self, _: &Calls) -> Result<Option<Graph>, String> {
+        Ok(None)
+    }
+
+    fn change(&self, _: &Graph, _: usize, _: &[Argument]) -> Result<(), String> {
+        Err("a planned GPU has no graphs".into())
+    }
+
+    fn start(&self, _: &Graph) {}
+
+    fn discard(&self, _: Graph) {}
 }
 
 #[cfg(test)]

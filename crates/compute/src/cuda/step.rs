@@ -1,9 +1,11 @@
 //! A step without waiting: losses and the gradient's norm stay on the GPU, decide there, and are read once at the end; one
 //! launch updates every AdamW parameter. The host side of `tally.cu` and `tensors.cu`.
 
+use std::collections::VecDeque;
+
 use super::buffer::{CudaBuffer, CudaMatrix, Memory};
 use super::device::CudaDevice;
-use super::driver::{Address, Launch};
+use super::driver::{Address, Launch, Post};
 use super::fp8;
 use super::kernels::Family;
 use super::optimizer::adamw_factors;
@@ -14,19 +16,34 @@ use crate::error::ComputeError;
 use crate::moments::MomentFormat;
 use crate::stochastic;
 
-/// Bytes of `struct Tally`.
+/// Bytes of `struct Tally` that belong to one step; what follows outlives it.
 pub(super) const TALLY_BYTES: usize = 48;
+/// Bytes of `struct Tally`.
+pub(super) const WHOLE_TALLY_BYTES: usize = TALLY_BYTES + 8;
 
-/// A step's totals on the GPU.
-pub struct CudaTally(Memory);
+/// A step's totals on the GPU, and those of earlier steps on their way to the host.
+pub struct CudaTally {
+    memory: Memory,
+    posted: VecDeque<Post>,
+}
 
 impl CudaTally {
     pub(super) fn new(device: &CudaDevice) -> Result<Self, ComputeError> {
-        Ok(CudaTally(device.memory("a step's totals", TALLY_BYTES)?))
+        Ok(CudaTally { memory: device.memory("a step's totals", WHOLE_TALLY_BYTES)?, posted: VecDeque::new() })
     }
 
     pub(super) fn address(&self) -> Address {
-        self.0.address()
+        self.memory.address()
+    }
+
+    pub(super) fn post(&mut self, device: &CudaDevice) {
+        self.posted.push_back(device.driver().post(self.address(), TALLY_BYTES));
+    }
+
+    pub(super) fn collect(&mut self, device: &CudaDevice) -> StepTotals {
+        let mut bytes = [0; TALLY_BYTES];
+        device.driver().collect(self.posted.pop_front().expect("totals that were posted"), &mut bytes);
+        totals(&bytes)
     }
 }
 
@@ -34,6 +51,10 @@ impl CudaTally {
 pub(super) fn read(device: &CudaDevice, tally: Address) -> StepTotals {
     let mut bytes = [0; TALLY_BYTES];
     device.driver().download(tally, &mut bytes);
+    totals(&bytes)
+}
+
+fn totals(bytes: &[u8; TALLY_BYTES]) -> StepTotals {
     let [loss, weight, counted, correct, norm, _] = *bytes.as_chunks::<8>().0 else { unreachable!("48 bytes") };
     let head = HeadResult {
         weighted_loss: f64::from_le_bytes(loss),

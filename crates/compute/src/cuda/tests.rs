@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::driver::{Address, Launch};
+use super::driver::{Address, Driver as _, Launch};
 use super::kernels::Family;
 use super::simulator::Simulator;
 use super::simulator::mutation::assert_each_is_needed;
@@ -200,4 +200,55 @@ fn after_an_error_the_device_does_nothing_and_says_why() {
     device.fill_zero(&mut x);
     assert!(device.sum_of_squares(&x) == 0.0, "nothing was computed");
     assert!(matches!(device.allocate("y", DType::F32, 1), Err(ComputeError::Gpu { .. })));
+}
+
+/// Ten times the same small thing, as one.
+fn ten_zeros(device: &CudaDevice, buffer: &mut CudaBuffer) {
+    device.together(|| (0..10).for_each(|_| device.fill_zero(buffer)));
+}
+
+#[test]
+fn graphs_that_are_long_unused_are_given_back_and_all_in_the_end() {
+    let Some(simulator) = Simulator::for_test(7) else { return };
+    let device = CudaDevice::new(simulator.clone()).unwrap();
+    let mut buffers: Vec<CudaBuffer> = (1..=40).map(|len| device.allocate("x", DType::F32, len).unwrap()).collect();
+    for _ in 0..2 {
+        buffers.iter_mut().for_each(|buffer| ten_zeros(&device, buffer));
+    }
+    assert_eq!(simulator.graphs(), (40, 32, 40));
+    // The first were given back, the last are there.
+    ten_zeros(&device, &mut buffers[39]);
+    assert_eq!(simulator.graphs(), (40, 32, 41));
+    ten_zeros(&device, &mut buffers[0]);
+    assert_eq!(simulator.graphs(), (41, 32, 42));
+    drop(buffers);
+    drop(device);
+    assert_eq!(simulator.graphs().1, 0);
+    simulator.check().unwrap();
+}
+
+/// Inside of others, on other threads, and where one panics: everything is started by the end, in its order.
+#[test]
+fn work_that_is_listed_is_started_whatever_happens() {
+    let Some(device) = device(8) else { return };
+    let mut x = device.allocate("x", DType::F32, 4).unwrap();
+    let mut y = device.allocate("y", DType::F32, 4).unwrap();
+    device.together(|| {
+        device.write_f32(&mut x, 0, &[1.0; 4]);
+        device.together(|| device.copy(&x, 4, &mut y));
+        std::thread::scope(|scope| scope.spawn(|| device.write_f32(&mut x, 1, &[2.0])).join().unwrap());
+        device.copy(&x, 2, &mut y);
+    });
+    let read = |buffer: &CudaBuffer| -> Vec<f32> { super::buffer::f32_values(&buffer.download(0, 4)).collect() };
+    assert_eq!((read(&x), read(&y)), (vec![1.0, 2.0, 1.0, 1.0], vec![1.0, 2.0, 1.0, 1.0]));
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        device.together(|| {
+            device.write_f32(&mut x, 0, &[3.0]);
+            panic!("on purpose");
+        });
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(read(&x), [3.0, 2.0, 1.0, 1.0]);
+    device.write_f32(&mut x, 0, &[4.0]);
+    assert_eq!(read(&x), [4.0, 2.0, 1.0, 1.0]);
 }

@@ -337,6 +337,12 @@ impl Device for Tracer {
 
     fn clear_tally(&self, (): &mut ()) {}
 
+    fn post_tally(&self, (): &mut ()) {}
+
+    fn collect_tally(&self, (): &mut ()) -> StepTotals {
+        StepTotals::default()
+    }
+
     fn read_tally(&self, (): &()) -> StepTotals {
         StepTotals::default()
     }

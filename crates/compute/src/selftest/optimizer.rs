@@ -37,6 +37,7 @@ pub(super) fn run<D: Device>(trial: &mut Trial<'_, D>) {
         }
         tallied_heads(trial, dtype);
     }
+    later_steps(trial);
 }
 
 fn adamw_steps<D: Device>(trial: &mut Trial<'_, D>, len: usize) {
@@ -212,6 +213,41 @@ fn step<D: Device>(
     let muon = [stage.read(&muon_weight), stage.read(&momentum)];
     let [muon_weight, momentum] = muon;
     Ok(vec![vec![totals.gradient_norm], all(&w), all(&m), all(&v), vec![differing], muon_weight, momentum])
+}
+
+/// A step that was refused lets no later one update, and totals arrive in the order in which they were posted.
+fn later_steps<D: Device>(trial: &mut Trial<'_, D>) {
+    let len = 33;
+    let weight = trial.random.normal(DType::F32, len, 1.0);
+    let good = trial.random.normal(DType::F32, len, 0.5);
+    let mut bad = good.clone();
+    bad[7] = f32::NAN;
+    let norm = good.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    let expected = vec![
+        Expected::new("norms", vec![norm, f64::NAN, norm, 0.0], Tolerance::F32),
+        Expected::new("weights changed", vec![len as f64, 0.0, 0.0], Tolerance::EXACT),
+    ];
+    trial.case("post_tally", "three steps, the second refused".into(), expected, |stage| {
+        let (good, bad) = (stage.whole(&good)?, stage.whole(&bad)?);
+        let (mut weight, mut first, mut second) =
+            (stage.whole(&weight)?, stage.whole(&vec![0.0; len])?, stage.whole(&vec![0.0; len])?);
+        let mut tally = stage.0.allocate_tally()?;
+        let mut changed = Vec::new();
+        for gradient in [&good, &bad, &good] {
+            let before = stage.read(&weight);
+            stage.0.clear_tally(&mut tally);
+            stage.0.clip(&[gradient], 1.0, &mut tally);
+            let moments = [&mut first, &mut second];
+            let tensor =
+                AdamWTensor { weight: &mut weight, matrix: None, gradient, moments, weight_decay: 0.1, seed: 1 };
+            stage.0.adamw_all(&ADAMW, vec![tensor], &tally);
+            stage.0.post_tally(&mut tally);
+            changed.push(stage.read(&weight).iter().zip(before).filter(|(now, before)| *now != before).count() as f64);
+        }
+        stage.0.clear_tally(&mut tally);
+        stage.0.post_tally(&mut tally);
+        Ok(vec![(0..4).map(|_| stage.0.collect_tally(&mut tally).gradient_norm).collect(), changed])
+    });
 }
 
 /// A tally adds up what the heads of its step report, and forgets it when cleared.

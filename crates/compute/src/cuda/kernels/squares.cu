@@ -94,6 +94,8 @@ extern "C" __global__ __launch_bounds__(THREADS) void clip(
     if (threadIdx.x == 0) {
         tally->gradient_norm = norm;
         tally->scale = max_norm > 0.0f && norm > double(max_norm) ? float(double(max_norm) / norm) : 1.0f;
-        tally->update = is_finite(norm) && is_finite(tally->weighted_loss);
+        bool good = is_finite(norm) && is_finite(tally->weighted_loss) && !tally->refused;
+        tally->update = good;
+        tally->refused = !good;
     }
 }

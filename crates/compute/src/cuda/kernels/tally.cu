@@ -9,6 +9,8 @@ struct Tally {
     double gradient_norm;
     float scale;
     u32 update;
+    // Whether any step was refused: no later one may change anything either. Clearing a tally ends before this.
+    u32 refused, unused;
 };
 
 // For updates whose gradients were not clipped, `tally` is null.

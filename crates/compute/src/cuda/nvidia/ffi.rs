@@ -7,7 +7,7 @@
 
 #![allow(non_snake_case)] // The functions have the names that NVIDIA's documentation has.
 
-use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 
 use cudarc::cublaslt::sys as lt;
 use cudarc::driver::sys as cu;
@@ -89,6 +89,17 @@ functions! {
         cuEventSynchronize(cu::CUevent);
         cuEventElapsedTime(*mut f32, cu::CUevent, cu::CUevent);
         cuEventDestroy_v2(cu::CUevent);
+        cuStreamBeginCapture_v2(cu::CUstream, cu::CUstreamCaptureMode);
+        cuStreamEndCapture(cu::CUstream, *mut cu::CUgraph);
+        cuStreamGetCaptureInfo_v2(
+            cu::CUstream, *mut cu::CUstreamCaptureStatus, *mut cu::cuuint64_t, *mut cu::CUgraph,
+            *mut *const cu::CUgraphNode, *mut usize,
+        );
+        cuGraphInstantiateWithFlags(*mut cu::CUgraphExec, cu::CUgraph, c_ulonglong);
+        cuGraphExecKernelNodeSetParams_v2(cu::CUgraphExec, cu::CUgraphNode, *const cu::CUDA_KERNEL_NODE_PARAMS);
+        cuGraphLaunch(cu::CUgraphExec, cu::CUstream);
+        cuGraphExecDestroy(cu::CUgraphExec);
+        cuGraphDestroy(cu::CUgraph);
         cuModuleLoadData(*mut cu::CUmodule, *const c_void);
         cuModuleUnload(cu::CUmodule);
         cuModuleGetFunction(*mut cu::CUfunction, cu::CUmodule, *const c_char);

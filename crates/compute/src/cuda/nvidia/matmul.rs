@@ -177,6 +177,12 @@ impl Products {
         Ok(true)
     }
 
+    /// Whether a product has been met before, and whether it can be done; `None` where that is to be tried and timed first.
+    pub(super) fn known(&self, product: &Product) -> Option<bool> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.plans.get(product).map(Option::is_some)
+    }
+
     /// The ways of doing a product, the best first. In all of those that end in bf16 the bias is rounded to bf16, added to
     /// the sum in f32, and the result rounded: bits do not depend on which of them a library has. (The other order, a
     /// product that is rounded and a bias added behind, would round the larger of the two numbers twice.)

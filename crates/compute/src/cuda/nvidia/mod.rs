@@ -3,22 +3,22 @@
 //! - [`search`] and `libraries`: which files, where, and what to tell a person where there are none
 //! - `ffi`: their functions
 //! - `session`: the context, the one stream, the first error
-//! - `memory`, `staging`: allocation; copies through pinned memory
+//! - `memory`, `staging`, `posts`: allocation; copies through pinned memory; results that are waited for alone
 //! - [`compiler`], [`report`], `cache`, `modules`: kernels from text to a loaded function
 //! - `product`, `matmul`, `algorithms`: products, and why they repeat
-//!
-//! There is no CUDA graph: a step's launches are enqueued one by one, ahead of the GPU. Where the profile of a small model
-//! shows the GPU waiting for the host, `NvidiaDriver::launch` and `matmul` are the two places that would be captured.
+//! - `graphs`: many calls captured, and started as one
 
 mod algorithms;
 mod cache;
 pub mod compiler;
 pub mod error;
 mod ffi;
+mod graphs;
 mod libraries;
 mod matmul;
 mod memory;
 mod modules;
+mod posts;
 mod product;
 pub mod report;
 pub mod search;
@@ -34,15 +34,17 @@ use cudarc::driver::sys as cu;
 use self::algorithms::Choices;
 use self::compiler::Compiler;
 use self::error::CudaError;
+use self::graphs::Graphs;
 use self::libraries::{DriverLibrary, Opened, open_cublaslt, open_driver};
 use self::matmul::{Kernels, MatmulSettings, Products};
 use self::memory::Memory;
 use self::modules::Modules;
+use self::posts::Posts;
 use self::product::{Job, Product};
 use self::search::Surroundings;
 use self::session::Session;
 use self::staging::Staging;
-use super::driver::{Address, Argument, Driver, Fp8Matmul, Kernel, Launch, Matmul, Operand};
+use super::driver::{Address, Argument, Driver, Fp8Matmul, Kernel, Launch, Matmul, Operand, Post};
 use super::kernels::Family;
 use crate::device::DeviceInfo;
 use crate::dtype::DType;
@@ -68,6 +70,8 @@ pub struct NvidiaDriver {
     session: Session,
     memory: Memory,
     staging: Staging,
+    posts: Posts,
+    graphs: Graphs,
     modules: Modules,
     products: Products,
     multiprocessors: usize,
@@ -110,7 +114,8 @@ impl NvidiaDriver {
             Choices::open(choices),
         )?;
         let staging = Staging::new(&session)?;
-        Ok(NvidiaDriver { session, memory, staging, modules, products, multiprocessors, shared_limit })
+        let (posts, graphs) = (Posts::default(), Graphs::default());
+        Ok(NvidiaDriver { session, memory, staging, posts, graphs, modules, products, multiprocessors, shared_limit })
     }
 
     /// Does something on the stream unless an error has happened, and keeps the error that happens.
@@ -122,7 +127,7 @@ impl NvidiaDriver {
         self.session.keep(what())
     }
 
-    fn start(&self, kernel: Kernel, launch: Launch, arguments: &[Argument]) -> Result<(), CudaError> {
+    fn launch_now(&self, kernel: Kernel, launch: Launch, arguments: &[Argument]) -> Result<(), CudaError> {
         let function = self.modules.function(&self.session, kernel, launch.shared_bytes)?;
         let mut pointers: Vec<*mut c_void> = arguments.iter().map(pointer_to).collect();
         let ([gx, gy, gz], [bx, by, bz]) = (launch.grid, launch.block);
@@ -153,7 +158,8 @@ impl NvidiaDriver {
     fn round_bias(&self, bias: Address, n: usize, to: Address) -> Result<(), CudaError> {
         let kernel = bias_kernel(DType::Bf16, "round_bias");
         let n = narrow(n)?;
-        self.start(kernel, Launch::linear(n.div_ceil(BIAS_THREADS), BIAS_THREADS), &[to.into(), bias.into(), n.into()])
+        let launch = Launch::linear(n.div_ceil(BIAS_THREADS), BIAS_THREADS);
+        self.launch_now(kernel, launch, &[to.into(), bias.into(), n.into()])
     }
 
     /// Adds a bias to every row of a result, or puts it there.
@@ -163,18 +169,37 @@ impl NvidiaDriver {
         let launch = Launch { grid: [narrow(m)?, 1, 1], block: [BIAS_THREADS, 1, 1], shared_bytes: 0 };
         let (n, stride, shorten) = (narrow(n)?, c.row_stride as u64, c.dtype == DType::Bf16 || job.product.is_fp8());
         let flags = [accumulate, shorten].map(|flag| Argument::U32(flag.into()));
-        self.start(kernel, launch, &[c.address.into(), job.extra.into(), n.into(), stride.into(), flags[0], flags[1]])
+        self.launch_now(
+            kernel,
+            launch,
+            &[c.address.into(), job.extra.into(), n.into(), stride.into(), flags[0], flags[1]],
+        )
     }
 
     /// Starts a product; whether there is one.
+    fn multiply_now(&self, job: &Job, c: &Operand) -> Result<bool, CudaError> {
+        let kernels = Kernels {
+            round_bias: &|to| self.round_bias(job.extra, job.product.n, to),
+            put_bias: &|| self.put_bias(c, job),
+        };
+        self.products.run(&self.session, &self.memory, job, &kernels)
+    }
+
     fn multiply(&self, job: &Job, c: &Operand) -> Option<bool> {
-        self.attempt(|| {
-            let kernels = Kernels {
-                round_bias: &|to| self.round_bias(job.extra, job.product.n, to),
-                put_bias: &|| self.put_bias(c, job),
-            };
-            self.products.run(&self.session, &self.memory, job, &kernels)
-        })
+        self.attempt(|| self.multiply_now(job, c))
+    }
+
+    fn copy_now(&self, from: Address, to: Address, bytes: usize) -> Result<(), CudaError> {
+        // SAFETY: ranges of the device's memory that the caller vouches for.
+        let status =
+            unsafe { (self.session.library.cuda.cuMemcpyDtoDAsync_v2)(to.0, from.0, bytes, self.session.stream) };
+        self.session.result("cuMemcpyDtoDAsync", status)
+    }
+
+    fn zero_now(&self, at: Address, bytes: usize) -> Result<(), CudaError> {
+        // SAFETY: a range of the device's memory that the caller vouches for.
+        let status = unsafe { (self.session.library.cuda.cuMemsetD8Async)(at.0, 0, bytes, self.session.stream) };
+        self.session.result("cuMemsetD8Async", status)
     }
 }
 
@@ -266,31 +291,32 @@ impl Driver for NvidiaDriver {
         self.attempt(|| self.staging.download(&self.session, from, bytes));
     }
 
+    fn post(&self, from: Address, bytes: usize) -> Post {
+        self.attempt(|| self.posts.post(&self.session, from, bytes)).unwrap_or(posts::FAILED)
+    }
+
+    fn collect(&self, post: Post, bytes: &mut [u8]) {
+        if post != posts::FAILED {
+            self.attempt(|| self.posts.collect(&self.session, &post, bytes));
+        }
+    }
+
     fn copy(&self, from: Address, to: Address, bytes: usize) {
         if bytes == 0 {
             return;
         }
-        self.attempt(|| {
-            // SAFETY: ranges of the device's memory that the caller vouches for.
-            let status =
-                unsafe { (self.session.library.cuda.cuMemcpyDtoDAsync_v2)(to.0, from.0, bytes, self.session.stream) };
-            self.session.result("cuMemcpyDtoDAsync", status)
-        });
+        self.attempt(|| self.copy_now(from, to, bytes));
     }
 
     fn zero(&self, at: Address, bytes: usize) {
         if bytes == 0 {
             return;
         }
-        self.attempt(|| {
-            // SAFETY: a range of the device's memory that the caller vouches for.
-            let status = unsafe { (self.session.library.cuda.cuMemsetD8Async)(at.0, 0, bytes, self.session.stream) };
-            self.session.result("cuMemsetD8Async", status)
-        });
+        self.attempt(|| self.zero_now(at, bytes));
     }
 
     fn launch(&self, kernel: Kernel, launch: Launch, arguments: &[Argument]) {
-        self.attempt(|| self.start(kernel, launch, arguments));
+        self.attempt(|| self.launch_now(kernel, launch, arguments));
     }
 
     fn matmul(&self, matmul: &Matmul) {
@@ -300,6 +326,10 @@ impl Driver for NvidiaDriver {
     fn matmul_with_row_sums(&self, matmul: &Matmul, sums: Address) -> bool {
         // After an error nothing is started in either case.
         self.multiply(&Job::with_row_sums(matmul, sums), &matmul.c).unwrap_or(true)
+    }
+
+    fn knows_row_sums(&self, matmul: &Matmul) -> Option<bool> {
+        self.products.known(&Job::with_row_sums(matmul, Address::NULL).product)
     }
 
     fn has_fp8(&self) -> bool {
@@ -324,9 +354,11 @@ impl Drop for NvidiaDriver {
         self.session.enter();
         // An error means that nothing runs any more: the parts can go in any case.
         let _ = self.session.synchronize();
+        self.graphs.destroy(&self.session);
         self.products.destroy(&self.session, &self.memory);
         self.modules.destroy(&self.session);
         self.staging.destroy(&self.session);
+        self.posts.destroy(&self.session);
         let _ = self.session.synchronize();
     }
 }

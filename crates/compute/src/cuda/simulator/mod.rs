@@ -16,7 +16,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::driver::{Address, Argument, Driver, Fp8Matmul, Kernel, Launch, Matmul};
+use super::calls::{Call, Calls};
+use super::driver::{
+    Address, Argument, Driver, Fp8Matmul, Graph, GraphDriver, Kernel, Launch, MOST_POSTED, Matmul, Post,
+};
 use super::kernels::{Family, is_listed};
 use crate::device::DeviceInfo;
 use crate::error::ComputeError;
@@ -41,6 +44,18 @@ pub struct Simulator {
     host_limit: AtomicU64,
     texts: HashMap<Family, String>,
     fp8: bool,
+    posts: Mutex<HashMap<u64, Vec<u8>>>,
+    graphs: Mutex<Graphs>,
+}
+
+/// Graphs are the calls that they were made of: a start makes those, whatever the caller has listed since.
+#[derive(Default)]
+struct Graphs {
+    made: u64,
+    started: u64,
+    live: HashMap<u64, Calls>,
+    /// Why the next one cannot be made.
+    refused: Option<String>,
 }
 
 impl Simulator {
@@ -59,6 +74,8 @@ impl Simulator {
             host_limit: AtomicU64::new(u64::MAX),
             texts: HashMap::new(),
             fp8: true,
+            posts: Mutex::default(),
+            graphs: Mutex::default(),
         })
     }
 
@@ -102,6 +119,21 @@ impl Simulator {
     /// Kernels started so far.
     pub fn launches(&self) -> u64 {
         self.launches.load(Ordering::Relaxed)
+    }
+
+    /// Graphs made, alive, and started so far.
+    pub fn graphs(&self) -> (u64, usize, u64) {
+        let graphs = self.lock_graphs();
+        (graphs.made, graphs.live.len(), graphs.started)
+    }
+
+    /// Refuses to make the next graph.
+    pub fn refuse_graphs(&self, reason: &str) {
+        self.lock_graphs().refused = Some(reason.into());
+    }
+
+    fn lock_graphs(&self) -> MutexGuard<'_, Graphs> {
+        self.graphs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -235,6 +267,21 @@ impl Driver for Simulator {
         });
     }
 
+    fn post(&self, from: Address, bytes: usize) -> Post {
+        assert!(bytes <= MOST_POSTED, "a post of {bytes} bytes");
+        let mut posted = vec![0; bytes];
+        self.download(from, &mut posted);
+        let mut posts = self.posts.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = posts.keys().max().map_or(0, |last| last + 1);
+        posts.insert(number, posted);
+        Post(number)
+    }
+
+    fn collect(&self, post: Post, bytes: &mut [u8]) {
+        let posted = self.posts.lock().unwrap_or_else(PoisonError::into_inner).remove(&post.0);
+        bytes.copy_from_slice(&posted.expect("a post that was not collected"));
+    }
+
     fn copy(&self, from: Address, to: Address, bytes: usize) {
         self.attempt("copy", || {
             self.memory().contains(from, bytes)?;
@@ -270,9 +317,8 @@ impl Driver for Simulator {
         });
     }
 
-    /// There are such products where the rows are a multiple of eight, so that both cases are met.
     fn matmul_with_row_sums(&self, matmul: &Matmul, sums: Address) -> bool {
-        if !matmul.m.is_multiple_of(8) {
+        if self.knows_row_sums(matmul) == Some(false) {
             return false;
         }
         self.attempt("matmul with row sums", || {
@@ -286,6 +332,11 @@ impl Driver for Simulator {
             Ok(())
         });
         true
+    }
+
+    /// There are such products where the rows are a multiple of eight, so that both cases are met.
+    fn knows_row_sums(&self, matmul: &Matmul) -> Option<bool> {
+        Some(matmul.m.is_multiple_of(8))
     }
 
     fn has_fp8(&self) -> bool {
@@ -325,5 +376,40 @@ impl Driver for Simulator {
             None => Ok(()),
             Some((doing, reason)) => Err(ComputeError::Gpu { doing: doing.clone(), reason: reason.clone() }),
         }
+    }
+}
+
+impl GraphDriver for Simulator {
+    fn build(&self, calls: &Calls) -> Result<Option<Graph>, String> {
+        let mut graphs = self.lock_graphs();
+        if let Some(reason) = graphs.refused.take() {
+            return Err(reason);
+        }
+        if calls.iter().any(|call| matches!(call, Call::Upload { .. })) {
+            return Err("an upload in a graph".into());
+        }
+        graphs.made += 1;
+        let number = graphs.made;
+        graphs.live.insert(number, calls.clone());
+        Ok(Some(Graph(number)))
+    }
+
+    fn change(&self, graph: &Graph, i: usize, arguments: &[Argument]) -> Result<(), String> {
+        let mut graphs = self.lock_graphs();
+        graphs.live.get_mut(&graph.0).ok_or("a graph that is gone")?.change(i, arguments);
+        Ok(())
+    }
+
+    fn start(&self, graph: &Graph) {
+        let calls = {
+            let mut graphs = self.lock_graphs();
+            graphs.started += 1;
+            graphs.live[&graph.0].clone()
+        };
+        calls.iter().for_each(|call| call.make(self));
+    }
+
+    fn discard(&self, graph: Graph) {
+        self.lock_graphs().live.remove(&graph.0).expect("a graph that is alive");
     }
 }

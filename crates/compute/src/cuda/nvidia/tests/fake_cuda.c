@@ -6,7 +6,9 @@ int fake_version = 12080, fake_init = 0, fake_devices = 1, fake_major = 8, fake_
 size_t fake_total = 1 << 28; // bytes of device memory
 int fake_fail = 0;           // the status of the next piece of work that is waited for
 size_t fake_used = 0, fake_pinned = 0;
-int fake_alive = 0; // streams, events, modules and contexts
+int fake_alive = 0; // streams, events, modules, contexts and graphs
+int fake_graphs = 0, fake_graph_starts = 0, fake_graph_changes = 0;
+int fake_capture = 0, fake_instantiate = 0, fake_change = 0; // the status of the end of a capture and of what follows
 int fake_launches = 0;
 unsigned fake_last_launch[7]; // grid, block, shared
 unsigned fake_last_values[4]; // first words of the first arguments of a kernel that is not known
@@ -26,8 +28,25 @@ static int broken = 0; // an error that a context does not recover from
 static void* context = &broken;
 static __thread void* current = NULL;
 
+// A graph is what was enqueued while it was captured.
+struct function;
+struct node { work run; void* data; size_t bytes; struct function* function; };
+struct graph { struct node nodes[64]; int count, alive; };
+static struct graph* capturing = NULL;
+static int spoiled = 0; // something was called that a capture does not allow
+static void add(struct graph* graph, work run, const void* data, size_t bytes, struct function* function) {
+    if (graph->count == 64) abort();
+    struct node node = {run, malloc(bytes + 1), bytes, function};
+    memcpy(node.data, data, bytes);
+    graph->nodes[graph->count++] = node;
+}
+
 static void enqueue(struct stream* stream, work run, const void* data, size_t bytes) {
     (void)stream;
+    if (capturing) {
+        add(capturing, run, data, bytes, NULL);
+        return;
+    }
     struct item* item = malloc(sizeof *item);
     item->run = run;
     item->data = malloc(bytes + 1);
@@ -55,6 +74,10 @@ static int drain(const int* until) {
 #define ENTER \
     if (current != context) return 201; \
     if (broken) return broken
+
+// Every such call that waits, allocates or loads.
+#define NOT_IN_CAPTURE \
+    if (capturing) return spoiled = 1, 900
 
 int cuDriverGetVersion(int* version) { return *version = fake_version, 0; }
 int cuInit(unsigned flags) { return flags ? 1 : fake_init; }
@@ -92,6 +115,7 @@ int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
     return 0;
 }
 static int allocate(uint64_t* address, size_t bytes) {
+    NOT_IN_CAPTURE;
     if (bytes == 0) return 1;
     if (bytes > fake_total - fake_used) return FAKE_ERROR_OUT_OF_MEMORY;
     // Its size in front of it; garbage in it.
@@ -110,7 +134,7 @@ static void release(void* data) {
 }
 int cuMemAlloc_v2(uint64_t* address, size_t bytes) { ENTER; return fake_pools ? 801 : allocate(address, bytes); }
 int cuMemAllocAsync(uint64_t* address, size_t bytes, struct stream* stream) { (void)stream; ENTER; return fake_pools ? allocate(address, bytes) : 801; }
-int cuMemFreeAsync(uint64_t address, struct stream* stream) { ENTER; return enqueue(stream, release, &address, sizeof address), 0; }
+int cuMemFreeAsync(uint64_t address, struct stream* stream) { ENTER; NOT_IN_CAPTURE; return enqueue(stream, release, &address, sizeof address), 0; }
 int cuMemFree_v2(uint64_t address) { ENTER; drain(NULL); return release(&address), broken; }
 int cuMemPoolSetAttribute(void* pool, unsigned attribute, void* value) { (void)pool; (void)value; return attribute == 4 ? 0 : 1; }
 int cuMemPoolGetAttribute(void* pool, unsigned attribute, void* value) {
@@ -120,7 +144,7 @@ int cuMemPoolGetAttribute(void* pool, unsigned attribute, void* value) {
     return attribute == 5 || attribute == 7 ? 0 : 1;
 }
 int cuMemPoolTrimTo(void* pool, size_t keep) { (void)pool; (void)keep; return drain(NULL); }
-int cuMemAllocHost_v2(void** memory, size_t bytes) { ENTER; fake_pinned++; return *memory = malloc(bytes), 0; }
+int cuMemAllocHost_v2(void** memory, size_t bytes) { ENTER; NOT_IN_CAPTURE; fake_pinned++; return *memory = malloc(bytes), 0; }
 int cuMemFreeHost(void* memory) { return fake_pinned--, free(memory), 0; }
 // Locked memory that the GPU sees: a limit of its own, garbage in it.
 size_t fake_lockable = 1 << 28;
@@ -159,7 +183,7 @@ int cuStreamCreate(struct stream** stream, unsigned flags) {
     fake_alive++;
     return *stream = &the_stream, 0;
 }
-int cuStreamSynchronize(struct stream* stream) { (void)stream; ENTER; return drain(NULL); }
+int cuStreamSynchronize(struct stream* stream) { (void)stream; ENTER; NOT_IN_CAPTURE; return drain(NULL); }
 int cuStreamDestroy_v2(struct stream* stream) { (void)stream; return fake_alive--, 0; }
 
 struct event { int passed; double at; int marks; };
@@ -171,11 +195,12 @@ static void pass(void* data) {
 int cuEventCreate(struct event** event, unsigned flags) { ENTER; (void)flags; fake_alive++; return *event = calloc(1, sizeof **event), 0; }
 int cuEventRecord(struct event* event, struct stream* stream) {
     ENTER;
+    NOT_IN_CAPTURE;
     event->passed = 0;
     event->marks++;
     return enqueue(stream, pass, &event, sizeof event), 0;
 }
-int cuEventSynchronize(struct event* event) { ENTER; return drain(&event->passed); }
+int cuEventSynchronize(struct event* event) { ENTER; NOT_IN_CAPTURE; return drain(&event->passed); }
 int cuEventElapsedTime(float* milliseconds, struct event* begin, struct event* end) {
     if (!begin->passed || !end->passed) return 600;
     return *milliseconds = (float)(end->at - begin->at), 0;
@@ -186,6 +211,7 @@ int cuEventDestroy_v2(struct event* event) { return fake_alive--, free(event), 0
 struct function { const char* module; char name[64]; int shared; };
 int cuModuleLoadData(char** module, const char* image) {
     ENTER;
+    NOT_IN_CAPTURE;
     if (strncmp(image, "FAKE ", 5)) return 200;
     return fake_alive++, *module = strdup(image), 0;
 }
@@ -223,6 +249,14 @@ static void bias(void* data) {
         }
     }
 }
+static int as_bias(struct function* f, unsigned gx, unsigned bx, void** arguments, struct bias* b) {
+    int round = !strcmp(f->name, "round_bias");
+    if (!round && strcmp(f->name, "put_bias")) return 0;
+    *b = (struct bias){*(char**)arguments[0], *(const float**)arguments[1], *(unsigned*)arguments[2], round ? 1 : gx,
+                       round ? 0 : *(uint64_t*)arguments[3], strstr(f->module, "#define STORAGE_BF16 1") != NULL, round,
+                       round ? 0 : *(unsigned*)arguments[4], round ? 0 : *(unsigned*)arguments[5]};
+    return round && gx * bx < b->width ? -1 : 1;
+}
 int cuLaunchKernel(struct function* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                    unsigned shared, struct stream* stream, void** arguments, void** extra) {
     ENTER;
@@ -230,15 +264,71 @@ int cuLaunchKernel(struct function* f, unsigned gx, unsigned gy, unsigned gz, un
     fake_launches++;
     unsigned launch[7] = {gx, gy, gz, bx, by, bz, shared};
     memcpy(fake_last_launch, launch, sizeof launch);
-    int round = !strcmp(f->name, "round_bias");
-    if (round || !strcmp(f->name, "put_bias")) {
-        struct bias b = {*(char**)arguments[0], *(const float**)arguments[1], *(unsigned*)arguments[2], round ? 1 : gx,
-                         round ? 0 : *(uint64_t*)arguments[3], strstr(f->module, "#define STORAGE_BF16 1") != NULL, round,
-                         round ? 0 : *(unsigned*)arguments[4], round ? 0 : *(unsigned*)arguments[5]};
-        if (round && gx * bx < b.width) return 1;
-        enqueue(stream, bias, &b, sizeof b);
-    } else {
-        for (int i = 0; i < 4; i++) fake_last_values[i] = *(unsigned*)arguments[i];
+    struct bias b;
+    int is_bias = as_bias(f, gx, bx, arguments, &b);
+    if (is_bias < 0) return 1;
+    if (is_bias && capturing) add(capturing, bias, &b, sizeof b, f);
+    else if (is_bias) enqueue(stream, bias, &b, sizeof b);
+    else for (int i = 0; i < 4; i++) fake_last_values[i] = *(unsigned*)arguments[i];
+    return 0;
+}
+
+int cuStreamBeginCapture_v2(struct stream* stream, unsigned mode) {
+    ENTER;
+    (void)stream;
+    if (capturing || mode != 1) return 1;
+    capturing = calloc(1, sizeof *capturing);
+    capturing->alive = 1;
+    return spoiled = 0;
+}
+int cuStreamEndCapture(struct stream* stream, struct graph** graph) {
+    (void)stream;
+    if (!capturing) return 1;
+    *graph = spoiled || fake_capture ? NULL : capturing;
+    if (*graph) fake_alive++;
+    capturing = NULL;
+    return *graph ? 0 : fake_capture ? fake_capture : 901;
+}
+int cuStreamGetCaptureInfo_v2(struct stream* stream, unsigned* status, uint64_t* id, struct graph** graph,
+                              struct node*** nodes, size_t* count) {
+    static struct node* latest;
+    (void)stream; (void)id;
+    *status = capturing != NULL;
+    if (!capturing) return 0;
+    latest = &capturing->nodes[capturing->count - 1];
+    return *graph = capturing, *nodes = &latest, *count = 1, 0;
+}
+struct executable { struct graph* of; struct graph own; };
+int cuGraphInstantiateWithFlags(struct executable** executable, struct graph* graph, unsigned long long flags) {
+    ENTER;
+    if (flags || fake_instantiate) return fake_instantiate ? fake_instantiate : 1;
+    *executable = calloc(1, sizeof **executable);
+    (*executable)->of = graph;
+    for (int i = 0; i < graph->count; i++) {
+        struct node* node = &graph->nodes[i];
+        add(&(*executable)->own, node->run, node->data, node->bytes, node->function);
+    }
+    return fake_graphs++, fake_alive++, 0;
+}
+// What has been started keeps the arguments that it was started with.
+int cuGraphLaunch(struct executable* executable, struct stream* stream) {
+    ENTER;
+    fake_graph_starts++;
+    for (int i = 0; i < executable->own.count; i++) {
+        struct node* node = &executable->own.nodes[i];
+        enqueue(stream, node->run, node->data, node->bytes);
     }
     return 0;
 }
+struct parameters { struct function* function; unsigned gx, gy, gz, bx, by, bz, shared; void **arguments, **extra; void *kernel, *context; };
+int cuGraphExecKernelNodeSetParams_v2(struct executable* executable, struct node* node, const struct parameters* p) {
+    ENTER;
+    long i = node - executable->of->nodes;
+    if (fake_change || !executable->of->alive || i < 0 || i >= executable->own.count) return fake_change ? fake_change : 1;
+    struct node* own = &executable->own.nodes[i];
+    if (own->function != p->function || p->extra || p->kernel || p->context) return 1;
+    fake_graph_changes++;
+    return as_bias(p->function, p->gx, p->bx, p->arguments, own->data) == 1 ? 0 : 1;
+}
+int cuGraphExecDestroy(struct executable* executable) { return fake_alive--, free(executable), 0; }
+int cuGraphDestroy(struct graph* graph) { return graph->alive = 0, fake_alive--, 0; }

@@ -3,6 +3,7 @@
 
 mod errors;
 mod fakes;
+mod graphs;
 mod products;
 
 use self::fakes::Machine;
