@@ -34,7 +34,7 @@ pub(super) fn run<D: Device>(trial: &mut Trial<'_, D>) {
         in_bf16(trial, &gradient, &m, &v);
         in_8_bits(trial, "", &gradient, &m, &v);
     }
-    for (name, gradient, m, v) in awkward() {
+    for (name, [gradient, m, v]) in awkward() {
         in_8_bits(trial, name, &gradient, &m, &v);
     }
     for (row_blocks, columns) in [(&[48, 16, 16][..], 33), (&[17], 64)] {
@@ -53,7 +53,7 @@ fn operands<D: Device>(trial: &mut Trial<'_, D>, len: usize) -> (Vec<f32>, Vec<f
 }
 
 /// Blocks in which something is extreme; in most of them nothing has happened before.
-fn awkward() -> Vec<(&'static str, Vec<f32>, Vec<f32>, Vec<f32>)> {
+fn awkward() -> Vec<(&'static str, [Vec<f32>; 3])> {
     let len = 200;
     let zeros = || vec![0.0; len];
     let all = |x: f32| (0..len).map(|i| if i % 3 == 0 { -x } else { x }).collect::<Vec<f32>>();
@@ -62,13 +62,13 @@ fn awkward() -> Vec<(&'static str, Vec<f32>, Vec<f32>, Vec<f32>)> {
     let mut sparse = zeros();
     sparse[130] = -0.25;
     vec![
-        ("zeros, ", zeros(), zeros(), zeros()),
-        ("an outlier, ", outlier, zeros(), zeros()),
-        ("one element, ", sparse, zeros(), zeros()),
-        ("tiny, ", all(1e-17), zeros(), zeros()),
-        ("denormal, ", all(3e-40), zeros(), zeros()),
-        ("huge, ", all(2e18), zeros(), zeros()),
-        ("no gradient any more, ", zeros(), all(0.1), all(0.02).iter().map(|x| x.abs()).collect()),
+        ("zeros, ", [zeros(), zeros(), zeros()]),
+        ("an outlier, ", [outlier, zeros(), zeros()]),
+        ("one element, ", [sparse, zeros(), zeros()]),
+        ("tiny, ", [all(1e-17), zeros(), zeros()]),
+        ("denormal, ", [all(3e-40), zeros(), zeros()]),
+        ("huge, ", [all(2e18), zeros(), zeros()]),
+        ("no gradient any more, ", [zeros(), all(0.1), all(0.02).iter().map(|x| x.abs()).collect()]),
     ]
 }
 
