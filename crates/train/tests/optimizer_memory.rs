@@ -211,7 +211,7 @@ fn resumes<D: Device>(device: &Arc<D>) {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let run = |name: &str, moments, place, stop: bool| {
-            let store = CheckpointStore::new(&dir.path().join(name), 9)?;
+            let store = CheckpointStore::new(dir.path().join(name), 9)?;
             let mut trainer = trainer(device, config(matrices, moments, rounding, place))?;
             let interrupt = Interrupt::default();
             if stop {
