@@ -220,7 +220,7 @@ pub struct Chat {
     /// Seed of the sampler
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Format of the weights in memory: fewer bits answer faster
+    /// Format of the weights in memory
     #[arg(long, value_enum, default_value_t = WeightsKind::Bf16)]
     pub weights: WeightsKind,
     /// Where to compute.
@@ -289,9 +289,9 @@ pub enum WeightsKind {
     F32,
     /// 16 bits a weight
     Bf16,
-    /// 8.5 bits a weight; no loss that shows
+    /// 8.5 bits a weight
     Q8,
-    /// 4.5 bits a weight; a little worse
+    /// 4.5 bits a weight
     Q4,
 }
 
