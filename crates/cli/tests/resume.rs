@@ -38,7 +38,16 @@ impl Running {
 
     /// Hears up to `count` steps and returns the number of the last.
     fn hear(&mut self, count: u64) -> Option<u64> {
-        (0..count).map_while(|_| self.lines.next()).map(|line| step_of(&line.unwrap())).last()
+        let mut heard = None;
+        for _ in 0..count {
+            // The first line of a stage tells of its memory.
+            let step = self.lines.by_ref().find_map(|line| step_of(&line.unwrap()));
+            if step.is_none() {
+                break;
+            }
+            heard = step;
+        }
+        heard
     }
 
     fn signal(&self, signal: Signal) {
@@ -52,9 +61,9 @@ impl Running {
     }
 }
 
-fn step_of(line: &str) -> u64 {
+fn step_of(line: &str) -> Option<u64> {
     let row: serde_json::Value = serde_json::from_str(line).unwrap();
-    row["step"].as_u64().unwrap()
+    row["step"].as_u64()
 }
 
 fn stderr(folder: &Path) -> String {

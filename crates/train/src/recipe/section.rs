@@ -177,7 +177,9 @@ impl<'a> Section<'a> {
             Some((_, value)) => Ok(Some(*value)),
             None => {
                 let names: Vec<_> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
-                Err(self.bad(key, format!("\"{found}\""), format!("use {}", names.join(" or "))))
+                let (last, others) = names.split_last().expect("a choice of something");
+                let either = if others.is_empty() { String::new() } else { format!("{} or ", others.join(", ")) };
+                Err(self.bad(key, format!("\"{found}\""), format!("use {either}{last}")))
             }
         }
     }

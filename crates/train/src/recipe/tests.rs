@@ -261,7 +261,7 @@ fn every_wrong_value_is_named_with_its_key_its_flag_and_a_remedy() {
         (SMALLEST, "pretrain.schedule=square", "pretrain.schedule", "\"square\"", "\"cosine\" or \"linear\""),
         (SMALLEST, "pretrain.optimizer=sgd", "pretrain.optimizer", "\"sgd\"", "\"adamw\" or \"muon\""),
         (SMALLEST, "pretrain.moments=16", "pretrain.moments", "16 (integer)", "text"),
-        (SMALLEST, "pretrain.moments=4bit", "pretrain.moments", "\"4bit\"", "\"f32\" or \"bf16\" or \"8bit\""),
+        (SMALLEST, "pretrain.moments=4bit", "pretrain.moments", "\"4bit\"", "\"f32\", \"bf16\" or \"8bit\""),
         (
             SMALLEST,
             "pretrain.weight_rounding=up",

@@ -200,14 +200,14 @@ fn scratch_is_reserved_for_the_widest_operand() {
     let shape = ScratchShape {
         dtype: DType::Bf16,
         matrices: MatrixFormat::Fp8,
-        tokens: 100,
+        tokens: 2_000,
         width: 8_192,
         vocab_size: 32,
         n_embd: 32,
         sequence: 100,
         n_head: 2,
         head_dim: 16,
-        training: false,
+        training: true,
     };
     let plain = ScratchShape { matrices: MatrixFormat::Bf16, ..shape };
     assert!(device.scratch_bytes(&shape) > device.scratch_bytes(&plain));
@@ -215,8 +215,8 @@ fn scratch_is_reserved_for_the_widest_operand() {
     let held = device.scratch_held();
     let mut matrix = device.allocate_matrix("w", MatrixFormat::Fp8, 16, 8_192, MatrixUse::Inference).unwrap();
     device.pack(&buffer(&device, DType::F32, &sample(16 * 8_192, 1)), &mut matrix);
-    let mut y = device.allocate("y", DType::Bf16, 1_600).unwrap();
-    device.linear(&buffer(&device, DType::Bf16, &sample(819_200, 1)), &matrix, None, 100, Out::Store(&mut y));
+    let mut y = device.allocate("y", DType::Bf16, 32_000).unwrap();
+    device.linear(&buffer(&device, DType::Bf16, &sample(2_000 * 8_192, 1)), &matrix, None, 2_000, Out::Store(&mut y));
     device.check().unwrap();
     assert_eq!(device.scratch_held(), held);
 }
