@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Everything that this project wants to know of a GPU, for a person who has one, in about ten minutes on a recent card:
+# Everything that this project wants to know of a GPU, for a person who has one, in a quarter of an hour on a recent card:
 #
 #     bench/gpu/run.sh                 all of it
-#     bench/gpu/run.sh selftest        one part: selftest, sanitizer, training, throughput, generation
+#     bench/gpu/run.sh selftest        one part: selftest, sanitizer, training, throughput, variants, generation, roofline
 #
 #   selftest     every kernel against its reference, and twice, to the bit
 #   sanitizer    compute-sanitizer's memcheck and racecheck around the selftest     (CUDA toolkit; left out without it)
 #   training     a real pre-training of a few hundred steps: its loss curve beside the processor's, resumed and repeated
 #   throughput   a training step beside PyTorch compiled, three sizes, two contexts (a Python with torch; --python NAME)
+#   variants     a training step without graphs, in 8 bits, with small moments, with the optimizer on the host
 #   generation   prefill and decode
+#   roofline     what the card can do, and the kernels that are furthest from it
 #
 # A row for each result goes to the end of docs/GPU.md, failures too. Please send it as it is. Needs a Rust toolchain, an
 # NVIDIA driver, cuBLASLt and NVRTC; where one is missing, casallm says how to get it. GPU=1 takes the second GPU.
@@ -140,6 +142,31 @@ throughput() {
     done
 }
 
+# One shape, one thing changed at a time. What a card cannot do (fp8 before compute capability 8.9) is a row that says so.
+variants() {
+    local name graphs flags
+    while IFS='|' read -r name graphs flags; do
+        # shellcheck disable=SC2086
+        attempt "training 350M, $name" "$scratch/variant" env CASALLM_CUDA_GRAPHS="$graphs" "$casallm" bench train --device "$device" --json \
+            --n-layer 24 --n-embd 1024 --n-head 16 --context 1024 --batch 8 --steps 10 $flags || continue
+        row "training 350M, 8 x 1024, $name" "CASALLM_CUDA_GRAPHS=$graphs casallm bench train --batch 8 $flags" \
+            "$(read_result field "$scratch/variant" tokens_per_s) tokens/s, $(read_result field "$scratch/variant" device_bytes) bytes on the card, $(read_result field "$scratch/variant" host_bytes) pinned"
+    done <<'EOF'
+plain|1|
+without graphs|0|
+fp8|1|--precision fp8
+8-bit moments|1|--moments 8bit
+optimizer on the host|1|--offload optimizer
+recomputed blocks|1|--recompute block
+EOF
+}
+
+roofline() {
+    attempt "roofline" "$scratch/roofline" "$casallm" bench roofline --device "$device" --json || return
+    row "ceilings" "casallm bench roofline --device $device" "$(read_result ceilings "$scratch/roofline")"
+    row "furthest from them, training 350M, 1 x 1024" "the same" "$(read_result furthest "$scratch/roofline")"
+}
+
 generation() {
     local name
     for name in "124M 12 768 12" "350M 24 1024 16" "1.3B 24 2048 16"; do
@@ -166,11 +193,11 @@ printf '%s, driver %s, commit %s\n' "$card" "$driver" "$(git describe --always -
 query memory.total,power.limit,clocks.max.sm
 
 parts=("$@")
-[[ ${#parts[@]} -gt 0 ]] || parts=(selftest sanitizer training throughput generation)
+[[ ${#parts[@]} -gt 0 ]] || parts=(selftest sanitizer training throughput variants generation roofline)
 for part in "${parts[@]}"; do
     case $part in
-        selftest | sanitizer | training | throughput | generation) $part ;;
-        *) echo "no part '$part': selftest, sanitizer, training, throughput, generation" >&2; exit 2 ;;
+        selftest | sanitizer | training | throughput | variants | generation | roofline) $part ;;
+        *) echo "no part '$part': selftest, sanitizer, training, throughput, variants, generation, roofline" >&2; exit 2 ;;
     esac
 done
 printf '\n%d problems; the rows are in %s\n' "$failures" "$page"

@@ -86,16 +86,7 @@ pub(crate) fn timed_config(context: usize, rows: usize, matrices: MatrixUpdate) 
         // So small that random data does no harm.
         schedule: Schedule { shape: Shape::Cosine, steps: u64::MAX, warmup: 0, cooldown: 0, peak: 1e-6, min: 1e-6 },
         clip: 1.0,
-        optimizer: OptimizerConfig {
-            matrices,
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-8,
-            weight_decay: 0.1,
-            moments: MomentFormat::F32,
-            weight_rounding: Rounding::Nearest,
-            place: Place::Device,
-        },
+        optimizer: OptimizerConfig { matrices, ..Default::default() },
         eval_every: u64::MAX,
         checkpoint_every: u64::MAX,
         seed: 1,

@@ -24,6 +24,7 @@ const LOG_EVERY: Duration = Duration::from_secs(15);
 pub(crate) struct Console {
     json: bool,
     quiet: bool,
+    brief: bool,
     terminal: bool,
     bar: Option<(String, ProgressBar)>,
     begun: Instant,
@@ -38,6 +39,7 @@ impl Console {
         Console {
             json: output.json,
             quiet: output.quiet || output.json,
+            brief: false,
             terminal: std::io::stderr().is_terminal(),
             bar: None,
             begun: Instant::now(),
@@ -45,6 +47,11 @@ impl Console {
             last_validation: None,
             unwritten: None,
         }
+    }
+
+    /// The same, without the list of what takes the memory.
+    pub(crate) fn brief(self) -> Self {
+        Console { brief: true, ..self }
     }
 
     /// A line for people.
@@ -189,7 +196,10 @@ impl StageObserver for Console {
 
     fn planned(&mut self, stage: Stage, choice: &MemoryChoice) {
         self.emit(&serde_json::json!({ "stage": stage, "plan": plan::choice_as_json(choice) }));
-        self.say(&plan::in_short(stage, choice));
+        self.say(&plan::headline(stage, choice));
+        if !self.brief {
+            plan::lines(&choice.plan).iter().for_each(|line| self.say(&format!("  {line}")));
+        }
     }
 }
 

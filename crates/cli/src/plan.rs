@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use casallm_compute::Device;
 use casallm_compute::cuda::CudaDevice;
 use casallm_compute::cuda::planned::{OVERHEAD, PlannedGpu};
-use casallm_model::memory::MemoryPlan;
+use casallm_model::memory::{MemoryItem, MemoryPlan};
 use casallm_model::presets::{PRESETS, Preset};
 use casallm_train::TrainError;
 use casallm_train::planning::{Level, MemoryChoice};
@@ -149,9 +149,8 @@ fn show(
     }
     let Ok(choice) = choice else { return Ok(()) };
     print(&format!("\nchosen: micro_batch = {}, recompute = \"{}\"\n", choice.micro_batch, choice.recompute.name()))?;
-    for item in &choice.plan.items {
-        let of_host = if item.host { "  (host)" } else { "" };
-        print(&format!("{:<28} {:>11}{of_host}", item.name, size(item.bytes)))?;
+    for line in lines(&choice.plan) {
+        print(&line)?;
     }
     print(&format!("{:<28} {:>11}\n", "total", size(choice.plan.total())))
 }
@@ -199,17 +198,18 @@ fn as_json(
     }))
 }
 
-/// A choice in a line or two, for the beginning of a run.
-pub(crate) fn in_short(stage: Stage, choice: &MemoryChoice) -> String {
-    let parts: Vec<String> =
-        choice.plan.items.iter().map(|item| format!("{} {}", item.name, size(item.bytes))).collect();
+/// A choice in a line, for the beginning of a run.
+pub(crate) fn headline(stage: Stage, choice: &MemoryChoice) -> String {
     let free = choice.available.map(|bytes| format!(" of {}", size(bytes))).unwrap_or_default();
-    format!(
-        "{}: micro-batch {}, recompute \"{}\", {}{free}: {}",
-        stage.name(),
-        choice.micro_batch,
-        choice.recompute.name(),
-        size(choice.plan.total()),
-        parts.join(", ")
-    )
+    let (rows, recompute, total) = (choice.micro_batch, choice.recompute.name(), size(choice.plan.total()));
+    format!("{}: micro-batch {rows}, recompute \"{recompute}\", {total} of memory{free}", stage.name())
+}
+
+/// What takes the memory, a line each.
+pub(crate) fn lines(plan: &MemoryPlan) -> Vec<String> {
+    let line = |item: &MemoryItem| {
+        let of_host = if item.host { "  (host)" } else { "" };
+        format!("{:<28} {:>11}{of_host}", item.name, size(item.bytes))
+    };
+    plan.items.iter().map(line).collect()
 }

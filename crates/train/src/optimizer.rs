@@ -50,6 +50,22 @@ pub struct OptimizerConfig {
     pub place: Place,
 }
 
+/// AdamW as recipes have it where they say nothing else: GPT-3's (Brown et al. 2020).
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        OptimizerConfig {
+            matrices: MatrixUpdate::AdamW,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            moments: MomentFormat::F32,
+            weight_rounding: Rounding::Nearest,
+            place: Place::Device,
+        }
+    }
+}
+
 /// What a parameter's update remembers.
 enum State<B> {
     AdamW([B; 2]),

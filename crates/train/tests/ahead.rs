@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use casallm_compute::cuda::CudaDevice;
 use casallm_compute::cuda::simulator::Simulator;
-use casallm_compute::{CpuDevice, DType, Device, Isa, MomentFormat, Place, Rounding};
+use casallm_compute::{CpuDevice, DType, Device, Isa};
 use casallm_data::batch::Batch;
 use casallm_model::config::ModelConfig;
 use casallm_model::network::Network;
@@ -110,16 +110,7 @@ fn config(matrices: MatrixUpdate) -> TrainerConfig {
         settings: String::new(),
         schedule: Schedule { shape: Shape::Cosine, steps: STEPS, warmup: 2, cooldown: 0, peak: 0.02, min: 0.002 },
         clip: 0.5,
-        optimizer: OptimizerConfig {
-            matrices,
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-8,
-            weight_decay: 0.1,
-            moments: MomentFormat::F32,
-            weight_rounding: Rounding::Nearest,
-            place: Place::Device,
-        },
+        optimizer: OptimizerConfig { matrices, ..Default::default() },
         eval_every: 4,
         checkpoint_every: 6,
         seed: 5,

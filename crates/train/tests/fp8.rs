@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use casallm_compute::cuda::CudaDevice;
 use casallm_compute::cuda::simulator::Simulator;
-use casallm_compute::{DType, MatrixFormat, MomentFormat, Place, Rounding};
+use casallm_compute::{DType, MatrixFormat};
 use casallm_data::batch::Batch;
 use casallm_model::config::ModelConfig;
 use casallm_model::network::Network;
@@ -12,7 +12,7 @@ use casallm_model::parameters::Parameters;
 use casallm_model::workspace::Recompute;
 use casallm_train::TrainError;
 use casallm_train::feed::Feed;
-use casallm_train::optimizer::{MatrixUpdate, OptimizerConfig};
+use casallm_train::optimizer::OptimizerConfig;
 use casallm_train::recipe::Stage;
 use casallm_train::schedule::{Schedule, Shape};
 use casallm_train::trainer::{Trainer, TrainerConfig};
@@ -50,16 +50,7 @@ fn losses(format: MatrixFormat, schedule: u64) -> Option<Vec<f64>> {
         settings: String::new(),
         schedule: Schedule { shape: Shape::Cosine, steps: STEPS, warmup: 2, cooldown: 0, peak: 0.01, min: 0.001 },
         clip: 1.0,
-        optimizer: OptimizerConfig {
-            matrices: MatrixUpdate::AdamW,
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-8,
-            weight_decay: 0.1,
-            moments: MomentFormat::F32,
-            weight_rounding: Rounding::Nearest,
-            place: Place::Device,
-        },
+        optimizer: OptimizerConfig::default(),
         eval_every: 1,
         checkpoint_every: 1,
         seed: 5,

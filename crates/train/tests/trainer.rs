@@ -6,7 +6,7 @@ use std::sync::Arc;
 use casallm_compute::cuda::CudaDevice;
 use casallm_compute::cuda::planned::PlannedGpu;
 use casallm_compute::cuda::simulator::Simulator;
-use casallm_compute::{AdamW, CpuDevice, DType, Device, Isa, MomentFormat, Muon, Place, Rounding};
+use casallm_compute::{AdamW, CpuDevice, DType, Device, Isa, Muon, Rounding};
 use casallm_data::batch::Batch;
 use casallm_model::config::ModelConfig;
 use casallm_model::network::Network;
@@ -61,16 +61,7 @@ fn config(matrices: MatrixUpdate) -> TrainerConfig {
         schedule: Schedule { shape: Shape::Cosine, steps: 10, warmup: 2, cooldown: 0, peak: 0.02, min: 0.002 },
         // The first gradients are longer: they are clipped.
         clip: 0.5,
-        optimizer: OptimizerConfig {
-            matrices,
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-8,
-            weight_decay: 0.1,
-            moments: MomentFormat::F32,
-            weight_rounding: Rounding::Nearest,
-            place: Place::Device,
-        },
+        optimizer: OptimizerConfig { matrices, ..Default::default() },
         eval_every: 1,
         checkpoint_every: 1,
         seed: 5,

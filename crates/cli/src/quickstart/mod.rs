@@ -42,7 +42,7 @@ pub(crate) fn run(flags: &Quickstart) -> Result<Ended> {
 fn run_on<D: Device>(flags: &Quickstart, device: &Arc<D>) -> Result<Ended> {
     let interrupt = Interrupt::on_signals()?;
     let _lock = RunLock::acquire(&flags.dir)?;
-    let mut console = Console::new(&flags.output);
+    let mut console = Console::new(&flags.output).brief();
     let path = flags.dir.join(RECIPE);
     if path.exists() {
         console.say(&format!("{} is there: going on with it (another --dir begins anew)", path.display()));

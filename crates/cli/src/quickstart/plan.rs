@@ -197,7 +197,7 @@ fn count(n: usize) -> String {
     format!("{:.1} M", n as f64 / 1e6)
 }
 
-/// Tokens a second of training this model: the best of a few steps, the first left out.
+/// Tokens a second of training this model: the median of a few steps, the first left out.
 fn measure<D: Device>(
     device: &Arc<D>,
     model: &ModelConfig,
@@ -214,7 +214,7 @@ fn measure<D: Device>(
         if step > 0 {
             seconds.push(start.elapsed().as_secs_f64());
         }
-        if seconds.len() >= 3 && begun.elapsed().as_secs_f64() > 4.0 || seconds.len() >= 12 {
+        if seconds.len() >= 5 && begun.elapsed().as_secs_f64() > 5.0 || seconds.len() >= 12 {
             break;
         }
     }

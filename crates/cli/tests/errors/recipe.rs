@@ -146,4 +146,20 @@ fn flags_of_bench_that_cannot_be() {
     bench("generate", &["--threads", "0"]).refused(&["0 threads", "use 1 to"]);
     bench("generate", &["--isa", "abacus"]).refused(&["'abacus'", "this machine has", "portable"]);
     bench("train", &["--n-kv-head", "1"]).refused(&["--n-kv-head", "--block modern"]);
+    let fp8 = ["--precision", "fp8", "--device", "cpu"];
+    bench("train", &fp8).refused(&["fp8", "8.9", "this is cpu", "precision = \"bf16\""]);
+    bench("roofline", &fp8).refused(&["fp8", "--precision bf16"]);
+}
+
+#[test]
+fn eight_bits_on_a_processor() {
+    let folder = trained_folder();
+    let fp8 = |stage: &str| {
+        let arguments = [stage, "tiny.toml", "--device", "cpu", "--set", "run.precision=fp8", "--set", "run.dir=new"];
+        run(folder.path(), &arguments).refused(&["fp8", "8.9", "this is cpu", "precision = \"bf16\""]);
+    };
+    fp8("pretrain");
+    fp8("sft");
+    trained().assert_kept_in(folder.path());
+    assert!(!folder.path().join("new").exists());
 }

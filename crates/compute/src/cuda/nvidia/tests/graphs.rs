@@ -197,3 +197,35 @@ fn posts_are_collected_without_waiting_for_what_came_after() {
     bench.driver.collect(post, &mut got);
     assert_eq!(got, [7; 48]);
 }
+
+/// Whether there is a product with row sums is told by trying it, on what everything before it has left: the first listing
+/// ends there, later ones know.
+#[test]
+fn a_product_that_must_be_tried_is_in_graphs_from_then_on() {
+    for offered in [1, 0] {
+        let machines = [Machine::new(), Machine::new()];
+        machines.iter().for_each(|machine| machine.set("cublaslt", "fake_row_sums", offered));
+        let benches = [Bench::new(&machines[0], true), Bench::new(&machines[1], false)];
+        for round in 0..5 {
+            for Bench { driver: _, recorder, at } in &benches {
+                let piece = |i: usize| at.offset(i * PIECE);
+                let operand = |i| Operand { address: piece(i), dtype: DType::F32, transposed: false, row_stride: N };
+                let floats: Vec<u8> = (0..N * N).flat_map(|i| ((i + round) as f32).to_le_bytes()).collect();
+                recorder.begin();
+                (0..5).for_each(|i| recorder.zero(piece(i), PIECE));
+                recorder.upload(piece(1), &floats);
+                recorder.copy(piece(1), piece(2), 4 * N * N);
+                recorder.copy(piece(1), piece(3), 4 * N);
+                let a = Operand { transposed: true, ..operand(1) };
+                let product = Matmul { m: N, n: N, k: N, a, b: operand(2), c: operand(3), beta: 1.0, bias: None };
+                assert_eq!(recorder.matmul_with_row_sums(&product, piece(4)), offered == 1, "round {round}");
+                recorder.copy(piece(3), piece(0), 4 * N * N);
+                recorder.end();
+            }
+            assert_eq!(benches[0].result(), benches[1].result(), "offered {offered}, round {round}");
+        }
+        benches[0].driver.check().unwrap();
+        let counts = ["fake_graphs", "fake_graph_starts"].map(|name| machines[0].get::<i32>("cuda", name));
+        assert_eq!(counts, [1, 3], "offered {offered}");
+    }
+}
