@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Train a language model of your own, at home: from raw text to a chatbot, in one binary.
 ///
 /// Start with `casallm quickstart`: it trains a small chatbot on the text that the program carries, on any processor,
-/// in about thirteen minutes. For your own data write a recipe (see recipes/) and run `pretrain`, then `sft`, then `chat`.
+/// in less than a quarter of an hour. For your own data write a recipe (see recipes/) and run `pretrain`, then `sft`, then `chat`.
 #[derive(Debug, Parser)]
 #[command(name = "casallm", version, about, long_about, arg_required_else_help = true)]
 pub struct Arguments {
@@ -48,7 +48,7 @@ pub struct Quickstart {
     #[arg(long, default_value = "runs/quickstart")]
     pub dir: PathBuf,
     /// How long it may take; the model and the tokens are chosen to fit this machine's speed
-    #[arg(long, default_value_t = 13.0)]
+    #[arg(long, default_value_t = 13.5)]
     pub minutes: f64,
     /// End without opening a chat
     #[arg(long)]
