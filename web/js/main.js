@@ -6,8 +6,6 @@ import { byId, icon } from "./dom.js";
 import { installImport } from "./files.js";
 import { installKeyboard } from "./keyboard.js";
 import { untilItWorks } from "./retry.js";
-import { BrowserStore } from "./store/browser.js";
-import { ServerStore } from "./store/server.js";
 import { installTheme } from "./theme.js";
 import { Banner } from "./view/banner.js";
 import { askKey, showHelp } from "./view/dialogs.js";
@@ -20,7 +18,10 @@ const api = new Api(askKey);
 const config = await untilItWorks(() => api.json("GET", "api/config"), {
   onWait: (wait) => (wait ? banner.showWait(api, wait, "Trying again", null) : banner.clear(api)),
 });
-const store = config.storage === "browser" ? new BrowserStore(api, config) : new ServerStore(api);
+// Only the store that is used is loaded.
+const store = config.storage === "browser"
+  ? new (await import("./store/browser.js")).BrowserStore(api, config)
+  : new (await import("./store/server.js")).ServerStore(api);
 const app = new App(config, store, banner);
 
 byId("brand").textContent = config.name;
