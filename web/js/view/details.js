@@ -83,7 +83,7 @@ export class Details {
       scales: { x: { time: false }, s: { range: (plot, least, most) => [0, most || 1] }, y: { range: (plot, least, most) => [0, most || 1] } },
       axes: [
         { ...axis, size: 26, values: whole, grid: { show: false } },
-        { ...axis, scale: "y", values: (plot, splits) => splits.map((n) => rate(n)) },
+        { ...axis, scale: "y", values: (plot, splits) => splits.map((n) => String(n)) },
         { ...axis, scale: "s", side: 1, grid: { show: false }, values: (plot, splits) => splits.map((n) => `${n} s`) },
       ],
       series: [
