@@ -30,11 +30,14 @@ if (!existsSync(executablePath)) {
 if (values.pictures) await mkdir(values.pictures, { recursive: true });
 const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
 const all = [...files, ...conversation, ...overflow, ...hostile, ...network, ...keyboard, ...browserStore, ...looks];
+let begun = performance.now();
 let passed = 0;
 let failed = 0;
 const wanted = (name) => !values.only || name.includes(values.only);
 const told = (name, lines, error) => {
-  console.log(`test ${name} ... ${error ? "FAILED" : "ok"}`);
+  const seconds = (performance.now() - begun) / 1000;
+  console.log(`test ${name} ... ${error ? "FAILED" : "ok"} (${seconds.toFixed(1)} s)`);
+  begun = performance.now();
   lines.forEach((line) => console.log(`    ${line}`));
   if (error) console.log(String(error.stack ?? error).replace(/^/gm, "    "));
   error ? (failed += 1) : (passed += 1);

@@ -345,6 +345,7 @@ export const tests = [
   },
   {
     name: "speed panel: a row for each answer, and the chart is loaded when it is looked at",
+    viewport: { width: 1280, height: 800 },
     async run({ chat, mock }) {
       await chat.ask("one");
       await chat.ask("two");

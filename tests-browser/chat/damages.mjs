@@ -4,7 +4,7 @@ export const damages = [
   {
     name: "answers are not sanitised", file: "js/markdown.js", caughtBy: "execute nothing",
     from: "DOMPurify.sanitize(marked.parser(tokens), PURE)",
-    to: "document.createRange().createContextualFragment(globalThis.trustedTypes.createPolicy('dompurify', { createHTML: (x) => x }).createHTML(marked.parser(tokens)))",
+    to: "document.createRange().createContextualFragment((globalThis.policy ??= globalThis.trustedTypes.createPolicy('dompurify', { createHTML: (x) => x })).createHTML(marked.parser(tokens)))",
   },
   {
     name: "links may lead anywhere", file: "js/markdown.js", caughtBy: "execute nothing",

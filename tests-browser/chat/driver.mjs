@@ -33,6 +33,12 @@ export class Chat {
     return this;
   }
 
+  /** @param {number} ms */
+  setPatience(ms) {
+    this.patience = ms;
+    this.page.setDefaultTimeout(ms);
+  }
+
   get field() {
     return this.page.locator("#message");
   }

@@ -76,7 +76,7 @@ export const tests = [
     async run({ chat }) {
       for (const attack of [ATTACKS[0], ATTACKS[1], ATTACKS[19]]) {
         await chat.send(attack);
-        await chat.page.waitForFunction((n) => [...document.querySelectorAll("article.user > .text")].at(-1)?.textContent === n, attack);
+        await chat.page.waitForFunction((n) => [...document.querySelectorAll("article.user > .text")].at(-1)?.textContent === n, attack.replace(/\r\n?/g, "\n"));
         await chat.idle(20_000);
       }
       assert.equal(await chat.page.evaluate(() => window.pwned), undefined);

@@ -298,7 +298,11 @@ export async function startMock(options = {}) {
       const found = method === request.method && pattern.exec(url.pathname);
       if (!found) continue;
       const answer = handle(found.slice(1), body, url.searchParams);
-      if (fault?.cut === "after") return request.socket.destroy();
+      if (fault?.cut === "after") {
+        // Browsers repeat by themselves a request to which not a byte was answered.
+        response.writeHead(answer.status ?? 200, { "Content-Type": "application/json", "Content-Length": "1000" });
+        return response.write(" ", () => request.socket.destroy());
+      }
       return send(response, answer);
     }
     send(response, gone);

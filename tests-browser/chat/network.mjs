@@ -88,13 +88,16 @@ export const tests = [
     name: "a cut stream is picked up again, with no word lost or twice",
     async run({ chat, mock }) {
       chat.networkFaultsAllowed = true;
-      await chat.send("words 300");
+      await chat.send("words 700");
       await chat.streaming();
       mock.cut();
       await chat.page.waitForSelector(".banner.waiting:visible");
       assert.match(await chat.page.locator(".banner").innerText(), /Reconnecting/);
+      await chat.page.waitForSelector(".banner", { state: "hidden" });
+      await chat.page.waitForFunction(() => document.querySelectorAll("article.live").length === 1);
+      assert.equal((await chat.lastAnswer()).match(/word0/g).length, 1);
       await chat.idle();
-      assert.equal(await chat.lastAnswer(), Array.from({ length: 300 }, (_, i) => `word${i}`).join(" "));
+      assert.equal(await chat.lastAnswer(), Array.from({ length: 700 }, (_, i) => `word${i}`).join(" "));
       assert.equal(await chat.page.isVisible(".banner"), false);
     },
   },

@@ -10,7 +10,7 @@ export const tests = [
       const warning = chat.page.locator(".gauge-warning");
       await chat.ask("words 12");
       assert.equal(await warning.isVisible(), false);
-      await chat.ask("words 14");
+      await chat.ask("words 26");
       assert.match(await warning.innerText(), /Nearly full\. Older messages will be condensed/);
       await chat.ask("words 13");
       const marker = chat.page.locator("details.marker");
@@ -32,7 +32,7 @@ export const tests = [
     mock: { context: 110, overflow: "drop-oldest" },
     async run({ chat }) {
       await chat.ask("words 12");
-      await chat.ask("words 14");
+      await chat.ask("words 26");
       assert.match(await chat.page.locator(".gauge-warning").innerText(), /oldest messages will be left out/);
       await chat.ask("words 13");
       assert.match(await chat.page.locator("p.marker").innerText(), /The 2 oldest messages were left out of this answer/);

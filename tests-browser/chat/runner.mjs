@@ -14,9 +14,10 @@ export async function runTest(browser, test, { server, pictures, damage, tell, i
   const context = await browser.newContext({ viewport: test.viewport ?? { width: 1100, height: 760 }, colorScheme: test.scheme ?? "light", acceptDownloads: true });
   try {
     const chat = new Chat(context, server ?? mock.url);
-    chat.patience = impatient ? 2500 : server ? 60_000 : 10_000;
+    if (server) chat.patience = 60_000;
     await chat.open(test.hash);
     if (!test.unready) await chat.ready();
+    if (impatient) chat.setPatience(3000);
     await test.run({ chat, mock, pictures, tell });
     chat.assertSound();
     return null;

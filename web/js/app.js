@@ -346,7 +346,7 @@ export class App {
       await this.sidebar.refresh();
       if (ids.length) location.hash = `#/c/${encodeURIComponent(ids[0])}`;
     } catch (error) {
-      this.#failed(error);
+      this.banner.showError(error.message);
     }
   }
 
