@@ -39,6 +39,7 @@ export const tests = [
       const answer = chat.answers.last();
       assert.equal(await answer.locator("h3").innerText(), "Title");
       assert.equal(await answer.locator("td").count(), 2);
+      assert.equal(await answer.locator("td").nth(1).evaluate((cell) => getComputedStyle(cell).textAlign), "end");
       assert.equal(await answer.locator(".code-head span").innerText(), "python");
       await answer.locator(".code button").click();
       assert.equal(await chat.page.evaluate(() => navigator.clipboard.readText()), "print('a')\n");

@@ -73,7 +73,7 @@ export async function startMock(options = {}) {
     const assistant = makeMessage(conversation.id, user.id, "assistant", "", "running");
     Object.assign(conversation, { leaf_id: assistant.id, updated_at: stamp() });
     const path = pathTo(user.id);
-    const prompt = path.reduce((sum, message) => sum + countTokens(message.content) + 4, countTokens(conversation.system_prompt ?? ""));
+    const prompt = path.reduce((sum, message) => sum + countTokens(message.content) + 4, countTokens(conversation.system_prompt));
     const job = {
       message: assistant, conversation, tokens: tokensOf(answerTo(user.content, version)), at: 0, read: 0, prompt, begun: Date.now(),
       listeners: new Set(), timer: null, first: null, left: Date.now(), overflow: null,
@@ -102,7 +102,7 @@ export async function startMock(options = {}) {
     message.timing = { first_token_ms: 40 + prompt / 10, tokens_per_second: 1000 / (control.tokenMs + 1) };
     message.context = { used: Math.min(prompt + job.at, control.context), limit: control.context, overflow: job.overflow };
     jobs.delete(message.id);
-    job.conversation.title ??= messages.get(message.parent_id).content.slice(0, 40);
+    job.conversation.title ||= messages.get(message.parent_id).content.slice(0, 40);
     tell(job, "done", message);
   }
 
@@ -138,14 +138,14 @@ export async function startMock(options = {}) {
       const from = Number(query.get("cursor") ?? 0);
       const found = [...conversations.values()].sort((a, b) => b.updated_at - a.updated_at).flatMap(({ id, title, created_at, updated_at }) => {
         const hit = q && ofConversation(id).find((message) => message.content.toLowerCase().includes(q));
-        if (q && !hit && !(title ?? "").toLowerCase().includes(q)) return [];
+        if (q && !hit && !title.toLowerCase().includes(q)) return [];
         return [{ id, title, created_at, updated_at, snippet: hit ? hit.content.slice(0, 80) : null }];
       });
       return { body: { conversations: found.slice(from, from + limit), next: found.length > from + limit ? String(from + limit) : null } };
     }],
     ["POST", /^\/api\/conversations$/, (_, body) => {
       const now = stamp();
-      const conversation = { id: newId("c"), title: null, system_prompt: null, settings: {}, leaf_id: null, ...body, created_at: now, updated_at: now };
+      const conversation = { id: newId("c"), title: "", system_prompt: "", settings: {}, leaf_id: null, ...body, created_at: now, updated_at: now };
       conversations.set(conversation.id, conversation);
       return { status: 201, body: conversation };
     }],

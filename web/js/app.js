@@ -191,8 +191,7 @@ export class App {
 
   async #create(session, signal) {
     const { system_prompt, settings } = session.conversation;
-    const fields = { settings, ...(system_prompt === null ? {} : { system_prompt }) };
-    const conversation = await this.#patiently(() => this.store.create(fields), signal, "Sending again", () => this.stop());
+    const conversation = await this.#patiently(() => this.store.create({ system_prompt, settings }), signal, "Sending again", () => this.stop());
     session.saved(conversation);
     if (session !== this.session) return;
     this.composer.rename(conversation.id);

@@ -23,7 +23,7 @@ export class Session {
     } catch {
       // Of another version of the page.
     }
-    const conversation = { id: null, title: null, system_prompt: null, settings: {}, leaf_id: null, ...fields };
+    const conversation = { id: null, title: "", system_prompt: "", settings: {}, leaf_id: null, ...fields };
     return new Session({ conversation: /** @type {any} */ (conversation), messages: [], notes: [] });
   }
 

@@ -3,10 +3,10 @@
 /**
  * @typedef {{temperature?: number, top_k?: number, top_p?: number, min_p?: number, repetition_penalty?: number,
  *   max_tokens?: number, seed?: number|null}} Settings  what a conversation sets itself; the rest is the server's default
- * @typedef {{id: string, title: string|null, system_prompt: string|null, settings: Settings, leaf_id: string|null,
+ * @typedef {{id: string, title: string, system_prompt: string, settings: Settings, leaf_id: string|null,
  *   created_at: number, updated_at: number}} Conversation
  * @typedef {{prompt_tokens: number, completion_tokens: number, cached_tokens: number}} Usage
- * @typedef {{first_token_ms: number, tokens_per_second: number}} Timing
+ * @typedef {{first_token_ms: number|null, tokens_per_second: number|null}} Timing  no rate for an answer of one token
  * @typedef {{policy: string, dropped_messages: number, note_id: string|null}} Overflow
  * @typedef {{used: number, limit: number, overflow: Overflow|null}} Context
  * @typedef {"running"|"paused"|"complete"|"stopped"|"length"|"context"|"failed"} Status
@@ -15,7 +15,7 @@
  *   error?: {message: string}|null}} Message
  * @typedef {{id: string, through_id: string, text: string, created_at: number}} Note
  * @typedef {{conversation: Conversation, messages: Message[], notes: Note[]}} Stored
- * @typedef {{id: string, title: string|null, created_at: number, updated_at: number, snippet: string|null}} Listed
+ * @typedef {{id: string, title: string, created_at: number, updated_at: number, snippet: string|null}} Listed
  * @typedef {{name: string, version: string, model: {id: string, parameters: number, context: number, device: string},
  *   storage: "server"|"browser", auth: boolean, overflow: "summarise"|"drop-oldest"|"refuse",
  *   defaults: Settings, bounds: Record<string, [number, number]>,

@@ -28,22 +28,23 @@ export class BrowserStore {
   }
 
   async list({ q = "" }) {
-    const wanted = q.toLowerCase();
+    const words = q.toLowerCase().split(/\s+/).filter(Boolean);
+    const has = (text) => words.every((word) => text.toLowerCase().includes(word));
     const conversations = await database.all("conversations");
-    const messages = q ? await database.all("messages") : [];
+    const messages = words.length ? await database.all("messages") : [];
     const found = [];
     for (const conversation of conversations) {
-      const message = messages.find((m) => m.conversation_id === conversation.id && m.content.toLowerCase().includes(wanted));
-      if (q && !message && !(conversation.title ?? "").toLowerCase().includes(wanted)) continue;
+      const message = messages.find((m) => m.conversation_id === conversation.id && has(m.content));
+      if (!message && !has(conversation.title)) continue;
       const { id, title, created_at, updated_at } = conversation;
-      found.push({ id, title, created_at, updated_at, snippet: message ? around(message.content, wanted) : null });
+      found.push({ id, title, created_at, updated_at, snippet: message ? around(message.content, words[0]) : null });
     }
     return { conversations: found.sort((a, b) => b.updated_at - a.updated_at), next: null };
   }
 
   async create(fields) {
     const now = stamp();
-    const conversation = { id: newId(), title: null, system_prompt: null, settings: {}, leaf_id: null, ...fields, created_at: now, updated_at: now };
+    const conversation = { id: newId(), title: "", system_prompt: "", settings: {}, leaf_id: null, ...fields, created_at: now, updated_at: now };
     await database.put({ conversations: [conversation] });
     return conversation;
   }
@@ -87,7 +88,7 @@ export class BrowserStore {
     const conversation = await database.find("conversations", id);
     const user = this.#message(id, parent_id, "user", content, "complete");
     const assistant = this.#message(id, user.id, "assistant", "", "running");
-    conversation.title ??= firstWords(content);
+    conversation.title ||= firstWords(content);
     Object.assign(conversation, { leaf_id: assistant.id, updated_at: stamp() });
     await database.put({ conversations: [conversation], messages: [user, assistant] });
     return { user, assistant };
@@ -157,7 +158,7 @@ export class BrowserStore {
   async exported(id, format) {
     if (format === "markdown") return new Blob([markdownOf(await this.get(id))], { type: "text/markdown" });
     const ids = id === null ? (await database.all("conversations")).map((conversation) => conversation.id) : [id];
-    return json({ format: "casallm-conversations", version: 1, conversations: await Promise.all(ids.map((one) => this.get(one))) });
+    return json({ format: "casallm-conversations", version: 1, exported_at: Date.now(), conversations: await Promise.all(ids.map((one) => this.get(one))) });
   }
 
   async imported(text) {

@@ -5,7 +5,7 @@ const text = (value, what, longest = 10_000_000) => {
   if (typeof value !== "string" || value.length > longest) throw new Error(`This file is not an export: ${what} is not a text.`);
   return value;
 };
-const textOrNull = (value, what) => (value === null || value === undefined ? null : text(value, what));
+const textOr = (value, what, absent) => (value === null || value === undefined ? absent : text(value, what));
 
 /**
  * The conversations of an exported file, checked.
@@ -26,7 +26,7 @@ export function conversationsOf(file) {
     const seen = new Set();
     const messages = stored.messages.map((message) => {
       const id = text(message?.id, "a message's id", 200);
-      const parent_id = textOrNull(message.parent_id, "a message's parent");
+      const parent_id = textOr(message.parent_id, "a message's parent", null);
       if (seen.has(id) || (parent_id !== null && !seen.has(parent_id))) {
         throw new Error("This file is not an export: its messages are not in order.");
       }
@@ -44,7 +44,7 @@ export function conversationsOf(file) {
     const { title, system_prompt, settings, leaf_id } = stored.conversation;
     return {
       conversation: {
-        title: textOrNull(title, "a title"), system_prompt: textOrNull(system_prompt, "a system prompt"),
+        title: textOr(title, "a title", ""), system_prompt: textOr(system_prompt, "a system prompt", ""),
         settings: numbers(settings) ?? {}, leaf_id: seen.has(leaf_id) ? leaf_id : null,
       },
       messages, notes,
@@ -79,5 +79,5 @@ export function markdownOf({ conversation, messages }) {
   for (let id = conversation.leaf_id; id; id = byId.get(id)?.parent_id) if (byId.has(id)) path.unshift(byId.get(id));
   const parts = path.map(({ role, content }) => `## ${role === "user" ? "You" : "Answer"}\n\n${content}\n`);
   const system = conversation.system_prompt ? `> ${conversation.system_prompt.replace(/\n/g, "\n> ")}\n\n` : "";
-  return `# ${conversation.title ?? "Conversation"}\n\n${system}${parts.join("\n")}`;
+  return `# ${conversation.title || "Conversation"}\n\n${system}${parts.join("\n")}`;
 }

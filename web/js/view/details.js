@@ -43,8 +43,8 @@ export class Details {
     if (!visible) return;
     this.table.replaceChildren(...this.path.map(({ timing, usage }, i) => h("tr", {},
       h("th", { scope: "row" }, String(i + 1)),
-      h("td", {}, rate(timing.tokens_per_second)),
-      h("td", {}, duration(timing.first_token_ms)),
+      h("td", {}, timing.tokens_per_second === null ? "–" : rate(timing.tokens_per_second)),
+      h("td", {}, timing.first_token_ms === null ? "–" : duration(timing.first_token_ms)),
       h("td", {}, usage ? `${count(usage.cached_tokens)} / ${count(usage.prompt_tokens)}` : "–"))));
     byId("figures-none").hidden = this.path.length > 0;
     byId("figures-box").hidden = this.path.length === 0;
@@ -62,7 +62,7 @@ export class Details {
       this.plot = new Plot(this.#options(), [
         this.path.map((_, i) => i + 1),
         this.path.map(({ timing }) => timing.tokens_per_second),
-        this.path.map(({ timing }) => timing.first_token_ms / 1000),
+        this.path.map(({ timing }) => timing.first_token_ms === null ? null : timing.first_token_ms / 1000),
       ], this.chart);
     } catch (error) {
       this.chart.textContent = error.message;

@@ -15,7 +15,7 @@ export class Gauge {
   constructor(element, config) {
     this.config = config;
     this.element = element;
-    this.meter = element.querySelector("meter");
+    this.bar = element.querySelector("progress");
     this.label = element.querySelector(".gauge-label");
     this.warning = element.querySelector(".gauge-warning");
   }
@@ -25,7 +25,7 @@ export class Gauge {
     const used = context?.used ?? 0;
     const limit = context?.limit ?? this.config.model.context;
     const nearly = used >= limit * NEARLY;
-    Object.assign(this.meter, { min: 0, max: limit, high: limit * NEARLY, optimum: 0, value: used });
+    Object.assign(this.bar, { max: limit, value: Math.min(used, limit) });
     this.label.textContent = `${count(used)} of ${count(limit)} tokens of context`;
     this.element.classList.toggle("nearly", nearly);
     this.warning.textContent = nearly ? `Nearly full. ${WHAT_THEN[this.config.overflow]}` : "";

@@ -193,7 +193,8 @@ function branches(message, siblings, actions) {
 /** "7.4 tokens/s · first token after 0.4 s · 120 of 180 tokens reused" */
 function figures({ timing, usage, context }) {
   const parts = [];
-  if (timing) parts.push(`${rate(timing.tokens_per_second)} tokens/s`, `first token after ${duration(timing.first_token_ms)}`);
+  if (timing && timing.tokens_per_second !== null) parts.push(`${rate(timing.tokens_per_second)} tokens/s`);
+  if (timing && timing.first_token_ms !== null) parts.push(`first token after ${duration(timing.first_token_ms)}`);
   if (usage) parts.push(`${count(usage.cached_tokens)} of ${plural(usage.prompt_tokens, "token")} reused`);
   const overflow = context?.overflow;
   if (overflow?.note_id) parts.push("read a note in place of older messages");

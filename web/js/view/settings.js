@@ -21,7 +21,7 @@ const SAVE_AFTER_MS = 400;
 export class SettingsPanel {
   /**
    * @param {import("../types.js").Config} config
-   * @param {(changes: {system_prompt?: string|null, settings?: Settings}) => Promise<void>} save
+   * @param {(changes: {system_prompt?: string, settings?: Settings}) => Promise<void>} save
    */
   constructor(config, save) {
     this.config = config;
@@ -52,10 +52,10 @@ export class SettingsPanel {
     this.timer = 0;
   }
 
-  /** @param {{system_prompt: string|null, settings: Settings}} conversation */
+  /** @param {{system_prompt: string, settings: Settings}} conversation */
   show({ system_prompt, settings }) {
     this.flush();
-    this.prompt.value = system_prompt ?? "";
+    this.prompt.value = system_prompt;
     for (const [name, { field }] of this.fields) field.value = settings[name] ?? "";
     this.state.textContent = "";
     this.#check();
@@ -87,7 +87,7 @@ export class SettingsPanel {
     this.promptProblem.textContent = tooLong ? `The system prompt is longer than ${count(limit)} bytes.` : "";
     this.promptProblem.hidden = !tooLong;
     this.prompt.setAttribute("aria-invalid", String(tooLong));
-    return sound && !tooLong ? { system_prompt: this.prompt.value.trim() === "" ? null : this.prompt.value, settings } : null;
+    return sound && !tooLong ? { system_prompt: this.prompt.value.trim() === "" ? "" : this.prompt.value, settings } : null;
   }
 
   #changed() {

@@ -174,15 +174,8 @@ export class Sidebar {
 
 /** A text with the words that were searched for marked. */
 function marked(text, searching) {
-  if (!searching) return [text];
-  const parts = [];
-  const [low, wanted] = [text.toLowerCase(), searching.toLowerCase()];
-  // Letters whose lower case is longer would shift the marks.
-  if (low.length !== text.length) return [text];
-  let from = 0;
-  for (let at = low.indexOf(wanted); at >= 0; at = low.indexOf(wanted, from)) {
-    parts.push(text.slice(from, at), h("mark", {}, text.slice(at, at + wanted.length)));
-    from = at + wanted.length;
-  }
-  return [...parts, text.slice(from)];
+  const words = searching.split(/\s+/).filter(Boolean).map((word) => word.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&"));
+  if (words.length === 0) return [text];
+  // With a group in the pattern, every second part is what was found.
+  return text.split(new RegExp(`(${words.join("|")})`, "giu")).map((part, i) => (i % 2 ? h("mark", {}, part) : part));
 }
