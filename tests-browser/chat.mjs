@@ -20,6 +20,8 @@ import { tests as looks } from "./chat/looks.mjs";
 import { tests as files } from "./chat/files.mjs";
 import { damages } from "./chat/damages.mjs";
 
+const AT_ONCE = 4;
+
 const { values, positionals } = parseArgs({ allowPositionals: true, options: { only: { type: "string" }, pictures: { type: "string" } } });
 const [server] = positionals;
 const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
@@ -30,41 +32,50 @@ if (!existsSync(executablePath)) {
 if (values.pictures) await mkdir(values.pictures, { recursive: true });
 const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
 const all = [...files, ...conversation, ...overflow, ...hostile, ...network, ...keyboard, ...browserStore, ...looks];
-let begun = performance.now();
+const wanted = (name) => !values.only || name.includes(values.only);
 let passed = 0;
 let failed = 0;
-const wanted = (name) => !values.only || name.includes(values.only);
-const told = (name, lines, error) => {
-  const seconds = (performance.now() - begun) / 1000;
-  console.log(`test ${name} ... ${error ? "FAILED" : "ok"} (${seconds.toFixed(1)} s)`);
-  begun = performance.now();
+
+/** @param {string} name @param {string[]} lines @param {Error|null} error @param {number} begun */
+function told(name, lines, error, begun) {
+  console.log(`test ${name} ... ${error ? "FAILED" : "ok"} (${((performance.now() - begun) / 1000).toFixed(1)} s)`);
   lines.forEach((line) => console.log(`    ${line}`));
   if (error) console.log(String(error.stack ?? error).replace(/^/gm, "    "));
   error ? (failed += 1) : (passed += 1);
-};
-try {
-  for (const test of all) {
-    if ((server && !test.real) || !wanted(test.name)) continue;
-    const lines = [];
-    const error = await runTest(browser, test, { server, pictures: values.pictures, tell: (line) => lines.push(line) });
-    told(test.name, lines, error);
-  }
-  // Then the page is damaged on its way to the browser: a test that does not notice is none.
-  for (const { name, file, from, to, caughtBy } of server ? [] : damages) {
-    if (!wanted(`damage is noticed: ${name}`)) continue;
-    let done = false;
-    const damage = (path, text) => {
-      if (path !== file) return undefined;
-      const damaged = text.replace(from, to);
-      done ||= damaged !== text;
-      return damaged;
-    };
-    const test = all.find((one) => one.name.includes(caughtBy));
-    const error = test && (await runTest(browser, test, { damage, tell: () => {}, impatient: true }));
-    told(`damage is noticed: ${name}`, [], done && error ? null : new Error(done ? "no test noticed" : "the damage could not be done"));
-  }
-} finally {
-  await browser.close();
 }
+
+async function tried(test) {
+  const begun = performance.now();
+  const lines = [];
+  const error = await runTest(browser, test, { server, pictures: values.pictures, tell: (line) => lines.push(line) });
+  told(test.name, lines, error, begun);
+}
+
+/** The page is damaged on its way to the browser: a test that does not notice is none. */
+async function damaged({ name, file, from, to, caughtBy }) {
+  const begun = performance.now();
+  let done = false;
+  const damage = (path, text) => {
+    if (path !== file) return undefined;
+    const changed = text.replace(from, to);
+    done ||= changed !== text;
+    return changed;
+  };
+  const test = all.find((one) => one.name.includes(caughtBy));
+  const error = await runTest(browser, test, { damage, tell: () => {}, impatient: true });
+  const missed = done && error ? null : new Error(done ? "no test noticed" : `${file} has nothing like: ${from}`);
+  told(`damage is noticed: ${name}`, [], missed, begun);
+}
+
+const work = [
+  ...all.filter((test) => (!server || test.real) && wanted(test.name)).map((test) => () => tried(test)),
+  ...(server ? [] : damages).filter(({ name }) => wanted(`damage is noticed: ${name}`)).map((damage) => () => damaged(damage)),
+];
+// Most of a test is waiting, so that several run at once; one server with one model answers one after another.
+const worker = async () => {
+  for (let next = work.shift(); next; next = work.shift()) await next();
+};
+await Promise.all(Array.from({ length: server ? 1 : AT_ONCE }, worker));
+await browser.close();
 console.log(`\ntest result: ${failed ? "FAILED" : "ok"}. ${passed} passed; ${failed} failed`);
 process.exit(failed ? 1 : 0);

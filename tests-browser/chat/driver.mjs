@@ -14,7 +14,7 @@ export class Chat {
     this.faults = [];
     this.networkFaultsAllowed = false;
     /** Milliseconds before something that does not happen is a fault. */
-    this.patience = 10_000;
+    this.patience = 30_000;
   }
 
   /** Opens a tab. */

@@ -1,10 +1,11 @@
 // Every state in dark and light, narrow and wide: nothing runs out of the screen, axe-core has nothing serious to say.
 
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 
-const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
+const axe = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
 const RICH = `say # Building a house
 
@@ -52,7 +53,6 @@ async function look(chat, name, pictures) {
   await page.waitForTimeout(50);
   if (pictures) await page.screenshot({ path: join(pictures, `${name}.png`) });
   assert.deepEqual(await page.evaluate(faultsInPage), [], name);
-  // The page's own policy forbids script from strings; the debugger may.
   const { violations } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
   const serious = violations.filter(({ impact }) => ["serious", "critical"].includes(impact));
   assert.deepEqual(serious.map(({ id, nodes }) => `${id}: ${nodes.map((node) => `${node.html.slice(0, 120)} ${node.any[0]?.message ?? ""}`).slice(0, 3).join(" | ")}`), [], `${name}: axe-core`);
@@ -66,7 +66,8 @@ const looks = (scheme, width) => ({
   async run({ chat, mock, pictures }) {
     const { page } = chat;
     chat.networkFaultsAllowed = true;
-    await page.evaluate(await (await import("node:fs/promises")).readFile(AXE, "utf8"));
+    // The page's own policy forbids script from strings; the debugger may.
+    await page.evaluate(axe);
     const shot = (state) => look(chat, `chat-${scheme}-${width}-${state}`, pictures);
     await shot("empty");
     await chat.ask("How do I build a house? I have some land near the river, and little money.");
@@ -74,6 +75,7 @@ const looks = (scheme, width) => ({
     await shot("rich");
     await page.$eval("#transcript", (e) => (e.scrollTop = 0));
     await shot("top");
+    if (width > 1280) return;
     await page.click("#toggle-settings");
     await page.fill("#setting-temperature", "77");
     await shot("settings");
@@ -124,7 +126,7 @@ const looks = (scheme, width) => ({
     mock.control.key = "secret";
     await page.reload();
     await page.waitForSelector("#key");
-    await page.evaluate(await (await import("node:fs/promises")).readFile(AXE, "utf8"));
+    await page.evaluate(axe);
     await shot("key");
   },
 });
@@ -151,7 +153,7 @@ export const tests = [
     name: "reduced motion: nothing moves",
     async run({ chat, mock }) {
       await chat.page.emulateMedia({ reducedMotion: "reduce" });
-      mock.control.tokenMs = 500;
+      mock.control.tokenMs = 5000;
       await chat.send("hello");
       await chat.page.waitForSelector(".pulse");
       assert.equal(await chat.page.evaluate(() => document.getAnimations().length), 0);

@@ -96,7 +96,7 @@ export const tests = [
       await chat.page.waitForSelector(".banner", { state: "hidden" });
       await chat.page.waitForFunction(() => document.querySelectorAll("article.live").length === 1);
       assert.equal((await chat.lastAnswer()).match(/word0/g).length, 1);
-      await chat.idle();
+      await chat.idle(30_000);
       assert.equal(await chat.lastAnswer(), Array.from({ length: 700 }, (_, i) => `word${i}`).join(" "));
       assert.equal(await chat.page.isVisible(".banner"), false);
     },

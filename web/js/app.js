@@ -18,7 +18,7 @@ import { Shell } from "./view/shell.js";
 import { Sidebar } from "./view/sidebar.js";
 import { Transcript } from "./view/transcript.js";
 
-/** The server makes a title after the first answer; it is looked for after so many milliseconds. */
+/** A title that the server still makes is looked for after so many milliseconds. */
 const TITLE_AFTER_MS = [0, 1000, 3000, 8000, 20_000];
 
 export class App {
@@ -54,6 +54,7 @@ export class App {
       remove: (conversation) => this.remove(conversation),
       save: (conversation, format) => this.save(conversation, format),
       failed: (error) => this.#listFailed(error),
+      listed: (conversations) => this.#listed(conversations),
     });
   }
 
@@ -114,11 +115,16 @@ export class App {
     this.details.show(path, this.shell.panel === "details");
     const answering = path.some((message) => this.answers.get(message.id));
     this.composer.setState(answering ? "answering" : this.sending?.session === session ? "sending" : "idle");
-    const title = session.conversation.title || (path.length ? firstWords(path[0].content) : "New chat");
-    byId("title").textContent = title;
-    document.title = `${title} · ${this.config.name}`;
+    this.#showTitle();
     const busy = new Set([...this.answers.live.values()].map((live) => live.message.conversation_id));
     this.sidebar.mark(session.id, busy);
+  }
+
+  #showTitle() {
+    const { conversation, path } = this.session;
+    const title = conversation.title || (path.length ? firstWords(path[0].content) : "New chat");
+    byId("title").textContent = title;
+    document.title = `${title} · ${this.config.name}`;
   }
 
   #renderEmpty() {
@@ -200,7 +206,10 @@ export class App {
 
   /** Runs a request that begins an answer, and follows the answer. @returns {Promise<boolean>} whether it began */
   async #begin(session, request) {
-    if (this.sending || session.path.some((message) => this.answers.get(message.id))) return false;
+    if (this.sending || session.path.some((message) => this.answers.get(message.id))) {
+      this.banner.showError("An answer is being written. Stop it first, or wait for its end.");
+      return false;
+    }
     const controller = new AbortController();
     this.sending = { session, controller };
     this.render();
@@ -272,18 +281,20 @@ export class App {
     }
   }
 
+  /** Reads the list again, and once more while the server still makes the title. */
   async #lookForTitle(id) {
-    const before = this.sidebar.conversations.find((conversation) => conversation.id === id)?.title;
-    const first = this.session.id !== id || this.session.path.length <= 2;
-    for (const wait of first ? TITLE_AFTER_MS : [0]) {
+    for (const wait of TITLE_AFTER_MS) {
       await new Promise((resolve) => setTimeout(resolve, wait));
       await this.sidebar.refresh();
-      const title = this.sidebar.conversations.find((conversation) => conversation.id === id)?.title;
-      if (!title || title === before) continue;
-      if (this.session.id === id) this.session.conversation.title = title;
-      this.render();
-      return;
+      if (this.sidebar.conversations.find((conversation) => conversation.id === id)?.title !== "") return;
     }
+  }
+
+  #listed(conversations) {
+    const title = conversations.find(({ id }) => id === this.session.id)?.title;
+    if (!title || title === this.session.conversation.title) return;
+    this.session.conversation.title = title;
+    this.#showTitle();
   }
 
   // Conversations

@@ -10,7 +10,7 @@ import { installTheme } from "./theme.js";
 import { Banner } from "./view/banner.js";
 import { askKey, showHelp } from "./view/dialogs.js";
 
-for (const button of document.querySelectorAll("[data-icon]")) button.prepend(icon(button.dataset.icon));
+for (const button of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-icon]"))) button.prepend(icon(/** @type {any} */ (button.dataset.icon)));
 installTheme(byId("theme"));
 const banner = new Banner(byId("banner"));
 const api = new Api(askKey);

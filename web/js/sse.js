@@ -7,7 +7,7 @@
  * @returns {AsyncGenerator<{type: string, data: string}>}
  */
 export async function* readEvents(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = body.pipeThrough(/** @type {any} */ (new TextDecoderStream())).getReader();
   let rest = "";
   let type = "";
   /** @type {string[]} */

@@ -17,7 +17,9 @@ const stamp = () => (latest = Math.max(Date.now(), latest + 1));
 const newId = () => [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 const json = (value) => new Blob([JSON.stringify(value, null, 2)], { type: "application/json" });
 
-/** @implements {import("../types.js").Store} */
+/** @typedef {import("../types.js").Store} Store */
+
+/** @implements {Store} */
 export class BrowserStore {
   /** @param {import("../api.js").Api} api @param {import("../types.js").Config} config */
   constructor(api, config) {

@@ -12,6 +12,7 @@ const STATUS = { stop: "complete", length: "length" };
  * @param {AbortSignal} signal
  */
 export async function* streamCompletion(api, config, conversation, path, signal) {
+  /** @type {{role: string, content: string}[]} */
   const messages = path.map(({ role, content }) => ({ role, content }));
   if (conversation.system_prompt) messages.unshift({ role: "system", content: conversation.system_prompt });
   const settings = Object.fromEntries(Object.entries(conversation.settings).filter(([, value]) => value !== null));

@@ -58,6 +58,6 @@ export async function removeConversation(id) {
 }
 
 const finished = (transaction) => new Promise((resolve, reject) => {
-  transaction.oncomplete = () => resolve();
+  transaction.oncomplete = () => resolve(undefined);
   transaction.onabort = transaction.onerror = () => reject(transaction.error);
 });

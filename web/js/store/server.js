@@ -3,7 +3,9 @@
 import { ApiError } from "../api.js";
 import { readEvents } from "../sse.js";
 
-/** @implements {import("../types.js").Store} */
+/** @typedef {import("../types.js").Store} Store */
+
+/** @implements {Store} */
 export class ServerStore {
   /** @param {import("../api.js").Api} api */
   constructor(api) {

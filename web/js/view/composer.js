@@ -12,7 +12,9 @@ export class Composer {
   constructor(form, options) {
     this.options = options;
     this.field = form.querySelector("textarea");
+    /** @type {HTMLButtonElement} */
     this.button = form.querySelector("button.send");
+    /** @type {HTMLElement} */
     this.problem = form.querySelector(".problem");
     this.draftId = "new";
     this.state = "idle";

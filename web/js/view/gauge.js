@@ -17,6 +17,7 @@ export class Gauge {
     this.element = element;
     this.bar = element.querySelector("progress");
     this.label = element.querySelector(".gauge-label");
+    /** @type {HTMLElement} */
     this.warning = element.querySelector(".gauge-warning");
   }
 

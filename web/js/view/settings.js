@@ -5,6 +5,7 @@ import { bytesOf, count } from "../format.js";
 
 /** @typedef {import("../types.js").Settings} Settings */
 
+/** Name, label, hint, whole numbers only. @type {[string, string, string, boolean][]} */
 const FIELDS = [
   ["temperature", "Temperature", "Higher is more varied; 0 always takes the likeliest token.", false],
   ["top_p", "Top p", "Only the likeliest tokens that have this share of the probability together.", false],
@@ -14,6 +15,9 @@ const FIELDS = [
   ["max_tokens", "Longest answer", "In tokens.", true],
   ["seed", "Seed", "The same seed gives the same answer; empty for another each time.", true],
 ];
+
+/** Where the server names no bounds: seeds are whole numbers that JavaScript holds exactly. */
+const WIDEST = [0, Number.MAX_SAFE_INTEGER];
 
 /** Changes are saved this long after the last letter. */
 const SAVE_AFTER_MS = 400;
@@ -68,7 +72,7 @@ export class SettingsPanel {
     let sound = true;
     for (const [name, { field, problem, whole }] of this.fields) {
       const text = field.value.trim().replace(",", ".");
-      const [least, most] = this.config.bounds[name] ?? [-Infinity, Infinity];
+      const [least, most] = this.config.bounds[name] ?? WIDEST;
       const value = Number(text);
       let wrong = "";
       if (text !== "") {

@@ -3,6 +3,7 @@
 import { byId } from "../dom.js";
 
 const SIDEBAR = "casallm.sidebar";
+/** @type {("settings"|"details")[]} */
 const PANELS = ["settings", "details"];
 
 export class Shell {

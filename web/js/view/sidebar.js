@@ -8,7 +8,7 @@ import { openMenu } from "./menu.js";
  * @typedef {import("../types.js").Listed} Listed
  * @typedef {{list: (query: {q?: string, cursor?: string}) => Promise<{conversations: Listed[], next: string|null}>,
  *   open: (id: string) => void, rename: (id: string, title: string) => Promise<void>, remove: (conversation: Listed) => void,
- *   save: (conversation: Listed, format: "json"|"markdown") => void, failed: (error: Error) => void}} Does
+ *   save: (conversation: Listed, format: "json"|"markdown") => void, failed: (error: Error) => void, listed: (conversations: Listed[]) => void}} Does
  */
 
 const SEARCH_AFTER_MS = 150;
@@ -65,6 +65,7 @@ export class Sidebar {
       this.conversations = conversations;
       this.next = next;
       this.#render();
+      this.does.listed(conversations);
       this.found.textContent = q ? (conversations.length ? `${conversations.length}${next ? " or more" : ""} found` : "Nothing found") : "";
     } catch (error) {
       this.does.failed(error);
