@@ -116,8 +116,12 @@ export class App {
     const answering = path.some((message) => this.answers.get(message.id));
     this.composer.setState(answering ? "answering" : this.sending?.session === session ? "sending" : "idle");
     this.#showTitle();
+    this.#markList();
+  }
+
+  #markList() {
     const busy = new Set([...this.answers.live.values()].map((live) => live.message.conversation_id));
-    this.sidebar.mark(session.id, busy);
+    this.sidebar.mark(this.session.id, busy);
   }
 
   #showTitle() {
@@ -257,9 +261,10 @@ export class App {
     }
     if (change === "done") {
       this.banner.clear(live);
+      this.#markList();
       this.#lookForTitle(message.conversation_id);
     }
-    if (change === "notice" && shown) this.#readNotes();
+    if (change === "notice" && shown && live.notice.note_id) this.#readNotes();
   }
 
   #answerDone(message) {

@@ -202,14 +202,13 @@ function figures({ timing, usage, context }) {
 }
 
 const NOTICES = {
-  queued: "Waiting for a free place",
-  queue: "Waiting for a free place",
   summarising: "Condensing earlier messages",
-  condensing: "Condensing earlier messages",
-  paused: "Paused",
+  summarised: "Reading a note in place of earlier messages",
+  dropped: "Leaving out the oldest messages",
+  "summary-failed": "Earlier messages could not be condensed",
 };
 
-const noticeText = (notice) => NOTICES[notice?.kind] ?? (typeof notice?.message === "string" ? notice.message : "Thinking");
+const noticeText = (notice) => NOTICES[notice?.kind] ?? "Thinking";
 
 /** Stands in the transcript where older messages are no longer read word by word. */
 export function noteMarker(note) {
