@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use casallm_compute::{Device, MatrixFormat, MatrixUse};
-use casallm_data::chat::{Message, render_prompt};
+use casallm_data::chat::{ChatTemplate, Message, Turn};
 use casallm_data::tokenizer::{StreamDecoder, Tokenizer};
 use casallm_model::decoder::Decoder;
-use casallm_model::directory::{ModelDirectory, TOKENIZER};
+use casallm_model::directory::{GENERATION_CONFIG, ModelDirectory, TOKENIZER, TOKENIZER_CONFIG};
+use casallm_model::error::ModelError;
 use casallm_model::generate::Generation;
 use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
@@ -24,13 +25,14 @@ use crate::streams::{print, tell};
 pub(crate) struct Chatbot<D: Device> {
     network: Network<D>,
     tokenizer: Tokenizer,
+    template: ChatTemplate,
 }
 
 impl<D: Device> Chatbot<D> {
     /// Loads a model directory.
     pub(crate) fn load(dir: &Path, device: &Arc<D>, format: MatrixFormat) -> Result<Self> {
         let directory = ModelDirectory::open(dir)?;
-        let tokenizer = Tokenizer::from_bytes(directory.text(TOKENIZER)?.as_bytes())
+        let tokenizer = Tokenizer::of_model(directory.text(TOKENIZER)?.as_bytes())
             .with_context(|| format!("{}", dir.join(TOKENIZER).display()))?;
         let config = directory.config().clone();
         if config.vocab_size != tokenizer.vocab_size() {
@@ -41,8 +43,9 @@ impl<D: Device> Chatbot<D> {
                 tokenizer.vocab_size()
             );
         }
+        let template = template(&directory, &tokenizer).with_context(|| dir.display().to_string())?;
         let parameters = Parameters::load(device.clone(), &directory, format, MatrixUse::Inference)?;
-        Ok(Chatbot { network: Network::new(config, format.activations(), parameters)?, tokenizer })
+        Ok(Chatbot { network: Network::new(config, format.activations(), parameters)?, tokenizer, template })
     }
 
     /// The network's context.
@@ -58,13 +61,18 @@ impl<D: Device> Chatbot<D> {
         max_new_tokens: usize,
         hear: &mut dyn FnMut(&str),
     ) -> Result<String> {
-        let prompt = render_prompt(messages, &self.tokenizer);
+        let prompt = self.prompt(messages)?;
         self.complete(&prompt, sampler, max_new_tokens, hear)
+    }
+
+    fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let turns: Vec<Turn<'_>> = messages.iter().map(Turn::of).collect();
+        Ok(self.template.render_prompt(&turns, &self.tokenizer)?)
     }
 
     /// Continues a document.
     pub(crate) fn continue_text(&self, text: &str, sampler: &mut Sampler, max_new_tokens: usize) -> Result<String> {
-        let mut prompt = vec![self.tokenizer.special().bos];
+        let mut prompt = vec![self.tokenizer.special()?.bos];
         prompt.extend(self.tokenizer.encode(text));
         self.complete(&prompt, sampler, max_new_tokens, &mut |_| {})
     }
@@ -76,14 +84,11 @@ impl<D: Device> Chatbot<D> {
         max_new_tokens: usize,
         hear: &mut dyn FnMut(&str),
     ) -> Result<String> {
-        let special = self.tokenizer.special();
-        // Any control token ends the answer: a small model may open the next turn itself.
-        let stop = [special.eos, special.bos, special.pad, special.system, special.user, special.assistant];
         let capacity = prompt.len().saturating_add(max_new_tokens).min(self.context());
         let mut decoder = Decoder::new(&self.network, capacity)?;
         let mut stream = StreamDecoder::new();
         let mut text = String::new();
-        for id in Generation::new(&mut decoder, sampler, prompt, &stop, max_new_tokens) {
+        for id in Generation::new(&mut decoder, sampler, prompt, self.template.stop_ids(), max_new_tokens) {
             let piece = stream.push(&self.tokenizer, id?);
             hear(&piece);
             text += &piece;
@@ -92,6 +97,17 @@ impl<D: Device> Chatbot<D> {
         hear(&rest);
         Ok(text + &rest)
     }
+}
+
+/// The template of a model directory.
+fn template(directory: &ModelDirectory, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
+    let generation_config = match directory.text(GENERATION_CONFIG) {
+        Ok(text) => Some(text),
+        Err(ModelError::MissingFile { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let tokenizer_config = directory.text(TOKENIZER_CONFIG)?;
+    Ok(ChatTemplate::of_model(&tokenizer_config, generation_config.as_deref(), tokenizer)?)
 }
 
 fn sampler(flags: &Chat) -> Result<Sampler> {
@@ -152,7 +168,7 @@ pub(crate) fn converse<D: Device>(
             break;
         }
         messages.push(Message::user(line.trim()));
-        if !make_room(bot, &mut messages, opening) {
+        if !make_room(bot, &mut messages, opening)? {
             continue;
         }
         if terminal {
@@ -170,10 +186,10 @@ pub(crate) fn converse<D: Device>(
 
 /// Drops the oldest exchanges, aloud, until the conversation leaves a quarter of the context for the answer. A message
 /// that does not fit by itself is taken back, aloud: then there is nothing to answer.
-fn make_room<D: Device>(bot: &Chatbot<D>, messages: &mut Vec<Message>, opening: usize) -> bool {
+fn make_room<D: Device>(bot: &Chatbot<D>, messages: &mut Vec<Message>, opening: usize) -> Result<bool> {
     let limit = bot.context() * 3 / 4;
     let mut dropped = 0;
-    while messages.len() > opening + 2 && render_prompt(messages, &bot.tokenizer).len() > limit {
+    while messages.len() > opening + 2 && bot.prompt(messages)?.len() > limit {
         messages.drain(opening..opening + 2);
         dropped += 1;
     }
@@ -183,11 +199,11 @@ fn make_room<D: Device>(bot: &Chatbot<D>, messages: &mut Vec<Message>, opening: 
             bot.context()
         ));
     }
-    let tokens = render_prompt(messages, &bot.tokenizer).len();
+    let tokens = bot.prompt(messages)?.len();
     let fits = tokens < bot.context();
     if !fits {
         tell(&format!("({tokens} tokens do not fit the context of {}: say it shorter)", bot.context()));
         messages.pop();
     }
-    fits
+    Ok(fits)
 }

@@ -8,6 +8,7 @@ mod bench;
 mod chat;
 mod console;
 mod devices;
+mod import;
 mod plan;
 mod quickstart;
 pub mod report;
@@ -54,6 +55,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Pretrain(flags) => training::pretrain(&flags),
         Command::Sft(flags) => training::sft(&flags),
         Command::Plan(flags) => plan::run(&flags),
+        Command::Import(flags) => import::run(&flags),
         Command::Chat(flags) => chat::run(&flags),
         Command::Bench(Bench::Train(flags)) => bench::train(&flags),
         Command::Bench(Bench::Generate(flags)) => bench::generate(&flags),
