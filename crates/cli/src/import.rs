@@ -147,7 +147,8 @@ fn of_gguf(metadata: &Metadata, context: usize, path: &Path) -> Result<Texts> {
             generation_config[name] = id.into();
         }
     }
-    let ends: Vec<usize> = [eos, id("eot_token_id"), id("eom_token_id")].into_iter().flatten().map(|(id, _)| id).collect();
+    let ends: Vec<usize> =
+        [eos, id("eot_token_id"), id("eom_token_id")].into_iter().flatten().map(|(id, _)| id).collect();
     if !ends.is_empty() {
         generation_config["eos_token_id"] = ends.into();
     }

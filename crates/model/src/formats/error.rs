@@ -53,7 +53,9 @@ pub enum FormatError {
         name: String,
     },
     /// A tensor that would be left out.
-    #[error("{path}: tensor {name} has no place in this shape of model, and without it the answers would differ; import another model, such as SmolLM2 or Qwen3")]
+    #[error(
+        "{path}: tensor {name} has no place in this shape of model, and without it the answers would differ; import another model, such as SmolLM2 or Qwen3"
+    )]
     ExtraTensor {
         /// The file or folder.
         path: PathBuf,
@@ -61,7 +63,9 @@ pub enum FormatError {
         name: String,
     },
     /// A tensor of another shape than the settings imply.
-    #[error("{path}: tensor {name} has shape {found:?}, but the model's settings imply {expected:?}; fetch the file again")]
+    #[error(
+        "{path}: tensor {name} has shape {found:?}, but the model's settings imply {expected:?}; fetch the file again"
+    )]
     Shape {
         /// The file or folder.
         path: PathBuf,
@@ -85,7 +89,9 @@ pub enum FormatError {
         known: &'static str,
     },
     /// More tokens than the model has rows for.
-    #[error("the tokenizer has {tokens} tokens, but the model only {rows}; they do not belong together: fetch both again")]
+    #[error(
+        "the tokenizer has {tokens} tokens, but the model only {rows}; they do not belong together: fetch both again"
+    )]
     Vocabulary {
         /// Tokens of the tokenizer.
         tokens: usize,

@@ -94,8 +94,7 @@ mod tests {
 
     #[test]
     fn every_parameter_of_the_shape_has_its_parts() {
-        let config =
-            ModelConfig { tie_embeddings: false, n_ff: 20, ..ModelConfig::modern(2, 8, 4, 2, 11, 4).unwrap() };
+        let config = ModelConfig { tie_embeddings: false, n_ff: 20, ..ModelConfig::modern(2, 8, 4, 2, 11, 4).unwrap() };
         for naming in [Naming::Gguf, Naming::HuggingFace] {
             for spec in config.parameters() {
                 let rows: usize = parts(naming, true, &config, &spec).iter().map(|part| part.rows).sum();

@@ -145,9 +145,7 @@ impl ForeignModel {
                 && (name == "lm_head.weight" && self.config.tie_embeddings || name.ends_with(".rotary_emb.inv_freq"))
         };
         match self.tensors.iter().find(|(name, _)| !used.contains(*name) && !spare(name)) {
-            Some((name, _)) => {
-                Err(FormatError::ExtraTensor { path: self.path.clone(), name: name.to_owned() }.into())
-            }
+            Some((name, _)) => Err(FormatError::ExtraTensor { path: self.path.clone(), name: name.to_owned() }.into()),
             None => Ok(()),
         }
     }

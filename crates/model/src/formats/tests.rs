@@ -252,17 +252,26 @@ fn a_gguf_file_that_lies_is_refused_by_the_thing() {
         ("tokens is 4611686018427387904 long", Box::new(|g| g.set("tokens", Meta::Texts(1 << 62, vec![])))),
         ("bytes long, where", Box::new(|g| g.set("tokens", Meta::Texts(1 << 10, vec!["a"])))),
         ("x is of type 77", Box::new(|g| g.set("x", Meta::Raw(77u32.to_le_bytes().to_vec())))),
-        ("a list of lists", Box::new(|g| {
-            let bytes = [&9u32.to_le_bytes()[..], &9u32.to_le_bytes(), &1u64.to_le_bytes()].concat();
-            g.set("x", Meta::Raw(bytes));
-        })),
-        ("not UTF-8", Box::new(|g| {
-            let bytes = [&8u32.to_le_bytes()[..], &1u64.to_le_bytes(), &[0xFF]].concat();
-            g.set("x", Meta::Raw(bytes));
-        })),
-        ("metadata key x is there twice", Box::new(|g| {
-            g.keys.extend([("x".to_owned(), Meta::U32(1)), ("x".to_owned(), Meta::U32(1))]);
-        })),
+        (
+            "a list of lists",
+            Box::new(|g| {
+                let bytes = [&9u32.to_le_bytes()[..], &9u32.to_le_bytes(), &1u64.to_le_bytes()].concat();
+                g.set("x", Meta::Raw(bytes));
+            }),
+        ),
+        (
+            "not UTF-8",
+            Box::new(|g| {
+                let bytes = [&8u32.to_le_bytes()[..], &1u64.to_le_bytes(), &[0xFF]].concat();
+                g.set("x", Meta::Raw(bytes));
+            }),
+        ),
+        (
+            "metadata key x is there twice",
+            Box::new(|g| {
+                g.keys.extend([("x".to_owned(), Meta::U32(1)), ("x".to_owned(), Meta::U32(1))]);
+            }),
+        ),
         ("general.alignment is 7", Box::new(|g| g.set("general.alignment", Meta::U32(7)))),
         ("general.alignment is 0", Box::new(|g| g.set("general.alignment", Meta::U32(0)))),
         ("of 0 dimensions", Box::new(|g| g.tensors[0].1 = vec![])),
@@ -274,44 +283,62 @@ fn a_gguf_file_that_lies_is_refused_by_the_thing() {
         ("in a file of", Box::new(|g| g.tensors[0].3 = Some(u64::MAX - 31))),
         ("in a file of", Box::new(|g| g.tensors[0].3 = Some(1 << 40))),
         ("over tensor token_embd.weight", Box::new(|g| g.tensors[1].3 = Some(32))),
-        ("blk.0.attn_norm.weight is there twice", Box::new(|g| {
-            let mut twin = g.tensors[1].clone();
-            twin.3 = None;
-            g.tensors.push(twin);
-        })),
+        (
+            "blk.0.attn_norm.weight is there twice",
+            Box::new(|g| {
+                let mut twin = g.tensors[1].clone();
+                twin.3 = None;
+                g.tensors.push(twin);
+            }),
+        ),
         // A row of 20 values is no whole block of 32.
-        ("blk.0.ffn_down.weight is [32, 20]", Box::new(|g| {
-            g.tensors.iter_mut().find(|t| t.0 == "blk.0.ffn_down.weight").unwrap().2 = 8;
-        })),
+        (
+            "blk.0.ffn_down.weight is [32, 20]",
+            Box::new(|g| {
+                g.tensors.iter_mut().find(|t| t.0 == "blk.0.ffn_down.weight").unwrap().2 = 8;
+            }),
+        ),
         ("in a file of", Box::new(|g| g.cut = 1)),
         ("tensor blk.1.ffn_up.weight is missing", Box::new(|g| g.tensors.retain(|t| t.0 != "blk.1.ffn_up.weight"))),
         ("tensor token_embd.weight is missing", Box::new(|g| drop(g.tensors.remove(0)))),
-        ("tensor blk.0.attn_q.bias has no place", Box::new(|g| {
-            g.tensors.push(("blk.0.attn_q.bias".to_owned(), vec![24], 0, None, vec![0; 96]));
-        })),
-        ("has shape [24, 32], but the model's settings imply [12, 32]", Box::new(|g| {
-            let at = g.tensors.iter().position(|t| t.0 == "blk.0.attn_q.weight").unwrap();
-            let (shape, data) = (g.tensors[at].1.clone(), g.tensors[at].4.clone());
-            let key = g.tensors.iter_mut().find(|t| t.0 == "blk.0.attn_k.weight").unwrap();
-            (key.1, key.4) = (shape, data);
-        })),
+        (
+            "tensor blk.0.attn_q.bias has no place",
+            Box::new(|g| {
+                g.tensors.push(("blk.0.attn_q.bias".to_owned(), vec![24], 0, None, vec![0; 96]));
+            }),
+        ),
+        (
+            "has shape [24, 32], but the model's settings imply [12, 32]",
+            Box::new(|g| {
+                let at = g.tensors.iter().position(|t| t.0 == "blk.0.attn_q.weight").unwrap();
+                let (shape, data) = (g.tensors[at].1.clone(), g.tensors[at].4.clone());
+                let key = g.tensors.iter_mut().find(|t| t.0 == "blk.0.attn_k.weight").unwrap();
+                (key.1, key.4) = (shape, data);
+            }),
+        ),
         ("general.architecture is \"mamba\"", Box::new(|g| g.set("general.architecture", Meta::Text("mamba")))),
         ("general.architecture is missing", Box::new(|g| drop(g.keys.remove(0)))),
         ("llama.block_count is missing", Box::new(|g| g.keys.retain(|(key, _)| key != "llama.block_count"))),
         ("llama.block_count is \"two\"", Box::new(|g| g.set("llama.block_count", Meta::Text("two")))),
         ("n_layer = 4294967295", Box::new(|g| g.set("llama.block_count", Meta::U32(u32::MAX)))),
-        ("llama.attention.head_count is 0", Box::new(|g| {
-            g.keys.retain(|(key, _)| key != "llama.attention.key_length");
-            g.set("llama.attention.head_count", Meta::U32(0));
-        })),
+        (
+            "llama.attention.head_count is 0",
+            Box::new(|g| {
+                g.keys.retain(|(key, _)| key != "llama.attention.key_length");
+                g.set("llama.attention.head_count", Meta::U32(0));
+            }),
+        ),
         ("norm_eps = NaN", Box::new(|g| g.set("llama.attention.layer_norm_rms_epsilon", Meta::F32(f32::NAN)))),
         ("llama.expert_count is 8", Box::new(|g| g.set("llama.expert_count", Meta::U32(8)))),
         ("llama.rope.dimension_count is 4", Box::new(|g| g.set("llama.rope.dimension_count", Meta::U32(4)))),
         ("llama.rope.scaling.type is \"yarn\"", Box::new(|g| g.set("llama.rope.scaling.type", Meta::Text("yarn")))),
         ("llama.rope.scale_linear is 2", Box::new(|g| g.set("llama.rope.scale_linear", Meta::F32(2.0)))),
-        ("tensor rope_freqs.weight", Box::new(|g| {
-            g.tensors.push(("rope_freqs.weight".to_owned(), vec![3], 0, None, vec![0; 12]));
-        })),
+        (
+            "tensor rope_freqs.weight",
+            Box::new(|g| {
+                g.tensors.push(("rope_freqs.weight".to_owned(), vec![3], 0, None, vec![0; 12]));
+            }),
+        ),
     ];
     for (expected, change) in changes {
         let mut gguf = Gguf::of(&config(false, true));
@@ -362,7 +389,8 @@ fn folder(config: &ModelConfig, dtype: Dtype, shards: usize) -> TempDir {
     let mut map = serde_json::Map::new();
     for (number, part) in bytes.chunks(bytes.len().div_ceil(shards)).enumerate() {
         let name = if shards == 1 { "model.safetensors".to_owned() } else { format!("model-{number}.safetensors") };
-        let views = part.iter().map(|(name, shape, bytes)| (name, TensorView::new(dtype, shape.clone(), bytes).unwrap()));
+        let views =
+            part.iter().map(|(name, shape, bytes)| (name, TensorView::new(dtype, shape.clone(), bytes).unwrap()));
         fs::write(dir.path().join(&name), serialize(views, None).unwrap()).unwrap();
         map.extend(part.iter().map(|(tensor, ..)| (tensor.clone(), name.clone().into())));
     }
@@ -429,7 +457,8 @@ fn a_config_of_another_kind_is_refused_by_its_key() {
         let error = open(key, value).unwrap_err().to_string();
         assert!(error.contains(expected), "{expected}: {error}");
     }
-    for rope in [serde_json::json!({"rope_type": "default", "rope_theta": 7e5}), serde_json::json!({"rope_theta": 7e5})] {
+    for rope in [serde_json::json!({"rope_type": "default", "rope_theta": 7e5}), serde_json::json!({"rope_theta": 7e5})]
+    {
         assert_eq!(open("rope_parameters", rope).unwrap().rope_theta, 7e5);
     }
     fs::write(&path, "{").unwrap();

@@ -11,7 +11,11 @@ fn of(parts: &(Vec<String>, Vec<i32>, Vec<String>), model: &str, pre: &str) -> R
 #[test]
 fn a_gguf_vocabulary_is_the_tokenizer_that_other_programs_read() {
     let texts = [
-        "", " ", "the there 12 in  the\n\n\n int", "It's WE'LL \u{1F600} é\u{301} 漢字\t\tthe", "½ ٣ x\u{85}\u{a0}y \r\n",
+        "",
+        " ",
+        "the there 12 in  the\n\n\n int",
+        "It's WE'LL \u{1F600} é\u{301} 漢字\t\tthe",
+        "½ ٣ x\u{85}\u{a0}y \r\n",
     ];
     for pre in ["gpt-2", "smollm", "llama-bpe", "qwen2"] {
         let ours = of(&foreign_parts(), "gpt2", pre).unwrap();
@@ -134,5 +138,30 @@ fn a_file_that_lies_is_an_error_and_no_panic() {
         ((vec![], vec![], vec![]), "ids up to 0"),
     ] {
         assert!(of(&parts, "gpt2", "smollm").unwrap_err().to_string().contains(expected), "{expected}");
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Fixture {
+    tokens: Vec<String>,
+    token_types: Vec<i32>,
+    merges: Vec<String>,
+    texts: Vec<String>,
+    ids: BTreeMap<String, Vec<Vec<u32>>>,
+}
+
+#[test]
+fn ids_are_those_of_llama_cpp() {
+    // Written by llamacpp_tokens.py beside it, with llama.cpp.
+    let fixture: Fixture = serde_json::from_str(include_str!("../../../tests/fixtures/llamacpp_tokens.json")).unwrap();
+    assert_eq!(fixture.ids.len(), 4);
+    let parts = (fixture.tokens, fixture.token_types, fixture.merges);
+    for (pre, expected) in fixture.ids {
+        let tokenizer = of(&parts, "gpt2", &pre).unwrap();
+        assert_eq!(expected.len(), fixture.texts.len());
+        for (text, expected) in fixture.texts.iter().zip(expected) {
+            assert_eq!(tokenizer.encode(text), expected, "{pre}: {text:?}");
+            assert_eq!(tokenizer.decode(&expected), *text);
+        }
     }
 }

@@ -12,18 +12,15 @@ use crate::formats::tensors::Tensors;
 const REMEDY: &str = "this program computes `llama` and `qwen3` models without scaled RoPE, experts or sliding windows; import another, such as SmolLM2 or Qwen3";
 
 /// The config, and whether the rows of queries and keys are interleaved.
-pub(super) fn config(
-    path: &Path,
-    metadata: &Metadata,
-    tensors: &Tensors,
-) -> Result<(ModelConfig, bool), ModelError> {
+pub(super) fn config(path: &Path, metadata: &Metadata, tensors: &Tensors) -> Result<(ModelConfig, bool), ModelError> {
     let unsupported = |what: &str, found: String| FormatError::Unsupported {
         path: path.to_owned(),
         what: what.to_owned(),
         found,
         remedy: REMEDY,
     };
-    let missing = |key: String, expected: &'static str| FormatError::MissingKey { path: path.to_owned(), key, expected };
+    let missing =
+        |key: String, expected: &'static str| FormatError::MissingKey { path: path.to_owned(), key, expected };
     let architecture = "general.architecture";
     let arch = metadata.text(architecture).ok_or_else(|| missing(architecture.to_owned(), "a text"))?;
     // llama.cpp turns neighbours for the first and halves for the second.
@@ -48,7 +45,9 @@ pub(super) fn config(
     let head_dim = match optional("attention.key_length")? {
         Some(width) => width,
         None if n_head > 0 && n_embd.is_multiple_of(n_head) => n_embd / n_head,
-        None => return Err(unsupported(&key("attention.head_count"), format!("{n_head} for a width of {n_embd}")).into()),
+        None => {
+            return Err(unsupported(&key("attention.head_count"), format!("{n_head} for a width of {n_embd}")).into());
+        }
     };
     for (name, allowed) in [
         ("attention.value_length", head_dim),

@@ -61,7 +61,9 @@ fn tensors(
 ) -> Result<BTreeMap<String, Tensor>, ModelError> {
     let alignment = metadata.unsigned("general.alignment").unwrap_or(32);
     if alignment == 0 || !alignment.is_multiple_of(8) || alignment > 1 << 20 {
-        return Err(damaged(path, "general.alignment", format!("{alignment}, not a multiple of 8 up to 1048576")).into());
+        return Err(
+            damaged(path, "general.alignment", format!("{alignment}, not a multiple of 8 up to 1048576")).into()
+        );
     }
     let mut list = Vec::new();
     for index in 0..count {

@@ -59,8 +59,8 @@ pub(super) fn open(folder: &Path) -> Result<Found, ModelError> {
     if !path.is_file() {
         return Err(FormatError::Unknown { path: folder.to_owned() }.into());
     }
-    let stated: Config =
-        serde_json::from_slice(&read_json(&path)?).map_err(|e| damaged(&path, "the text", format!("no config: {e}")))?;
+    let stated: Config = serde_json::from_slice(&read_json(&path)?)
+        .map_err(|e| damaged(&path, "the text", format!("no config: {e}")))?;
     let config = shape(&path, &stated)?;
     let tensors = weights::open(folder)?;
     Ok(Found { config, tensors, naming: Naming::HuggingFace, interleaved: false, metadata: None })
@@ -84,11 +84,8 @@ fn shape(path: &Path, stated: &Config) -> Result<ModelConfig, ModelError> {
         found: found.chars().take(120).collect(),
         remedy: REMEDY,
     };
-    let missing = |key: &str| FormatError::MissingKey {
-        path: path.to_owned(),
-        key: key.to_owned(),
-        expected: "a number",
-    };
+    let missing =
+        |key: &str| FormatError::MissingKey { path: path.to_owned(), key: key.to_owned(), expected: "a number" };
     let qk_norm = match stated.architectures.first().map(String::as_str) {
         Some("LlamaForCausalLM") => false,
         Some("Qwen3ForCausalLM") => true,
