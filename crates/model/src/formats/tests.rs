@@ -248,7 +248,7 @@ fn a_gguf_file_that_lies_is_refused_by_the_thing() {
         ("version of GGUF is 50331648", Box::new(|g| g.version = 3u32.swap_bytes())),
         ("number of tensors is 18446744073709551615", Box::new(|g| g.tensor_count = Some(u64::MAX))),
         ("number of metadata keys is 18446744073709551615", Box::new(|g| g.key_count = Some(u64::MAX))),
-        ("name of tensor 20", Box::new(|g| g.tensor_count = Some(60))),
+        ("dimensions, not 1 to 4", Box::new(|g| g.tensor_count = Some(60))),
         ("tokens is 4611686018427387904 long", Box::new(|g| g.set("tokens", Meta::Texts(1 << 62, vec![])))),
         ("bytes long, where", Box::new(|g| g.set("tokens", Meta::Texts(1 << 10, vec!["a"])))),
         ("x is of type 77", Box::new(|g| g.set("x", Meta::Raw(77u32.to_le_bytes().to_vec())))),
