@@ -131,11 +131,11 @@ impl ChatTemplate {
         let source = match config.get("chat_template") {
             Some(Value::String(source)) => source.as_str(),
             // Several by name.
-            Some(Value::Array(named)) => named
-                .iter()
-                .find(|one| one["name"] == "default")
-                .and_then(|one| one["template"].as_str())
-                .ok_or_else(|| fault("tokenizer_config.json has several, none of them named `default`".to_owned()))?,
+            Some(Value::Array(named)) => {
+                named.iter().find(|one| one["name"] == "default").and_then(|one| one["template"].as_str()).ok_or_else(
+                    || fault("tokenizer_config.json has several, none of them named `default`".to_owned()),
+                )?
+            }
             None | Some(Value::Null) => {
                 return Err(fault(
                     "tokenizer_config.json has no `chat_template`: this model continues texts and was not tuned to talk; use an instruct model".to_owned(),

@@ -72,7 +72,10 @@ fn training_gives_the_size_asked_and_controls_first() {
     let tokenizer = Tokenizer::train(documents.iter().cloned().map(Ok), &options(400), &mut |p| seen.push(p));
     let tokenizer = tokenizer.unwrap();
     assert_eq!(tokenizer.vocab_size(), 400);
-    assert_eq!(tokenizer.special().unwrap(), SpecialTokens { bos: 0, eos: 1, pad: 2, system: 3, user: 4, assistant: 5 });
+    assert_eq!(
+        tokenizer.special().unwrap(),
+        SpecialTokens { bos: 0, eos: 1, pad: 2, system: 3, user: 4, assistant: 5 }
+    );
     assert!((0..6).all(|id| tokenizer.token_bytes(id) == Some(b"")));
     assert_eq!(tokenizer.token_bytes(400), None);
     assert_eq!(tokenizer.byte_lengths()[..7], [0, 0, 0, 0, 0, 0, 1]);

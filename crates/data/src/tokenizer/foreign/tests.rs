@@ -11,7 +11,11 @@ fn of(parts: &(Vec<String>, Vec<i32>, Vec<String>), model: &str, pre: &str) -> R
 #[test]
 fn a_gguf_vocabulary_is_the_tokenizer_that_other_programs_read() {
     let texts = [
-        "", " ", "the there 12 in  the\n\n\n int", "It's WE'LL \u{1F600} é\u{301} 漢字\t\tthe", "½ ٣ x\u{85}\u{a0}y \r\n",
+        "",
+        " ",
+        "the there 12 in  the\n\n\n int",
+        "It's WE'LL \u{1F600} é\u{301} 漢字\t\tthe",
+        "½ ٣ x\u{85}\u{a0}y \r\n",
     ];
     for pre in ["gpt-2", "smollm", "llama-bpe", "qwen2"] {
         let ours = of(&foreign_parts(), "gpt2", pre).unwrap();
