@@ -12,7 +12,7 @@ The file is imported with `casallm import`. Then, each by its own code:
 2. conversations become prompts by llama.cpp's way (the template rendered by Jinja2, its control tokens parsed) and by ours;
 3. each prompt is continued by the likeliest token, `--tokens` times, by three programs: ours in f32; llama.cpp on the file
    as it is, where it rounds activations to 8 bits before each product with quantised weights; llama.cpp on an F32 file that
-   the `gguf` package has dequantised from it, where it rounds nothing. Only the last computes the same model as we do.
+   the `gguf` package has dequantised from it, with an F32 cache, where it rounds nothing. Only the last computes the same model as we do.
    Where greedy answers part, the gap between the two likeliest logits says whether it was a near tie.
 
 Exit code 1 when ids of texts or prompts differ, or an answer differs from llama.cpp's on the F32 file.
@@ -127,7 +127,8 @@ def main():
         texts = ours(args, model, [{"text": text} for text in TEXTS])
         answers = ours(args, model, [{"messages": one, "tokens": args.tokens} for one in CONVERSATIONS])
 
-        load = lambda path: Llama(model_path=path, n_ctx=1024, n_threads=args.threads, logits_all=True, verbose=False)
+        load = lambda path, **more: Llama(model_path=path, n_ctx=1024, n_threads=args.threads,
+                                          n_threads_batch=args.threads, logits_all=True, verbose=False, **more)
         llama = load(args.gguf)
         tokenize = lambda text, special: llama.tokenize(text.encode(), add_bos=False, special=special)
         other_texts = [text for text, found in zip(TEXTS, texts) if tokenize(text, False) != found["ids"]]
@@ -140,7 +141,8 @@ def main():
         del llama
         wide = os.path.join(folder, "f32.gguf")
         f32_copy(args.gguf, wide)
-        llama = load(wide)
+        # Type 0 is F32: keys and values are otherwise rounded to 16 bits.
+        llama = load(wide, type_k=0, type_v=0)
         sides["in f32"] = [greedy(llama, answer["prompt"], args.tokens) for answer in answers]
         words = [llama.detokenize(answer["ids"]).decode(errors="replace") for answer in answers]
 
