@@ -197,7 +197,7 @@ export const tests = [
       await chat.page.reload();
       await chat.page.waitForSelector("article.assistant");
       if (mock) assert.equal(await chat.page.locator("article.live").count(), 1);
-      await chat.idle(20_000);
+      await chat.idle();
       const after = (await chat.texts())[1];
       // What is open at the end of a piece (a word between stars) may be set otherwise later.
       assert.ok(after.startsWith(before.slice(0, -20)), `${before} | ${after}`);

@@ -76,7 +76,7 @@ export async function startMock(options = {}) {
     const prompt = path.reduce((sum, message) => sum + countTokens(message.content) + 4, countTokens(conversation.system_prompt));
     const job = {
       message: assistant, conversation, tokens: tokensOf(answerTo(user.content, version)), at: 0, read: 0, prompt, begun: Date.now(),
-      listeners: new Set(), timer: null, first: null, left: Date.now(), overflow: null,
+      listeners: new Set(), timer: null, last: Date.now(), left: Date.now(), overflow: null,
     };
     if (prompt > control.context * 0.9) {
       const dropped = path.slice(0, Math.max(0, path.length - 3));
@@ -116,8 +116,10 @@ export async function startMock(options = {}) {
         return step(job);
       }
       if (job.at === job.tokens.length) return finish(job, "complete");
-      // Timers are no finer than a millisecond.
-      const some = control.tokenMs < 1 ? Math.round(1 / control.tokenMs) : 1;
+      // Timers are no finer than a millisecond, and late on a busy machine, which then gets a few tokens at once.
+      const due = Math.min(4, Math.floor((Date.now() - job.last) / control.tokenMs));
+      const some = control.tokenMs < 1 ? Math.round(1 / control.tokenMs) : Math.max(1, due);
+      job.last = Date.now();
       const text = job.tokens.slice(job.at, job.at + some).join("");
       job.at = Math.min(job.tokens.length, job.at + some);
       job.message.content += text;

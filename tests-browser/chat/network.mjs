@@ -88,7 +88,7 @@ export const tests = [
     name: "a cut stream is picked up again, with no word lost or twice",
     async run({ chat, mock }) {
       chat.networkFaultsAllowed = true;
-      await chat.send("words 700");
+      await chat.send("words 400");
       await chat.streaming();
       mock.cut();
       await chat.page.waitForSelector(".banner.waiting:visible");
@@ -97,7 +97,7 @@ export const tests = [
       await chat.page.waitForFunction(() => document.querySelectorAll("article.live").length === 1);
       assert.equal((await chat.lastAnswer()).match(/word0/g).length, 1);
       await chat.idle(30_000);
-      assert.equal(await chat.lastAnswer(), Array.from({ length: 700 }, (_, i) => `word${i}`).join(" "));
+      assert.equal(await chat.lastAnswer(), Array.from({ length: 400 }, (_, i) => `word${i}`).join(" "));
       assert.equal(await chat.page.isVisible(".banner"), false);
     },
   },
