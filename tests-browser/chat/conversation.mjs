@@ -11,10 +11,12 @@ export const tests = [
     name: "send: the answer streams, with its figures, and the title follows",
     real: true,
     async run({ chat, mock }) {
+      if (mock) mock.control.holdAfter = 40;
       await chat.send(mock ? "words 60" : "Tell me a story about a house.");
       if (mock) {
         await chat.streaming();
         assert.equal(await chat.answers.last().getAttribute("aria-busy"), "true");
+        mock.control.holdAfter = Infinity;
       }
       await chat.page.waitForSelector("article.assistant");
       await chat.idle();
@@ -106,6 +108,7 @@ export const tests = [
     name: "stop: the button and Esc end an answer where it is",
     real: true,
     async run({ chat, mock }) {
+      if (mock) mock.control.holdAfter = 100;
       for (const way of ["button", "Escape"]) {
         await chat.send(mock ? LONG : "Tell me a very long story about a house, a river, a forest and a mountain.");
         await chat.streaming();
@@ -191,12 +194,16 @@ export const tests = [
     name: "reload: an answer that is being written goes on where it was",
     real: true,
     async run({ chat, mock }) {
+      if (mock) mock.control.holdAfter = 100;
       await chat.send(mock ? LONG : "Tell me a long story about a house.");
       await chat.streaming();
       const before = await chat.page.evaluate(() => document.querySelector("article.assistant .text").textContent.trim());
       await chat.page.reload();
       await chat.page.waitForSelector("article.assistant");
-      if (mock) assert.equal(await chat.page.locator("article.live").count(), 1);
+      if (mock) {
+        assert.equal(await chat.page.locator("article.live").count(), 1);
+        mock.control.holdAfter = Infinity;
+      }
       await chat.idle();
       const after = (await chat.texts())[1];
       // What is open at the end of a piece (a word between stars) may be set otherwise later.
@@ -209,12 +216,14 @@ export const tests = [
   },
   {
     name: "another conversation meanwhile: the answer goes on, and the list shows it",
-    async run({ chat }) {
+    mock: { holdAfter: 100 },
+    async run({ chat, mock }) {
       await chat.send(LONG);
       await chat.streaming();
       await chat.page.click("#new-chat");
       await chat.page.waitForSelector(".empty-title");
       assert.equal(await chat.page.locator("#conversations .busy:visible").count(), 1);
+      mock.control.holdAfter = Infinity;
       await chat.ask("in between");
       await chat.page.waitForFunction(() => ![...document.querySelectorAll("#conversations .busy")].some((busy) => busy.checkVisibility()));
       await chat.page.locator("#conversations a", { hasText: LONG }).click();
@@ -381,11 +390,12 @@ export const tests = [
   },
   {
     name: "reading: the progress of a long prompt is shown",
-    mock: { prefillMs: 250 },
-    async run({ chat }) {
+    mock: { prefillMs: 30, holdReading: true },
+    async run({ chat, mock }) {
       await chat.send("Hello there, my house");
       await chat.page.waitForSelector("article.live progress");
       assert.match(await chat.page.locator("article.live .waiting").innerText(), /^Reading \d+ of \d+ tokens$/);
+      mock.control.holdReading = false;
       await chat.idle();
       assert.equal(await chat.page.locator("article progress").count(), 0);
     },

@@ -7,7 +7,7 @@ const focused = (chat) => chat.page.evaluate(() => document.activeElement?.id ||
 export const tests = [
   {
     name: "keyboard only: write, lines, stop, edit, search, rename, delete, help",
-    async run({ chat }) {
+    async run({ chat, mock }) {
       const { keyboard } = chat.page;
       assert.equal(await focused(chat), "message");
       await keyboard.type("line one");
@@ -18,11 +18,13 @@ export const tests = [
       await chat.idle();
       assert.equal((await chat.texts())[0], "line one\nline two");
       assert.equal(await focused(chat), "message");
+      mock.control.holdAfter = 100;
       await keyboard.type("words 400");
       await keyboard.press("Enter");
       await chat.streaming();
       await keyboard.press("Escape");
       await chat.idle();
+      mock.control.holdAfter = Infinity;
       await keyboard.press("ArrowUp");
       assert.equal(await focused(chat), "Edit message");
       await keyboard.press("Control+a");

@@ -33,9 +33,10 @@ export function answerTo(content, version) {
  *   `damage`: a function (path, text) => text that changes a file of the page on its way, to see whether the tests notice
  */
 export async function startMock(options = {}) {
-  const control = { storage: "server", key: null, overflow: "summarise", context: 4096, tokenMs: 2, prefillMs: 0, messageBytes: 20_000, damage: null, port: 0, ...options };
+  const control = { storage: "server", key: null, overflow: "summarise", context: 4096, tokenMs: 2, prefillMs: 0, messageBytes: 20_000, holdAfter: Infinity, holdReading: false, damage: null, port: 0, ...options };
   /** Faults to come: {match: RegExp on "METHOD path", status, retryAfter, message, cut (closes the socket, after the work is done with cut: "after"), times}. */
   control.faults = [];
+  // `holdAfter`: answers wait after so many tokens until it is raised; `holdReading`: in the middle of the prompt.
   /** Every request as "METHOD path". */
   control.requests = [];
   const conversations = new Map();
@@ -110,6 +111,8 @@ export async function startMock(options = {}) {
     job.timer = setTimeout(() => {
       // With nobody there it pauses, and looks again.
       if (job.listeners.size === 0 && Date.now() - job.left > GRACE_MS) return step(job);
+      // Held until the test has seen what it wants to see, however slow the machine.
+      if (job.at >= control.holdAfter || (job.read > job.prompt / 2 && job.read < job.prompt && control.holdReading)) return step(job);
       if (control.prefillMs && job.read < job.prompt) {
         job.read = Math.min(job.prompt, job.read + Math.ceil(job.prompt / 8));
         tell(job, "progress", { read: job.read, of: job.prompt, cached: 0 });

@@ -88,14 +88,17 @@ export const tests = [
     name: "a cut stream is picked up again, with no word lost or twice",
     async run({ chat, mock }) {
       chat.networkFaultsAllowed = true;
+      mock.control.holdAfter = 100;
       await chat.send("words 400");
       await chat.streaming();
+      mock.control.faults.push({ match: /GET .*\/events$/, status: 503, retryAfter: 60 });
       mock.cut();
-      await chat.page.waitForSelector(".banner.waiting:visible");
-      assert.match(await chat.page.locator(".banner").innerText(), /Reconnecting/);
+      await chat.page.waitForFunction(() => /The server is busy\. Reconnecting in \d+ seconds/.test(document.querySelector(".banner").textContent));
+      await chat.page.getByRole("button", { name: "Try now" }).click();
       await chat.page.waitForSelector(".banner", { state: "hidden" });
       await chat.page.waitForFunction(() => document.querySelectorAll("article.live").length === 1);
       assert.equal((await chat.lastAnswer()).match(/word0/g).length, 1);
+      mock.control.holdAfter = Infinity;
       await chat.idle(30_000);
       assert.equal(await chat.lastAnswer(), Array.from({ length: 400 }, (_, i) => `word${i}`).join(" "));
       assert.equal(await chat.page.isVisible(".banner"), false);
