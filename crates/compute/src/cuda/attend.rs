@@ -231,3 +231,45 @@ pub(super) fn backward(
         },
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spans(lengths: &[(usize, usize)]) -> Vec<Span> {
+        let (mut q_start, mut kv_start) = (0, 0);
+        let mut spans = Vec::new();
+        for (q_len, kv_len) in lengths.iter().copied() {
+            spans.push(Span { q_start, q_len, kv_start, kv_len });
+            (q_start, kv_start) = (q_start + q_len, kv_start + kv_len);
+        }
+        spans
+    }
+
+    #[test]
+    fn a_library_is_asked_for_whole_sequences_of_one_length_only() {
+        let of = |lengths: &[(usize, usize)]| sequences(&spans(lengths));
+        assert_eq!(of(&[(256, 256)]), Some((1, 256)));
+        assert_eq!(of(&[(2048, 2048); 3]), Some((3, 2048)));
+        for lengths in [
+            &[][..],
+            &[(128, 128); 2],
+            &[(300, 300); 2],
+            &[(256, 256), (128, 128)],
+            &[(256, 256), (384, 384)],
+            &[(256, 512)],
+            &[(1, 256)],
+        ] {
+            assert_eq!(of(lengths), None, "{lengths:?}");
+        }
+        // A gap between two of them, and one that does not begin at the first row.
+        let mut apart = spans(&[(256, 256); 2]);
+        (apart[1].q_start, apart[1].kv_start) = (257, 257);
+        assert_eq!(sequences(&apart), None);
+        assert_eq!(sequences(&apart[1..]), None);
+        // Queries and keys from different places.
+        let mut moved = spans(&[(256, 256)]);
+        moved[0].kv_start = 256;
+        assert_eq!(sequences(&moved), None);
+    }
+}

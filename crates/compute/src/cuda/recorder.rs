@@ -14,7 +14,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::calls::{Call, Calls};
-use super::driver::{Address, Argument, Attention, Driver, Fp8Matmul, Graph, GraphDriver, Kernel, Launch, Matmul, Post};
+use super::driver::{
+    Address, Argument, Attention, Driver, Fp8Matmul, Graph, GraphDriver, Kernel, Launch, Matmul, Post,
+};
 use crate::device::{AttentionShape, DeviceInfo};
 use crate::error::ComputeError;
 

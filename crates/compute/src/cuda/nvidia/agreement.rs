@@ -40,8 +40,9 @@ pub(super) fn disagreement(output: &Output, want: &[u8], got: &[u8]) -> Option<S
     for (i, (want, got)) in want.chunks(output.width).zip(got.chunks(output.width)).enumerate() {
         let norm = want.iter().map(|x| x * x).sum::<f64>().sqrt();
         let distance = want.iter().zip(got).map(|(x, y)| (x - y) * (x - y)).sum::<f64>().sqrt();
-        // Written so that NaN disagrees.
-        if !(distance <= tolerance * (norm + usual)) {
+        // NaN does not agree with anything.
+        let agrees = distance <= tolerance * (norm + usual);
+        if !agrees {
             return Some(format!(
                 "row {i} of {} differs from ours by {distance:.3e}, of a norm of {norm:.3e}",
                 output.name

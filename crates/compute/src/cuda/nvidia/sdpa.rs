@@ -139,13 +139,13 @@ impl Plan {
     ) -> Result<Self, CudaError> {
         let maker = Maker { library, target, problem };
         let heuristics = maker.heuristics()?;
-        let mut reason = CudaError::Call {
-            call: "cudnnBackendGetAttribute",
-            text: format!("no engine for {problem}"),
-            hint: "",
-        };
-        let configs =
-            heuristics.read(Name::CUDNN_ATTR_ENGINEHEUR_RESULTS, Kind::CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, CANDIDATES)?;
+        let mut reason =
+            CudaError::Call { call: "cudnnBackendGetAttribute", text: format!("no engine for {problem}"), hint: "" };
+        let configs = heuristics.read(
+            Name::CUDNN_ATTR_ENGINEHEUR_RESULTS,
+            Kind::CUDNN_BACKEND_ENGINECFG_DESCRIPTOR,
+            CANDIDATES,
+        )?;
         for config in configs {
             for stages in if problem.backward { &DETERMINISTIC_STAGES[..] } else { &[0][..] } {
                 let made = maker.repeatable(&config, *stages).and_then(|config| maker.execution(config));
@@ -154,7 +154,8 @@ impl Plan {
                         return Ok(Plan { execution, _heuristics: heuristics });
                     }
                     Ok((_, workspace)) => {
-                        let text = format!("{workspace} bytes of workspace for {problem}, and {most_workspace} are free");
+                        let text =
+                            format!("{workspace} bytes of workspace for {problem}, and {most_workspace} are free");
                         reason = CudaError::Call { call: "cudnnBackendFinalize", text, hint: "" };
                     }
                     Err(error) => reason = error,
@@ -202,7 +203,7 @@ impl Plan {
 }
 
 impl Maker<'_> {
-    fn new(&self, kind: Kind) -> Result<Descriptor, CudaError> {
+    fn create(&self, kind: Kind) -> Result<Descriptor, CudaError> {
         Descriptor::new(self.library, kind)
     }
 
@@ -214,7 +215,7 @@ impl Maker<'_> {
         (dims, strides): ([usize; 4], [usize; 4]),
         place: Place,
     ) -> Result<Descriptor, CudaError> {
-        let tensor = self.new(Kind::CUDNN_BACKEND_TENSOR_DESCRIPTOR)?;
+        let tensor = self.create(Kind::CUDNN_BACKEND_TENSOR_DESCRIPTOR)?;
         let wide = |numbers: [usize; 4]| numbers.map(|n| n as i64);
         tensor.set(Name::CUDNN_ATTR_TENSOR_UNIQUE_ID, Type::CUDNN_TYPE_INT64, &[uid])?;
         tensor.set(Name::CUDNN_ATTR_TENSOR_DATA_TYPE, Type::CUDNN_TYPE_DATA_TYPE, &[element as u32])?;
@@ -254,7 +255,7 @@ impl Maker<'_> {
     }
 
     fn graph(&self, operation: Descriptor) -> Result<Descriptor, CudaError> {
-        let mut graph = self.new(Kind::CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR)?;
+        let mut graph = self.create(Kind::CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR)?;
         graph.refer(Name::CUDNN_ATTR_OPERATIONGRAPH_OPS, vec![operation])?;
         if let Target::Handle(handle) = self.target {
             graph.set(Name::CUDNN_ATTR_OPERATIONGRAPH_HANDLE, Type::CUDNN_TYPE_HANDLE, &[handle])?;
@@ -264,7 +265,7 @@ impl Maker<'_> {
 
     /// The causal mask: minus infinity where the row is not greater than or equal to the column.
     fn mask(&self) -> Result<Descriptor, CudaError> {
-        let mut mask = self.new(Kind::CUDNN_BACKEND_OPERATION_DIAGONAL_BAND_MASK_DESCRIPTOR)?;
+        let mut mask = self.create(Kind::CUDNN_BACKEND_OPERATION_DIAGONAL_BAND_MASK_DESCRIPTOR)?;
         mask.refer(Name::CUDNN_ATTR_OPERATION_DIAGONAL_BAND_MASK_XDESC, vec![self.scores(uid::SCORES)?])?;
         mask.refer(Name::CUDNN_ATTR_OPERATION_DIAGONAL_BAND_MASK_BDESC, vec![self.scalar(uid::MASKED)?])?;
         mask.refer(Name::CUDNN_ATTR_OPERATION_DIAGONAL_BAND_MASK_YDESC, vec![self.scores(uid::SCORES_MASKED)?])?;
@@ -275,14 +276,14 @@ impl Maker<'_> {
             &[kept],
         )?;
         // A graph inside an operation has no handle.
-        let mut graph = self.new(Kind::CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR)?;
+        let mut graph = self.create(Kind::CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR)?;
         graph.refer(Name::CUDNN_ATTR_OPERATIONGRAPH_OPS, vec![mask.finalize()?])?;
         graph.finalize()
     }
 
     /// The softmax, which says where the log-sum-exps go.
     fn softmax(&self) -> Result<Descriptor, CudaError> {
-        let mut softmax = self.new(Kind::CUDNN_BACKEND_OPERATION_SOFTMAX_DESCRIPTOR)?;
+        let mut softmax = self.create(Kind::CUDNN_BACKEND_OPERATION_SOFTMAX_DESCRIPTOR)?;
         softmax.refer(Name::CUDNN_ATTR_OPERATION_SOFTMAX_XDESC, vec![self.scores(uid::SOFTMAX_IN)?])?;
         softmax.refer(Name::CUDNN_ATTR_OPERATION_SOFTMAX_YDESC, vec![self.scores(uid::SOFTMAX_OUT)?])?;
         softmax.refer(Name::CUDNN_ATTR_OPERATION_SOFTMAX_STATS_DESC, vec![self.log_sum_exps()?])?;
@@ -291,7 +292,7 @@ impl Maker<'_> {
 
     fn forward(&self) -> Result<Descriptor, CudaError> {
         let AttentionShape { n_head, n_kv_head, .. } = self.problem.shape;
-        let mut forward = self.new(Kind::CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR)?;
+        let mut forward = self.create(Kind::CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR)?;
         forward.refer(Name::CUDNN_ATTR_OPERATION_SDPA_FWD_QDESC, vec![self.heads(uid::Q, n_head)?])?;
         forward.refer(Name::CUDNN_ATTR_OPERATION_SDPA_FWD_KDESC, vec![self.heads(uid::K, n_kv_head)?])?;
         forward.refer(Name::CUDNN_ATTR_OPERATION_SDPA_FWD_VDESC, vec![self.heads(uid::V, n_kv_head)?])?;
@@ -307,7 +308,7 @@ impl Maker<'_> {
 
     fn backward(&self) -> Result<Descriptor, CudaError> {
         let AttentionShape { n_head, n_kv_head, .. } = self.problem.shape;
-        let mut backward = self.new(Kind::CUDNN_BACKEND_OPERATION_SDPA_BWD_DESCRIPTOR)?;
+        let mut backward = self.create(Kind::CUDNN_BACKEND_OPERATION_SDPA_BWD_DESCRIPTOR)?;
         for (name, uid, heads) in [
             (Name::CUDNN_ATTR_OPERATION_SDPA_BWD_QDESC, uid::Q, n_head),
             (Name::CUDNN_ATTR_OPERATION_SDPA_BWD_KDESC, uid::K, n_kv_head),
@@ -332,7 +333,7 @@ impl Maker<'_> {
     /// The target's properties, where it has no handle.
     fn properties(&self) -> Result<Option<Descriptor>, CudaError> {
         let Target::Properties(json) = self.target else { return Ok(None) };
-        let properties = self.new(Kind::CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR)?;
+        let properties = self.create(Kind::CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR)?;
         let bytes = json.as_bytes();
         properties.set(Name::CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, Type::CUDNN_TYPE_CHAR, bytes)?;
         properties.finalize().map(Some)
@@ -341,7 +342,7 @@ impl Maker<'_> {
     /// The library's proposals for the whole graph, by its own judgement.
     fn heuristics(&self) -> Result<Descriptor, CudaError> {
         let operation = if self.problem.backward { self.backward() } else { self.forward() };
-        let mut heuristics = self.new(Kind::CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR)?;
+        let mut heuristics = self.create(Kind::CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR)?;
         heuristics.refer(Name::CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, vec![self.graph(operation?)?])?;
         let mode = nn::cudnnBackendHeurMode_t::CUDNN_HEUR_MODE_A as u32;
         heuristics.set(Name::CUDNN_ATTR_ENGINEHEUR_MODE, Type::CUDNN_TYPE_HEUR_MODE, &[mode])?;
@@ -357,11 +358,7 @@ impl Maker<'_> {
         let mut notes = [0_u32; 16];
         let mut count = 0;
         for engine in &engine {
-            count = engine.get(
-                Name::CUDNN_ATTR_ENGINE_NUMERICAL_NOTE,
-                Type::CUDNN_TYPE_NUMERICAL_NOTE,
-                &mut notes,
-            )?;
+            count = engine.get(Name::CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, Type::CUDNN_TYPE_NUMERICAL_NOTE, &mut notes)?;
         }
         if notes[..count].contains(&(nn::cudnnBackendNumericalNote_t::CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC as u32)) {
             let text = format!("an engine for {} that does not repeat", self.problem);
@@ -369,11 +366,9 @@ impl Maker<'_> {
         }
         let of_stages = nn::cudnnBackendKnobType_t::CUDNN_KNOB_TYPE_STAGES as u32;
         let mut choices = Vec::new();
-        for choice in proposal.read(
-            Name::CUDNN_ATTR_ENGINECFG_KNOB_CHOICES,
-            Kind::CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR,
-            KNOBS,
-        )? {
+        for choice in
+            proposal.read(Name::CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, Kind::CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR, KNOBS)?
+        {
             let mut knob = [0_u32];
             choice.get(Name::CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, Type::CUDNN_TYPE_KNOB_TYPE, &mut knob)?;
             if stages == 0 || knob[0] != of_stages {
@@ -381,12 +376,12 @@ impl Maker<'_> {
             }
         }
         if stages != 0 {
-            let choice = self.new(Kind::CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR)?;
+            let choice = self.create(Kind::CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR)?;
             choice.set(Name::CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, Type::CUDNN_TYPE_KNOB_TYPE, &[of_stages])?;
             choice.set(Name::CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, Type::CUDNN_TYPE_INT64, &[stages])?;
             choices.push(choice.finalize()?);
         }
-        let mut config = self.new(Kind::CUDNN_BACKEND_ENGINECFG_DESCRIPTOR)?;
+        let mut config = self.create(Kind::CUDNN_BACKEND_ENGINECFG_DESCRIPTOR)?;
         config.refer(Name::CUDNN_ATTR_ENGINECFG_ENGINE, engine)?;
         config.refer(Name::CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, choices)?;
         config.finalize()
@@ -394,7 +389,7 @@ impl Maker<'_> {
 
     /// A plan of a configuration, and its workspace: compiles the kernels.
     fn execution(&self, config: Descriptor) -> Result<(Descriptor, usize), CudaError> {
-        let mut plan = self.new(Kind::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?;
+        let mut plan = self.create(Kind::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?;
         plan.refer(Name::CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, vec![config])?;
         if let Target::Handle(handle) = self.target {
             plan.set(Name::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, Type::CUDNN_TYPE_HANDLE, &[handle])?;

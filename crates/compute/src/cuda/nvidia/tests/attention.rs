@@ -6,15 +6,16 @@ use std::sync::Arc;
 use super::super::{CudnnUse, NvidiaDriver, NvidiaSettings};
 use super::fakes::Machine;
 use super::{bytes, download};
+use crate::cuda::CudaDevice;
 use crate::cuda::attention::{Backward, Forward};
 use crate::cuda::driver::{Address, Attention, AttentionPass, Driver};
 use crate::cuda::recorder::Recorder;
-use crate::device::{AttentionShape, Span};
-use crate::dtype::Bf16;
+use crate::device::{AttentionShape, Device, ScratchShape, Span};
+use crate::dtype::{Bf16, DType};
 use crate::reference::attention as reference;
 
 const SEQUENCES: usize = 2;
-const LENGTH: usize = 256;
+const LENGTH: usize = 128;
 const SHAPE: AttentionShape = AttentionShape { n_head: 2, n_kv_head: 2, head_dim: 64 };
 const SHARED: AttentionShape = AttentionShape { n_head: 4, n_kv_head: 2, head_dim: 128 };
 
@@ -26,20 +27,32 @@ fn widened(bytes: &[u8]) -> Vec<f64> {
     bytes.as_chunks::<2>().0.iter().map(|b| f64::from(Bf16(u16::from_le_bytes(*b)).to_f32())).collect()
 }
 
+fn spans(length: usize) -> Vec<Span> {
+    let span = |i| Span { q_start: i * length, q_len: length, kv_start: i * length, kv_len: length };
+    (0..SEQUENCES).map(span).collect()
+}
+
+/// Where results go, and what is right.
+type Wanted = Vec<(Address, Vec<u8>)>;
+
 /// Operands on a driver's device, and what the reference makes of them.
 struct Case {
     forward: Attention,
     backward: Attention,
-    /// Where each result goes, and what is right: out and log-sum-exps; dq, dk and dv.
-    wanted: [Vec<(Address, Vec<u8>)>; 2],
+    /// Out and log-sum-exps; dq, dk and dv.
+    wanted: [Wanted; 2],
     /// How often "ours" was asked for.
     ours: Cell<usize>,
 }
 
 impl Case {
     fn new(driver: &dyn Driver, shape: AttentionShape, seed: u64) -> Self {
+        Self::of_length(driver, shape, LENGTH, seed)
+    }
+
+    fn of_length(driver: &dyn Driver, shape: AttentionShape, length: usize, seed: u64) -> Self {
         let AttentionShape { n_head, n_kv_head, head_dim } = shape;
-        let tokens = SEQUENCES * LENGTH;
+        let tokens = SEQUENCES * length;
         let values = |heads: usize, seed| -> Vec<f64> {
             bytes(tokens * heads * head_dim, seed).into_iter().map(|byte| (f64::from(byte) - 127.5) / 64.0).collect()
         };
@@ -48,8 +61,7 @@ impl Case {
             driver.upload(at, bytes);
             at
         };
-        let span = |i| Span { q_start: i * LENGTH, q_len: LENGTH, kv_start: i * LENGTH, kv_len: LENGTH };
-        let spans: Vec<Span> = (0..SEQUENCES).map(span).collect();
+        let spans = spans(length);
         let inputs = [(n_head, 1), (n_kv_head, 2), (n_kv_head, 3), (n_head, 4)];
         let inputs = inputs.map(|(heads, salt)| bf16(&values(heads, 10 * seed + salt)));
         let [q, k, v, d_out] = inputs.each_ref().map(|bytes| widened(bytes));
@@ -66,7 +78,7 @@ impl Case {
         let (out_kept, lse_kept) = (place(&out_bytes), place(&lse_bytes));
         let scratch_bytes = driver.attention_scratch(shape, tokens);
         let scratch = driver.allocate(scratch_bytes.max(1)).unwrap();
-        let with = |pass| Attention { shape, sequences: SEQUENCES, length: LENGTH, pass, scratch, scratch_bytes };
+        let with = |pass| Attention { shape, sequences: SEQUENCES, length, pass, scratch, scratch_bytes };
         let backward = Backward { q, k, v, out: out_kept, lse: lse_kept, d_out, dq, dk, dv };
         let [dq_bytes, dk_bytes, dv_bytes] = gradients;
         Case {
@@ -77,13 +89,13 @@ impl Case {
         }
     }
 
-    fn passes(&self) -> [(&Attention, &[(Address, Vec<u8>)]); 2] {
-        [(&self.forward, &self.wanted[0]), (&self.backward, &self.wanted[1])]
+    fn pass(&self, backward: bool) -> &Attention {
+        if backward { &self.backward } else { &self.forward }
     }
 
     /// As the device does: the library where it is known, ours where it is not, both where nothing is.
     fn run(&self, driver: &dyn Driver, backward: bool) -> Vec<Vec<u8>> {
-        let (attention, wanted) = self.passes()[usize::from(backward)];
+        let (attention, wanted) = (self.pass(backward), &self.wanted[usize::from(backward)]);
         let ours = || {
             self.ours.set(self.ours.get() + 1);
             wanted.iter().for_each(|(at, bytes)| driver.upload(*at, bytes));
@@ -125,7 +137,7 @@ fn first_run(machine: &Machine, settings: NvidiaSettings) -> ([bool; 2], Option<
     let library = [false, true].map(|backward| {
         let got = case.run(&driver, backward);
         case.assert_right(&got, backward);
-        driver.knows_attention(case.passes()[usize::from(backward)].0).unwrap()
+        driver.knows_attention(case.pass(backward)).unwrap()
     });
     (library, driver.take_note())
 }
@@ -151,7 +163,7 @@ fn the_librarys_attention_is_what_the_reference_says() {
                 let executions = machine.get::<i32>("cudnn", "fake_executions");
                 let got = case.run(&driver, backward);
                 case.assert_right(&got, backward);
-                assert_eq!(driver.knows_attention(case.passes()[usize::from(backward)].0), Some(true));
+                assert_eq!(driver.knows_attention(case.pass(backward)), Some(true));
                 if seed == 2 {
                     // Met before: started, and nothing else, on other operands.
                     assert_eq!(machine.get::<i32>("cudnn", "fake_executions"), executions + 1);
@@ -213,7 +225,7 @@ fn a_wrong_result_is_never_chosen() {
         assert!(case.is_ours(&got, false), "wrong {wrong}: what stays is ours");
         assert_eq!(driver.knows_attention(&case.forward), Some(false));
         let note = driver.take_note().unwrap();
-        assert!(note.contains(about) && note.contains("attention forward 2x256") && note.contains(".tsv"), "{note}");
+        assert!(note.contains(about) && note.contains("attention forward 2x128") && note.contains(".tsv"), "{note}");
         assert_eq!(driver.take_note(), None);
         // Nor later, when it happens to be right.
         machine.set("cudnn", "fake_wrong", 0);
@@ -359,7 +371,8 @@ fn attention_is_captured_with_the_calls_around_it() {
     let mut before = Vec::new();
     for round in 0..5 {
         // Other queries each time: a graph that did not run would leave an old result.
-        let queries: Vec<f64> = bytes(out_bytes / 2, 50 + round).iter().map(|x| (f64::from(*x) - 127.5) / 64.0).collect();
+        let queries: Vec<f64> =
+            bytes(out_bytes / 2, 51 + 2 * round).iter().map(|x| (f64::from(*x) - 127.5) / 64.0).collect();
         driver.upload(of, &bf16(&queries));
         driver.zero(out, out_bytes);
         recorder.begin();
@@ -373,10 +386,77 @@ fn attention_is_captured_with_the_calls_around_it() {
         let listed = download(&*driver, out, out_bytes);
         driver.zero(out, out_bytes);
         driver.attention(&case.forward);
-        assert_eq!(listed, download(&*driver, out, out_bytes), "round {round}");
-        assert_ne!(listed, before, "round {round}");
+        assert!(listed == download(&*driver, out, out_bytes), "round {round}");
+        assert!(listed != before, "round {round}");
         before = listed;
     }
     let counts = ["fake_graphs", "fake_graph_starts"].map(|name| machine.get::<i32>("cuda", name));
     assert_eq!((counts, recorder.take_note()), ([1, 4], None));
+}
+
+/// From the device's operation down, with a choice that was made before: the fake GPU knows none of our kernels, so that
+/// there is nothing to compare with.
+#[test]
+fn the_device_hands_the_spans_of_pre_training_to_the_library() {
+    const LENGTH: usize = 256;
+    let machine = Machine::with_cudnn();
+    make_ours_slow(&machine);
+    let driver = machine.open().unwrap();
+    let case = Case::of_length(&driver, SHAPE, LENGTH, 4);
+    let got = [false, true].map(|backward| case.run(&driver, backward));
+    let AttentionPass::Backward(Backward { q, k, v, d_out, .. }) = case.backward.pass else {
+        panic!("a backward pass")
+    };
+    let tokens = SEQUENCES * LENGTH;
+    let inputs = [q, k, v, d_out].map(|at| download(&driver, at, 2 * tokens * 128));
+    drop(driver);
+
+    let device = CudaDevice::new(Arc::new(machine.open().unwrap())).unwrap();
+    let shape = ScratchShape {
+        dtype: DType::Bf16,
+        matrices: DType::Bf16.into(),
+        tokens,
+        width: 128,
+        vocab_size: 16,
+        n_embd: 128,
+        sequence: LENGTH,
+        n_head: 2,
+        n_kv_head: 2,
+        head_dim: 64,
+        training: true,
+    };
+    device.reserve_scratch(&shape).unwrap();
+    let workspace = device.driver().attention_scratch(SHAPE, tokens);
+    assert!(workspace > 0 && device.scratch_held() >= workspace, "the workspace is planned");
+    let buffer = |name| device.allocate(name, DType::Bf16, tokens * 128).unwrap();
+    let [q, k, v, d_out] = inputs.map(|bytes| {
+        let mut buffer = buffer("input");
+        device.write_f32(&mut buffer, 0, &widened(&bytes).iter().map(|x| *x as f32).collect::<Vec<_>>());
+        buffer
+    });
+    let (mut out, mut dq, mut dk, mut dv) = (buffer("out"), buffer("dq"), buffer("dk"), buffer("dv"));
+    let mut lse = device.allocate("lse", DType::F32, tokens * 2).unwrap();
+    let (held, executions) = (device.allocated_bytes(), || machine.get::<i32>("cudnn", "fake_executions"));
+    let before = executions();
+    device.attention(SHAPE, &spans(LENGTH), [&q, &k, &v], &mut out, Some(&mut lse));
+    let operands = [&mut dq, &mut dk, &mut dv];
+    device.attention_backward(SHAPE, &spans(LENGTH), [&q, &k, &v], &out, &lse, &d_out, operands);
+    device.check().unwrap();
+    assert_eq!((executions() - before, device.take_note()), (2, None));
+    assert_eq!(device.allocated_bytes(), held, "nothing is allocated in a step");
+    assert!(*device.bytes(&out) == *got[0][0] && *device.bytes(&lse) == *got[0][1]);
+    case.assert_right(&[&dq, &dk, &dv].map(|x| device.bytes(x).into_owned()), true);
+
+    // Another number of tokens in a sequence, keys before its queries, no gradients to come, f32: ours.
+    let mut cut = spans(LENGTH);
+    (cut[0].q_len, cut[0].kv_len) = (100, 100);
+    device.attention(SHAPE, &cut, [&q, &k, &v], &mut out, Some(&mut lse));
+    let later = [Span { q_start: 0, q_len: LENGTH, kv_start: 0, kv_len: 2 * LENGTH }];
+    device.attention(SHAPE, &later, [&q, &k, &v], &mut out, Some(&mut lse));
+    device.attention(SHAPE, &spans(LENGTH), [&q, &k, &v], &mut out, None);
+    let odd = AttentionShape { n_head: 4, n_kv_head: 4, head_dim: 32 };
+    let mut lse = device.allocate("lse", DType::F32, tokens * 4).unwrap();
+    device.attention(odd, &spans(LENGTH), [&q, &k, &v], &mut out, Some(&mut lse));
+    device.check().unwrap();
+    assert_eq!(executions() - before, 2);
 }
