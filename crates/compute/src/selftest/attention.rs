@@ -17,8 +17,6 @@ const SHAPES: [AttentionShape; 5] = [
 
 /// Lengths of training spans.
 const TRAINING: [&[usize]; 5] = [&[1], &[17], &[15, 1, 33, 2], &[65, 64], &[63, 195]];
-/// Those of pre-training, without a row between them: where a library's attention is used, it is for such.
-const WHOLE: [(usize, usize); 2] = [(256, 256); 2];
 /// (queries, keys): prefill on top of a cache, decoding of one to five tokens, a batch of both.
 const CACHED: [&[(usize, usize)]; 5] = [
     &[(17, 80)],
@@ -35,11 +33,6 @@ pub(super) fn run<D: Device>(trial: &mut Trial<'_, D>, dtype: DType) {
             let operands = Operands::new(trial, dtype, shape, &pairs, 1.5);
             forward(trial, &operands, &pairs, Tolerance::F32_ATTENTION);
             backward(trial, &operands, &pairs);
-        }
-        if dtype == DType::Bf16 && shape.head_dim >= 64 {
-            let operands = Operands::apart(trial, dtype, shape, &WHOLE, 1.5, (0, 0));
-            forward(trial, &operands, &WHOLE, Tolerance::F32_ATTENTION);
-            backward(trial, &operands, &WHOLE);
         }
         for pairs in CACHED {
             let operands = Operands::new(trial, dtype, shape, pairs, 1.5);
@@ -71,23 +64,11 @@ impl Operands {
         pairs: &[(usize, usize)],
         deviation: f64,
     ) -> Self {
-        Self::apart(trial, dtype, shape, pairs, deviation, (2, 3))
-    }
-
-    /// With so many rows of queries, and of keys, between spans.
-    fn apart<D: Device>(
-        trial: &mut Trial<'_, D>,
-        dtype: DType,
-        shape: AttentionShape,
-        pairs: &[(usize, usize)],
-        deviation: f64,
-        (q_gap, kv_gap): (usize, usize),
-    ) -> Self {
-        let (mut spans, mut q_start, mut kv_start) = (Vec::new(), 0, kv_gap);
+        let (mut spans, mut q_start, mut kv_start) = (Vec::new(), 0, 3);
         for (q_len, kv_len) in pairs.iter().copied() {
             spans.push(Span { q_start, q_len, kv_start, kv_len });
-            q_start += q_len + q_gap;
-            kv_start += kv_len + kv_gap;
+            q_start += q_len + 2;
+            kv_start += kv_len + 3;
         }
         let (mut q_covered, mut kv_covered) = (vec![false; q_start], vec![false; kv_start]);
         for span in &spans {
