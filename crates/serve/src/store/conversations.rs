@@ -59,14 +59,14 @@ pub(super) fn insert(connection: &Connection, conversation: &Conversation) -> Re
     connection
         .prepare_cached(&format!("INSERT INTO conversations ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"))?
         .execute(params![
-            conversation.id,
-            conversation.title,
-            conversation.system_prompt,
-            messages::to_json(&conversation.settings),
-            conversation.leaf_id,
-            conversation.created_at,
-            conversation.updated_at,
-        ])?;
+        conversation.id,
+        conversation.title,
+        conversation.system_prompt,
+        messages::to_json(&conversation.settings),
+        conversation.leaf_id,
+        conversation.created_at,
+        conversation.updated_at,
+    ])?;
     Ok(())
 }
 

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Database;
 use super::error::StoreError;
-use super::types::Tree;
 use super::now;
+use super::types::Tree;
 
 /// Tells the file from other JSON.
 pub const FORMAT: &str = "casallm-conversations";

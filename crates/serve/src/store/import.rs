@@ -47,9 +47,8 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Tree>, StoreError> {
         return Err(refused(format!("it has {count} conversations; at most {} are taken", limits::CONVERSATIONS)));
     }
     for (number, tree) in file.conversations.iter().enumerate() {
-        check(tree).map_err(|(place, reason)| {
-            StoreError::import(format!("conversation {}{place}", number + 1), reason)
-        })?;
+        check(tree)
+            .map_err(|(place, reason)| StoreError::import(format!("conversation {}{place}", number + 1), reason))?;
     }
     Ok(file.conversations)
 }

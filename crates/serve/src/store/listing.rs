@@ -85,10 +85,8 @@ impl Words {
         let mut conditions = Vec::new();
         if let Some(expression) = &self.expression {
             values.push(Value::Text(expression.clone()));
-            conditions.push(format!(
-                "{table}.number IN (SELECT rowid FROM {index} WHERE {index} MATCH ?{})",
-                values.len()
-            ));
+            conditions
+                .push(format!("{table}.number IN (SELECT rowid FROM {index} WHERE {index} MATCH ?{})", values.len()));
         }
         for pattern in &self.patterns {
             values.push(Value::Text(pattern.clone()));
@@ -213,7 +211,8 @@ mod tests {
     #[test]
     fn pages_join_to_the_whole_list_newest_first() {
         let (_dir, mut database) = database();
-        let mut expected: Vec<String> = (0..23).map(|n| conversation_with(&mut database, &[&format!("Talk {n}")]).id).collect();
+        let mut expected: Vec<String> =
+            (0..23).map(|n| conversation_with(&mut database, &[&format!("Talk {n}")]).id).collect();
         // Equal times happen: the id decides.
         database.connection.execute("UPDATE conversations SET updated_at = updated_at / 1000", []).unwrap();
         let mut seen = Vec::new();
@@ -221,7 +220,8 @@ mod tests {
         loop {
             let page = database.list(&query).unwrap();
             assert!(page.entries.len() == 5 || page.next.is_none());
-            let times: Vec<_> = page.entries.iter().map(|e| (e.conversation.updated_at, e.conversation.id.clone())).collect();
+            let times: Vec<_> =
+                page.entries.iter().map(|e| (e.conversation.updated_at, e.conversation.id.clone())).collect();
             assert!(times.windows(2).all(|pair| pair[0] > pair[1]));
             seen.extend(page.entries.into_iter().map(|entry| entry.conversation.id));
             query.cursor = page.next;
@@ -237,7 +237,10 @@ mod tests {
     #[test]
     fn words_are_found_in_titles_and_messages_of_any_language() {
         let (_dir, mut database) = database();
-        conversation_with(&mut database, &["Why is the sky blue?", "Rayleigh scattering, 100 % of it.", "Und im Süden?"]);
+        conversation_with(
+            &mut database,
+            &["Why is the sky blue?", "Rayleigh scattering, 100 % of it.", "Und im Süden?"],
+        );
         conversation_with(&mut database, &["今日は雨が降っています"]);
         conversation_with(&mut database, &["Tell me about a_b and ab\"c"]);
         let sky = vec!["Why is the sky blue?".to_owned()];
@@ -294,12 +297,45 @@ mod tests {
         let (_dir, mut database) = database();
         conversation_with(&mut database, &["AND OR NOT NEAR", "title: * ^ - + { } ( ) \" ' ; --"]);
         let hostile = [
-            "\"", "\"\"", "\"\"\"", "'", "*", "AND", "OR", "NOT", "NEAR(", "NEAR(a b, 2)", "title:x", "a*", "^a", "-a", "(",
-            ")", "{}", "a AND", "OR b", "\0", "abc\0def", "\"abc", "abc\"", "\u{301}\u{301}\u{301}", "ab\u{301}", "%", "_",
-            "\\", "\\\\%", "; DROP TABLE messages", "🦀🦀🦀", "\u{200b}\u{200b}\u{200b}", "\u{feff}ab", "İİİ",
+            "\"",
+            "\"\"",
+            "\"\"\"",
+            "'",
+            "*",
+            "AND",
+            "OR",
+            "NOT",
+            "NEAR(",
+            "NEAR(a b, 2)",
+            "title:x",
+            "a*",
+            "^a",
+            "-a",
+            "(",
+            ")",
+            "{}",
+            "a AND",
+            "OR b",
+            "\0",
+            "abc\0def",
+            "\"abc",
+            "abc\"",
+            "\u{301}\u{301}\u{301}",
+            "ab\u{301}",
+            "%",
+            "_",
+            "\\",
+            "\\\\%",
+            "; DROP TABLE messages",
+            "🦀🦀🦀",
+            "\u{200b}\u{200b}\u{200b}",
+            "\u{feff}ab",
+            "İİİ",
         ];
         for query in hostile {
-            database.list(&ListQuery { search: query.into(), limit: 10, cursor: None }).unwrap_or_else(|e| panic!("{query:?}: {e}"));
+            database
+                .list(&ListQuery { search: query.into(), limit: 10, cursor: None })
+                .unwrap_or_else(|e| panic!("{query:?}: {e}"));
         }
         assert_eq!(titles(&database, "NEAR").len(), 1);
         assert_eq!(titles(&database, "title: *").len(), 1);
@@ -308,6 +344,8 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(32))]
+
         #[test]
         fn any_string_is_a_query_and_finds_itself(text in "\\PC{3,40}", noise in proptest::prelude::any::<String>()) {
             let (_dir, mut database) = database();

@@ -46,8 +46,7 @@ impl Database {
         check_length("the note", text, limits::CONTENT)?;
         let transaction = self.transaction()?;
         let message = messages::read(&transaction, through)?;
-        let note =
-            Note { id: ids::fresh()?, through_id: message.id, text: text.to_owned(), tokens, created_at: now() };
+        let note = Note { id: ids::fresh()?, through_id: message.id, text: text.to_owned(), tokens, created_at: now() };
         insert(&transaction, &message.conversation_id, &note)?;
         transaction.commit()?;
         Ok(note)

@@ -29,8 +29,11 @@ impl Database {
         // Absolute, because SQLite takes a name that begins with `file:` for more than a name.
         let absolute = std::path::absolute(path).map_err(io("find"))?;
         if let Some(folder) = absolute.parent() {
-            std::fs::create_dir_all(folder)
-                .map_err(|source| StoreError::Io { path: folder.to_owned(), doing: "create", source })?;
+            std::fs::create_dir_all(folder).map_err(|source| StoreError::Io {
+                path: folder.to_owned(),
+                doing: "create",
+                source,
+            })?;
         }
         let lock = Lock::acquire(&absolute)?;
         create_private(&absolute).map_err(io("open"))?;
@@ -39,11 +42,9 @@ impl Database {
         log.push("-wal");
         let unclean = std::fs::metadata(&log).is_ok_and(|log| log.len() > 0);
 
-        let mut connection = Connection::open_with_flags(
-            &absolute,
-            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-        )
-        .map_err(|error| named(path, error))?;
+        let mut connection =
+            Connection::open_with_flags(&absolute, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+                .map_err(|error| named(path, error))?;
         prepare(&mut connection, path, unclean)?;
         let mut database = Self { connection, path: path.to_owned(), _lock: lock };
         database.named(Self::end_left_overs)?;
@@ -51,10 +52,7 @@ impl Database {
     }
 
     /// Runs `work` and puts the database's path into errors that concern the file.
-    pub(super) fn named<T>(
-        &mut self,
-        work: impl FnOnce(&mut Self) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    pub(super) fn named<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
         work(self).map_err(|error| match error {
             StoreError::Sqlite(error) => named(&self.path, error),
             other => other,

@@ -1,9 +1,7 @@
 //! Answers from their first piece to their end.
 
 use super::{TOKENIZER, database, scratch};
-use crate::store::{
-    Context, Database, Ending, NewConversation, Overflow, Policy, Status, StoreError, Timing, Usage,
-};
+use crate::store::{Context, Database, Ending, NewConversation, Overflow, Policy, Status, StoreError, Timing, Usage};
 
 fn ending() -> Ending {
     Ending {
@@ -33,6 +31,8 @@ fn pieces_are_seen_at_once_and_become_the_message() {
     }
     assert_eq!(database.message(&id).unwrap().content, "Alpha 🦀\0");
     assert_eq!(database.so_far(&id).unwrap(), ("Alpha 🦀\0".to_owned(), vec![1, 2, 3, u32::MAX]));
+    let synchronous: i64 = database.connection.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
+    assert_eq!(synchronous, 2, "only pieces go without a sync");
     database.set_paused(&id, true).unwrap();
     assert_eq!(database.message(&id).unwrap().status, Status::Paused);
     database.set_paused(&id, false).unwrap();

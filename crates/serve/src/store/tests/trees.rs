@@ -57,7 +57,9 @@ fn parents_that_cannot_be_are_refused() {
     let user = database.tree(&id).unwrap().messages[0].id.clone();
     let mut ask = |parent: &str| database.ask(&id, Some(parent), "Two", TOKENIZER).unwrap_err();
     assert!(matches!(ask(&user), StoreError::Parent { reason, .. } if reason.contains("follows an answer")));
-    assert!(matches!(ask(other.leaf_id.as_deref().unwrap()), StoreError::Parent { reason, .. } if reason.contains("another")));
+    assert!(
+        matches!(ask(other.leaf_id.as_deref().unwrap()), StoreError::Parent { reason, .. } if reason.contains("another"))
+    );
     let long = "x".repeat(100_000);
     let error = ask(&long);
     assert!(matches!(error, StoreError::UnknownMessage(_)) && error.to_string().len() < 300, "{error}");
@@ -134,15 +136,4 @@ fn deleting_takes_everything_along_and_leaves_no_text_in_the_file() {
     assert!(matches!(database.append(&running.id, "x", &[]), Err(StoreError::UnknownMessage(_))));
     let finish = database.finish(&running.id, &Ending::bare(Status::Complete));
     assert!(matches!(finish, Err(StoreError::UnknownMessage(_))));
-}
-
-/// SQLite's cascades stop at a depth of 1000.
-#[test]
-fn long_branches_are_read_and_deleted() {
-    let (_dir, mut database) = database();
-    let texts: Vec<&str> = std::iter::repeat_n("Text", 3000).collect();
-    let conversation = conversation_with(&mut database, &texts);
-    assert_eq!(database.path(&conversation.leaf_id.unwrap()).unwrap().len(), 3000);
-    database.delete(&conversation.id).unwrap();
-    assert!(database.all().unwrap().is_empty());
 }
