@@ -117,6 +117,10 @@ pub trait Device: Send + Sync {
     fn len(&self, buffer: &Self::Buffer) -> usize;
     /// The buffer's bytes on the host, little-endian: borrowed where the device's memory is the host's.
     fn bytes<'a>(&self, buffer: &'a Self::Buffer) -> std::borrow::Cow<'a, [u8]>;
+    /// The bytes of `len` elements from `offset` on, little-endian: what [`Device::write_bytes`] puts back.
+    fn read_bytes(&self, buffer: &Self::Buffer, offset: usize, len: usize) -> Vec<u8>;
+    /// Copies elements of the buffer's own type to the device, as [`Device::read_bytes`] gives them.
+    fn write_bytes(&self, buffer: &mut Self::Buffer, offset: usize, bytes: &[u8]);
     /// Copies to the device, rounding to the buffer's type.
     fn write_f32(&self, buffer: &mut Self::Buffer, offset: usize, values: &[f32]);
     /// Copies from the device, widening.

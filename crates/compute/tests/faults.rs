@@ -134,6 +134,12 @@ impl Device for Faulty {
     fn bytes<'a>(&self, buffer: &'a CpuBuffer) -> std::borrow::Cow<'a, [u8]> {
         self.device.bytes(buffer)
     }
+    fn read_bytes(&self, buffer: &CpuBuffer, offset: usize, len: usize) -> Vec<u8> {
+        self.device.read_bytes(buffer, offset, len)
+    }
+    fn write_bytes(&self, buffer: &mut CpuBuffer, offset: usize, bytes: &[u8]) {
+        self.device.write_bytes(buffer, offset, bytes);
+    }
     fn write_f32(&self, buffer: &mut CpuBuffer, offset: usize, values: &[f32]) {
         self.device.write_f32(buffer, offset, values);
     }

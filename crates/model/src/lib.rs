@@ -12,6 +12,7 @@ pub mod presets;
 mod random;
 pub mod sampler;
 pub mod selftest;
+pub mod sequences;
 pub mod specification;
 pub mod training;
 pub mod workspace;

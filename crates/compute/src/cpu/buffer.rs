@@ -132,6 +132,12 @@ impl CpuBuffer {
         unsafe { std::slice::from_raw_parts(self.memory.ptr.as_ptr(), self.len * self.dtype.size()) }
     }
 
+    /// The elements as bytes, mutable.
+    pub fn as_bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `as_bytes`, borrowed for writing; every pattern of bits is a value of each element type.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.ptr.as_ptr(), self.len * self.dtype.size()) }
+    }
+
     /// The elements, mutable. Panics if the buffer is of another type.
     pub fn slice_mut<T: Element>(&mut self) -> &mut [T] {
         assert_eq!(self.dtype, T::DTYPE, "buffer viewed as another type");

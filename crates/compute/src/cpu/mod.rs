@@ -208,6 +208,16 @@ impl Device for CpuDevice {
         std::borrow::Cow::Borrowed(buffer.as_bytes())
     }
 
+    fn read_bytes(&self, buffer: &CpuBuffer, offset: usize, len: usize) -> Vec<u8> {
+        let size = buffer.dtype().size();
+        buffer.as_bytes()[offset * size..][..len * size].to_vec()
+    }
+
+    fn write_bytes(&self, buffer: &mut CpuBuffer, offset: usize, bytes: &[u8]) {
+        let size = buffer.dtype().size();
+        buffer.as_bytes_mut()[offset * size..][..bytes.len()].copy_from_slice(bytes);
+    }
+
     fn write_f32(&self, buffer: &mut CpuBuffer, offset: usize, values: &[f32]) {
         with_storage!(buffer.dtype(), S => {
             for (to, from) in buffer.slice_mut::<S>()[offset..offset + values.len()].iter_mut().zip(values) {

@@ -292,6 +292,14 @@ impl Device for CudaDevice {
         Cow::Owned(buffer.download(0, buffer.len()))
     }
 
+    fn read_bytes(&self, buffer: &CudaBuffer, offset: usize, len: usize) -> Vec<u8> {
+        buffer.download(offset, len)
+    }
+
+    fn write_bytes(&self, buffer: &mut CudaBuffer, offset: usize, bytes: &[u8]) {
+        buffer.write(buffer.dtype(), offset, bytes);
+    }
+
     fn write_f32(&self, buffer: &mut CudaBuffer, offset: usize, values: &[f32]) {
         let bytes = match buffer.dtype() {
             DType::F32 => little_endian(values, f32::to_le_bytes),

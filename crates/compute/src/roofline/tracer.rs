@@ -127,6 +127,12 @@ impl Device for Tracer {
         Cow::Owned(vec![0; buffer.len * buffer.dtype.size()])
     }
 
+    fn read_bytes(&self, buffer: &TracedBuffer, _: usize, len: usize) -> Vec<u8> {
+        vec![0; len * buffer.dtype.size()]
+    }
+
+    fn write_bytes(&self, _: &mut TracedBuffer, _: usize, _: &[u8]) {}
+
     fn write_f32(&self, _: &mut TracedBuffer, _: usize, _: &[f32]) {}
 
     fn read_f32(&self, _: &TracedBuffer, _: usize, _: &mut [f32]) {}

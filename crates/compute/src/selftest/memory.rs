@@ -74,6 +74,15 @@ fn transfers<D: Device>(trial: &mut Trial<'_, D>, dtype: DType, len: usize) {
         let bytes = stage.0.bytes(&buffer)[..len * dtype.size()].iter().map(|byte| f64::from(*byte)).collect();
         Ok(vec![stage.read(&buffer), wide(&tail), bytes])
     });
+    let mut part = vec![f64::NAN; len];
+    part[..len - half].copy_from_slice(&rounded[half..]);
+    let expected = vec![Expected::new("moved", part, Tolerance::EXACT)];
+    trial.case("write_bytes", name.clone(), expected, |stage| {
+        let from = stage.input(dtype, &x)?;
+        let mut to = stage.output(dtype, len)?;
+        stage.0.write_bytes(&mut to, 0, &stage.0.read_bytes(&from, half, len - half));
+        Ok(vec![stage.read(&to)])
+    });
     let mut part = rounded.clone();
     part[half..].fill(f64::NAN);
     let expected =
