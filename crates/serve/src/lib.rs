@@ -5,4 +5,5 @@
 
 pub mod chatbot;
 pub mod engine;
+pub mod overflow;
 pub mod store;

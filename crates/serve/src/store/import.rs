@@ -125,7 +125,7 @@ fn check_message(message: &Message, all: &[Message], places: &HashMap<&str, usiz
     }
     if let Some(timing) = &message.timing {
         let numbers = [timing.first_token_ms, timing.tokens_per_second];
-        if !numbers.iter().all(|number| number.is_finite() && *number >= 0.0) {
+        if !numbers.iter().flatten().all(|number| number.is_finite() && *number >= 0.0) {
             return Err("a number of its timing is below 0".to_owned());
         }
     }

@@ -36,8 +36,7 @@ pub use self::handle::Store;
 pub use self::import::parse as parse_import;
 pub use self::listing::{Entry, ListQuery, Page};
 pub use self::types::{
-    Context, Conversation, Message, Note, Overflow, Policy, Role, Settings, Status, Step, Timing, Tokens, Tree, Usage,
-    limits,
+    Context, Conversation, Message, Note, Overflow, Role, Settings, Status, Step, Timing, Tokens, Tree, Usage, limits,
 };
 
 /// The conversations of one file, held by this process alone until dropped.

@@ -4,6 +4,7 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, 
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
+use crate::overflow::Policy;
 
 /// The longest limits of what the store takes. A server may allow less.
 pub mod limits {
@@ -228,9 +229,9 @@ pub struct Usage {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
     /// Milliseconds from the request to the first token.
-    pub first_token_ms: f64,
-    /// After the first.
-    pub tokens_per_second: f64,
+    pub first_token_ms: Option<f64>,
+    /// After the first; none of an answer of one token.
+    pub tokens_per_second: Option<f64>,
 }
 
 /// The context of one answer.
@@ -253,18 +254,6 @@ pub struct Overflow {
     pub dropped_messages: u32,
     /// The note that stood for them, or for most of them.
     pub note_id: Option<String>,
-}
-
-/// What is done with a conversation that the model cannot hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Policy {
-    /// Older turns are condensed into a note.
-    Summarise,
-    /// Older exchanges are left out.
-    DropOldest,
-    /// There is no answer.
-    Refuse,
 }
 
 /// A summary of a conversation's beginning.

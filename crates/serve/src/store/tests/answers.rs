@@ -1,13 +1,14 @@
 //! Answers from their first piece to their end.
 
 use super::{TOKENIZER, database, scratch};
-use crate::store::{Context, Database, Ending, NewConversation, Overflow, Policy, Status, StoreError, Timing, Usage};
+use crate::overflow::Policy;
+use crate::store::{Context, Database, Ending, NewConversation, Overflow, Status, StoreError, Timing, Usage};
 
 fn ending() -> Ending {
     Ending {
         status: Status::Length,
         usage: Some(Usage { prompt_tokens: 9, completion_tokens: 3, cached_tokens: 7 }),
-        timing: Some(Timing { first_token_ms: 12.5, tokens_per_second: 8.25 }),
+        timing: Some(Timing { first_token_ms: Some(12.5), tokens_per_second: Some(8.25) }),
         context: Some(Context {
             used: 12,
             limit: 64,

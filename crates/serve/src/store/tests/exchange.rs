@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{TOKENIZER, conversation_with, database};
-use crate::store::{Context, Database, Ending, Overflow, Policy, Status, StoreError, limits};
+use crate::overflow::Policy;
+use crate::store::{Context, Database, Ending, Overflow, Status, StoreError, limits};
 
 /// A conversation with branches, a note and a message that was answered with it.
 fn rich(database: &mut Database) -> String {
