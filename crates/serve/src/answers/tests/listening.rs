@@ -30,13 +30,14 @@ async fn alone(setting: &Setting, texts: &[&str]) -> String {
     said
 }
 
-/// Listens until some text has come, which is returned.
+/// Listens until something new is said, and returns all there is then.
 async fn some(listener: &mut Listener) -> String {
+    let mut all = String::new();
     loop {
         match listener.next().await.unwrap() {
-            ListenEvent::Snapshot { content, .. } if !content.is_empty() => return content,
-            ListenEvent::Delta(text) => return text,
-            ListenEvent::Snapshot { .. } | ListenEvent::Progress(_) => {}
+            ListenEvent::Snapshot { content, .. } => all = content,
+            ListenEvent::Delta(text) => return all + &text,
+            ListenEvent::Progress(_) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -117,7 +118,7 @@ async fn a_pause_without_end_becomes_a_stop() {
     let stopped = setting.until(&answer.id, Status::Stopped).await;
     assert!(!stopped.content.is_empty());
     let heard = hear(setting.answers.listen(&answer.id).await.unwrap()).await;
-    assert_eq!((heard.snapshot.1, heard.text), (Status::Stopped, stopped.content));
+    assert_eq!((heard.done.unwrap(), heard.text), (stopped.clone(), stopped.content));
 }
 
 #[tokio::test]
