@@ -32,6 +32,8 @@ pub enum Command {
     Sft(Stage),
     /// List the memory that training takes, and what fits: on this machine or on another
     Plan(Plan),
+    /// Make a model directory of another program's model: a GGUF file, or a folder with safetensors
+    Import(Import),
     /// Talk to a model
     Chat(Chat),
     /// Measure speed
@@ -187,6 +189,19 @@ fn memory_size(text: &str) -> Result<u64, String> {
     if (1.0..=2_f64.powi(50)).contains(&bytes) { Ok(bytes as u64) } else { Err(remedy()) }
 }
 
+/// Flags of `import`.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// A GGUF file of llama.cpp, or a folder of Hugging Face with config.json, tokenizer.json and safetensors
+    pub path: PathBuf,
+    /// Where the model directory goes
+    #[arg(long, short)]
+    pub out: PathBuf,
+    /// What to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
 /// Flags of `chat`.
 #[derive(Debug, Args)]
 pub struct Chat {
@@ -235,6 +250,8 @@ pub enum Bench {
     Train(BenchTrain),
     /// Prefill and decode with random weights
     Generate(BenchGenerate),
+    /// First tokens of a conversation's turns, with and without what is held of it
+    Chat(BenchChat),
     /// Each kernel of a training step and of a decoded token beside what this machine can do
     Roofline(BenchRoofline),
 }
@@ -396,6 +413,32 @@ pub struct BenchGenerate {
     #[arg(long, default_value_t = 512)]
     pub prompt_tokens: usize,
     /// Tokens written
+    #[arg(long, default_value_t = 64)]
+    pub new_tokens: usize,
+    /// Format of the weights
+    #[arg(long, value_enum, default_value_t = WeightsKind::Bf16)]
+    pub weights: WeightsKind,
+    /// Where to compute.
+    #[command(flatten)]
+    pub compute: Compute,
+    /// One JSON line on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `bench chat`.
+#[derive(Debug, Args)]
+pub struct BenchChat {
+    /// The model.
+    #[command(flatten)]
+    pub dimensions: Dimensions,
+    /// Messages of the conversation
+    #[arg(long, default_value_t = 10)]
+    pub turns: usize,
+    /// Tokens of each message
+    #[arg(long, default_value_t = 64)]
+    pub message_tokens: usize,
+    /// Tokens of each answer
     #[arg(long, default_value_t = 64)]
     pub new_tokens: usize,
     /// Format of the weights

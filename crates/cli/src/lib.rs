@@ -5,9 +5,11 @@
 
 pub mod args;
 mod bench;
+mod bench_chat;
 mod chat;
 mod console;
 mod devices;
+mod import;
 mod plan;
 mod quickstart;
 pub mod report;
@@ -54,9 +56,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Pretrain(flags) => training::pretrain(&flags),
         Command::Sft(flags) => training::sft(&flags),
         Command::Plan(flags) => plan::run(&flags),
+        Command::Import(flags) => import::run(&flags),
         Command::Chat(flags) => chat::run(&flags),
         Command::Bench(Bench::Train(flags)) => bench::train(&flags),
         Command::Bench(Bench::Generate(flags)) => bench::generate(&flags),
+        Command::Bench(Bench::Chat(flags)) => bench_chat::run(&flags),
         Command::Bench(Bench::Roofline(flags)) => roofline::run(&flags),
         Command::Selftest(flags) => selftest::run(&flags),
     }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use casallm_compute::{Device, MatrixFormat};
-use casallm_model::sampler::{Sampler, SamplerConfig};
 use casallm_train::interrupt::Interrupt;
 use casallm_train::recipe::{Recipe, Stage};
 use casallm_train::run_lock::RunLock;
@@ -20,7 +19,7 @@ use serde_json::json;
 
 use crate::Ended;
 use crate::args::Quickstart;
-use crate::chat::{Chatbot, converse};
+use crate::chat;
 use crate::console::Console;
 use crate::devices::{self, on_device};
 
@@ -39,7 +38,7 @@ pub(crate) fn run(flags: &Quickstart) -> Result<Ended> {
     on_device!(devices::open(&flags.compute, 0)?, device => run_on(flags, &device))
 }
 
-fn run_on<D: Device>(flags: &Quickstart, device: &Arc<D>) -> Result<Ended> {
+fn run_on<D: Device + 'static>(flags: &Quickstart, device: &Arc<D>) -> Result<Ended> {
     let interrupt = Interrupt::on_signals()?;
     let _lock = RunLock::acquire(&flags.dir)?;
     let mut console = Console::new(&flags.output).brief();
@@ -67,11 +66,11 @@ fn run_on<D: Device>(flags: &Quickstart, device: &Arc<D>) -> Result<Ended> {
             return stopped(&mut console, flags);
         }
     }
-    let bot = Chatbot::load(&dir.model(Stage::Sft), device, MatrixFormat::Bf16)?;
+    let bot = chat::load(&dir.model(Stage::Sft), device, MatrixFormat::Bf16)?;
     let report = flags.dir.join(REPORT);
     if !report.exists() {
         console.say("asking the model twenty questions about itself and twenty about anything else ...");
-        let base = Chatbot::load(&dir.model(Stage::Pretrain), device, MatrixFormat::Bf16)?;
+        let base = chat::load(&dir.model(Stage::Pretrain), device, MatrixFormat::Bf16)?;
         let judged = exam::take(&recipe, &bot, &base)?;
         let page = page::make(&recipe, &dir, &device.info(), &judged)?;
         plan::write(&flags.dir.join(SUMMARY), &format!("{:#}\n", page.summary))?;
@@ -83,11 +82,7 @@ fn run_on<D: Device>(flags: &Quickstart, device: &Arc<D>) -> Result<Ended> {
     console.say(&format!("report: {}", report.display()));
     console.say(&format!("chat:   casallm chat --model {}", dir.model(Stage::Sft).display()));
     console.emit(&json!({ "report": report, "model": dir.model(Stage::Sft) }));
-    if flags.no_chat {
-        return console.ended(Ended::Done);
-    }
-    let sampler = SamplerConfig { temperature: 0.7, top_p: 0.9, repetition_penalty: 1.1, ..SamplerConfig::default() };
-    converse(&bot, Vec::new(), &mut Sampler::new(SamplerConfig { repetition_window: 64, ..sampler })?, 128)
+    console.ended(Ended::Done)
 }
 
 /// Reads the run's recipe; the folder may have been moved since it was written.
