@@ -210,7 +210,7 @@ fn condense(branch: &[Length], note: Option<(usize, NoteLength)>, open: usize, b
     let first = note.map_or(0, |(_, note)| note.messages);
     let ends = || (first + 1..=open).filter(|&end| branch[end].opens);
     let rests = |end: &usize| budget.fixed + note_tokens(budget.context) + sum(&branch[*end..]) <= budget.room() / 2;
-    let wanted = ends().find(rests).or_else(|| ends().last())?;
+    let wanted = ends().find(rests).or_else(|| ends().next_back())?;
     let read =
         budget.fixed + note.map_or(0, |(_, note)| note.tokens) + budget.instruction + note_tokens(budget.context);
     let end = ends().rfind(|&end| end <= wanted && read + sum(&branch[first..end]) <= budget.context)?;

@@ -203,6 +203,25 @@ async fn settings_of_the_conversation_count() {
     assert_eq!((answer.content.len(), answer.status), (7, Status::Length));
 }
 
+/// Ids and text that differ show which of them the model is given.
+#[tokio::test]
+async fn ids_of_this_tokenizer_are_given_and_those_of_others_are_not() {
+    let setting = Setting::new(2000, Policy::Refuse).await;
+    let own = setting.chatbot.card().tokenizer.clone();
+    for (tokenizer, expected) in [(own.as_str(), "Spell.Hias ids3 then"), ("another", "Spell.Hias text3 then")] {
+        let ids = setting.chatbot.tokenizer().encode("as ids");
+        let (id, tokenizer) = (setting.conversation.clone(), tokenizer.to_owned());
+        let begun = move |database: &mut Database| {
+            let (_, answer) = database.ask(&id, None, "Hi", &tokenizer)?;
+            database.append(&answer.id, "as text", &ids)?;
+            database.finish(&answer.id, &crate::store::Ending::bare(Status::Complete))
+        };
+        let answer = setting.answers.store().run(begun).await.unwrap();
+        setting.ask(Some(&answer.id), "3 then").await;
+        assert_eq!(setting.behaviour.last_prompt(), expected);
+    }
+}
+
 #[tokio::test]
 async fn an_empty_answer_is_left_out_of_the_prompt() {
     let setting = Setting::new(2000, Policy::Refuse).await;
