@@ -1,0 +1,109 @@
+//! What every handler shares: the settings, the model once it is loaded, and whether the server is about to end.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::http::HeaderValue;
+
+use super::error::ApiError;
+use super::guard::{self, Hosts, Key, RateLimit};
+use super::metrics::Metrics;
+use super::openai::Defaults;
+use crate::chatbot::Chatbot;
+
+/// Settings of the HTTP interface.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Who may use it; anybody if there is none.
+    pub key: Option<Key>,
+    /// Names of this server.
+    pub hosts: Hosts,
+    /// Origins that may show the page in a frame.
+    pub frame_ancestors: Vec<String>,
+    /// Whether `X-Forwarded-For` is the proxy's word.
+    pub trust_proxy: bool,
+    /// Requests a minute of one client; 0 for no limit.
+    pub rate_limit: u32,
+}
+
+/// A model that can be asked.
+pub struct Loaded {
+    /// The model's name.
+    pub model: String,
+    /// Seconds since 1970 at which it was ready.
+    pub since: u64,
+    /// It.
+    pub bot: Arc<Chatbot>,
+    /// Settings of answers where a request has none.
+    pub defaults: Defaults,
+}
+
+impl Loaded {
+    /// A model that is ready now.
+    pub fn new(model: String, bot: Arc<Chatbot>, defaults: Defaults) -> Self {
+        Loaded { model, since: unix_seconds(), bot, defaults }
+    }
+
+    /// Bytes of one message. A token of text is four bytes or so; what has sixteen a token fits no context.
+    pub fn message_bytes(&self) -> usize {
+        self.bot.context().saturating_mul(16).clamp(16 << 10, 1 << 20)
+    }
+}
+
+/// The server.
+pub struct Server {
+    /// Settings.
+    pub options: Options,
+    pub(super) content_security_policy: HeaderValue,
+    pub(super) rate: Option<RateLimit>,
+    pub(super) metrics: Metrics,
+    loaded: OnceLock<Loaded>,
+    stopping: AtomicBool,
+}
+
+impl Server {
+    /// A server whose model is still to come.
+    pub fn new(options: Options) -> Self {
+        Server {
+            content_security_policy: guard::content_security_policy(&options.frame_ancestors),
+            rate: (options.rate_limit > 0).then(|| RateLimit::new(options.rate_limit)),
+            options,
+            metrics: Metrics::new(),
+            loaded: OnceLock::new(),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// The model is there. A second one is not taken.
+    pub fn ready(&self, loaded: Loaded) {
+        let _ = self.loaded.set(loaded);
+    }
+
+    /// No new work from now on.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// The model, if there is one and the server goes on.
+    pub(super) fn loaded(&self) -> Result<&Loaded, ApiError> {
+        if self.is_stopping() {
+            return Err(ApiError::stopping());
+        }
+        self.loaded.get().ok_or_else(ApiError::loading)
+    }
+
+    /// The model, whatever else.
+    pub fn model(&self) -> Option<&Loaded> {
+        self.loaded.get()
+    }
+}
+
+/// The time.
+pub(super) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+}
