@@ -205,6 +205,33 @@ pub enum Error {
         found: String,
     },
 
+    /// A tokenizer of another program that works in a way that this one does not know.
+    #[error("{path}: `{field}` is {found}, which this program cannot follow; it reads {known}")]
+    TokenizerForeign {
+        /// The file.
+        path: String,
+        /// The field of tokenizer.json, or the key of the GGUF file.
+        field: &'static str,
+        /// What it holds, shortened.
+        found: String,
+        /// What is read.
+        known: &'static str,
+    },
+    /// The tokenizer of an imported model where one of this program's own is needed.
+    #[error(
+        "this tokenizer has control tokens of its own ({found}), on which no training is built; use one of `casallm tokenizer train`"
+    )]
+    TokenizerNotOwn {
+        /// The first of its control tokens.
+        found: String,
+    },
+    /// A chat template that cannot be used, or refuses a conversation.
+    #[error("chat template: {message}")]
+    ChatTemplate {
+        /// What is wrong, and what to do.
+        message: String,
+    },
+
     /// A file that does not start as a shard.
     #[error("{}: bad magic number {found}, expected {expected}: not a token shard; remove it and run the same command again", path.display())]
     ShardMagic {

@@ -89,7 +89,7 @@ impl ConversationSet {
     /// [`render`]s and fits in one call.
     ///
     /// # Errors
-    /// As [`ConversationSet::new`].
+    /// As [`ConversationSet::new`], and [`Error::TokenizerNotOwn`].
     pub fn from_conversations<'a>(
         conversations: impl IntoIterator<Item = &'a Conversation>,
         tokenizer: &Tokenizer,
@@ -97,8 +97,8 @@ impl ConversationSet {
         batch_tokens: usize,
         seed: u64,
     ) -> Result<(Self, FitReport), Error> {
-        let rendered = conversations.into_iter().map(|c| render(c, tokenizer));
-        Self::new(rendered, context, batch_tokens, seed)
+        let rendered: Result<Vec<_>, _> = conversations.into_iter().map(|c| render(c, tokenizer)).collect();
+        Self::new(rendered?, context, batch_tokens, seed)
     }
 
     /// Conversations in the set.

@@ -100,8 +100,16 @@ impl Sampler {
     /// # Errors
     /// As [`SamplerConfig::validate`].
     pub fn new(config: SamplerConfig) -> Result<Self, ModelError> {
+        Self::resume(config, 0)
+    }
+
+    /// A sampler that goes on after that many draws from its seed's stream; each token takes one, but at temperature 0.
+    ///
+    /// # Errors
+    /// As [`SamplerConfig::validate`].
+    pub fn resume(config: SamplerConfig, draws: u64) -> Result<Self, ModelError> {
         config.validate()?;
-        Ok(Self { config, draws: 0, candidates: Vec::new(), penalised: Vec::new() })
+        Ok(Self { config, draws, candidates: Vec::new(), penalised: Vec::new() })
     }
 
     /// Its settings.

@@ -56,8 +56,7 @@ impl<N: Deref<Target = Network<D>>, D: Device> Sequences<N, D> {
             training: None,
         };
         let device = network.device();
-        let (cache, workspace) =
-            (KvCache::new(&network, count * capacity)?, Workspace::new(&**device, config, shape)?);
+        let (cache, workspace) = (KvCache::new(&network, count * capacity)?, Workspace::new(&**device, config, shape)?);
         let hidden = device.allocate("last hidden", network.dtype(), count * config.n_embd)?;
         let logits = device.allocate("last logits", DType::F32, count * config.vocab_size)?;
         let values = vec![0.0; count * config.vocab_size];

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-
 use casallm_compute::{CpuDevice, DType, Isa};
 use casallm_model::config::ModelConfig;
 use casallm_model::decoder::Decoder;

@@ -13,7 +13,7 @@ use super::writer::ShardWriter;
 use crate::error::Error;
 use crate::source::Document;
 use crate::split::{Split, SplitRule};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{SpecialTokens, Tokenizer};
 
 const BATCH_BYTES: usize = 4 << 20;
 
@@ -139,6 +139,7 @@ struct Encoded {
 struct Job<'a> {
     folder: &'a Path,
     tokenizer: &'a Tokenizer,
+    special: SpecialTokens,
     split: SplitRule,
     width: TokenWidth,
     manifest: Manifest,
@@ -158,6 +159,7 @@ struct Side {
 
 impl<'a> Job<'a> {
     fn begin(folder: &'a Path, source: &str, tokenizer: &'a Tokenizer, options: &ShardOptions) -> Result<Self, Error> {
+        let special = tokenizer.special()?;
         let mut manifest = Manifest::new(source);
         manifest.inputs.clone_from(&options.inputs);
         manifest.tokenizer = tokenizer.fingerprint();
@@ -181,7 +183,7 @@ impl<'a> Job<'a> {
             done_before: manifest.of_split(split).last().map_or(0, |shard| shard.next_document),
         };
         let (train, val) = (side(Split::Train), side(Split::Val));
-        Ok(Self { folder, tokenizer, split: options.split, width, manifest, others, train, val })
+        Ok(Self { folder, tokenizer, special, split: options.split, width, manifest, others, train, val })
     }
 
     /// Makes room for the shards of this job.
@@ -195,7 +197,7 @@ impl<'a> Job<'a> {
     }
 
     fn encode(&self, batch: &[Document], first_place: u64) -> Vec<Encoded> {
-        let special = self.tokenizer.special();
+        let special = self.special;
         let one = |(index, document): (usize, &Document)| {
             let place = first_place + index as u64;
             let split = self.split.split(&document.text);

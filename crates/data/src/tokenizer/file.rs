@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
 use tokenizers::models::bpe::BPE;
 
-use super::{MAX_VOCAB_SIZE, SPECIAL_TOKENS, Tokenizer, byte_chars, splitter};
+use super::foreign::Scheme;
+use super::{ControlToken, MAX_VOCAB_SIZE, Parts, SPECIAL_TOKENS, SpecialTokens, Tokenizer, byte_chars, splitter};
 use crate::error::Error;
 
 /// A tokenizer from its parts: `spellings` of the ids after the control tokens, and merges by priority.
@@ -45,7 +46,16 @@ pub(super) fn assemble(spellings: &[String], merges: &[(String, String)], origin
     // `word_cache` remembers more words, and for less, than the crate's own cache.
     let model = BPE::builder().vocab_and_merges(vocab, merges.to_vec()).cache_capacity(0).build();
     let model = model.map_err(|e| fault(e.to_string()))?;
-    Ok(Tokenizer::new(model, token_bytes, json))
+    let control = |(id, content): (usize, &&str)| ControlToken::plain(content, id as u32);
+    Ok(Tokenizer::new(Parts {
+        model,
+        scheme: Scheme::Own,
+        nfc: false,
+        token_bytes,
+        controls: SPECIAL_TOKENS.iter().enumerate().map(control).collect(),
+        special: Some(SpecialTokens { bos: 0, eos: 1, pad: 2, system: 3, user: 4, assistant: 5 }),
+        json,
+    }))
 }
 
 /// A tokenizer from the contents of a file; `origin` names it in errors.
@@ -107,6 +117,11 @@ pub(super) fn parse(bytes: &[u8], origin: &str) -> Result<Tokenizer, Error> {
     assemble(&spellings, &merges?, origin)
 }
 
+/// Whether a file states the way of splitting that this program trains with.
+pub(super) fn is_own(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<TokenizerFile>(bytes).is_ok_and(|file| file.pre_tokenizer == pre_tokenizer())
+}
+
 fn byte_level() -> Value {
     json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false})
 }
@@ -154,77 +169,81 @@ fn to_json(spellings: &[String], merges: &[(String, String)]) -> Result<String, 
 }
 
 #[derive(Deserialize)]
-struct TokenizerFile {
+pub(super) struct TokenizerFile {
     #[serde(default)]
-    added_tokens: Vec<AddedToken>,
+    pub(super) added_tokens: Vec<AddedToken>,
     #[serde(default)]
-    normalizer: Value,
+    pub(super) normalizer: Value,
     #[serde(default)]
-    pre_tokenizer: Value,
+    pub(super) pre_tokenizer: Value,
     #[serde(default)]
-    decoder: Value,
-    model: ModelFile,
+    pub(super) decoder: Value,
+    pub(super) model: ModelFile,
 }
 
 #[derive(Serialize, Deserialize)]
-struct AddedToken {
-    id: u32,
-    content: String,
+pub(super) struct AddedToken {
+    pub(super) id: u32,
+    pub(super) content: String,
     #[serde(default)]
-    single_word: bool,
+    pub(super) single_word: bool,
     #[serde(default)]
-    lstrip: bool,
+    pub(super) lstrip: bool,
     #[serde(default)]
-    rstrip: bool,
+    pub(super) rstrip: bool,
     #[serde(default)]
-    normalized: bool,
+    pub(super) normalized: bool,
     #[serde(default)]
-    special: bool,
+    pub(super) special: bool,
 }
 
 #[derive(Deserialize)]
-struct ModelFile {
+pub(super) struct ModelFile {
     #[serde(rename = "type", default)]
-    kind: String,
+    pub(super) kind: String,
     #[serde(default)]
-    dropout: Value,
+    pub(super) dropout: Value,
     #[serde(default)]
-    unk_token: Value,
+    pub(super) unk_token: Value,
     #[serde(default)]
-    continuing_subword_prefix: Option<String>,
+    pub(super) continuing_subword_prefix: Option<String>,
     #[serde(default)]
-    end_of_word_suffix: Option<String>,
+    pub(super) end_of_word_suffix: Option<String>,
     #[serde(default)]
-    byte_fallback: bool,
+    pub(super) byte_fallback: bool,
     #[serde(default)]
-    ignore_merges: bool,
-    vocab: BTreeMap<String, u32>,
-    merges: Vec<Merge>,
+    pub(super) ignore_merges: bool,
+    pub(super) vocab: BTreeMap<String, u32>,
+    pub(super) merges: Vec<Merge>,
 }
 
 impl ModelFile {
     /// Whether an option is set that would change the ids.
     fn altered(&self) -> bool {
+        self.altered_words() || !self.unk_token.is_null() || self.ignore_merges
+    }
+
+    /// Whether an option is set that changes how a word is spelled or merged. An unknown token is none of these: no text
+    /// is ever encoded as a control token.
+    pub(super) fn altered_words(&self) -> bool {
         let set = |text: &Option<String>| text.as_deref().is_some_and(|t| !t.is_empty());
         !self.dropout.is_null()
-            || !self.unk_token.is_null()
             || set(&self.continuing_subword_prefix)
             || set(&self.end_of_word_suffix)
             || self.byte_fallback
-            || self.ignore_merges
     }
 }
 
 /// A merge as a pair, or as the older `"left right"`.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Merge {
+pub(super) enum Merge {
     Pair(String, String),
     Line(String),
 }
 
 impl Merge {
-    fn pair(self) -> Result<(String, String), String> {
+    pub(super) fn pair(self) -> Result<(String, String), String> {
         match self {
             Merge::Pair(left, right) => Ok((left, right)),
             Merge::Line(line) => match line.split_once(' ') {

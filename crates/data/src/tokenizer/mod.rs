@@ -5,9 +5,12 @@
 //! remembered (`splitter`, `word_cache`: many times faster than the crate's pipeline), and the crate's search for
 //! control tokens inside text is never run, so that [`Tokenizer::encode`] cannot yield one whatever a person types.
 //! Called by `shards` (documents), `chat` (messages) and whoever generates.
+//!
+//! The tokenizer of an imported model (`foreign`) has control tokens and rules of its own, and encodes by the same code.
 
 mod byte_chars;
 mod file;
+mod foreign;
 mod splitter;
 mod stream;
 mod training;
@@ -22,8 +25,10 @@ use tokenizers::models::bpe::BPE;
 
 use crate::durable::{self, hexadecimal};
 use crate::error::Error;
+use foreign::Scheme;
 use word_cache::WordCache;
 
+pub use foreign::GgufVocabulary;
 pub use stream::StreamDecoder;
 pub use training::{MAX_SAMPLE_BYTES, MAX_VOCAB_SIZE, MIN_VOCAB_SIZE, TrainOptions, TrainProgress};
 
@@ -47,14 +52,47 @@ pub struct SpecialTokens {
     pub assistant: u32,
 }
 
-/// Byte-level BPE: any text to ids and back without loss.
+/// A token that no text encodes to: only a chat template places it, and only a model says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlToken {
+    /// Its name, as templates write it.
+    pub content: String,
+    /// Its id.
+    pub id: u32,
+    /// Whether it is a sign between program and model, and nothing of it is shown. Others, such as `<think>`, are text.
+    pub hidden: bool,
+    /// Whether white space before it in a template is not encoded.
+    pub strips_before: bool,
+    /// Whether white space after it in a template is not encoded.
+    pub strips_after: bool,
+}
+
+impl ControlToken {
+    fn plain(content: &str, id: u32) -> Self {
+        Self { content: content.to_owned(), id, hidden: true, strips_before: false, strips_after: false }
+    }
+}
+
+/// Byte-level BPE: any text to ids and back. Without loss, but for bytes that a foreign vocabulary does not have.
 pub struct Tokenizer {
-    model: BPE,
-    /// Bytes of each id; empty for control tokens.
-    token_bytes: Vec<Box<[u8]>>,
-    json: String,
+    parts: Parts,
     fingerprint: String,
     caches: Mutex<Vec<WordCache>>,
+}
+
+/// What a `tokenizer.json` says.
+struct Parts {
+    model: BPE,
+    /// How text is cut into words.
+    scheme: Scheme,
+    /// Whether text is composed (Unicode's NFC) first.
+    nfc: bool,
+    /// Bytes of each id; empty for control tokens.
+    token_bytes: Vec<Box<[u8]>>,
+    controls: Vec<ControlToken>,
+    /// Of a tokenizer that this program has trained.
+    special: Option<SpecialTokens>,
+    json: String,
 }
 
 impl Tokenizer {
@@ -92,17 +130,34 @@ impl Tokenizer {
         file::parse(bytes, "tokenizer.json")
     }
 
+    /// Reads the `tokenizer.json` of a model directory: one that this program trained, or that of an imported model.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_bytes`], and [`Error::TokenizerForeign`] for a kind that cannot be followed.
+    pub fn of_model(bytes: &[u8]) -> Result<Self, Error> {
+        if file::is_own(bytes) { Self::from_bytes(bytes) } else { foreign::parse(bytes, "tokenizer.json") }
+    }
+
+    /// The tokenizer of a GGUF file.
+    ///
+    /// # Errors
+    /// [`Error::TokenizerForeign`] for a kind that cannot be followed; [`Error::TokenizerFormat`] when its parts
+    /// contradict each other. `origin` names the file in them.
+    pub fn from_gguf(vocabulary: &GgufVocabulary<'_>, origin: &str) -> Result<Self, Error> {
+        foreign::parse(foreign::gguf_json(vocabulary, origin)?.as_bytes(), origin)
+    }
+
     /// Writes `tokenizer.json`, visible only when whole.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::DiskFull`].
     pub fn save(&self, path: &Path) -> Result<(), Error> {
-        durable::write_file(path, self.json.as_bytes())
+        durable::write_file(path, self.parts.json.as_bytes())
     }
 
     /// The contents of `tokenizer.json`: the same for the same vocabulary and merges.
     pub fn to_json(&self) -> String {
-        self.json.clone()
+        self.parts.json.clone()
     }
 
     /// Ids of a text. Never a control token: `</s>` typed by a person gives the four characters.
@@ -114,10 +169,10 @@ impl Tokenizer {
 
     /// Appends the ids of a text to `ids`.
     pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
+        let Parts { model, scheme, nfc, .. } = &self.parts;
         let mut cache = self.lock_caches().pop().unwrap_or_default();
-        for word in splitter::words(text) {
-            cache.encode_word(&self.model, &text[word], ids);
-        }
+        let composed = nfc.then(|| foreign::composed(text));
+        scheme.each_word(composed.as_deref().unwrap_or(text), |word| cache.encode_word(model, word, ids));
         self.lock_caches().push(cache);
     }
 
@@ -137,22 +192,37 @@ impl Tokenizer {
 
     /// The bytes that an id stands for: empty for a control token, `None` for an id outside the vocabulary.
     pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
-        self.token_bytes.get(id as usize).map(|bytes| &**bytes)
+        self.parts.token_bytes.get(id as usize).map(|bytes| &**bytes)
     }
 
     /// `[vocab_size]`: bytes of text per id, 0 for control tokens. The denominator of bits per byte.
     pub fn byte_lengths(&self) -> Vec<u32> {
-        self.token_bytes.iter().map(|bytes| bytes.len() as u32).collect()
+        self.parts.token_bytes.iter().map(|bytes| bytes.len() as u32).collect()
     }
 
-    /// Ids of the control tokens.
-    pub fn special(&self) -> SpecialTokens {
-        SpecialTokens { bos: 0, eos: 1, pad: 2, system: 3, user: 4, assistant: 5 }
+    /// Ids of the six control tokens of a tokenizer that this program has trained.
+    ///
+    /// # Errors
+    /// [`Error::TokenizerNotOwn`] for the tokenizer of an imported model, which has others.
+    pub fn special(&self) -> Result<SpecialTokens, Error> {
+        self.parts.special.ok_or_else(|| Error::TokenizerNotOwn {
+            found: self.parts.controls.iter().take(3).map(|c| c.content.as_str()).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// Every control token, by id.
+    pub fn controls(&self) -> &[ControlToken] {
+        &self.parts.controls
+    }
+
+    /// The id of the control token of this name.
+    pub fn control_id(&self, content: &str) -> Option<u32> {
+        self.parts.controls.iter().find(|control| control.content == content).map(|control| control.id)
     }
 
     /// Ids in the vocabulary, control tokens included.
     pub fn vocab_size(&self) -> usize {
-        self.token_bytes.len()
+        self.parts.token_bytes.len()
     }
 
     /// SHA-256 of [`Tokenizer::to_json`], hexadecimal: shards and checkpoints carry it.
@@ -160,9 +230,9 @@ impl Tokenizer {
         self.fingerprint.clone()
     }
 
-    fn new(model: BPE, token_bytes: Vec<Box<[u8]>>, json: String) -> Self {
-        let fingerprint = hexadecimal(&Sha256::digest(json.as_bytes()));
-        Self { model, token_bytes, json, fingerprint, caches: Mutex::new(Vec::new()) }
+    fn new(parts: Parts) -> Self {
+        let fingerprint = hexadecimal(&Sha256::digest(parts.json.as_bytes()));
+        Self { parts, fingerprint, caches: Mutex::new(Vec::new()) }
     }
 
     fn lock_caches(&self) -> std::sync::MutexGuard<'_, Vec<WordCache>> {

@@ -23,7 +23,17 @@ static AUTOMATON: LazyLock<Regex> = LazyLock::new(|| {
 
 /// The byte ranges of the words of `text`, in order and without gaps.
 pub(super) fn words(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
-    let automaton = &*AUTOMATON;
+    words_of(&AUTOMATON, false, text)
+}
+
+/// The same by another pattern of the family: one in which a word of letters takes at most one space before it, every
+/// character begins some word, and `|\s+(?!\S)|\s+` stands last, of which `automaton` has only the second.
+/// `line_ends` says whether that alternative can meet a run which ends in a line end.
+pub(super) fn words_of<'a>(
+    automaton: &'a Regex,
+    line_ends: bool,
+    text: &'a str,
+) -> impl Iterator<Item = Range<usize>> + 'a {
     let mut at = 0;
     std::iter::from_fn(move || {
         if at == text.len() {
@@ -33,7 +43,7 @@ pub(super) fn words(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
         let search = || automaton.search_half(&Input::new(text).range(at..).anchored(Anchored::Yes));
         let end = match ascii_word(text.as_bytes(), at) {
             Some(end) => end,
-            None => hand_back(text, at, search()?.offset()),
+            None => hand_back(text, at, search()?.offset(), line_ends),
         };
         let word = at..end;
         at = end;
@@ -51,12 +61,11 @@ fn ascii_word(bytes: &[u8], at: usize) -> Option<usize> {
 }
 
 /// `\s+(?!\S)`: a run of white space before a word leaves it one space. Of all alternatives only that one ends so.
-fn hand_back(text: &str, at: usize, end: usize) -> usize {
+fn hand_back(text: &str, at: usize, end: usize, line_ends: bool) -> usize {
     let last = text[at..end].chars().next_back().filter(|_| end < text.len());
+    let handed = |space: char| space.is_whitespace() && (line_ends || !matches!(space, '\r' | '\n'));
     match last {
-        Some(space) if space.is_whitespace() && !matches!(space, '\r' | '\n') && end - at > space.len_utf8() => {
-            end - space.len_utf8()
-        }
+        Some(space) if handed(space) && end - at > space.len_utf8() => end - space.len_utf8(),
         _ => end,
     }
 }

@@ -12,6 +12,25 @@ pub(crate) fn byte_tokenizer() -> Tokenizer {
     file::assemble(&spellings, &[], "test").unwrap()
 }
 
+/// Tokens, their types and merges as a GGUF file has them: five control tokens, the bytes, a few merges.
+pub(crate) fn foreign_parts() -> (Vec<String>, Vec<i32>, Vec<String>) {
+    let mut tokens: Vec<String> =
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<file_sep>", "<think>"].map(str::to_owned).to_vec();
+    let mut types = vec![3, 3, 3, 3, 4];
+    tokens.extend((0..=255).map(|byte| byte_chars::char_of(byte).to_string()));
+    let merges = ["t h", "th e", "Ġ the", "Ġ Ġ", "i n", "Ċ Ċ"];
+    tokens.extend(merges.map(|merge| merge.replace(' ', "")));
+    types.resize(tokens.len(), 1);
+    (tokens, types, merges.map(str::to_owned).to_vec())
+}
+
+pub(crate) fn foreign_tokenizer() -> Tokenizer {
+    let (tokens, token_types, merges) = foreign_parts();
+    let vocabulary =
+        GgufVocabulary { model: "gpt2", pre: "smollm", tokens: &tokens, token_types: &token_types, merges: &merges };
+    Tokenizer::from_gguf(&vocabulary, "test").unwrap()
+}
+
 /// Documents of invented words, so that merges have something to learn.
 pub(crate) fn invented_documents(count: u64, seed: u64) -> Vec<String> {
     const SYLLABLES: [&str; 12] = ["ba", "ko", "tri", "né", "lum", "ou", "st", "er", "12", "-", "an", "'s"];
@@ -53,7 +72,10 @@ fn training_gives_the_size_asked_and_controls_first() {
     let tokenizer = Tokenizer::train(documents.iter().cloned().map(Ok), &options(400), &mut |p| seen.push(p));
     let tokenizer = tokenizer.unwrap();
     assert_eq!(tokenizer.vocab_size(), 400);
-    assert_eq!(tokenizer.special(), SpecialTokens { bos: 0, eos: 1, pad: 2, system: 3, user: 4, assistant: 5 });
+    assert_eq!(
+        tokenizer.special().unwrap(),
+        SpecialTokens { bos: 0, eos: 1, pad: 2, system: 3, user: 4, assistant: 5 }
+    );
     assert!((0..6).all(|id| tokenizer.token_bytes(id) == Some(b"")));
     assert_eq!(tokenizer.token_bytes(400), None);
     assert_eq!(tokenizer.byte_lengths()[..7], [0, 0, 0, 0, 0, 0, 1]);

@@ -121,6 +121,11 @@ impl ModelDirectory {
         &self.config
     }
 
+    /// The SHA-256 that a file is expected to have, in hex, if `checksums.json` says.
+    pub fn checksum(&self, name: &str) -> Option<&str> {
+        self.sums.expected(name)
+    }
+
     /// The contents of a text file, such as [`TOKENIZER`].
     ///
     /// # Errors

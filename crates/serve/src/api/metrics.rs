@@ -9,16 +9,17 @@ use axum::http::{HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use super::error::ApiError;
 use super::server::Server;
 use crate::chatbot::Timing;
+use crate::engine::Stats;
 
 /// Which requests.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -66,8 +67,12 @@ impl Metrics {
 
     /// An answer has come to its end.
     pub(super) fn answered(&self, timing: &Timing) {
-        self.first_token_seconds.observe(timing.first_token_ms / 1000.0);
-        self.tokens_per_second.observe(timing.tokens_per_second);
+        if let Some(first) = timing.first_token {
+            self.first_token_seconds.observe(first.as_secs_f64());
+        }
+        if let Some(speed) = timing.tokens_per_second {
+            self.tokens_per_second.observe(speed);
+        }
     }
 }
 
@@ -95,11 +100,45 @@ fn method(method: &Method) -> &'static str {
     }
 }
 
+/// What the engine counts, as it is now.
+fn of_the_engine(stats: Stats) -> Registry {
+    let mut registry = Registry::with_prefix("casallm");
+    let gauges = [
+        ("slots", "Sequences that are answered at once", stats.slots),
+        ("queue", "Requests that wait", stats.waiting),
+        ("active", "Requests that are being answered", stats.running),
+        ("cached_sequences", "Sequences kept for later prompts, in memory or on disk", stats.stored_sequences),
+        ("cached_bytes", "Bytes of those in memory", stats.stored_bytes),
+    ];
+    for (name, help, value) in gauges {
+        registry.register(name, help, ConstGauge::new(value as i64));
+    }
+    let counters = [
+        ("prompt_tokens", "Tokens of prompts", stats.prompt_tokens),
+        ("prompt_tokens_cached", "Of these, tokens that did not have to be read", stats.cached_tokens),
+        ("completion_tokens", "Tokens given", stats.completion_tokens),
+        ("answers_finished", "Answers that came to their end", stats.finished),
+        ("answers_cancelled", "Answers whose asker went away", stats.cancelled),
+        ("answers_failed", "Answers at which the model failed", stats.failed),
+    ];
+    for (name, help, value) in counters {
+        registry.register(name, help, ConstCounter::new(value));
+    }
+    registry
+}
+
 /// Counters and gauges as Prometheus reads them.
 #[utoipa::path(get, path = "/metrics", tag = "operation", responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
 pub(super) async fn metrics(State(server): State<Arc<Server>>) -> Result<Response, ApiError> {
     let mut text = String::new();
-    encode(&mut text, &server.metrics.registry).map_err(|_| ApiError::internal())?;
+    let mut encode = || {
+        encode_registry(&mut text, &server.metrics.registry)?;
+        if let Some(loaded) = server.model() {
+            encode_registry(&mut text, &of_the_engine(loaded.bot.engine().stats()))?;
+        }
+        encode_eof(&mut text)
+    };
+    encode().map_err(|_| ApiError::internal())?;
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

@@ -31,7 +31,7 @@ pub use error::ApiError;
 pub use guard::{Hosts, Key, Peer};
 pub use listener::{Connections, serve};
 pub use openai::Defaults;
-pub use server::{Loaded, Options, Server};
+pub use server::{Loaded, Options, Overflow, Server};
 
 /// The document's head; its routes come from the handlers that serve them.
 #[derive(OpenApi)]

@@ -25,26 +25,32 @@ pub struct Options {
     pub trust_proxy: bool,
     /// Requests a minute of one client; 0 for no limit.
     pub rate_limit: u32,
+    /// Where a line for the owner goes. No line holds what people wrote.
+    pub log: Option<fn(&str)>,
 }
 
 /// A model that can be asked.
 pub struct Loaded {
-    /// The model's name.
-    pub model: String,
-    /// Seconds since 1970 at which it was ready.
-    pub since: u64,
     /// It.
     pub bot: Arc<Chatbot>,
     /// Settings of answers where a request has none.
     pub defaults: Defaults,
+    /// For conversations that are too long.
+    pub overflow: Overflow,
+}
+
+/// What is done with a conversation that the model cannot hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overflow {
+    /// Older turns are condensed into a note, where conversations are stored; elsewhere the oldest are left out.
+    Summarise,
+    /// The oldest are left out.
+    DropOldest,
+    /// It is not answered.
+    Refuse,
 }
 
 impl Loaded {
-    /// A model that is ready now.
-    pub fn new(model: String, bot: Arc<Chatbot>, defaults: Defaults) -> Self {
-        Loaded { model, since: unix_seconds(), bot, defaults }
-    }
-
     /// Bytes of one message. A token of text is four bytes or so; what has sixteen a token fits no context.
     pub fn message_bytes(&self) -> usize {
         self.bot.context().saturating_mul(16).clamp(16 << 10, 1 << 20)
@@ -78,6 +84,13 @@ impl Server {
     /// The model is there. A second one is not taken.
     pub fn ready(&self, loaded: Loaded) {
         let _ = self.loaded.set(loaded);
+    }
+
+    /// A line for the owner.
+    pub(super) fn log(&self, line: &str) {
+        if let Some(log) = self.options.log {
+            log(line);
+        }
     }
 
     /// No new work from now on.

@@ -3,13 +3,22 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::chatbot;
+
 /// How fast an answer came.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct Timing {
     /// Milliseconds from the request to the first token.
-    pub first_token_ms: f64,
+    pub first_token_ms: Option<f64>,
     /// After the first.
-    pub tokens_per_second: f64,
+    pub tokens_per_second: Option<f64>,
+}
+
+impl From<&chatbot::Timing> for Timing {
+    fn from(timing: &chatbot::Timing) -> Self {
+        let first_token_ms = timing.first_token.map(|first| first.as_secs_f64() * 1000.0);
+        Timing { first_token_ms, tokens_per_second: timing.tokens_per_second }
+    }
 }
 
 /// How full the context was at the end.

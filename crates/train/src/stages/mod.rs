@@ -163,7 +163,7 @@ pub fn save<D: Device>(
     tokenizer: &Tokenizer,
     dtype: StoredDtype,
 ) -> Result<(), TrainError> {
-    let special = tokenizer.special();
+    let special = tokenizer.special()?;
     let tokenizer_config = serde_json::json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": network.config().context,

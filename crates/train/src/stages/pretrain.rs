@@ -79,7 +79,7 @@ fn validation(recipe: &Recipe, stage: &Pretrain, tokenizer: &Tokenizer) -> Resul
 pub fn validation_texts(recipe: &Recipe) -> Result<Vec<(String, Vec<u8>)>, TrainError> {
     let dir = RunDir::new(&recipe.run.dir);
     let tokenizer = Tokenizer::load(&dir.tokenizer())?;
-    let special = tokenizer.special();
+    let special = tokenizer.special()?;
     let controls = [special.bos, special.eos, special.pad, special.system, special.user, special.assistant];
     let text = |set: ValidationSet| {
         let targets = set.batches.iter().flat_map(|b| &b.targets).filter(|id| !controls.contains(id));

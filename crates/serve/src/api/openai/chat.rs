@@ -26,15 +26,16 @@ pub(super) async fn create(
 ) -> Result<Response, ApiError> {
     let loaded = server.loaded()?;
     let chat = request.check(&Limits::of(loaded))?;
-    let answer = answer::submit(loaded.bot.clone(), Prompt::Chat(chat.messages), &chat.ask).await?;
-    let (id, created, model) = (new_id("chatcmpl"), unix_seconds(), loaded.model.clone());
+    let begun = answer::submit(loaded, Prompt::Chat(chat.messages), &chat.ask).await?;
+    let (id, created, model) = (new_id("chatcmpl"), unix_seconds(), loaded.bot.card().id.clone());
     let with_logprobs = chat.ask.top_logprobs.is_some();
     if chat.ask.stream {
         let include_usage = chat.ask.include_usage;
-        let (server, shape) = (server.clone(), Shape::Chat);
+        let (bot, shape) = (loaded.bot.clone(), Shape::Chat);
         return Ok(stream::response(stream::Start {
-            server,
-            answer,
+            server: server.clone(),
+            bot,
+            begun,
             shape,
             id,
             created,
@@ -43,11 +44,11 @@ pub(super) async fn create(
             with_logprobs,
         }));
     }
-    let whole = answer::whole(answer, &server).await?;
+    let whole = answer::whole(begun.answer, &server).await?;
     let choice = ChatChoice {
         index: 0,
         message: ChatMessage { role: "assistant", content: whole.text, refusal: None },
-        logprobs: with_logprobs.then(|| logprobs::chat(&whole.logprobs)),
+        logprobs: with_logprobs.then(|| logprobs::chat(loaded.bot.tokenizer(), &whole.tokens)),
         finish_reason: finish_reason(whole.done.finish),
     };
     let completion = ChatCompletion {
@@ -57,7 +58,7 @@ pub(super) async fn create(
         model,
         choices: [choice],
         usage: Usage::from(&whole.done),
-        casallm: Extension::new(&whole.done),
+        casallm: Extension::new(&whole.done, loaded.bot.context(), begun.overflow),
     };
     Ok(Json(completion).into_response())
 }

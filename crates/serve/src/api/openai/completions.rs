@@ -26,15 +26,16 @@ pub(super) async fn create(
 ) -> Result<Response, ApiError> {
     let loaded = server.loaded()?;
     let completion = request.check(&Limits::of(loaded))?;
-    let answer = answer::submit(loaded.bot.clone(), Prompt::Text(completion.prompt), &completion.ask).await?;
-    let (id, created, model) = (new_id("cmpl"), unix_seconds(), loaded.model.clone());
+    let begun = answer::submit(loaded, Prompt::Text(completion.prompt), &completion.ask).await?;
+    let (id, created, model) = (new_id("cmpl"), unix_seconds(), loaded.bot.card().id.clone());
     let with_logprobs = completion.ask.top_logprobs.is_some();
     if completion.ask.stream {
         let include_usage = completion.ask.include_usage;
-        let (server, shape) = (server.clone(), Shape::Text);
+        let (bot, shape) = (loaded.bot.clone(), Shape::Text);
         return Ok(stream::response(stream::Start {
-            server,
-            answer,
+            server: server.clone(),
+            bot,
+            begun,
             shape,
             id,
             created,
@@ -43,11 +44,11 @@ pub(super) async fn create(
             with_logprobs,
         }));
     }
-    let whole = answer::whole(answer, &server).await?;
+    let whole = answer::whole(begun.answer, &server).await?;
     let choice = TextChoice {
         text: whole.text,
         index: 0,
-        logprobs: with_logprobs.then(|| logprobs::completion(&whole.logprobs, &mut 0)),
+        logprobs: with_logprobs.then(|| logprobs::completion(loaded.bot.tokenizer(), &whole.tokens, &mut 0)),
         finish_reason: Some(finish_reason(whole.done.finish)),
     };
     let completion = TextCompletion {
@@ -57,7 +58,7 @@ pub(super) async fn create(
         model,
         choices: vec![choice],
         usage: Some(Some(Usage::from(&whole.done))),
-        casallm: Some(Extension::new(&whole.done)),
+        casallm: Some(Extension::new(&whole.done, loaded.bot.context(), begun.overflow)),
     };
     Ok(Json(completion).into_response())
 }

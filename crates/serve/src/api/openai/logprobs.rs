@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::chatbot::TokenLogprobs;
+use crate::chatbot::SpokenToken;
+use casallm_data::tokenizer::Tokenizer;
 
 /// `logprobs` of a chat's choice.
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
@@ -36,21 +37,24 @@ pub struct Alternative {
     bytes: Vec<u8>,
 }
 
-fn alternative(bytes: &[u8], logprob: f32) -> Alternative {
+fn alternative(tokenizer: &Tokenizer, id: u32, logprob: f32) -> Alternative {
+    let bytes = tokenizer.token_bytes(id).unwrap_or_default();
     // JSON has no infinity, and OpenAI says -9999.0 for what is out of the question.
     let logprob = if logprob.is_finite() { logprob } else { -9999.0 };
     Alternative { token: String::from_utf8_lossy(bytes).into_owned(), logprob, bytes: bytes.to_vec() }
 }
 
+/// A token and the likeliest at its place; `None` where no probabilities were asked for.
+fn described(tokenizer: &Tokenizer, token: &SpokenToken) -> Option<(Alternative, Vec<Alternative>)> {
+    let logprobs = token.logprobs.as_ref()?;
+    let top = logprobs.top.iter().map(|(id, logprob)| alternative(tokenizer, *id, *logprob)).collect();
+    Some((alternative(tokenizer, token.id, logprobs.chosen), top))
+}
+
 /// Tokens in the chat's shape.
-pub(super) fn chat(tokens: &[TokenLogprobs]) -> ChatLogprobs {
-    let content = tokens
-        .iter()
-        .map(|token| ChatLogprob {
-            chosen: alternative(&token.bytes, token.logprob),
-            top_logprobs: token.top.iter().map(|other| alternative(&other.bytes, other.logprob)).collect(),
-        })
-        .collect();
+pub(super) fn chat(tokenizer: &Tokenizer, tokens: &[SpokenToken]) -> ChatLogprobs {
+    let described = tokens.iter().filter_map(|token| described(tokenizer, token));
+    let content = described.map(|(chosen, top_logprobs)| ChatLogprob { chosen, top_logprobs }).collect();
     ChatLogprobs { content, refusal: None }
 }
 
@@ -65,16 +69,14 @@ pub struct CompletionLogprobs {
 }
 
 /// Tokens in the completion's shape; `offset` counts characters from chunk to chunk.
-pub(super) fn completion(tokens: &[TokenLogprobs], offset: &mut usize) -> CompletionLogprobs {
+pub(super) fn completion(tokenizer: &Tokenizer, tokens: &[SpokenToken], offset: &mut usize) -> CompletionLogprobs {
     let mut shape = CompletionLogprobs::default();
-    for token in tokens {
-        let chosen = alternative(&token.bytes, token.logprob);
+    for (chosen, top) in tokens.iter().filter_map(|token| described(tokenizer, token)) {
         shape.text_offset.push(*offset);
         *offset += chosen.token.chars().count();
         shape.tokens.push(chosen.token);
         shape.token_logprobs.push(chosen.logprob);
-        let others = token.top.iter().map(|other| alternative(&other.bytes, other.logprob));
-        shape.top_logprobs.push(others.map(|other| (other.token, other.logprob)).collect());
+        shape.top_logprobs.push(top.into_iter().map(|other| (other.token, other.logprob)).collect());
     }
     shape
 }

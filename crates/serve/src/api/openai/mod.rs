@@ -5,6 +5,7 @@ mod chat;
 mod chat_request;
 mod completion_request;
 mod completions;
+mod fit;
 mod logprobs;
 mod models;
 mod response;
@@ -55,7 +56,7 @@ struct Limits<'a> {
 
 impl<'a> Limits<'a> {
     fn of(loaded: &'a Loaded) -> Self {
-        Limits { model: &loaded.model, defaults: &loaded.defaults, message_bytes: loaded.message_bytes() }
+        Limits { model: &loaded.bot.card().id, defaults: &loaded.defaults, message_bytes: loaded.message_bytes() }
     }
 
     /// The model's name, if one is asked for.

@@ -36,9 +36,9 @@ pub struct ModelList {
 fn model(server: &Server) -> Result<Model, ApiError> {
     let loaded = server.loaded()?;
     Ok(Model {
-        id: loaded.model.clone(),
+        id: loaded.bot.card().id.clone(),
         object: "model",
-        created: loaded.since,
+        created: loaded.bot.card().created,
         owned_by: "casallm",
         context_length: loaded.bot.context(),
     })

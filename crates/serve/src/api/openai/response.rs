@@ -3,6 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::super::wire;
 use super::logprobs::{ChatLogprobs, CompletionLogprobs};
 use crate::chatbot::{Done, FinishReason};
 
@@ -140,14 +141,14 @@ pub struct TextChoice {
 /// What OpenAI's shape has no place for.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Extension {
-    pub timing: super::super::wire::Timing,
-    pub context: super::super::wire::Context,
+    pub timing: wire::Timing,
+    pub context: wire::Context,
 }
 
 impl Extension {
     /// Of an answer that has ended.
-    pub(super) fn new(done: &Done) -> Self {
-        let _ = done;
-        todo!()
+    pub(super) fn new(done: &Done, limit: usize, overflow: Option<wire::Overflow>) -> Self {
+        let used = done.usage.prompt_tokens + done.usage.completion_tokens;
+        Extension { timing: wire::Timing::from(&done.timing), context: wire::Context { used, limit, overflow } }
     }
 }

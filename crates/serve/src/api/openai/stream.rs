@@ -7,10 +7,11 @@ use axum::response::Response;
 use axum::response::sse::Event;
 
 use super::super::server::Server;
-use super::super::sse;
+use super::super::{sse, wire};
+use super::answer::{self, Begun};
+use super::logprobs;
 use super::response::{ChatChunk, ChunkChoice, Delta, Extension, TextChoice, TextCompletion, Usage, finish_reason};
-use super::{answer, logprobs};
-use crate::chatbot::{Answer, AnswerEvent, Done, TokenLogprobs};
+use crate::chatbot::{Answer, AnswerEvent, Chatbot, Done, SpokenToken};
 
 /// Which endpoint's chunks.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,7 +23,9 @@ pub(super) enum Shape {
 /// An answer on its way. It holds the [`Answer`]: dropped with the connection, it takes the request back.
 struct Chunks {
     server: Arc<Server>,
+    bot: Arc<Chatbot>,
     answer: Option<Answer>,
+    overflow: Option<wire::Overflow>,
     shape: Shape,
     id: String,
     created: u64,
@@ -36,7 +39,8 @@ struct Chunks {
 /// What a stream is made of.
 pub(super) struct Start {
     pub server: Arc<Server>,
-    pub answer: Answer,
+    pub bot: Arc<Chatbot>,
+    pub begun: Begun,
     pub shape: Shape,
     pub id: String,
     pub created: u64,
@@ -49,7 +53,9 @@ pub(super) struct Start {
 pub(super) fn response(start: Start) -> Response {
     let mut chunks = Chunks {
         server: start.server,
-        answer: Some(start.answer),
+        bot: start.bot,
+        answer: Some(start.begun.answer),
+        overflow: start.begun.overflow,
         shape: start.shape,
         id: start.id,
         created: start.created,
@@ -77,36 +83,34 @@ impl Chunks {
             }
             match self.answer.as_mut()?.next().await {
                 Some(AnswerEvent::Started { .. } | AnswerEvent::Reading { .. }) => {}
-                Some(AnswerEvent::Text { text, logprobs, .. }) => self.push_text(text, &logprobs),
+                Some(AnswerEvent::Text { text, tokens }) => self.push_text(text, &tokens),
                 Some(AnswerEvent::Done(done)) => {
                     self.answer = None;
                     self.server.metrics.answered(&done.timing);
                     self.push_end(&done);
                 }
-                Some(AnswerEvent::Failed(error)) => {
+                Some(AnswerEvent::Failed(reason)) => {
                     self.answer = None;
-                    let param = if self.shape == Shape::Chat { "messages" } else { "prompt" };
-                    self.ready.push_back(sse::json(&answer::refused(param, &error).body()));
+                    self.ready.push_back(sse::json(&answer::failed(&self.server, &reason).body()));
                 }
-                None => {
-                    self.answer = None;
-                    self.ready.push_back(sse::json(&super::super::error::ApiError::stopping().body()));
-                }
+                None => self.answer = None,
             }
         }
     }
 
-    fn push_text(&mut self, text: String, tokens: &[TokenLogprobs]) {
+    fn push_text(&mut self, text: String, tokens: &[SpokenToken]) {
         if text.is_empty() && tokens.is_empty() {
             return;
         }
         match self.shape {
             Shape::Chat => {
-                let logprobs = self.with_logprobs.then(|| logprobs::chat(tokens));
+                let logprobs = self.with_logprobs.then(|| logprobs::chat(self.bot.tokenizer(), tokens));
                 self.push_chat(Some((Delta { role: None, content: Some(text) }, logprobs, None)), None);
             }
             Shape::Text => {
-                let logprobs = self.with_logprobs.then(|| logprobs::completion(tokens, &mut self.text_offset));
+                let logprobs = self
+                    .with_logprobs
+                    .then(|| logprobs::completion(self.bot.tokenizer(), tokens, &mut self.text_offset));
                 self.push_text_choice(Some(TextChoice { text, index: 0, logprobs, finish_reason: None }), None);
             }
         }
@@ -115,7 +119,7 @@ impl Chunks {
     /// The chunk with the reason, the one with the usage if it is wanted, and OpenAI's last word.
     fn push_end(&mut self, done: &Done) {
         let reason = Some(finish_reason(done.finish));
-        let last = Some(Extension::new(done));
+        let last = Some(Extension::new(done, self.bot.context(), self.overflow.take()));
         let (with_reason, alone) = if self.include_usage { (None, last) } else { (last, None) };
         match self.shape {
             Shape::Chat => self.push_chat(Some((Delta::default(), None, reason)), with_reason),

@@ -7,9 +7,18 @@
 //! Control tokens are placed here by id. The text of people goes through `Tokenizer::encode`, which never yields
 //! one, so typing `<|system|>` gives the characters and not the role.
 
+//!
+//! An imported model brings a template of its own in Jinja: [`ChatTemplate`] is either.
+
+mod jinja;
+mod template;
+
 use serde::{Deserialize, Serialize};
 
-use crate::tokenizer::Tokenizer;
+use crate::error::Error;
+use crate::tokenizer::{SpecialTokens, Tokenizer};
+
+pub use template::{ChatTemplate, Turn};
 
 /// The same template in Jinja, for `tokenizer_config.json`: other programs then format prompts as this one does.
 pub const CHAT_TEMPLATE: &str = concat!(
@@ -99,13 +108,16 @@ pub struct Rendered {
 }
 
 /// The ids of a whole conversation and the mask of those that are learned.
-pub fn render(conversation: &Conversation, tokenizer: &Tokenizer) -> Rendered {
-    let special = tokenizer.special();
+///
+/// # Errors
+/// [`Error::TokenizerNotOwn`]: the template of this program needs its control tokens.
+pub fn render(conversation: &Conversation, tokenizer: &Tokenizer) -> Result<Rendered, Error> {
+    let special = tokenizer.special()?;
     let mut ids = vec![special.bos];
     let mut loss_mask = vec![false];
     let mut cuts = Vec::new();
     for message in &conversation.messages {
-        ids.push(role_id(message.role, tokenizer));
+        ids.push(role_id(message.role, special));
         loss_mask.push(false);
         ids.extend(tokenizer.encode(&message.content));
         ids.push(special.eos);
@@ -114,24 +126,26 @@ pub fn render(conversation: &Conversation, tokenizer: &Tokenizer) -> Rendered {
             cuts.push(ids.len());
         }
     }
-    Rendered { ids, loss_mask, cuts }
+    Ok(Rendered { ids, loss_mask, cuts })
 }
 
 /// The ids from which the model goes on as the assistant.
-pub fn render_prompt(messages: &[Message], tokenizer: &Tokenizer) -> Vec<u32> {
-    let special = tokenizer.special();
+fn render_prompt(turns: &[Turn<'_>], tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
+    let special = tokenizer.special()?;
     let mut ids = vec![special.bos];
-    for message in messages {
-        ids.push(role_id(message.role, tokenizer));
-        ids.extend(tokenizer.encode(&message.content));
+    for turn in turns {
+        ids.push(role_id(turn.message.role, special));
+        match turn.ids {
+            Some(given) => ids.extend_from_slice(given),
+            None => tokenizer.encode_into(&turn.message.content, &mut ids),
+        }
         ids.push(special.eos);
     }
     ids.push(special.assistant);
-    ids
+    Ok(ids)
 }
 
-fn role_id(role: Role, tokenizer: &Tokenizer) -> u32 {
-    let special = tokenizer.special();
+fn role_id(role: Role, special: SpecialTokens) -> u32 {
     match role {
         Role::System => special.system,
         Role::User => special.user,
@@ -143,6 +157,11 @@ fn role_id(role: Role, tokenizer: &Tokenizer) -> u32 {
 mod tests {
     use super::*;
     use crate::tokenizer::tests::byte_tokenizer;
+
+    fn prompt_of(messages: &[Message], tokenizer: &Tokenizer) -> Vec<u32> {
+        let turns: Vec<Turn<'_>> = messages.iter().map(Turn::of).collect();
+        render_prompt(&turns, tokenizer).unwrap()
+    }
 
     fn talk() -> Vec<Message> {
         vec![
@@ -157,9 +176,9 @@ mod tests {
     #[test]
     fn loss_falls_on_answers_and_their_ends_only() {
         let tokenizer = byte_tokenizer();
-        let special = tokenizer.special();
+        let special = tokenizer.special().unwrap();
         let conversation = Conversation { messages: talk() };
-        let rendered = render(&conversation, &tokenizer);
+        let rendered = render(&conversation, &tokenizer).unwrap();
         assert_eq!(rendered.ids.len(), rendered.loss_mask.len());
         let learned: Vec<u32> =
             rendered.ids.iter().zip(&rendered.loss_mask).filter(|(_, m)| **m).map(|(id, _)| *id).collect();
@@ -178,9 +197,9 @@ mod tests {
     #[test]
     fn typed_control_tokens_stay_text() {
         let tokenizer = byte_tokenizer();
-        let special = tokenizer.special();
+        let special = tokenizer.special().unwrap();
         let typed = "<s></s><pad><|system|><|user|><|assistant|>";
-        let ids = render_prompt(&[Message::user(typed)], &tokenizer);
+        let ids = prompt_of(&[Message::user(typed)], &tokenizer);
         let control = [special.bos, special.eos, special.pad, special.system, special.user, special.assistant];
         let placed: Vec<u32> = ids.into_iter().filter(|id| control.contains(id)).collect();
         assert_eq!(placed, [special.bos, special.user, special.eos, special.assistant]);
@@ -189,9 +208,9 @@ mod tests {
     #[test]
     fn prompt_is_the_beginning_of_the_conversation() {
         let tokenizer = byte_tokenizer();
-        let whole = render(&Conversation { messages: talk() }, &tokenizer);
+        let whole = render(&Conversation { messages: talk() }, &tokenizer).unwrap();
         for turns in [2, 4] {
-            let prompt = render_prompt(&talk()[..turns], &tokenizer);
+            let prompt = prompt_of(&talk()[..turns], &tokenizer);
             assert_eq!(whole.ids[..prompt.len()], prompt);
             assert!(whole.loss_mask[prompt.len()] && !whole.loss_mask[prompt.len() - 1]);
         }
@@ -200,7 +219,7 @@ mod tests {
     #[test]
     fn jinja_template_says_the_same() {
         let tokenizer = byte_tokenizer();
-        let special = tokenizer.special();
+        let special = tokenizer.special().unwrap();
         let messages = [Message::system("Be kind."), Message::user("Hi"), Message::assistant("Hello.")];
         for (turns, prompt) in [(3, false), (2, true)] {
             let listed: Vec<minijinja::Value> = messages[..turns]
@@ -235,9 +254,9 @@ mod tests {
                 }
             }
             let ours = if prompt {
-                render_prompt(&messages[..turns], &tokenizer)
+                prompt_of(&messages[..turns], &tokenizer)
             } else {
-                render(&Conversation { messages: messages[..turns].to_vec() }, &tokenizer).ids
+                render(&Conversation { messages: messages[..turns].to_vec() }, &tokenizer).unwrap().ids
             };
             assert_eq!(ids, ours);
         }

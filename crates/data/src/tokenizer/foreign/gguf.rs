@@ -1,0 +1,152 @@
+//! A GGUF file's vocabulary as the tokenizer.json that says the same.
+//!
+//! Keys and token types: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. Which pattern a value of
+//! `tokenizer.ggml.pre` means, and that Llama 3 takes a word whole if it is a token, is llama.cpp's `llama-vocab.cpp`.
+
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
+
+use super::{KNOWN, Scheme};
+use crate::error::Error;
+use crate::tokenizer::MAX_VOCAB_SIZE;
+
+/// The keys `tokenizer.ggml.*` of a GGUF file.
+#[derive(Debug, Clone, Copy)]
+pub struct GgufVocabulary<'a> {
+    /// `model`: the kind of tokenizer.
+    pub model: &'a str,
+    /// `pre`: how text is cut into words.
+    pub pre: &'a str,
+    /// `[vocab_size]`, `tokens`: the spelling of each id.
+    pub tokens: &'a [String],
+    /// `[vocab_size]`, `token_type`: what each id is.
+    pub token_types: &'a [i32],
+    /// `merges`, by priority, as `"left right"`.
+    pub merges: &'a [String],
+}
+
+/// Values of `token_type`.
+const NORMAL: i32 = 1;
+const UNKNOWN: i32 = 2;
+const CONTROL: i32 = 3;
+const USER_DEFINED: i32 = 4;
+const UNUSED: i32 = 5;
+
+/// The text of a tokenizer.json.
+pub(in crate::tokenizer) fn to_json(vocabulary: &GgufVocabulary<'_>, origin: &str) -> Result<String, Error> {
+    let fault = |message: String| Error::TokenizerFormat { path: origin.to_owned(), message };
+    let refuse = |field: &'static str, found: &str| Error::TokenizerForeign {
+        path: origin.to_owned(),
+        field,
+        found: format!("{:?}", found.chars().take(60).collect::<String>()),
+        known: KNOWN,
+    };
+    let GgufVocabulary { model, pre, tokens, token_types, merges } = *vocabulary;
+    if model != "gpt2" {
+        return Err(refuse("tokenizer.ggml.model", model));
+    }
+    let scheme = Scheme::of_gguf(pre).ok_or_else(|| refuse("tokenizer.ggml.pre", pre))?;
+    if tokens.len() != token_types.len() || tokens.len() > MAX_VOCAB_SIZE {
+        return Err(fault(format!(
+            "{} tokens and {} token types; one type for each of at most {MAX_VOCAB_SIZE} tokens is possible",
+            tokens.len(),
+            token_types.len()
+        )));
+    }
+    let mut added = Vec::new();
+    let mut vocab = Vec::with_capacity(tokens.len());
+    for (id, (token, kind)) in tokens.iter().zip(token_types).enumerate() {
+        match *kind {
+            NORMAL => {}
+            UNUSED => continue,
+            UNKNOWN | CONTROL | USER_DEFINED => added.push(json!({
+                "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": *kind != USER_DEFINED,
+            })),
+            other => return Err(fault(format!("token {id} `{token}` is of type {other}; 1 to 5 are possible"))),
+        }
+        vocab.push((token.as_str(), id));
+    }
+    let mut pairs = Vec::with_capacity(merges.len());
+    for merge in merges {
+        // A spelling has no space of its own: it is spelled Ġ.
+        let (left, right) = merge.split_once(' ').ok_or_else(|| fault(format!("merge `{merge}` is not a pair")))?;
+        pairs.push([left, right]);
+    }
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true});
+    let file = File {
+        version: "1.0",
+        truncation: (),
+        padding: (),
+        added_tokens: added,
+        normalizer: (),
+        pre_tokenizer: with_trim_offsets(scheme.to_json()),
+        post_processor: (),
+        decoder: byte_level,
+        model: Model {
+            kind: "BPE",
+            dropout: (),
+            unk_token: (),
+            fuse_unk: false,
+            byte_fallback: false,
+            ignore_merges: scheme == Scheme::Llama3,
+            vocab: Vocab(vocab),
+            merges: pairs,
+        },
+    };
+    serde_json::to_string(&file).map_err(|e| fault(e.to_string()))
+}
+
+/// Other programs ask for `trim_offsets`, although it changes no id.
+fn with_trim_offsets(mut stated: Value) -> Value {
+    let steps = match stated.get_mut("pretokenizers").and_then(Value::as_array_mut) {
+        Some(steps) => steps.iter_mut().collect(),
+        None => vec![&mut stated],
+    };
+    for step in steps {
+        if step["type"] == "ByteLevel" {
+            step["trim_offsets"] = json!(false);
+        }
+    }
+    stated
+}
+
+#[derive(Serialize)]
+struct File<'a> {
+    version: &'static str,
+    truncation: (),
+    padding: (),
+    added_tokens: Vec<Value>,
+    normalizer: (),
+    pre_tokenizer: Value,
+    post_processor: (),
+    decoder: Value,
+    model: Model<'a>,
+}
+
+#[derive(Serialize)]
+struct Model<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    dropout: (),
+    unk_token: (),
+    fuse_unk: bool,
+    byte_fallback: bool,
+    ignore_merges: bool,
+    vocab: Vocab<'a>,
+    merges: Vec<[&'a str; 2]>,
+}
+
+/// The vocabulary in the order of ids.
+struct Vocab<'a>(Vec<(&'a str, usize)>);
+
+impl Serialize for Vocab<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (spelling, id) in &self.0 {
+            map.serialize_entry(spelling, id)?;
+        }
+        map.end()
+    }
+}

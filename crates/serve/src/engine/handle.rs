@@ -1,0 +1,157 @@
+//! The engine as others see it: submit a request, hear what becomes of it, let go of it.
+
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use casallm_model::sampler::Sampler;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::model::SequenceModel;
+use super::request::{Event, Request, SubmitError};
+use super::spill::Spill;
+use super::stats::{Counters, Stats};
+use super::worker::{Command, Task, Worker};
+
+/// Sizes and habits.
+#[derive(Debug)]
+pub struct EngineConfig {
+    /// Most requests that may wait.
+    pub queue: usize,
+    /// Bytes for sequences that are kept outside the model's own cache.
+    pub stored_bytes: usize,
+    /// About how long a part of a prompt may take to be read.
+    pub chunk: Duration,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        EngineConfig { queue: 64, stored_bytes: 256 << 20, chunk: Duration::from_millis(100) }
+    }
+}
+
+/// What a prompt and its settings must agree with.
+#[derive(Clone, Copy)]
+struct Limits {
+    slots: usize,
+    capacity: usize,
+    vocab_size: usize,
+    queue: usize,
+}
+
+/// A running engine. Dropping it ends its thread as [`Engine::shutdown`] does.
+pub struct Engine {
+    commands: Mutex<Sender<Command>>,
+    counters: Arc<Counters>,
+    limits: Limits,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What becomes of one request. Dropping it takes the request back: the engine computes nothing more for it after
+/// the pass that it is at.
+#[derive(Debug)]
+pub struct Generation {
+    events: UnboundedReceiver<Event>,
+}
+
+impl Generation {
+    /// The next event; `None` after the last one, or when the engine is gone.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+
+    /// The same where nothing is asynchronous.
+    pub fn blocking_next(&mut self) -> Option<Event> {
+        self.events.blocking_recv()
+    }
+}
+
+impl Engine {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The thread cannot be had.
+    pub fn start<M: SequenceModel + Send + 'static>(
+        model: M,
+        config: &EngineConfig,
+        spill: Option<Spill>,
+    ) -> std::io::Result<Self> {
+        let limits = Limits {
+            slots: model.sequences(),
+            capacity: model.capacity(),
+            vocab_size: model.vocab_size(),
+            queue: config.queue,
+        };
+        let (commands, inbox) = mpsc::channel();
+        let counters = Arc::new(Counters::default());
+        let mut worker = Worker::new(model, inbox, counters.clone(), config, spill);
+        let thread = thread::Builder::new().name("inference".into()).spawn(move || worker.run())?;
+        Ok(Engine { commands: Mutex::new(commands), counters, limits, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Puts a request into the queue.
+    ///
+    /// # Errors
+    /// See [`SubmitError`]: nothing is queued then.
+    pub fn submit(&self, request: Request) -> Result<Generation, SubmitError> {
+        let Limits { capacity, vocab_size, queue, .. } = self.limits;
+        let tokens = request.prompt.len();
+        if tokens == 0 {
+            return Err(SubmitError::Prompt("the prompt is empty; say something".into()));
+        }
+        if let Some(id) = request.prompt.iter().find(|id| **id as usize >= vocab_size) {
+            return Err(SubmitError::Prompt(format!("token id {id}; the vocabulary has {vocab_size}")));
+        }
+        if tokens >= capacity {
+            return Err(SubmitError::TooLong { tokens, context: capacity });
+        }
+        let sampler = Sampler::resume(request.sampling.clone(), request.draws)?;
+        let counted = self
+            .counters
+            .waiting
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |waiting| (waiting < queue).then_some(waiting + 1));
+        if let Err(waiting) = counted {
+            return Err(SubmitError::QueueFull { waiting });
+        }
+        let (sender, events) = unbounded_channel();
+        let sent = self.send(Command::Submit(Task::new(request, sampler, sender)));
+        if !sent {
+            self.counters.waiting.fetch_sub(1, Ordering::AcqRel);
+            return Err(SubmitError::ShuttingDown);
+        }
+        Ok(Generation { events })
+    }
+
+    /// Tokens that a prompt and its answer have together.
+    pub fn context(&self) -> usize {
+        self.limits.capacity
+    }
+
+    /// What it has done and is at.
+    pub fn stats(&self) -> Stats {
+        self.counters.read(self.limits.slots)
+    }
+
+    /// Ends what is running, writes what is to outlive the process to disk, and ends the thread. Requests get no
+    /// `Finished`: whoever wants them to finish waits before.
+    pub fn shutdown(&self) {
+        self.send(Command::Shutdown);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // Its panic has been printed, and every generation has ended with it.
+            let _ = thread.join();
+        }
+    }
+
+    fn send(&self, command: Command) -> bool {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner).send(command).is_ok()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
