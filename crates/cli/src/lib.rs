@@ -13,6 +13,7 @@ mod quickstart;
 pub mod report;
 mod roofline;
 mod selftest;
+mod serve;
 pub mod streams;
 mod tokens;
 mod training;
@@ -55,6 +56,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Sft(flags) => training::sft(&flags),
         Command::Plan(flags) => plan::run(&flags),
         Command::Chat(flags) => chat::run(&flags),
+        Command::Serve(flags) => serve::run(&flags),
         Command::Bench(Bench::Train(flags)) => bench::train(&flags),
         Command::Bench(Bench::Generate(flags)) => bench::generate(&flags),
         Command::Bench(Bench::Roofline(flags)) => roofline::run(&flags),
