@@ -142,6 +142,17 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", Some(code), message)
     }
 
+    /// The disk is full.
+    pub fn full_disk() -> Self {
+        let message = "the server's disk is full; what was saved before is safe";
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, "server_error", Some("disk_full"), message)
+    }
+
+    /// An answer that had begun came to nothing.
+    pub fn answer_failed(reason: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("answer_failed"), reason)
+    }
+
     /// Something broke that is not the client's fault. The cause is for the log, not for the client.
     pub fn internal() -> Self {
         let message = "the server failed at this request; its log says why";

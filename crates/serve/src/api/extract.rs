@@ -23,12 +23,16 @@ impl<T: DeserializeOwned, S: Send + Sync, const LIMIT: usize> FromRequest<S> for
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        if !is_json(request.headers()) {
-            return Err(ApiError::media_type());
-        }
-        let bytes = read(request.into_body(), LIMIT).await?;
-        parse(&bytes).map(JsonBody)
+        parse(&json_bytes(request, LIMIT).await?).map(JsonBody)
     }
+}
+
+/// A body that says that it is JSON, unread.
+pub(super) async fn json_bytes(request: Request, limit: usize) -> Result<axum::body::Bytes, ApiError> {
+    if !is_json(request.headers()) {
+        return Err(ApiError::media_type());
+    }
+    read(request.into_body(), limit).await
 }
 
 /// The whole body. A declared length beyond the limit is refused before anything is read.

@@ -3,6 +3,7 @@
 //! [`router`] is every route behind two layers: one that counts, one that guards. [`listener`] brings connections to it
 //! and bounds what a connection may take.
 
+mod app;
 mod bounds;
 mod error;
 mod extract;
@@ -31,7 +32,7 @@ pub use error::ApiError;
 pub use guard::{Hosts, Key, Peer};
 pub use listener::{Connections, serve};
 pub use openai::Defaults;
-pub use server::{Loaded, Options, Overflow, Server};
+pub use server::{Loaded, Options, Server};
 
 /// The document's head; its routes come from the handlers that serve them.
 #[derive(OpenApi)]
@@ -42,6 +43,7 @@ struct Document;
 pub fn router(server: Arc<Server>) -> Router {
     let documented = OpenApiRouter::with_openapi(Document::openapi())
         .merge(openai::routes())
+        .merge(app::routes())
         .routes(routes!(operation::health))
         .routes(routes!(metrics::metrics));
     let (router, document) = documented.split_for_parts();

@@ -6,11 +6,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::HeaderValue;
 
+use super::app;
 use super::error::ApiError;
 use super::guard::{self, Hosts, Key, RateLimit};
 use super::metrics::Metrics;
 use super::openai::Defaults;
+use crate::answers::Answers;
 use crate::chatbot::Chatbot;
+use crate::overflow::Policy;
+use crate::store::{Database, StoreError};
 
 /// Settings of the HTTP interface.
 #[derive(Debug, Clone, Default)]
@@ -36,18 +40,9 @@ pub struct Loaded {
     /// Settings of answers where a request has none.
     pub defaults: Defaults,
     /// For conversations that are too long.
-    pub overflow: Overflow,
-}
-
-/// What is done with a conversation that the model cannot hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Overflow {
-    /// Older turns are condensed into a note, where conversations are stored; elsewhere the oldest are left out.
-    Summarise,
-    /// The oldest are left out.
-    DropOldest,
-    /// It is not answered.
-    Refuse,
+    pub overflow: Policy,
+    /// Answers of stored conversations; none where the browser keeps them.
+    pub answers: Option<Answers>,
 }
 
 impl Loaded {
@@ -108,6 +103,20 @@ impl Server {
             return Err(ApiError::stopping());
         }
         self.loaded.get().ok_or_else(ApiError::loading)
+    }
+
+    /// The answers of stored conversations, where there is a store.
+    pub(super) fn answers(&self) -> Result<&Answers, ApiError> {
+        let stored = self.loaded()?.answers.as_ref();
+        stored.ok_or_else(|| ApiError::not_found("this server stores no conversations: the page keeps them in the browser"))
+    }
+
+    /// Work on the store.
+    pub(super) async fn stored<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Database) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        self.answers()?.store().run(work).await.map_err(|error| app::store_failure(self, &error))
     }
 
     /// The model, whatever else.

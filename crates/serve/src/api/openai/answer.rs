@@ -54,7 +54,7 @@ fn ask_tokens(request: &AnswerRequest) -> usize {
 }
 
 /// An error of the model, as the client should hear it.
-pub(super) fn refused(param: &str, error: &ChatError) -> ApiError {
+pub(in crate::api) fn refused(param: &str, error: &ChatError) -> ApiError {
     match error {
         ChatError::Template(error) => ApiError::field(param, error.to_string()),
         ChatError::Submit(SubmitError::QueueFull { .. }) => ApiError::busy(5),

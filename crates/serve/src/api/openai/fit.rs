@@ -1,67 +1,52 @@
 //! Conversations longer than the context. OpenAI's interface keeps nothing between requests, so that what can be done is
-//! to leave out the oldest exchanges; the response says that it was done.
+//! to leave out the oldest exchanges; the response says that it was done. Which they are is decided as for stored
+//! conversations, so that the next request mostly begins as this one did and finds itself in the cache.
 
 use casallm_data::chat::Role;
 
 use super::super::error::ApiError;
-use super::super::server::Overflow;
 use super::super::wire;
 use super::answer::refused;
 use crate::chatbot::{Chatbot, Turn};
+use crate::overflow::{self, Budget, Decision, Length, Policy};
 
-/// Leaves out as few of the oldest exchanges as make room for an answer of `max_tokens`, or of a quarter of the context if
-/// that is less. System messages at the beginning stay, and so does the last message of a person.
+/// Leaves out old exchanges if it has to be. System messages at the beginning stay, and so does the last exchange.
 ///
 /// # Errors
 /// It would have to be more than the policy allows.
 pub(super) fn fit(
     bot: &Chatbot,
     turns: &mut Vec<Turn>,
-    policy: Overflow,
+    policy: Policy,
     max_tokens: usize,
 ) -> Result<Option<wire::Overflow>, ApiError> {
-    let context = bot.context();
     let count = |turns: &[Turn]| bot.count(turns).map_err(|error| refused("messages", &error));
     let whole = count(turns)?;
-    let limit = context.saturating_sub(max_tokens.min(context / 4).max(1));
-    if whole <= limit {
+    if whole <= Budget::new(bot.context(), 0, Some(max_tokens), 0).room() {
         return Ok(None);
     }
+    let policy = if policy == Policy::Refuse { Policy::Refuse } else { Policy::DropOldest };
     let opening = turns.iter().take_while(|turn| turn.message.role == Role::System).count();
-    let without = |cut: usize| turns[..opening].iter().chain(&turns[cut..]).cloned().collect::<Vec<_>>();
-    // Where an exchange begins, the first aside.
-    let mut cuts: Vec<usize> =
-        (opening + 1..turns.len()).filter(|index| turns[*index].message.role == Role::User).collect();
-    if policy == Overflow::Refuse {
-        cuts.clear();
-    }
-    let mut failed = None;
-    let first = cuts.partition_point(|cut| match count(&without(*cut)) {
-        Ok(tokens) => tokens > limit,
-        Err(error) => {
-            failed = Some(error);
-            false
+    let tokens = |turn: &Turn| bot.tokenizer().encode(&turn.message.content).len();
+    // What the template adds is taken to be the same for each message.
+    let said: usize = turns.iter().map(tokens).sum();
+    let around = whole.saturating_sub(said).div_ceil(turns.len());
+    let length = |turn: &Turn| Length { tokens: tokens(turn) + around, opens: turn.message.role == Role::User };
+    let branch: Vec<Length> = turns[opening..].iter().map(length).collect();
+    let mut fixed: usize = turns[..opening].iter().map(|turn| length(turn).tokens).sum();
+    loop {
+        let budget = Budget::new(bot.context(), fixed, Some(max_tokens), 0);
+        let decided = overflow::decide(policy, &branch, &[], &budget);
+        let (Decision::Answer(plan) | Decision::Condense(_, plan)) =
+            decided.map_err(|error| ApiError::context_length("messages", error.to_string()))?;
+        let kept: Vec<Turn> = turns[..opening].iter().chain(&turns[opening + plan.first..]).cloned().collect();
+        let exact = count(&kept)?;
+        if exact <= budget.room() {
+            *turns = kept;
+            let dropped = wire::Overflow { policy: "drop-oldest", dropped_messages: plan.first, note_id: None };
+            return Ok((plan.first > 0).then_some(dropped));
         }
-    });
-    if let Some(error) = failed {
-        return Err(error);
+        // The estimate was too low by that much. It grows each time, until it fits or cannot.
+        fixed += (exact - budget.room()).max(exact.saturating_sub(plan.tokens)).max(1);
     }
-    let Some(cut) = cuts.get(first).or(cuts.last()).copied() else {
-        // There is nothing to leave out. What fits with a shorter answer is answered.
-        return if whole < context { Ok(None) } else { Err(too_long(whole, context)) };
-    };
-    let kept = without(cut);
-    let tokens = count(&kept)?;
-    if tokens >= context {
-        return Err(too_long(tokens, context));
-    }
-    let dropped_messages = cut - opening;
-    *turns = kept;
-    Ok(Some(wire::Overflow { policy: "drop-oldest", dropped_messages, note_id: None }))
-}
-
-fn too_long(tokens: usize, context: usize) -> ApiError {
-    let message =
-        format!("the messages have {tokens} tokens and leave no room in the context of {context}; shorten them");
-    ApiError::context_length("messages", message)
 }

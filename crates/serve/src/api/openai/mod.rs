@@ -21,6 +21,7 @@ use casallm_model::sampler::SamplerConfig;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub(super) use answer::refused;
 pub use settings::Defaults;
 
 use super::error::ApiError;
