@@ -239,6 +239,8 @@ pub enum Bench {
     Train(BenchTrain),
     /// Prefill and decode with random weights
     Generate(BenchGenerate),
+    /// First tokens of a conversation's turns, with and without what is held of it
+    Chat(BenchChat),
     /// Each kernel of a training step and of a decoded token beside what this machine can do
     Roofline(BenchRoofline),
 }
@@ -400,6 +402,32 @@ pub struct BenchGenerate {
     #[arg(long, default_value_t = 512)]
     pub prompt_tokens: usize,
     /// Tokens written
+    #[arg(long, default_value_t = 64)]
+    pub new_tokens: usize,
+    /// Format of the weights
+    #[arg(long, value_enum, default_value_t = WeightsKind::Bf16)]
+    pub weights: WeightsKind,
+    /// Where to compute.
+    #[command(flatten)]
+    pub compute: Compute,
+    /// One JSON line on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `bench chat`.
+#[derive(Debug, Args)]
+pub struct BenchChat {
+    /// The model.
+    #[command(flatten)]
+    pub dimensions: Dimensions,
+    /// Messages of the conversation
+    #[arg(long, default_value_t = 10)]
+    pub turns: usize,
+    /// Tokens of each message
+    #[arg(long, default_value_t = 64)]
+    pub message_tokens: usize,
+    /// Tokens of each answer
     #[arg(long, default_value_t = 64)]
     pub new_tokens: usize,
     /// Format of the weights

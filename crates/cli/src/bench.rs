@@ -265,7 +265,8 @@ fn generate_on<D: Device>(flags: &BenchGenerate, model: &ModelConfig, device: &A
     }))
 }
 
-fn report(result: &serde_json::Value, json: bool) -> Result<()> {
+/// One JSON line, or a line a value.
+pub(crate) fn report(result: &serde_json::Value, json: bool) -> Result<()> {
     if json {
         return print(&result.to_string());
     }

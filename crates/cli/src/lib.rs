@@ -5,6 +5,7 @@
 
 pub mod args;
 mod bench;
+mod bench_chat;
 mod chat;
 mod console;
 mod devices;
@@ -59,6 +60,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Serve(flags) => serve::run(&flags),
         Command::Bench(Bench::Train(flags)) => bench::train(&flags),
         Command::Bench(Bench::Generate(flags)) => bench::generate(&flags),
+        Command::Bench(Bench::Chat(flags)) => bench_chat::run(&flags),
         Command::Bench(Bench::Roofline(flags)) => roofline::run(&flags),
         Command::Selftest(flags) => selftest::run(&flags),
     }

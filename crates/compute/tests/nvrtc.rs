@@ -21,22 +21,21 @@ fn compiler() -> Option<Compiler> {
 }
 
 #[test]
-fn every_module_compiles_for_every_architecture_without_a_word() {
+fn every_module_compiles_without_a_word() {
     let Some(compiler) = compiler() else { return };
     eprintln!("NVRTC {} at {}", compiler.version(), compiler.path().display());
-    for capability in CAPABILITIES {
+    // An architecture each: all of them for every module is what `.ci/compile-gate` does.
+    for (module, capability) in modules().into_iter().zip(CAPABILITIES.into_iter().cycle()) {
         let target = Target::choose(capability, compiler.supported()).expect("an architecture at or below");
-        for module in modules() {
-            let compiled = compiler.compile(&module, &target, false).unwrap_or_else(|error| panic!("{error}"));
-            assert_eq!(compiled.log, "", "{module:?} for {}", target.name());
-            match target {
-                Target::Cubin(_) => assert!(compiled.image.starts_with(b"\x7fELF")),
-                Target::Ptx(_) => assert!(compiled.image.ends_with(b"\0")),
-            }
-            for (entry, _) in entries(module.family.text()) {
-                let named = compiled.image.windows(entry.len()).any(|window| window == entry.as_bytes());
-                assert!(named, "{module:?} for {}: {entry} is not in the code", target.name());
-            }
+        let compiled = compiler.compile(&module, &target, false).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(compiled.log, "", "{module:?} for {}", target.name());
+        match target {
+            Target::Cubin(_) => assert!(compiled.image.starts_with(b"\x7fELF")),
+            Target::Ptx(_) => assert!(compiled.image.ends_with(b"\0")),
+        }
+        for (entry, _) in entries(module.family.text()) {
+            let named = compiled.image.windows(entry.len()).any(|window| window == entry.as_bytes());
+            assert!(named, "{module:?} for {}: {entry} is not in the code", target.name());
         }
     }
 }

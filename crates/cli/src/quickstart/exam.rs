@@ -1,13 +1,12 @@
 //! The examination: wordings that were never trained on, and what the model says to them; text it continues.
 
 use anyhow::Result;
-use casallm_compute::Device;
-use casallm_data::chat::Message;
 use casallm_data::identity::{HELD_OUT_IDENTITY, HELD_OUT_ORDINARY, Identity, names_another, names_identity};
-use casallm_model::sampler::{Sampler, SamplerConfig};
+use casallm_model::sampler::SamplerConfig;
+use casallm_serve::chatbot::{AnswerRequest, Chatbot};
 use casallm_train::recipe::Recipe;
 
-use crate::chat::Chatbot;
+use crate::chat;
 use crate::report::{Answer, Exam, Sample};
 
 /// Beginnings of text that the pre-trained model continues.
@@ -34,14 +33,16 @@ impl Judged {
 }
 
 /// Asks everything.
-pub(super) fn take<D: Device>(recipe: &Recipe, bot: &Chatbot<D>, base: &Chatbot<D>) -> Result<Judged> {
+pub(super) fn take(recipe: &Recipe, bot: &Chatbot, base: &Chatbot) -> Result<Judged> {
     let fields = recipe.identity.as_ref();
     let identity = fields.map(|i| Identity::new(&i.name, &i.maker, &i.description)).transpose()?;
-    let mut greedy = Sampler::new(SamplerConfig::greedy())?;
+    let answer = |question: &str, sampling: SamplerConfig| {
+        chat::answer(bot, &chat::question(question, sampling, 64), &mut |_| {}).map(|(text, _)| text)
+    };
     let mut named_another = 0;
     let mut ask = |questions: &[&str], right: &dyn Fn(&str) -> bool| -> Result<Vec<Answer>> {
         let one = |question: &&str| {
-            let answer = bot.answer(&[Message::user(*question)], &mut greedy, 64, &mut |_| {})?.trim().to_owned();
+            let answer = answer(question, SamplerConfig::greedy())?.trim().to_owned();
             named_another += usize::from(names_another(&answer));
             Ok(Answer { question: (*question).to_owned(), right: right(&answer), answer })
         };
@@ -54,12 +55,13 @@ pub(super) fn take<D: Device>(recipe: &Recipe, bot: &Chatbot<D>, base: &Chatbot<
     let lively = SamplerConfig { temperature: 0.7, top_p: 0.9, seed: 1, ..SamplerConfig::default() };
     let settings = "temperature 0.7, top-p 0.9, top-k 50, seed 1".to_owned();
     let mut samples = Vec::new();
+    let continued = AnswerRequest { max_tokens: Some(60), ..AnswerRequest::new(Vec::new(), lively.clone()) };
     for beginning in BEGINNINGS {
-        let text = base.continue_text(beginning, &mut Sampler::new(lively.clone())?, 60)?;
+        let text = chat::continue_text(base, beginning, &continued)?;
         samples.push(Sample { prompt: beginning.to_owned(), text, settings: format!("pre-trained, {settings}") });
     }
     for question in ["Hello!", "What is photosynthesis?", "Do you like music?", "I just saw a great movie."] {
-        let text = bot.answer(&[Message::user(question)], &mut Sampler::new(lively.clone())?, 64, &mut |_| {})?;
+        let text = answer(question, lively.clone())?;
         let text = format!("\n{text}");
         samples.push(Sample { prompt: question.to_owned(), text, settings: format!("fine-tuned, {settings}") });
     }

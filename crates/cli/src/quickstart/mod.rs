@@ -20,7 +20,7 @@ use serde_json::json;
 
 use crate::Ended;
 use crate::args::{Quickstart, Serve};
-use crate::chat::Chatbot;
+use crate::chat;
 use crate::console::Console;
 use crate::devices::{self, on_device};
 use crate::serve;
@@ -60,7 +60,7 @@ fn open_page(flags: &Quickstart) -> Result<Ended> {
     })
 }
 
-fn run_on<D: Device>(flags: &Quickstart, device: &Arc<D>) -> Result<Ended> {
+fn run_on<D: Device + 'static>(flags: &Quickstart, device: &Arc<D>) -> Result<Ended> {
     let interrupt = Interrupt::on_signals()?;
     let _lock = RunLock::acquire(&flags.dir)?;
     let mut console = Console::new(&flags.output).brief();
@@ -88,11 +88,11 @@ fn run_on<D: Device>(flags: &Quickstart, device: &Arc<D>) -> Result<Ended> {
             return stopped(&mut console, flags);
         }
     }
-    let bot = Chatbot::load(&dir.model(Stage::Sft), device, MatrixFormat::Bf16)?;
+    let bot = chat::load(&dir.model(Stage::Sft), device, MatrixFormat::Bf16)?;
     let report = flags.dir.join(REPORT);
     if !report.exists() {
         console.say("asking the model twenty questions about itself and twenty about anything else ...");
-        let base = Chatbot::load(&dir.model(Stage::Pretrain), device, MatrixFormat::Bf16)?;
+        let base = chat::load(&dir.model(Stage::Pretrain), device, MatrixFormat::Bf16)?;
         let judged = exam::take(&recipe, &bot, &base)?;
         let page = page::make(&recipe, &dir, &device.info(), &judged)?;
         plan::write(&flags.dir.join(SUMMARY), &format!("{:#}\n", page.summary))?;

@@ -1,0 +1,247 @@
+//! The conversation on the terminal: lines with history, commands, Ctrl-C for the answer and not for the program. Where
+//! the input is no terminal, a line is a message and nothing else is printed but answers.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use casallm_serve::chatbot::{AnswerEvent, AnswerRequest, Chatbot, Done};
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+use signal_hook::consts::SIGINT;
+use signal_hook::{SigId, flag, low_level};
+
+use super::conversation::{Conversation, Room};
+use crate::Ended;
+use crate::streams::tell;
+
+const HELP: &str = "\
+/new            forget this conversation and begin another
+/again          another answer to the last message
+/back           take the last message and its answer back
+/system TEXT    instructions for the model (nothing: none)
+/stats          show tokens and speed after each answer, or no longer
+/help           this list
+/quit           end, as Ctrl-D does
+Ctrl-C stops an answer. Arrow keys bring earlier messages back.";
+
+/// Where messages come from.
+enum Lines {
+    Terminal(Box<DefaultEditor>),
+    Pipe(std::io::Lines<std::io::StdinLock<'static>>),
+}
+
+/// A line of the input.
+enum Line {
+    Text(String),
+    /// Ctrl-C where nothing is to be stopped.
+    Interrupted,
+    End,
+}
+
+impl Lines {
+    fn open() -> Result<Self> {
+        if std::io::stdin().is_terminal() {
+            return Ok(Lines::Terminal(Box::new(DefaultEditor::new().context("the terminal cannot be read")?)));
+        }
+        Ok(Lines::Pipe(std::io::stdin().lock().lines()))
+    }
+
+    fn next(&mut self) -> Result<Line> {
+        match self {
+            Lines::Terminal(editor) => match editor.readline("you> ") {
+                Ok(line) => {
+                    let _ = editor.add_history_entry(line.trim());
+                    Ok(Line::Text(line))
+                }
+                Err(ReadlineError::Interrupted) => Ok(Line::Interrupted),
+                Err(ReadlineError::Eof) => Ok(Line::End),
+                Err(error) => Err(error).context("the terminal cannot be read"),
+            },
+            Lines::Pipe(lines) => Ok(lines.next().transpose()?.map_or(Line::End, Line::Text)),
+        }
+    }
+
+    fn is_terminal(&self) -> bool {
+        matches!(self, Lines::Terminal(_))
+    }
+}
+
+/// Ctrl-C while an answer comes. What was there before is there again afterwards.
+struct CtrlC {
+    pressed: Arc<AtomicBool>,
+    id: SigId,
+}
+
+impl CtrlC {
+    fn listen() -> Result<Self> {
+        let pressed = Arc::new(AtomicBool::new(false));
+        let id = flag::register(SIGINT, pressed.clone()).context("Ctrl-C cannot be heard")?;
+        Ok(CtrlC { pressed, id })
+    }
+
+    fn pressed(&self) -> bool {
+        self.pressed.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for CtrlC {
+    fn drop(&mut self) {
+        low_level::unregister(self.id);
+    }
+}
+
+/// Until the end of the input.
+pub(super) fn converse(bot: &Chatbot, mut conversation: Conversation) -> Result<Ended> {
+    let mut lines = Lines::open()?;
+    let terminal = lines.is_terminal();
+    if terminal {
+        tell(&format!("{}: say something. /help lists commands, Ctrl-D ends.", bot.card().id));
+    }
+    let mut stats = false;
+    loop {
+        let text = match lines.next()? {
+            Line::End => return Ok(Ended::Done),
+            Line::Interrupted => {
+                tell("(Ctrl-D or /quit ends)");
+                continue;
+            }
+            Line::Text(text) => text.trim().to_owned(),
+        };
+        let asked = match command(&text).filter(|_| terminal) {
+            None if text.is_empty() && terminal => continue,
+            None if text.is_empty() => return Ok(Ended::Done),
+            None => Some(text),
+            Some(("quit" | "exit", _)) => return Ok(Ended::Done),
+            Some(("help", _)) => {
+                tell(HELP);
+                None
+            }
+            Some(("new", _)) => {
+                conversation.clear();
+                tell("(a new conversation)");
+                None
+            }
+            Some(("stats", _)) => {
+                stats = !stats;
+                tell(if stats { "(numbers after each answer)" } else { "(no numbers)" });
+                None
+            }
+            Some(("system", text)) => {
+                conversation.instruct(Some(text));
+                tell(if text.is_empty() { "(no instructions)" } else { "(from the next answer on)" });
+                None
+            }
+            Some(("back", _)) => {
+                let back = conversation.take_back();
+                tell(&back.map_or("(nothing was said)".to_owned(), |text| format!("(taken back: {text})")));
+                None
+            }
+            Some(("again", _)) => conversation.take_back().or_else(|| {
+                tell("(nothing was said)");
+                None
+            }),
+            Some((other, _)) => {
+                tell(&format!("/{other} is no command; /help lists them"));
+                None
+            }
+        };
+        let Some(text) = asked else { continue };
+        let request = conversation.ask(&text);
+        let Some(request) = fitted(bot, &mut conversation, request)? else { continue };
+        let (said, done) = speak(bot, &request, terminal)?;
+        if let (true, Some(done)) = (stats, &done) {
+            tell(&numbers(done));
+        }
+        conversation.answered(&said, done);
+    }
+}
+
+/// A command and what follows it.
+fn command(line: &str) -> Option<(&str, &str)> {
+    let rest = line.strip_prefix('/')?;
+    let (name, argument) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+    Some((name, argument.trim()))
+}
+
+/// The request with room for an answer. A message that does not fit by itself is taken back.
+fn fitted(bot: &Chatbot, conversation: &mut Conversation, request: AnswerRequest) -> Result<Option<AnswerRequest>> {
+    match conversation.make_room(bot)? {
+        Room::LeftOut(0) => Ok(Some(request)),
+        Room::LeftOut(n) => {
+            tell(&format!("(the context of {} tokens is full: the {n} oldest exchanges were left out)", bot.context()));
+            Ok(Some(AnswerRequest { turns: conversation.request().turns, ..request }))
+        }
+        Room::None(tokens) => {
+            tell(&format!("({tokens} tokens do not fit the context of {}: say it shorter)", bot.context()));
+            conversation.take_back();
+            Ok(None)
+        }
+    }
+}
+
+/// Prints an answer as it comes. Without `Done` when it was stopped.
+fn speak(bot: &Chatbot, request: &AnswerRequest, terminal: bool) -> Result<(String, Option<Done>)> {
+    let mut out = std::io::stdout();
+    // A closed pipe ends the program at the next line; an answer is not worth an error.
+    let mut show = |text: &str| {
+        let _ = write!(out, "{text}").and_then(|()| out.flush());
+    };
+    if !terminal {
+        let (said, done) = super::answer(bot, request, &mut show)?;
+        show("\n");
+        return Ok((said, Some(done)));
+    }
+    show("bot> ");
+    let interrupt = CtrlC::listen()?;
+    let mut answer = bot.answer(request)?;
+    let mut said = String::new();
+    while let Some(event) = answer.blocking_next() {
+        match event {
+            AnswerEvent::Text { text, .. } => {
+                let text = if said.is_empty() { text.trim_start() } else { &text };
+                show(text);
+                said += text;
+            }
+            AnswerEvent::Done(done) => {
+                show("\n");
+                return Ok((said, Some(done)));
+            }
+            AnswerEvent::Failed(error) => anyhow::bail!("{error}"),
+            AnswerEvent::Started { .. } | AnswerEvent::Reading { .. } => {}
+        }
+        if interrupt.pressed() {
+            show(" (stopped)\n");
+            break;
+        }
+    }
+    Ok((said, None))
+}
+
+fn numbers(done: &Done) -> String {
+    let usage = done.usage;
+    let mut line = format!(
+        "({} tokens read, {} of them held already; {} written",
+        usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens
+    );
+    if let Some(first) = done.timing.first_token {
+        line += &format!("; the first after {:.2} s", first.as_secs_f64());
+    }
+    if let Some(speed) = done.timing.tokens_per_second {
+        line += &format!(", {speed:.1} a second");
+    }
+    line + ")"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::command;
+
+    #[test]
+    fn commands_begin_with_a_slash() {
+        assert_eq!(command("/system  Be kind. "), Some(("system", "Be kind.")));
+        assert_eq!(command("/help"), Some(("help", "")));
+        assert_eq!(command("1/2"), None);
+    }
+}
