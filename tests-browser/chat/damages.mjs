@@ -1,0 +1,65 @@
+// Ways to break the page, and the test that each must be caught by.
+
+export const damages = [
+  {
+    name: "answers are not sanitised", file: "js/markdown.js", caughtBy: "execute nothing",
+    from: "DOMPurify.sanitize(marked.parser(tokens), PURE)",
+    to: "document.createRange().createContextualFragment((globalThis.policy ??= globalThis.trustedTypes.createPolicy('dompurify', { createHTML: (x) => x })).createHTML(marked.parser(tokens)))",
+  },
+  {
+    name: "links may lead anywhere", file: "js/markdown.js", caughtBy: "execute nothing",
+    from: "const LINK = /^(?:https?:\\/\\/|mailto:)/i;", to: "const LINK = /^/;",
+  },
+  {
+    name: "markup is not shown as text", file: "js/markdown.js", caughtBy: "execute nothing",
+    from: "if (FORMATTING.test(raw.trim())) return raw;", to: "return raw;",
+  },
+  {
+    name: "the reader's messages are markup", file: "js/view/message.js", caughtBy: "execute nothing",
+    from: "this.markdown = user ? null :", to: "this.markdown =",
+  },
+  {
+    name: "an edit replaces instead of branching", file: "js/app.js", caughtBy: "edit: the old version stays",
+    from: "this.#post(this.session, message.parent_id, text)", to: "this.#post(this.session, this.session.leafId, text)",
+  },
+  {
+    name: "the switcher does not save the branch", file: "js/app.js", caughtBy: "edit: the old version stays",
+    from: "await this.store.update(session.id, { leaf_id: session.leafId });", to: "",
+  },
+  {
+    name: "a running answer is not picked up after a reload", file: "js/app.js", caughtBy: "reload: an answer",
+    from: "this.answers.follow(message);\n    }", to: "message.status;\n    }",
+  },
+  {
+    name: "a snapshot is added to what is there", file: "js/answers.js", caughtBy: "a cut stream",
+    from: "message.content = data.content;", to: "message.content += data.content;",
+  },
+  {
+    name: "a lost answer is asked for twice", file: "js/app.js", caughtBy: "not made twice",
+    from: "attempt > 0 &&", to: "attempt > 9 &&",
+  },
+  {
+    name: "drafts are not kept", file: "js/view/composer.js", caughtBy: "drafts: one",
+    from: "drafts.set(this.draftId, this.field.value);\n      this.#show();", to: "this.#show();",
+  },
+  {
+    name: "always follows the end", file: "js/view/follow-end.js", caughtBy: "follows the end",
+    from: "if (this.following) this.jump();", to: "this.jump();",
+  },
+  {
+    name: "Enter sends while composing", file: "js/view/composer.js", caughtBy: "input method",
+    from: "if (event.isComposing || event.keyCode === 229) return;", to: "",
+  },
+  {
+    name: "faint letters", file: "css/base.css", caughtBy: "looks: light, 1280",
+    from: "--quiet: light-dark(#5c5f66", to: "--quiet: light-dark(#a0a0a0",
+  },
+  {
+    name: "code widens the page", file: "css/transcript.css", caughtBy: "looks: light, 360",
+    from: ".code pre { margin: 0; padding: .8rem 1rem; overflow-x: auto;", to: ".code { width: max-content } .code pre {",
+  },
+  {
+    name: "what streams settles too early", file: "js/streaming-markdown.js", caughtBy: "in one piece",
+    from: "if (!referred && this.raws.every((raw, i) => blocks[i]?.raw === raw)) return;", to: "return;",
+  },
+];

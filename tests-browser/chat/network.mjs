@@ -1,0 +1,152 @@
+// Servers that refuse, restart or vanish: nothing that was written is lost, and the page says what it waits for.
+
+import assert from "node:assert/strict";
+
+export const tests = [
+  {
+    name: "401: the key is asked for once, a wrong one is refused, the right one is kept",
+    mock: { key: "secret" },
+    unready: true,
+    async run({ chat, mock }) {
+      chat.networkFaultsAllowed = true;
+      const field = chat.page.locator("#key");
+      await field.fill("wrong");
+      await field.press("Enter");
+      await chat.page.waitForSelector("dialog .failure");
+      await field.fill("secret");
+      await field.press("Enter");
+      await chat.ready();
+      await chat.ask("hello");
+      await chat.page.reload();
+      await chat.ready();
+      await chat.answers.first().waitFor();
+      assert.equal(await chat.page.locator("dialog").count(), 0);
+      // The server has another key now: asked again, and the message is still there.
+      mock.control.key = "other";
+      await chat.field.fill("once more");
+      await chat.field.press("Enter");
+      await field.fill("other");
+      await field.press("Enter");
+      await chat.page.waitForFunction(() => document.querySelectorAll("article.assistant").length === 2);
+      await chat.idle();
+    },
+  },
+  {
+    name: "429 and 503: waits as long as asked, shows it, sends again by itself",
+    async run({ chat, mock }) {
+      chat.networkFaultsAllowed = true;
+      mock.control.faults.push({ match: /POST .*\/messages$/, status: 429, retryAfter: 1 }, { match: /POST .*\/messages$/, status: 503, retryAfter: 30 });
+      await chat.field.fill("patience");
+      await chat.field.press("Enter");
+      const banner = chat.page.locator(".banner.waiting");
+      await banner.waitFor();
+      assert.match(await banner.innerText(), /Too many requests at once\. Sending again in 1 second\./);
+      assert.equal(await chat.field.inputValue(), "patience");
+      await chat.page.waitForFunction(() => /busy/.test(document.querySelector(".banner").textContent));
+      assert.match(await banner.innerText(), /The server is busy\. Sending again in (30|29) seconds\./);
+      await banner.getByRole("button", { name: "Try now" }).click();
+      await chat.answers.first().waitFor();
+      await chat.idle();
+      assert.equal(await banner.isVisible(), false);
+      assert.equal(await chat.users.count(), 1);
+    },
+  },
+  {
+    name: "a wait can be given up, and the message stays in the field",
+    async run({ chat, mock }) {
+      chat.networkFaultsAllowed = true;
+      mock.control.faults.push({ match: /POST .*\/messages$/, status: 503, retryAfter: 60, times: 9 });
+      await chat.field.fill("not now");
+      await chat.field.press("Enter");
+      await chat.page.locator(".banner.waiting").getByRole("button", { name: "Cancel" }).click();
+      await chat.idle();
+      assert.equal(await chat.field.inputValue(), "not now");
+      assert.equal(await chat.field.isEditable(), true);
+      await chat.page.reload();
+      await chat.ready();
+      await chat.page.waitForFunction(() => document.querySelector("#message").value === "not now");
+    },
+  },
+  {
+    name: "a request that arrived but was not answered is not made twice",
+    async run({ chat, mock }) {
+      chat.networkFaultsAllowed = true;
+      mock.control.faults.push({ match: /POST .*\/messages$/, cut: "after" });
+      await chat.field.fill("only once");
+      await chat.field.press("Enter");
+      await chat.answers.first().waitFor();
+      await chat.idle();
+      assert.equal([...mock.messages.values()].filter((message) => message.role === "user").length, 1);
+      mock.control.faults.push({ match: /POST .*\/regenerate$/, cut: "after" });
+      await chat.answers.first().locator("[data-do=regenerate]").click();
+      await chat.page.waitForSelector("article.assistant .branches");
+      await chat.idle();
+      assert.equal([...mock.messages.values()].length, 3);
+    },
+  },
+  {
+    name: "a cut stream is picked up again, with no word lost or twice",
+    async run({ chat, mock }) {
+      chat.networkFaultsAllowed = true;
+      await chat.send("words 700");
+      await chat.streaming();
+      mock.cut();
+      await chat.page.waitForSelector(".banner.waiting:visible");
+      assert.match(await chat.page.locator(".banner").innerText(), /Reconnecting/);
+      await chat.page.waitForSelector(".banner", { state: "hidden" });
+      await chat.page.waitForFunction(() => document.querySelectorAll("article.live").length === 1);
+      assert.equal((await chat.lastAnswer()).match(/word0/g).length, 1);
+      await chat.idle(30_000);
+      assert.equal(await chat.lastAnswer(), Array.from({ length: 700 }, (_, i) => `word${i}`).join(" "));
+      assert.equal(await chat.page.isVisible(".banner"), false);
+    },
+  },
+  {
+    name: "a server that is away: at the start, and between two messages",
+    unready: true,
+    async run({ chat, mock }) {
+      chat.networkFaultsAllowed = true;
+      await chat.ready();
+      await chat.ask("before");
+      await mock.down();
+      await chat.field.fill("meanwhile");
+      await chat.field.press("Enter");
+      await chat.page.waitForFunction(() => /cannot be reached/.test(document.querySelector(".banner").textContent));
+      await mock.up();
+      await chat.page.getByRole("button", { name: "Try now" }).click().catch(() => {});
+      await chat.page.waitForFunction(() => document.querySelectorAll("article.assistant").length === 2);
+      await chat.idle();
+      assert.deepEqual((await chat.texts()).filter((_, i) => i % 2 === 0), ["before", "meanwhile"]);
+      mock.control.faults.push({ match: /GET \/api\/config/, status: 503 });
+      await chat.page.reload();
+      await chat.page.waitForSelector(".banner.waiting:visible");
+      await chat.ready();
+      await chat.answers.nth(1).waitFor();
+    },
+  },
+  {
+    name: "an answer that fails says why and can be asked for again",
+    async run({ chat, mock }) {
+      chat.networkFaultsAllowed = true;
+      mock.control.faults.push({ match: /GET .*\/events$/, status: 500, message: "The model fell over." });
+      await chat.send("hello");
+      const failure = chat.page.locator("article .failure");
+      await failure.waitFor();
+      assert.match(await failure.innerText(), /This answer failed\. The model fell over\./);
+      await failure.getByRole("button", { name: "Try again" }).click();
+      await chat.page.waitForSelector("article.assistant .branches");
+      await chat.idle();
+      assert.match(await chat.lastAnswer(), /Version 2/);
+    },
+  },
+  {
+    name: "a conversation that is gone is said to be gone",
+    unready: true,
+    hash: "#/c/nowhere",
+    async run({ chat }) {
+      chat.networkFaultsAllowed = true;
+      await chat.page.waitForSelector(".empty-title");
+      await chat.page.waitForFunction(() => /not here/.test(document.querySelector(".empty-title").textContent));
+    },
+  },
+];

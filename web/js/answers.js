@@ -1,0 +1,122 @@
+// Listens to answers that are being written, whichever conversation is shown, through lost connections and restarts.
+
+import { ApiError } from "./api.js";
+import { untilItWorks } from "./retry.js";
+
+/**
+ * @typedef {import("./types.js").Message} Message
+ * @typedef {{message: Message, progress: {read: number, of: number, cached?: number}|null, notice: any,
+ *   wait: import("./retry.js").Wait|null, controller: AbortController}} Live
+ */
+
+export class Answers {
+  /**
+   * @param {import("./types.js").Store} store
+   * @param {(live: Live, change: "text"|"progress"|"notice"|"wait"|"done") => void} onChange
+   */
+  constructor(store, onChange) {
+    this.store = store;
+    this.onChange = onChange;
+    /** @type {Map<string, Live>} */
+    this.live = new Map();
+  }
+
+  /** @param {string} id */
+  get(id) {
+    return this.live.get(id);
+  }
+
+  /** Whether a conversation is being answered. */
+  inConversation(id) {
+    return [...this.live.values()].some((live) => live.message.conversation_id === id);
+  }
+
+  /** Begins to listen, if it does not already. @param {Message} message */
+  follow(message) {
+    const known = this.live.get(message.id);
+    if (known) return known;
+    const live = { message, progress: null, notice: null, wait: null, controller: new AbortController() };
+    this.live.set(message.id, live);
+    this.#listen(live);
+    return live;
+  }
+
+  async #listen(live) {
+    const { message, controller } = live;
+    try {
+      await untilItWorks(
+        async (worked) => {
+          for await (const event of this.store.events(message.id, controller.signal)) {
+            worked();
+            if (controller.signal.aborted || this.#apply(live, event)) return;
+          }
+          throw new ApiError(0, "The connection was cut.");
+        },
+        {
+          signal: controller.signal,
+          onWait: (wait) => {
+            if (live.wait === wait) return;
+            live.wait = wait;
+            this.onChange(live, "wait");
+          },
+        },
+      );
+    } catch (error) {
+      if (controller.signal.aborted) return;
+      this.#end(live, { status: "failed", error: { message: error.message } });
+    }
+  }
+
+  /** Whether the answer is over. */
+  #apply(live, { type, data }) {
+    const { message } = live;
+    if (type === "snapshot") {
+      message.content = data.content;
+      this.onChange(live, "text");
+    } else if (type === "delta") {
+      live.progress = null;
+      message.content += data.text;
+      this.onChange(live, "text");
+    } else if (type === "progress") {
+      live.progress = data;
+      this.onChange(live, "progress");
+    } else if (type === "notice") {
+      live.notice = data;
+      this.onChange(live, "notice");
+    } else if (type === "done") {
+      this.#end(live, data);
+      return true;
+    } else if (type === "error") {
+      this.#end(live, { status: "failed", error: data.error ?? data });
+      return true;
+    }
+    return false;
+  }
+
+  /** @param {Partial<Message>} last */
+  #end(live, last) {
+    Object.assign(live.message, last);
+    Object.assign(live, { progress: null, wait: null });
+    this.live.delete(live.message.id);
+    this.onChange(live, "done");
+  }
+
+  /** Ends an answer where it is. @param {string} id */
+  async stop(id) {
+    const live = this.live.get(id);
+    if (!live) return;
+    const last = await this.store.stop(id);
+    if (!this.live.has(id)) return;
+    live.controller.abort();
+    this.#end(live, last);
+  }
+
+  /** Stops listening without a word, for a conversation that is deleted. */
+  forget(conversationId) {
+    for (const [id, live] of this.live) {
+      if (live.message.conversation_id !== conversationId) continue;
+      this.live.delete(id);
+      live.controller.abort();
+    }
+  }
+}

@@ -1,0 +1,95 @@
+// The one way to the server: adds the key, turns refusals into ApiError, asks for a key when one is wanted.
+
+const KEY = "casallm.key";
+
+/** A refusal. Status 0: no answer at all (offline, server down, connection cut). */
+export class ApiError extends Error {
+  /** @param {number} status @param {string} message @param {{code?: string|null, retryAfter?: number|null}} [more] */
+  constructor(status, message, { code = null, retryAfter = null } = {}) {
+    super(message);
+    this.status = status;
+    this.code = code;
+    /** Seconds that the server asks to wait. */
+    this.retryAfter = retryAfter;
+  }
+
+  /** Whether the same request may succeed later. */
+  get passing() {
+    return [0, 429, 502, 503, 504].includes(this.status);
+  }
+}
+
+/** Retry-After in seconds, from either of its two forms. */
+function retryAfter(response) {
+  const value = response.headers.get("Retry-After");
+  if (!value) return null;
+  const seconds = /^\d+$/.test(value) ? Number(value) : (Date.parse(value) - Date.now()) / 1000;
+  return Number.isFinite(seconds) ? Math.max(0, Math.min(seconds, 3600)) : null;
+}
+
+async function refusal(response) {
+  let error = null;
+  try {
+    error = (await response.json()).error;
+  } catch {
+    // Not from this server (a proxy's page): the status says enough.
+  }
+  const message = typeof error?.message === "string" ? error.message : `The server answered ${response.status}.`;
+  return new ApiError(response.status, message, { code: error?.code ?? null, retryAfter: retryAfter(response) });
+}
+
+export class Api {
+  /** @param {(rejected: boolean) => Promise<string>} askKey  asks the person; `rejected` when a key was tried in vain */
+  constructor(askKey) {
+    this.askKey = askKey;
+    /** @type {Promise<void>|null} */
+    this.asking = null;
+  }
+
+  get key() {
+    return localStorage.getItem(KEY);
+  }
+
+  /** Sends a request and waits for the head of the answer. */
+  async request(method, path, { body = undefined, signal = undefined, keepalive = false } = {}) {
+    for (;;) {
+      const key = this.key;
+      const headers = new Headers();
+      if (key) headers.set("Authorization", `Bearer ${key}`);
+      if (body !== undefined) headers.set("Content-Type", "application/json");
+      let response;
+      try {
+        response = await fetch(path, {
+          method, headers, signal, keepalive, credentials: "omit", cache: "no-store",
+          body: body === undefined || typeof body === "string" ? body : JSON.stringify(body),
+        });
+      } catch (error) {
+        if (signal?.aborted) throw error;
+        throw new ApiError(0, "The server cannot be reached.");
+      }
+      if (response.ok) return response;
+      if (response.status !== 401) throw await refusal(response);
+      if (key === this.key) await this.#newKey(key !== null);
+      signal?.throwIfAborted();
+    }
+  }
+
+  /** However many requests are refused at once, one question is asked. */
+  #newKey(rejected) {
+    this.asking ??= this.askKey(rejected)
+      .then((key) => localStorage.setItem(KEY, key))
+      .finally(() => (this.asking = null));
+    return this.asking;
+  }
+
+  async json(method, path, options) {
+    const response = await this.request(method, path, options);
+    if (response.status === 204) return null;
+    try {
+      return await response.json();
+    } catch (error) {
+      if (options?.signal?.aborted) throw error;
+      throw new ApiError(0, "The connection was cut.");
+    }
+  }
+}
