@@ -6,14 +6,17 @@ mod settings;
 mod signals;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use casallm_model::sampler::SamplerConfig;
+use casallm_serve::answers::{Answers, AnswersConfig};
 use casallm_serve::api::{self, Connections, Defaults, Loaded, Server};
 use casallm_serve::chatbot::{Chatbot, LoadOptions};
 use casallm_serve::engine::EngineConfig;
+use casallm_serve::store::{Database, Store};
 use serde_json::json;
 
 use crate::Ended;
@@ -48,6 +51,7 @@ fn bind(flags: &Serve) -> Result<TcpListener> {
 
 fn run_on(flags: &Serve, listener: TcpListener) -> Result<Ended> {
     let server = Arc::new(Server::new(settings::options(flags)?));
+    let database = settings::database(flags)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(BLOCKING_THREADS)
@@ -55,7 +59,15 @@ fn run_on(flags: &Serve, listener: TcpListener) -> Result<Ended> {
         .build()
         .context("cannot start the threads of the server")?;
     let mut console = Console::new(&flags.output);
-    let ended = runtime.block_on(serve(flags, listener, &server, &mut console));
+    let ended = runtime.block_on(async {
+        // Before the model, which takes longer: a database that cannot be used should be known at once.
+        let store = database.map(|path| open_store(&path)).transpose()?;
+        let ended = serve(flags, listener, &server, store.clone(), &mut console).await;
+        if let Some(store) = store {
+            store.close().await;
+        }
+        ended
+    });
     // What still blocks is a model that was being loaded.
     runtime.shutdown_background();
     if let Some(loaded) = server.model() {
@@ -65,7 +77,20 @@ fn run_on(flags: &Serve, listener: TcpListener) -> Result<Ended> {
     console.ended(Ended::Done)
 }
 
-async fn serve(flags: &Serve, listener: TcpListener, server: &Arc<Server>, console: &mut Console) -> Result<()> {
+fn open_store(path: &Path) -> Result<Store> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
+    }
+    Ok(Store::new(Database::open(path)?)?)
+}
+
+async fn serve(
+    flags: &Serve,
+    listener: TcpListener,
+    server: &Arc<Server>,
+    store: Option<Store>,
+    console: &mut Console,
+) -> Result<()> {
     let signals = Signals::listen().context("the system does not let signals be heard")?;
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -80,13 +105,27 @@ async fn serve(flags: &Serve, listener: TcpListener, server: &Arc<Server>, conso
         server.stop();
     };
     let grace = Duration::from_secs(u64::from(flags.grace_seconds));
+    // Stored answers are stopped, with what they have, before their listeners' connections are closed.
     let enough = async {
-        let _ = tokio::time::timeout(grace, signals.second()).await;
+        let saved = async {
+            match server.model().and_then(|loaded| loaded.answers.as_ref()) {
+                Some(answers) => answers.shutdown(grace).await,
+                None => tokio::time::sleep(grace).await,
+            }
+        };
+        tokio::select! {
+            () = saved => {}
+            () = signals.second() => {}
+        }
     };
     let serving = api::serve(listener, api::router(server.clone()), server.clone(), limits, stop, enough);
     tokio::pin!(serving);
     let of_thread = flags.clone();
-    let loading = tokio::task::spawn_blocking(move || load(&of_thread));
+    let runtime = tokio::runtime::Handle::current();
+    let loading = tokio::task::spawn_blocking(move || {
+        let _within = runtime.enter();
+        load(&of_thread, store)
+    });
     tokio::select! {
         ended = &mut serving => return Ok(ended?),
         loaded = loading => {
@@ -116,7 +155,7 @@ fn url(address: SocketAddr) -> String {
     }
 }
 
-fn load(flags: &Serve) -> Result<Loaded> {
+fn load(flags: &Serve, store: Option<Store>) -> Result<Loaded> {
     let options = LoadOptions {
         format: devices::format(flags.weights),
         sequences: flags.max_sequences as usize,
@@ -138,6 +177,16 @@ fn load(flags: &Serve) -> Result<Loaded> {
         repetition_window: 64,
         ..SamplerConfig::default()
     };
-    let defaults = Defaults { sampling, max_tokens: MAX_TOKENS.min(max_tokens_limit), max_tokens_limit };
-    Ok(Loaded { bot: Arc::new(bot), defaults, overflow: settings::overflow(flags.overflow) })
+    let (bot, overflow) = (Arc::new(bot), settings::overflow(flags.overflow));
+    let max_tokens = MAX_TOKENS.min(max_tokens_limit);
+    let answers = store.map(|store| {
+        let config = AnswersConfig {
+            policy: overflow,
+            sampling: sampling.clone(),
+            max_tokens: Some(max_tokens),
+            ..AnswersConfig::default()
+        };
+        Answers::new(bot.clone(), store, config)
+    });
+    Ok(Loaded { bot, defaults: Defaults { sampling, max_tokens, max_tokens_limit }, overflow, answers })
 }

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use casallm_serve::api::{Hosts, Key, Options, Overflow};
+use casallm_serve::api::{Hosts, Key, Options};
+
+use casallm_serve::overflow::Policy;
 
 use super::flags::{OverflowKind, Serve};
 use crate::streams::tell;
@@ -59,11 +61,11 @@ fn check_origin(origin: &str) -> Result<()> {
 }
 
 /// The flag's policy.
-pub(super) fn overflow(kind: OverflowKind) -> Overflow {
+pub(super) fn overflow(kind: OverflowKind) -> Policy {
     match kind {
-        OverflowKind::Summarise => Overflow::Summarise,
-        OverflowKind::DropOldest => Overflow::DropOldest,
-        OverflowKind::Refuse => Overflow::Refuse,
+        OverflowKind::Summarise => Policy::Summarise,
+        OverflowKind::DropOldest => Policy::DropOldest,
+        OverflowKind::Refuse => Policy::Refuse,
     }
 }
 

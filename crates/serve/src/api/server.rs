@@ -108,7 +108,9 @@ impl Server {
     /// The answers of stored conversations, where there is a store.
     pub(super) fn answers(&self) -> Result<&Answers, ApiError> {
         let stored = self.loaded()?.answers.as_ref();
-        stored.ok_or_else(|| ApiError::not_found("this server stores no conversations: the page keeps them in the browser"))
+        stored.ok_or_else(|| {
+            ApiError::not_found("this server stores no conversations: the page keeps them in the browser")
+        })
     }
 
     /// Work on the store.

@@ -97,7 +97,9 @@ fn a_reader_that_takes_nothing_is_left_and_its_connection_closed() {
     body["top_logprobs"] = json!(20);
     // Pieces of two kilobytes: what sockets hold is soon full. An answer that ended early is asked for again.
     let connections: Vec<TcpStream> = (0..8).map(|_| begin(&server, &body)).collect();
-    server.until("all end, read or not", |stats| stats.running == 0 && stats.waiting == 0 && stats.finished + stats.cancelled >= 8);
+    server.until("all end, read or not", |stats| {
+        stats.running == 0 && stats.waiting == 0 && stats.finished + stats.cancelled >= 8
+    });
     drop(connections);
     assert_eq!(super::client::get(server.address, "/health").status, 200);
 }
@@ -105,7 +107,10 @@ fn a_reader_that_takes_nothing_is_left_and_its_connection_closed() {
 #[test]
 fn a_stop_lets_a_stream_end_and_takes_nothing_new() {
     let mut server = start(Duration::from_millis(5));
-    let mut connection = begin(&server, &json!({"messages": [{"role": "user", "content": "go on"}], "stream": true, "max_tokens": 40, "temperature": 5, "top_k": 0, "top_p": 1}));
+    let mut connection = begin(
+        &server,
+        &json!({"messages": [{"role": "user", "content": "go on"}], "stream": true, "max_tokens": 40, "temperature": 5, "top_k": 0, "top_p": 1}),
+    );
     server.until("begun", |stats| stats.running == 1 || stats.finished == 1);
     server.stop();
     let mut bytes = Vec::new();

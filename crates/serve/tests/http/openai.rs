@@ -29,13 +29,14 @@ fn a_stream_says_what_a_whole_answer_says() {
     let stream = post(server.address, "/v1/chat/completions", &body);
     assert_eq!(stream.header("content-type"), Some("text/event-stream"));
     assert_eq!(stream.header("x-accel-buffering"), Some("no"));
-    assert!(stream.header("cache-control").unwrap().contains("no-store") && stream.header("content-encoding").is_none());
+    assert!(
+        stream.header("cache-control").unwrap().contains("no-store") && stream.header("content-encoding").is_none()
+    );
     let events = stream.events();
     assert_eq!(events.last(), Some(&"[DONE]"));
     let chunks: Vec<Value> =
         events[..events.len() - 1].iter().map(|event| serde_json::from_str(event).unwrap()).collect();
-    let text: String =
-        chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str()).collect();
+    let text: String = chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str()).collect();
     assert_eq!(text, choice["message"]["content"].as_str().unwrap());
     assert_eq!(chunks[0]["choices"][0]["delta"]["role"], "assistant");
     let last = &chunks[chunks.len() - 1];

@@ -31,7 +31,11 @@ fn a_conversation_is_kept_listed_branched_and_deleted() {
     assert_eq!(made.status, 201, "{made:?}");
     let conversation = id(&made.json());
     let path = format!("/api/conversations/{conversation}");
-    let said = post(server.address, &format!("{path}/messages"), &json!({"parent_id": null, "content": "Where is the house?"}));
+    let said = post(
+        server.address,
+        &format!("{path}/messages"),
+        &json!({"parent_id": null, "content": "Where is the house?"}),
+    );
     assert_eq!(said.status, 201, "{said:?}");
     let (user, answer) = (id(&said.json()["user"]), id(&said.json()["assistant"]));
     let (names, done) = heard(&server, &answer);
@@ -101,7 +105,10 @@ fn wrong_requests_are_told_what_is_wrong() {
 #[test]
 fn the_page_is_told_what_it_has_to_know() {
     let config = get(start().address, "/api/config").json();
-    assert_eq!((&config["storage"], &config["auth"], &config["model"]["id"]), (&json!("server"), &json!(false), &json!("fake")));
+    assert_eq!(
+        (&config["storage"], &config["auth"], &config["model"]["id"]),
+        (&json!("server"), &json!(false), &json!("fake"))
+    );
     assert_eq!(config["bounds"]["temperature"], json!([0.0, 5.0]));
     assert!(config["limits"]["message_bytes"].as_u64().unwrap() > 1000);
     let ephemeral = Setup::default().start();

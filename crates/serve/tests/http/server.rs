@@ -83,7 +83,7 @@ impl Setup {
             created: 1,
             tokenizer: TOKENIZER.fingerprint(),
         };
-        let bot = Chatbot::new(engine, TOKENIZER.clone(), ChatTemplate::Own, Some(0), card);
+        let bot = Chatbot::new(engine, TOKENIZER.clone(), ChatTemplate::own(&TOKENIZER).unwrap(), Some(0), card);
         let bot = Arc::new(bot);
         let folder = tempfile::tempdir().unwrap();
         let sampling = SamplerConfig { temperature: 0.7, ..SamplerConfig::default() };
@@ -111,14 +111,7 @@ impl Setup {
             let enough = tokio::time::sleep(Duration::from_secs(3600));
             api::serve(listener, api::router(server.clone()), server, limits, stop, enough).await.unwrap();
         });
-        Running {
-            address,
-            bot,
-            runtime: Some(runtime),
-            stop: Some(stop),
-            serving: Some(serving),
-            _folder: folder,
-        }
+        Running { address, bot, runtime: Some(runtime), stop: Some(stop), serving: Some(serving), _folder: folder }
     }
 }
 

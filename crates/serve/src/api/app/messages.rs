@@ -66,8 +66,7 @@ pub(super) async fn regenerate(
     Segment(id): Segment,
     JsonBody(Nothing {}): JsonBody<Nothing>,
 ) -> Result<(StatusCode, Json<Begun>), ApiError> {
-    let assistant =
-        server.answers()?.regenerate(&id).await.map_err(|error| failure::answers(&server, &error))?;
+    let assistant = server.answers()?.regenerate(&id).await.map_err(|error| failure::answers(&server, &error))?;
     Ok((StatusCode::CREATED, Json(Begun { assistant })))
 }
 

@@ -1,6 +1,5 @@
 //! From a checked request to the model, and its answer as one piece.
 
-
 use casallm_data::chat::Message;
 
 use super::super::error::ApiError;
