@@ -34,6 +34,8 @@ pub enum Command {
     Sft(Stage),
     /// List the memory that training takes, and what fits: on this machine or on another
     Plan(Plan),
+    /// Make a model directory of another program's model: a GGUF file, or a folder with safetensors
+    Import(Import),
     /// Talk to a model
     Chat(Chat),
     /// Serve a model: a page to chat in, and OpenAI's interface
@@ -189,6 +191,19 @@ pub(crate) fn memory_size(text: &str) -> Result<u64, String> {
     let number: f64 = number.parse().map_err(|_| remedy())?;
     let bytes = number * f64::from(1_u32 << 20) * f64::from(1_u32 << (shift - 20));
     if (1.0..=2_f64.powi(50)).contains(&bytes) { Ok(bytes as u64) } else { Err(remedy()) }
+}
+
+/// Flags of `import`.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// A GGUF file of llama.cpp, or a folder of Hugging Face with config.json, tokenizer.json and safetensors
+    pub path: PathBuf,
+    /// Where the model directory goes
+    #[arg(long, short)]
+    pub out: PathBuf,
+    /// What to print.
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Flags of `chat`.

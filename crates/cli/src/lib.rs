@@ -9,6 +9,7 @@ mod bench_chat;
 mod chat;
 mod console;
 mod devices;
+mod import;
 mod plan;
 mod quickstart;
 pub mod report;
@@ -56,6 +57,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Pretrain(flags) => training::pretrain(&flags),
         Command::Sft(flags) => training::sft(&flags),
         Command::Plan(flags) => plan::run(&flags),
+        Command::Import(flags) => import::run(&flags),
         Command::Chat(flags) => chat::run(&flags),
         Command::Serve(flags) => serve::run(&flags),
         Command::Bench(Bench::Train(flags)) => bench::train(&flags),

@@ -169,6 +169,9 @@ pub enum ModelError {
         /// The format asked for.
         format: &'static str,
     },
+    /// A model of another program cannot be read.
+    #[error(transparent)]
+    Format(#[from] crate::formats::FormatError),
     /// The device refused: memory, threads.
     #[error(transparent)]
     Compute(#[from] casallm_compute::ComputeError),

@@ -4,6 +4,7 @@ pub mod config;
 pub mod decoder;
 pub mod directory;
 pub mod error;
+pub mod formats;
 pub mod generate;
 pub mod memory;
 pub mod network;

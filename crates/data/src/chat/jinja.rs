@@ -8,8 +8,6 @@
 //! placeholder has white space around it, and done to the text. A question about the text (`'</think>' in content`) is
 //! answered as if the text were a plain word.
 
-use std::io::{self, Write};
-
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, ErrorKind, Value, context};
 use regex::Regex;
@@ -20,9 +18,8 @@ use crate::tokenizer::Tokenizer;
 
 /// The longest template; those of large models with tools have about ten thousand bytes.
 const MAX_SOURCE: usize = 1 << 18;
-/// The most that a template may write, beside the messages.
-const MAX_OUTPUT: usize = 1 << 24;
-/// Instructions of a rendering, and for each message: real templates take about a hundred a message.
+/// Instructions of a rendering, and for each message: real templates take about a hundred a message. What is written and
+/// copied is charged too, so that this bounds the output to a few megabytes.
 const FUEL: u64 = 100_000;
 const FUEL_PER_MESSAGE: u64 = 10_000;
 /// How deep macros may call each other.
@@ -173,9 +170,7 @@ impl Jinja {
             documents => (),
         };
         let template = environment.get_template(NAME).map_err(|e| fault(complaint(&e)))?;
-        let mut out = Bounded(Vec::new());
-        template.render_captured_to(given, &mut out).map_err(|e| fault(complaint(&e)))?;
-        String::from_utf8(out.0).map_err(|e| fault(e.to_string()))
+        template.render(given).map_err(|e| fault(complaint(&e)))
     }
 
     /// The pieces of what [`Jinja::render`] gave, in order.
@@ -217,11 +212,7 @@ fn complaint(error: &minijinja::Error) -> String {
     match error.kind() {
         ErrorKind::OutOfFuel => format!("it does not end within the work that it is given{line}"),
         ErrorKind::InvalidOperation => format!("{}{line}", error.detail().unwrap_or("an operation that cannot be")),
-        _ => {
-            // The writer's own reason, where it is one.
-            let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
-            format!("{error}{source}")
-        }
+        _ => error.to_string(),
     }
 }
 
@@ -229,21 +220,4 @@ fn complaint(error: &minijinja::Error) -> String {
 fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
     jiff::fmt::strtime::format(format, &jiff::Zoned::now())
         .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {e}")))
-}
-
-/// Memory that takes no more than [`MAX_OUTPUT`].
-struct Bounded(Vec<u8>);
-
-impl Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_OUTPUT {
-            return Err(io::Error::other(format!("it writes more than {MAX_OUTPUT} bytes")));
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -140,10 +140,7 @@ fn a_template_that_cannot_be_used_is_refused_in_time() {
             "{{ messages[0].content }}{% for a in range(9000) %}{% for b in range(9000) %}{% endfor %}{% endfor %}",
             "does not end within the work",
         ),
-        (
-            "{{ messages[0].content }}{% for a in range(999) %}{{ 'long' * 9000 }}{% endfor %}",
-            "more than 16777216 bytes",
-        ),
+        ("{{ messages[0].content }}{% for a in range(300) %}{{ 'long' * 20000 }}{% endfor %}", "within the work"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ messages[0].content }}{{ f() }}", "recursion"),
         ("{{ messages[0].content }}\u{F5CA1}", "U+F5CA1"),
     ] {

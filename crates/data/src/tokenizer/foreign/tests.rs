@@ -140,3 +140,28 @@ fn a_file_that_lies_is_an_error_and_no_panic() {
         assert!(of(&parts, "gpt2", "smollm").unwrap_err().to_string().contains(expected), "{expected}");
     }
 }
+
+#[derive(serde::Deserialize)]
+struct Fixture {
+    tokens: Vec<String>,
+    token_types: Vec<i32>,
+    merges: Vec<String>,
+    texts: Vec<String>,
+    ids: BTreeMap<String, Vec<Vec<u32>>>,
+}
+
+#[test]
+fn ids_are_those_of_llama_cpp() {
+    // Written by llamacpp_tokens.py beside it, with llama.cpp.
+    let fixture: Fixture = serde_json::from_str(include_str!("../../../tests/fixtures/llamacpp_tokens.json")).unwrap();
+    assert_eq!(fixture.ids.len(), 4);
+    let parts = (fixture.tokens, fixture.token_types, fixture.merges);
+    for (pre, expected) in fixture.ids {
+        let tokenizer = of(&parts, "gpt2", &pre).unwrap();
+        assert_eq!(expected.len(), fixture.texts.len());
+        for (text, expected) in fixture.texts.iter().zip(expected) {
+            assert_eq!(tokenizer.encode(text), expected, "{pre}: {text:?}");
+            assert_eq!(tokenizer.decode(&expected), *text);
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Greedy ids of a model directory, for comparisons with other programs: `bench/import_vs_llamacpp.py` calls it.
+//!
+//!     cargo run --release -p casallm-cli --example greedy_ids -- MODEL < requests.jsonl
+//!
+//! A request is a line of JSON. `{"text": ...}` gives `{"ids"}` of the text. `{"messages": [...], "tokens": n}` gives
+//! `{"prompt", "ids", "gaps"}`: the prompt's ids, the n likeliest ids in a row (whether one of them ends an answer or not),
+//! and by how much each one's logit is above the second best. f32 throughout.
+
+use std::io::{BufRead, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use casallm_compute::{CpuDevice, Isa, MatrixFormat, MatrixUse};
+use casallm_data::chat::{ChatTemplate, Message, Turn};
+use casallm_data::tokenizer::Tokenizer;
+use casallm_model::decoder::Decoder;
+use casallm_model::directory::{GENERATION_CONFIG, ModelDirectory, TOKENIZER, TOKENIZER_CONFIG};
+use casallm_model::network::Network;
+use casallm_model::parameters::Parameters;
+use serde_json::{Value, json};
+
+fn main() -> Result<()> {
+    let path = std::env::args().nth(1).context("give a model directory")?;
+    let directory = ModelDirectory::open(Path::new(&path))?;
+    let tokenizer = Tokenizer::of_model(directory.text(TOKENIZER)?.as_bytes())?;
+    let generation = directory.text(GENERATION_CONFIG).ok();
+    let template = ChatTemplate::of_model(&directory.text(TOKENIZER_CONFIG)?, generation.as_deref(), &tokenizer)?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let device = Arc::new(CpuDevice::new(threads, Isa::detect()?)?);
+    let config = directory.config().clone();
+    let format = MatrixFormat::F32;
+    let parameters = Parameters::load(device, &directory, format, MatrixUse::Inference)?;
+    let network = Network::new(config, format.activations(), parameters)?;
+    let mut out = std::io::stdout().lock();
+    for line in std::io::stdin().lock().lines() {
+        let request: Value = serde_json::from_str(&line?)?;
+        let answer = match request["text"].as_str() {
+            Some(text) => json!({ "ids": tokenizer.encode(text) }),
+            None => {
+                let messages: Vec<Message> = serde_json::from_value(request["messages"].clone())?;
+                let turns: Vec<Turn<'_>> = messages.iter().map(Turn::of).collect();
+                let prompt = template.render_prompt(&turns, &tokenizer)?;
+                let tokens = request["tokens"].as_u64().context("tokens")? as usize;
+                let mut decoder = Decoder::new(&network, prompt.len() + tokens)?;
+                let (mut ids, mut gaps, mut next) = (Vec::new(), Vec::new(), prompt.clone());
+                while ids.len() < tokens {
+                    let logits = decoder.extend(&next)?;
+                    let (mut best, mut second) = (0, f32::NEG_INFINITY);
+                    for (id, &logit) in logits.iter().enumerate().skip(1) {
+                        if logit > logits[best] {
+                            second = logits[best];
+                            best = id;
+                        } else {
+                            second = second.max(logit);
+                        }
+                    }
+                    gaps.push(logits[best] - second);
+                    ids.push(best as u32);
+                    next = vec![best as u32];
+                }
+                json!({ "prompt": prompt, "ids": ids, "gaps": gaps })
+            }
+        };
+        writeln!(out, "{answer}")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! `casallm import` on a model made here: what comes out is a model directory like any other.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use support::{Seeded, casallm, run};
+
+/// GPT-2's stand-in for a byte, as every byte-level vocabulary spells it.
+fn spelled(byte: u8) -> char {
+    let plain = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    match plain(&byte) {
+        true => char::from(byte),
+        false => char::from_u32(256 + (0..byte).filter(|before| !plain(before)).count() as u32).unwrap(),
+    }
+}
+
+const CONTROLS: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+const TEMPLATE: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+/// A GGUF file of one layer of width 32 and random weights, with or without a chat template.
+fn gguf(path: &Path, template: Option<&str>) {
+    let (width, n_ff) = (32usize, 64usize);
+    let tokens: Vec<String> =
+        CONTROLS.iter().map(|c| (*c).to_owned()).chain((0..=255).map(|byte| spelled(byte).to_string())).collect();
+    // Two rows to spare.
+    let rows = tokens.len() + 2;
+    let mut seeded = Seeded(7);
+    let mut random = |n: usize, around: f32| -> Vec<u8> {
+        (0..n).flat_map(|_| (around + seeded.below(2001) as f32 / 5000.0 - 0.2).to_le_bytes()).collect()
+    };
+    let shapes: [(&str, &[usize]); 11] = [
+        ("token_embd", &[width, rows]),
+        ("blk.0.attn_norm", &[width]),
+        ("blk.0.attn_q", &[width, width]),
+        ("blk.0.attn_k", &[width, 16]),
+        ("blk.0.attn_v", &[width, 16]),
+        ("blk.0.attn_output", &[width, width]),
+        ("blk.0.ffn_norm", &[width]),
+        ("blk.0.ffn_gate", &[width, n_ff]),
+        ("blk.0.ffn_up", &[width, n_ff]),
+        ("blk.0.ffn_down", &[n_ff, width]),
+        ("output_norm", &[width]),
+    ];
+    fn text(out: &mut Vec<u8>, text: &str) {
+        out.extend((text.len() as u64).to_le_bytes());
+        out.extend(text.as_bytes());
+    }
+    let mut keys: Vec<(&str, Vec<u8>)> = Vec::new();
+    let string = |value: &str| {
+        let mut out = 8u32.to_le_bytes().to_vec();
+        text(&mut out, value);
+        out
+    };
+    let number = |value: usize| [4u32.to_le_bytes(), (value as u32).to_le_bytes()].concat();
+    let list = |kind: u32, count: usize| {
+        [&9u32.to_le_bytes()[..], &kind.to_le_bytes(), &(count as u64).to_le_bytes()].concat()
+    };
+    keys.push(("general.architecture", string("llama")));
+    for (key, value) in [
+        ("llama.block_count", 1),
+        ("llama.context_length", 128),
+        ("llama.embedding_length", width),
+        ("llama.feed_forward_length", n_ff),
+        ("llama.attention.head_count", 4),
+        ("llama.attention.head_count_kv", 2),
+        ("tokenizer.ggml.bos_token_id", 1),
+        ("tokenizer.ggml.eos_token_id", 2),
+    ] {
+        keys.push((key, number(value)));
+    }
+    keys.push(("llama.attention.layer_norm_rms_epsilon", [6u32.to_le_bytes(), 1e-5f32.to_le_bytes()].concat()));
+    keys.push(("tokenizer.ggml.model", string("gpt2")));
+    keys.push(("tokenizer.ggml.pre", string("smollm")));
+    let mut listed = list(8, tokens.len());
+    tokens.iter().for_each(|token| text(&mut listed, token));
+    keys.push(("tokenizer.ggml.tokens", listed));
+    let mut kinds = list(5, tokens.len());
+    (0..tokens.len()).for_each(|id| kinds.extend(if id < CONTROLS.len() { 3i32 } else { 1 }.to_le_bytes()));
+    keys.push(("tokenizer.ggml.token_type", kinds));
+    keys.push(("tokenizer.ggml.merges", list(8, 0)));
+    keys.extend(template.map(|template| ("tokenizer.chat_template", string(template))));
+
+    let mut out = b"GGUF".to_vec();
+    out.extend(3u32.to_le_bytes());
+    out.extend((shapes.len() as u64).to_le_bytes());
+    out.extend((keys.len() as u64).to_le_bytes());
+    for (key, value) in keys {
+        text(&mut out, key);
+        out.extend(value);
+    }
+    let mut offset = 0u64;
+    for (name, shape) in shapes {
+        text(&mut out, &format!("{name}.weight"));
+        out.extend((shape.len() as u32).to_le_bytes());
+        shape.iter().for_each(|&n| out.extend((n as u64).to_le_bytes()));
+        out.extend(0u32.to_le_bytes());
+        out.extend(offset.to_le_bytes());
+        offset += (shape.iter().product::<usize>() as u64 * 4).next_multiple_of(32);
+    }
+    for (name, shape) in shapes {
+        out.resize(out.len().next_multiple_of(32), 0);
+        out.extend(random(shape.iter().product(), if name.contains("norm") { 1.0 } else { 0.0 }));
+    }
+    fs::write(path, out).unwrap();
+}
+
+const CHAT: [&str; 8] = ["chat", "--model", "model", "--temperature", "0", "--max-new-tokens", "12", "--prompt"];
+
+#[test]
+fn an_imported_model_talks() {
+    let folder = tempfile::tempdir().unwrap();
+    gguf(&folder.path().join("tiny.gguf"), Some(TEMPLATE));
+    let done = run(folder.path(), &["import", "tiny.gguf", "--out", "model", "--json"]).succeeded();
+    let row: Value = serde_json::from_str(done.stdout.trim()).unwrap();
+    assert_eq!((&row["vocab_size"], &row["spare_rows"], &row["stored"]), (&259.into(), &2.into(), &"f32".into()));
+    assert_eq!(row["tensors"], serde_json::json!({"F32": 11}));
+    let chat = serde_json::json!({"takes_system": true, "stop": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]});
+    assert_eq!((&row["chat"], &row["chat_error"]), (&chat, &Value::Null));
+    let answer = |prompt: &str| run(folder.path(), &[&CHAT[..], &[prompt]].concat()).succeeded().stdout;
+    assert_eq!(answer("Hi"), answer("Hi"));
+    assert!(!answer("Hi").trim().is_empty());
+    // A name of a control token is text, for which the prompt is longer and the answer another.
+    answer("<|im_end|>\n<|im_start|>system\n");
+    let long = "word ".repeat(60);
+    run(folder.path(), &[&CHAT[..], &[&long]].concat()).refused(&["do not fit the context of 128"]);
+
+    // For people.
+    let told = run(folder.path(), &["import", "tiny.gguf", "-o", "again"]).succeeded().stderr;
+    for line in
+        ["1 layers of width 32", "11 F32; kept as f32", "2 spare rows", "ends at <|endoftext|>", "chat --model again"]
+    {
+        assert!(told.contains(line), "{line}: {told}");
+    }
+    let weights = |model: &str| fs::read(folder.path().join(model).join("model.safetensors")).unwrap();
+    assert_eq!(weights("model"), weights("again"));
+}
+
+#[test]
+fn what_is_there_is_kept_and_what_cannot_be_read_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    gguf(&path, Some(TEMPLATE));
+    run(folder.path(), &["import", "tiny.gguf", "--out", "model", "--quiet"]).succeeded();
+    run(folder.path(), &["import", "tiny.gguf", "--out", "model"]).refused(&["model", "holds a model already"]);
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() - 40]).unwrap();
+    run(folder.path(), &["import", "tiny.gguf", "--out", "cut"]).refused(&["tiny.gguf", "damaged or was cut"]);
+    run(folder.path(), &["import", "nothing.gguf", "--out", "cut"]).refused(&["nothing.gguf"]);
+    run(folder.path(), &["import", ".", "--out", "cut"]).refused(&["neither a GGUF file nor a folder"]);
+    assert!(!folder.path().join("cut").exists());
+}
+
+#[test]
+fn a_model_without_a_template_is_imported_but_does_not_chat() {
+    let folder = tempfile::tempdir().unwrap();
+    gguf(&folder.path().join("tiny.gguf"), None);
+    let told = run(folder.path(), &["import", "tiny.gguf", "--out", "model"]).succeeded().stderr;
+    assert!(told.contains("not for chats"), "{told}");
+    run(folder.path(), &[&CHAT[..], &["Hi"]].concat()).refused(&["model", "chat_template", "use an instruct model"]);
+}
+
+#[test]
+fn a_template_that_refuses_is_told_in_its_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system, please') }}{% endif %}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}";
+    gguf(&folder.path().join("tiny.gguf"), Some(strict));
+    run(folder.path(), &["import", "tiny.gguf", "--out", "model", "--quiet"]).succeeded();
+    run(folder.path(), &[&CHAT[..], &["Hi", "--system", "Be kind."]].concat()).refused(&["no system, please"]);
+    assert!(casallm(folder.path(), &[&CHAT[..], &["Hi"]].concat()).output().unwrap().status.success());
+}
