@@ -60,6 +60,8 @@ pub struct Budget {
     pub fixed: usize,
     /// Tokens that are kept free for the answer.
     pub reserve: usize,
+    /// Tokens of the message that asks for a summary.
+    pub instruction: usize,
 }
 
 /// The most tokens of an answer that room is kept for. A longer answer may run into the end of the context.
@@ -67,20 +69,20 @@ const RESERVE: usize = 1024;
 
 impl Budget {
     /// A budget that keeps an eighth of the context free for the answer, less if the answer is to be shorter.
-    pub fn new(context: usize, fixed: usize, max_tokens: Option<usize>) -> Self {
+    pub fn new(context: usize, fixed: usize, max_tokens: Option<usize>, instruction: usize) -> Self {
         let reserve = (context / 8).min(RESERVE).min(max_tokens.unwrap_or(usize::MAX)).max(1);
-        Self { context, fixed, reserve }
+        Self { context, fixed, reserve, instruction }
     }
 
     /// Tokens that may be read.
     pub fn room(&self) -> usize {
         self.context.saturating_sub(self.reserve)
     }
+}
 
-    /// Tokens of a note at most.
-    pub fn note(&self) -> usize {
-        (self.context / 8).clamp(1, 512)
-    }
+/// Tokens of a note at most, in a context of so many.
+pub fn note_tokens(context: usize) -> usize {
+    (context / 8).clamp(1, 512)
 }
 
 /// What is given to the model.
@@ -207,10 +209,10 @@ fn drop_oldest(branch: &[Length], note: Option<(usize, NoteLength)>, budget: &Bu
 fn condense(branch: &[Length], note: Option<(usize, NoteLength)>, open: usize, budget: &Budget) -> Option<Condense> {
     let first = note.map_or(0, |(_, note)| note.messages);
     let ends = || (first + 1..=open).filter(|&end| branch[end].opens);
-    let rests = |end: &usize| budget.fixed + budget.note() + sum(&branch[*end..]) <= budget.room() / 2;
-    let wanted = ends().find(rests).or_else(|| ends().last())?;
-    // The instruction, which is a message of its own, and the note have as much room as a note has.
-    let read = budget.fixed + note.map_or(0, |(_, note)| note.tokens) + 2 * budget.note();
+    let rests = |end: &usize| budget.fixed + note_tokens(budget.context) + sum(&branch[*end..]) <= budget.room() / 2;
+    let wanted = ends().find(rests).or_else(|| ends().next_back())?;
+    let read =
+        budget.fixed + note.map_or(0, |(_, note)| note.tokens) + budget.instruction + note_tokens(budget.context);
     let end = ends().rfind(|&end| end <= wanted && read + sum(&branch[first..end]) <= budget.context)?;
     Some(Condense { note: note.map(|(place, _)| place), first, end })
 }
@@ -225,7 +227,7 @@ mod tests {
 
     use super::*;
 
-    const BUDGET: Budget = Budget { context: 1000, fixed: 50, reserve: 100 };
+    const BUDGET: Budget = Budget { context: 1000, fixed: 50, reserve: 100, instruction: 125 };
 
     /// A branch of exchanges, a question of `lengths[n]` and an answer of as many, which ends with a question.
     fn asked(lengths: &[usize]) -> Vec<Length> {

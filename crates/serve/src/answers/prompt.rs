@@ -3,6 +3,7 @@
 use casallm_data::chat;
 
 use super::error::AnswersError;
+use super::summary;
 use crate::chatbot::{Chatbot, Turn};
 use crate::overflow::{self, Budget, Condense, Decision, Length, NoteLength, Plan, Policy};
 use crate::store::{Database, Note, Overflow, Role, Step, StoreError};
@@ -35,8 +36,7 @@ impl Branch {
             if !system.is_empty() {
                 system.push_str("\n\n");
             }
-            system.push_str("Summary of the conversation so far:\n");
-            system.push_str(&note.text);
+            system.push_str(&headed(&note.text));
         }
         let mut turns: Vec<Turn> = Vec::with_capacity(end - first + 1);
         for step in &self.steps[first..end] {
@@ -84,7 +84,7 @@ impl Branch {
         let length = |(note, messages): &(Note, usize)| NoteLength {
             messages: *messages,
             // A note can have been written with another model's tokenizer.
-            tokens: chatbot.tokenizer().encode(&note.text).len() + HEADING,
+            tokens: chatbot.tokenizer().encode(&headed(&note.text)).len(),
         };
         self.notes.iter().map(length).collect()
     }
@@ -113,8 +113,9 @@ impl Branch {
     ) -> Result<Decision, AnswersError> {
         let (around, mut fixed) = self.frame(chatbot)?;
         let (lengths, notes) = (self.lengths(chatbot, around), self.note_lengths(chatbot));
+        let instruction = summary::instruction_tokens(chatbot) + around;
         loop {
-            let budget = Budget::new(chatbot.context(), fixed, max_tokens);
+            let budget = Budget::new(chatbot.context(), fixed, max_tokens, instruction);
             let decision = overflow::decide(policy, &lengths, &notes, &budget)?;
             let (Decision::Answer(plan) | Decision::Condense(_, plan)) = decision;
             let exact = chatbot.count(&self.turns(chatbot, plan.note, plan.first, self.steps.len()))?;
@@ -132,7 +133,8 @@ impl Branch {
     /// [`AnswersError::Chat`].
     pub(super) fn condense_ahead(&self, chatbot: &Chatbot) -> Result<Option<Condense>, AnswersError> {
         let (around, fixed) = self.frame(chatbot)?;
-        let budget = Budget::new(chatbot.context(), fixed, None);
+        let instruction = summary::instruction_tokens(chatbot) + around;
+        let budget = Budget::new(chatbot.context(), fixed, None, instruction);
         Ok(overflow::condense_ahead(&self.lengths(chatbot, around), &self.note_lengths(chatbot), &budget))
     }
 
@@ -147,5 +149,7 @@ impl Branch {
     }
 }
 
-/// Tokens of the line above a note and of what the template puts around it, generously.
-const HEADING: usize = 24;
+/// A note as the model reads it.
+fn headed(note: &str) -> String {
+    format!("Summary of the conversation so far:\n{note}")
+}

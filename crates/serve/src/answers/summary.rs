@@ -9,7 +9,7 @@ use casallm_model::sampler::SamplerConfig;
 use super::prompt::Branch;
 use crate::chatbot::{AnswerEvent, AnswerRequest, ChatError, Chatbot};
 use crate::engine::{Priority, SubmitError};
-use crate::overflow::{Budget, Condense};
+use crate::overflow::{self, Condense};
 
 /// A summary, or why there is none.
 pub(super) enum Summary {
@@ -23,7 +23,7 @@ pub(super) enum Summary {
 
 /// Has the model condense these turns of the branch. Dropping the future stops it.
 pub(super) async fn summarise(chatbot: &Chatbot, branch: &Branch, condense: &Condense, priority: Priority) -> Summary {
-    let most = Budget::new(chatbot.context(), 0, None).note();
+    let most = overflow::note_tokens(chatbot.context());
     let mut turns = branch.turns(chatbot, condense.note, condense.first, condense.end);
     turns.push(chat::Message::user(instruction(most, condense.note.is_some())).into());
     let condensed = match chatbot.count(&turns) {
@@ -57,6 +57,11 @@ pub(super) async fn summarise(chatbot: &Chatbot, branch: &Branch, condense: &Con
         return Summary::Failed("the model wrote more than there was to condense".to_owned());
     }
     Summary::Text(text.to_owned(), u32::try_from(tokens).unwrap_or(u32::MAX))
+}
+
+/// Tokens of what the model is asked, at most.
+pub(super) fn instruction_tokens(chatbot: &Chatbot) -> usize {
+    chatbot.tokenizer().encode(&instruction(overflow::note_tokens(chatbot.context()), true)).len()
 }
 
 /// What the model is asked. Three quarters of a word a token is the field's rule of thumb for English; half leaves room.

@@ -16,7 +16,7 @@ pub mod limits {
     /// Bytes of a title.
     pub const TITLE: usize = 1_000;
     /// Messages of a conversation.
-    pub const MESSAGES: usize = 100_000;
+    pub const MESSAGES: usize = 20_000;
     /// Conversations of an import.
     pub const CONVERSATIONS: usize = 100_000;
     /// Bytes of an import.

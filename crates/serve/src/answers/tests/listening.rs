@@ -30,13 +30,14 @@ async fn alone(setting: &Setting, texts: &[&str]) -> String {
     said
 }
 
-/// Listens until some text has come, which is returned.
+/// Listens until something new is said, and returns all there is then.
 async fn some(listener: &mut Listener) -> String {
+    let mut all = String::new();
     loop {
         match listener.next().await.unwrap() {
-            ListenEvent::Snapshot { content, .. } if !content.is_empty() => return content,
-            ListenEvent::Delta(text) => return text,
-            ListenEvent::Snapshot { .. } | ListenEvent::Progress(_) => {}
+            ListenEvent::Snapshot { content, .. } => all = content,
+            ListenEvent::Delta(text) => return all + &text,
+            ListenEvent::Progress(_) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -117,7 +118,7 @@ async fn a_pause_without_end_becomes_a_stop() {
     let stopped = setting.until(&answer.id, Status::Stopped).await;
     assert!(!stopped.content.is_empty());
     let heard = hear(setting.answers.listen(&answer.id).await.unwrap()).await;
-    assert_eq!((heard.snapshot.1, heard.text), (Status::Stopped, stopped.content));
+    assert_eq!((heard.done.unwrap(), heard.text), (stopped.clone(), stopped.content));
 }
 
 #[tokio::test]
@@ -200,6 +201,25 @@ async fn settings_of_the_conversation_count() {
     setting.answers.store().run(move |database| database.change(&id, change)).await.unwrap();
     let (answer, _) = setting.ask(None, "100 letters").await;
     assert_eq!((answer.content.len(), answer.status), (7, Status::Length));
+}
+
+/// Ids and text that differ show which of them the model is given.
+#[tokio::test]
+async fn ids_of_this_tokenizer_are_given_and_those_of_others_are_not() {
+    let setting = Setting::new(2000, Policy::Refuse).await;
+    let own = setting.chatbot.card().tokenizer.clone();
+    for (tokenizer, expected) in [(own.as_str(), "Spell.Hias ids3 then"), ("another", "Spell.Hias text3 then")] {
+        let ids = setting.chatbot.tokenizer().encode("as ids");
+        let (id, tokenizer) = (setting.conversation.clone(), tokenizer.to_owned());
+        let begun = move |database: &mut Database| {
+            let (_, answer) = database.ask(&id, None, "Hi", &tokenizer)?;
+            database.append(&answer.id, "as text", &ids)?;
+            database.finish(&answer.id, &crate::store::Ending::bare(Status::Complete))
+        };
+        let answer = setting.answers.store().run(begun).await.unwrap();
+        setting.ask(Some(&answer.id), "3 then").await;
+        assert_eq!(setting.behaviour.last_prompt(), expected);
+    }
 }
 
 #[tokio::test]

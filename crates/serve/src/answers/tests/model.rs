@@ -66,8 +66,10 @@ pub(super) fn chatbot(context: usize, behaviour: &Arc<Behaviour>) -> Chatbot {
 impl Speller {
     fn next(&self, ids: &[u32]) -> u32 {
         let special = self.tokenizer.special().unwrap();
-        let answer = ids.iter().rposition(|id| *id == special.assistant).expect("a prompt ends so") + 1;
-        let question = ids[..answer].iter().rposition(|id| *id == special.user).expect("somebody asks") + 1;
+        // A part of a prompt may have neither; nobody looks at what follows it.
+        let last = |control: u32, ids: &[u32]| ids.iter().rposition(|id| *id == control).map_or(0, |place| place + 1);
+        let answer = last(special.assistant, ids);
+        let question = last(special.user, &ids[..answer]);
         let question = self.tokenizer.decode(&ids[question..answer]);
         if answer == ids.len() {
             self.behaviour.prompts.lock().unwrap().push(self.tokenizer.decode(ids));

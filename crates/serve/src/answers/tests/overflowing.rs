@@ -8,13 +8,13 @@ use crate::answers::{AnswersError, Notice};
 use crate::overflow::Policy;
 use crate::store::{Message, Note, Overflow};
 
-const CONTEXT: usize = 600;
+const CONTEXT: usize = 1000;
 
-/// Exchanges of about a hundred tokens, until something is noticed of one or `most` have been made.
+/// Exchanges of about 135 tokens, until something is noticed of one or `most` have been made.
 async fn until_noticed(setting: &Setting, parent: &mut Option<String>, most: usize) -> Option<(Message, Vec<Notice>)> {
     for turn in 0..most {
         let (answer, notices) =
-            setting.ask(parent.as_deref(), &format!("50 letters, turn {turn}, {}", "x".repeat(20))).await;
+            setting.ask(parent.as_deref(), &format!("50 letters, turn {turn}, {}", "x".repeat(60))).await;
         *parent = Some(answer.id.clone());
         if !notices.is_empty() {
             return Some((answer, notices));
@@ -69,7 +69,7 @@ async fn dropping_leaves_out_whole_exchanges_and_says_so() {
     assert!(dropped_messages >= 2 && dropped_messages % 2 == 0);
     let prompt = setting.behaviour.last_prompt();
     assert!(
-        prompt.starts_with("Spell.50 letters") && !prompt.contains("turn 0") && prompt.contains("turn 3"),
+        prompt.starts_with("Spell.50 letters") && !prompt.contains("turn 0") && prompt.contains("turn 6"),
         "{prompt}"
     );
     // The next ones begin where this one began: the cache has it.
@@ -85,12 +85,12 @@ async fn a_note_is_made_before_it_is_needed_and_used_when_it_is() {
     let setting = Setting::new(CONTEXT, Policy::Summarise).await;
     setting.behaviour.summary.store(30, Ordering::Relaxed);
     let mut parent = None;
-    // The fourth exchange takes the conversation past 70 %.
-    assert!(until_noticed(&setting, &mut parent, 4).await.is_none());
+    // The sixth exchange takes the conversation past 70 %, the seventh past the whole.
+    assert!(until_noticed(&setting, &mut parent, 6).await.is_none());
     let note = notes(&setting, 1).await.remove(0);
     assert_eq!(note.text.len(), 30);
     let before = setting.tree().await.messages;
-    let (answer, notices) = until_noticed(&setting, &mut parent, 3).await.expect("seven exchanges do not fit");
+    let (answer, notices) = until_noticed(&setting, &mut parent, 3).await.expect("nine exchanges do not fit");
     let overflow = answer.context.unwrap().overflow.unwrap();
     assert_eq!((overflow.policy, overflow.note_id.as_ref()), (Policy::Summarise, Some(&note.id)));
     let dropped_messages = overflow.dropped_messages;
@@ -113,8 +113,9 @@ async fn notes_continue_each_other() {
     let setting = Setting::new(CONTEXT, Policy::Summarise).await;
     setting.behaviour.summary.store(30, Ordering::Relaxed);
     let mut parent = None;
-    for turn in 0..12 {
-        let (answer, _) = setting.ask(parent.as_deref(), &format!("50 letters, turn {turn}")).await;
+    for turn in 0..14 {
+        let text = format!("50 letters, turn {turn}, {}", "x".repeat(60));
+        let (answer, _) = setting.ask(parent.as_deref(), &text).await;
         parent = Some(answer.id);
         setting.until_idle().await;
     }
@@ -137,7 +138,7 @@ async fn a_note_that_is_missing_is_made_before_the_answer() {
     let mut parent = None;
     assert!(until_noticed(&setting, &mut parent, 2).await.is_none());
     // One message takes it from below 70 % to above the whole.
-    let (answer, notices) = setting.ask(parent.as_deref(), &format!("10 letters {}", "y".repeat(300))).await;
+    let (answer, notices) = setting.ask(parent.as_deref(), &format!("10 letters {}", "y".repeat(620))).await;
     let note = setting.tree().await.notes.remove(0);
     let overflow = answer.context.unwrap().overflow.unwrap();
     let dropped_messages = overflow.dropped_messages;

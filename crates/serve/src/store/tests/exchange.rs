@@ -176,7 +176,7 @@ fn the_deepest_branch_is_taken() {
                    "status": "complete", "created_at": 0, "usage": null, "timing": null, "context": null})
         })
         .collect();
-    let conversation = json!({"id": "c", "title": "", "system_prompt": "", "settings": {}, "leaf_id": "99999",
+    let conversation = json!({"id": "c", "title": "", "system_prompt": "", "settings": {}, "leaf_id": (limits::MESSAGES - 1).to_string(),
                               "created_at": 0, "updated_at": 0});
     let file = json!({"format": "casallm-conversations", "version": 1, "exported_at": 0,
                       "conversations": [{"conversation": conversation, "messages": messages, "notes": []}]});
