@@ -22,7 +22,7 @@ pub(super) fn fit(
 ) -> Result<Option<wire::Overflow>, ApiError> {
     let count = |turns: &[Turn]| bot.count(turns).map_err(|error| refused("messages", &error));
     let whole = count(turns)?;
-    if whole <= Budget::new(bot.context(), 0, Some(max_tokens)).room() {
+    if whole <= Budget::new(bot.context(), 0, Some(max_tokens), 0).room() {
         return Ok(None);
     }
     let policy = if policy == Policy::Refuse { Policy::Refuse } else { Policy::DropOldest };
@@ -35,7 +35,7 @@ pub(super) fn fit(
     let branch: Vec<Length> = turns[opening..].iter().map(length).collect();
     let mut fixed: usize = turns[..opening].iter().map(|turn| length(turn).tokens).sum();
     loop {
-        let budget = Budget::new(bot.context(), fixed, Some(max_tokens));
+        let budget = Budget::new(bot.context(), fixed, Some(max_tokens), 0);
         let decided = overflow::decide(policy, &branch, &[], &budget);
         let (Decision::Answer(plan) | Decision::Condense(_, plan)) =
             decided.map_err(|error| ApiError::context_length("messages", error.to_string()))?;
