@@ -4,6 +4,7 @@
 //! and nothing of models; `answers` how a stored conversation is answered; `api` all of them, and alone holds wire types.
 
 pub mod answers;
+pub mod api;
 pub mod chatbot;
 pub mod engine;
 pub mod overflow;

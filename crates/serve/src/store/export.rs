@@ -17,7 +17,7 @@ pub const FORMAT: &str = "casallm-conversations";
 pub const VERSION: u32 = 1;
 
 /// The whole file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ExportFile {
     /// [`FORMAT`].
     pub format: String,

@@ -2,6 +2,7 @@
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::error::StoreError;
 use crate::overflow::Policy;
@@ -27,7 +28,7 @@ pub mod limits {
 }
 
 /// Who speaks. The system prompt belongs to the conversation and is no message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// The person.
@@ -37,7 +38,7 @@ pub enum Role {
 }
 
 /// How far an answer is. A person's message is always complete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// Being written.
@@ -116,7 +117,7 @@ impl FromSql for Role {
 }
 
 /// How a conversation's answers are drawn; what is absent is the server's default.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Settings {
     /// In `[0, 5]`.
@@ -171,7 +172,7 @@ impl Settings {
 }
 
 /// A conversation without its messages.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Conversation {
     /// Opaque.
     pub id: String,
@@ -190,7 +191,7 @@ pub struct Conversation {
 }
 
 /// A message without its token ids.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Message {
     /// Opaque.
     pub id: String,
@@ -215,7 +216,7 @@ pub struct Message {
 }
 
 /// Tokens of one answer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Usage {
     /// Read, with those that the cache had.
     pub prompt_tokens: u32,
@@ -226,7 +227,7 @@ pub struct Usage {
 }
 
 /// Speed of one answer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Timing {
     /// Milliseconds from the request to the first token.
     pub first_token_ms: Option<f64>,
@@ -235,7 +236,7 @@ pub struct Timing {
 }
 
 /// The context of one answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Context {
     /// Tokens in the context when the answer had ended.
     pub used: u32,
@@ -246,7 +247,7 @@ pub struct Context {
 }
 
 /// What the model was not given.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Overflow {
     /// What was applied.
     pub policy: Policy,
@@ -257,7 +258,7 @@ pub struct Overflow {
 }
 
 /// A summary of a conversation's beginning.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Note {
     /// Opaque.
     pub id: String,
@@ -272,7 +273,7 @@ pub struct Note {
 }
 
 /// A conversation with all its branches.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Tree {
     /// Itself.
     pub conversation: Conversation,
