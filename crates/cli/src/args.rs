@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use crate::serve::flags::{OverflowKind, Serve};
+
 /// Train a language model of your own, at home: from raw text to a chatbot, in one binary.
 ///
 /// Start with `casallm quickstart`: it trains a small chatbot on the text that the program carries, on any processor,
@@ -36,6 +38,8 @@ pub enum Command {
     Import(Import),
     /// Talk to a model
     Chat(Chat),
+    /// Serve a model: a page to chat in, and OpenAI's interface
+    Serve(Box<Serve>),
     /// Measure speed
     #[command(subcommand)]
     Bench(Bench),
@@ -52,7 +56,7 @@ pub struct Quickstart {
     /// How long it may take; the model and the tokens are chosen to fit this machine's speed
     #[arg(long, default_value_t = 13.5)]
     pub minutes: f64,
-    /// End without opening a chat
+    /// End without opening the page
     #[arg(long)]
     pub no_chat: bool,
     /// Seed of everything random
@@ -174,7 +178,7 @@ pub struct Plan {
 }
 
 /// Bytes from text like `24GB`. A unit is a power of 1024 with and without its `i`, as memory is sold.
-fn memory_size(text: &str) -> Result<u64, String> {
+pub(crate) fn memory_size(text: &str) -> Result<u64, String> {
     let remedy = || "write a number and a unit, like 24GB, 80GiB or 8192MB".to_owned();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

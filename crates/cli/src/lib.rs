@@ -15,6 +15,7 @@ mod quickstart;
 pub mod report;
 mod roofline;
 mod selftest;
+mod serve;
 pub mod streams;
 mod tokens;
 mod training;
@@ -58,6 +59,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Plan(flags) => plan::run(&flags),
         Command::Import(flags) => import::run(&flags),
         Command::Chat(flags) => chat::run(&flags),
+        Command::Serve(flags) => serve::run(&flags),
         Command::Bench(Bench::Train(flags)) => bench::train(&flags),
         Command::Bench(Bench::Generate(flags)) => bench::generate(&flags),
         Command::Bench(Bench::Chat(flags)) => bench_chat::run(&flags),

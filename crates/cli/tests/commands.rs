@@ -220,6 +220,7 @@ fn help_and_version() {
         "pretrain",
         "sft",
         "chat",
+        "serve",
         "bench",
         "bench train",
         "bench generate",

@@ -3,5 +3,9 @@
 //! What each part knows: `engine` token ids and nothing of text; `chatbot` text and nothing of HTTP; `store` SQLite
 //! and nothing of models; `answers` how a stored conversation is answered; `api` all of them, and alone holds wire types.
 
+pub mod answers;
+pub mod api;
 pub mod chatbot;
 pub mod engine;
+pub mod overflow;
+pub mod store;

@@ -5,6 +5,7 @@ mod exam;
 mod page;
 mod plan;
 
+use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,15 +19,18 @@ use casallm_train::trainer::Outcome;
 use serde_json::json;
 
 use crate::Ended;
-use crate::args::Quickstart;
+use crate::args::{Quickstart, Serve};
 use crate::chat;
 use crate::console::Console;
 use crate::devices::{self, on_device};
+use crate::serve;
 
 /// The recipe of the run, in its folder.
 const RECIPE: &str = "recipe.toml";
 /// The report, in the run's folder.
 const REPORT: &str = "report.html";
+/// What was said to the model on its page, in the run's folder.
+const CONVERSATIONS: &str = "conversations.db";
 /// The report's numbers for machines.
 const SUMMARY: &str = "summary.json";
 
@@ -35,7 +39,25 @@ pub(crate) fn run(flags: &Quickstart) -> Result<Ended> {
     if !(flags.minutes.is_finite() && (0.5..=1440.0).contains(&flags.minutes)) {
         bail!("--minutes {}: use a number from 0.5 to 1440", flags.minutes);
     }
-    on_device!(devices::open(&flags.compute, 0)?, device => run_on(flags, &device))
+    let ended = on_device!(devices::open(&flags.compute, 0)?, device => run_on(flags, &device))?;
+    // Without somebody at a terminal a server would wait for nobody.
+    let watched = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    if ended != Ended::Done || flags.no_chat || !watched {
+        return Ok(ended);
+    }
+    open_page(flags)
+}
+
+/// Serves the model to whoever has trained it, and opens the page.
+fn open_page(flags: &Quickstart) -> Result<Ended> {
+    let model = RunDir::new(&flags.dir).model(Stage::Sft);
+    serve::run_anywhere(&Serve {
+        db: Some(flags.dir.join(CONVERSATIONS)),
+        open: true,
+        compute: flags.compute.clone(),
+        output: flags.output.clone(),
+        ..Serve::of(model)
+    })
 }
 
 fn run_on<D: Device + 'static>(flags: &Quickstart, device: &Arc<D>) -> Result<Ended> {
@@ -80,7 +102,7 @@ fn run_on<D: Device + 'static>(flags: &Quickstart, device: &Arc<D>) -> Result<En
         }
     }
     console.say(&format!("report: {}", report.display()));
-    console.say(&format!("chat:   casallm chat --model {}", dir.model(Stage::Sft).display()));
+    console.say(&format!("chat:   casallm serve --open --model {}", dir.model(Stage::Sft).display()));
     console.emit(&json!({ "report": report, "model": dir.model(Stage::Sft) }));
     console.ended(Ended::Done)
 }

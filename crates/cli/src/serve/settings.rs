@@ -1,0 +1,131 @@
+//! From flags to settings that the rest may trust: who may use the server, and where its conversations are.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use casallm_serve::api::{Hosts, Key, Options};
+
+use casallm_serve::overflow::Policy;
+
+use super::flags::{OverflowKind, Serve};
+use crate::streams::tell;
+
+/// Requests a minute of one client, where others can reach the server.
+const RATE_LIMIT: u32 = 120;
+
+/// What the HTTP interface obeys.
+pub(super) fn options(flags: &Serve) -> Result<Options> {
+    let key = key(flags)?;
+    let loopback = flags.host.is_loopback();
+    if !loopback && key.is_none() && !flags.public {
+        bail!(
+            "--host {}: others can reach this address; give a key with --api-key-file, or say --public to let anybody use it",
+            flags.host
+        );
+    }
+    if flags.public && key.is_some() {
+        bail!("--public says that no key is needed, and there is one: leave either out");
+    }
+    for origin in &flags.frame_ancestors {
+        check_origin(origin)?;
+    }
+    Ok(Options {
+        key,
+        hosts: Hosts::new(&flags.allowed_hosts).map_err(anyhow::Error::msg)?,
+        frame_ancestors: flags.frame_ancestors.clone(),
+        trust_proxy: flags.trust_proxy,
+        rate_limit: flags.rate_limit.unwrap_or(if loopback { 0 } else { RATE_LIMIT }),
+        log: Some(|line| tell(&format!("casallm: {line}"))),
+    })
+}
+
+fn key(flags: &Serve) -> Result<Option<Key>> {
+    let (text, origin) = match (&flags.api_key, &flags.api_key_file) {
+        (Some(text), _) => (text.clone(), "--api-key".to_owned()),
+        (None, Some(path)) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("--api-key-file {}", path.display()))?;
+            (text.lines().next().unwrap_or_default().trim().to_owned(), format!("--api-key-file {}", path.display()))
+        }
+        (None, None) => return Ok(None),
+    };
+    Key::new(&text).map(Some).map_err(|error| anyhow::anyhow!("{origin}: {error}"))
+}
+
+/// `https://example.org`, as a content security policy takes it: nothing that could add to the policy.
+fn check_origin(origin: &str) -> Result<()> {
+    let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+    let good = rest.is_some_and(|rest| {
+        !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:*".contains(&byte))
+    });
+    if good { Ok(()) } else { bail!("--frame-ancestor {origin:?}: use an origin like https://huggingface.co") }
+}
+
+/// The flag's policy.
+pub(super) fn overflow(kind: OverflowKind) -> Policy {
+    match kind {
+        OverflowKind::Summarise => Policy::Summarise,
+        OverflowKind::DropOldest => Policy::DropOldest,
+        OverflowKind::Refuse => Policy::Refuse,
+    }
+}
+
+/// The file of conversations; `None` where the browser keeps them.
+pub(super) fn database(flags: &Serve) -> Result<Option<PathBuf>> {
+    if flags.ephemeral {
+        return Ok(None);
+    }
+    if let Some(path) = &flags.db {
+        return Ok(Some(path.clone()));
+    }
+    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let data = folder("XDG_DATA_HOME").or_else(|| Some(folder("HOME")?.join(".local/share")));
+    let Some(data) = data else {
+        bail!(
+            "there is no user's data folder for conversations: give --db FILE, or --ephemeral to leave them in the browser"
+        );
+    };
+    Ok(Some(data.join("casallm/conversations.db")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Arguments, Command};
+    use clap::Parser;
+
+    fn flags(line: &str) -> Serve {
+        let arguments = format!("casallm serve --model m {line}");
+        match Arguments::try_parse_from(arguments.split_whitespace()).unwrap().command {
+            Command::Serve(flags) => *flags,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_address_that_others_reach_needs_a_key_or_a_word() {
+        assert!(options(&flags("")).is_ok() && options(&flags("--host ::1")).is_ok());
+        let refused = options(&flags("--host 0.0.0.0")).unwrap_err().to_string();
+        assert!(refused.contains("--host 0.0.0.0") && refused.contains("--public"), "{refused}");
+        assert!(options(&flags("--host 192.168.1.2")).is_err());
+        assert!(options(&flags("--host 0.0.0.0 --api-key 0123456789")).unwrap().key.is_some());
+        assert!(options(&flags("--host 0.0.0.0 --api-key short")).is_err());
+        assert!(options(&flags("--host 0.0.0.0 --api-key 0123456789 --public")).is_err());
+        assert_eq!(options(&flags("--host 0.0.0.0 --public")).unwrap().rate_limit, 120);
+        assert_eq!(options(&flags("")).unwrap().rate_limit, 0);
+        assert!(options(&flags("--api-key-file /nonexistent")).is_err());
+    }
+
+    #[test]
+    fn a_frame_ancestor_adds_nothing_to_the_policy() {
+        assert!(options(&flags("--frame-ancestor https://huggingface.co")).is_ok());
+        for wrong in ["huggingface.co", "https://a;script-src", "'self'", "*", "https://"] {
+            assert!(options(&flags(&format!("--frame-ancestor {wrong}"))).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn conversations_have_a_place_or_none() {
+        assert_eq!(database(&flags("--ephemeral")).unwrap(), None);
+        assert_eq!(database(&flags("--db x.db")).unwrap(), Some("x.db".into()));
+    }
+}

@@ -1,0 +1,200 @@
+//! `casallm serve`: the real binary, real sockets, real signals.
+#![cfg(unix)]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use support::{casallm, run, trained_folder};
+
+/// A server that runs.
+struct Serving {
+    child: Child,
+    out: BufReader<ChildStdout>,
+    port: u16,
+}
+
+impl Serving {
+    fn start(folder: &Path, more: &[&str]) -> Self {
+        let mut arguments = vec!["serve", "--model", "run/model", "--port", "0", "--json", "--device", "cpu"];
+        arguments.extend(more);
+        let mut command = casallm(folder, &arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let mut serving = Serving { child, out, port: 0 };
+        serving.port = serving.line("listening")["port"].as_u64().unwrap() as u16;
+        serving.line("ready");
+        serving
+    }
+
+    fn line(&mut self, event: &str) -> Value {
+        let mut line = String::new();
+        self.out.read_line(&mut line).unwrap();
+        let value: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        assert_eq!(value["event"], event, "{value}");
+        value
+    }
+
+    fn open(&self, method: &str, path: &str, body: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        stream
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let body = if method == "GET" { String::new() } else { body.to_string() };
+        let mut text = String::new();
+        self.open(method, path, &body).read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn ended(&mut self) -> Option<i32> {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "it does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn chat(text: &str) -> Value {
+    json!({"messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": 8})
+}
+
+#[test]
+fn it_answers_and_ends_in_order() {
+    let folder = trained_folder();
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut serving = Serving::start(folder.path(), &["--ephemeral"]);
+        let (status, answer) = serving.ask("POST", "/v1/chat/completions", &chat("Who are you?"));
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(serving.ask("GET", "/api/config", &Value::Null).1["storage"], "browser");
+        assert_eq!(serving.ask("GET", "/api/conversations", &Value::Null).0, 404);
+        serving.signal(signal);
+        assert_eq!(serving.ended(), Some(0));
+    }
+}
+
+#[test]
+fn what_cannot_be_served_is_refused() {
+    let folder = trained_folder();
+    run(folder.path(), &["serve", "--model", "nothing", "--port", "0", "--ephemeral"]).refused(&["nothing"]);
+    run(folder.path(), &["serve", "--model", "run/model", "--host", "0.0.0.0"]).refused(&[
+        "--host",
+        "--api-key-file",
+        "--public",
+    ]);
+    let serving = Serving::start(folder.path(), &["--ephemeral"]);
+    let port = serving.port.to_string();
+    run(folder.path(), &["serve", "--model", "run/model", "--port", &port, "--ephemeral"]).refused(&["--port", &port]);
+    std::fs::write(folder.path().join("key"), "short\n").unwrap();
+    run(folder.path(), &["serve", "--model", "run/model", "--api-key-file", "key", "--port", "0"]).refused(&["key"]);
+}
+
+/// Kill -9 while fifty answers stream: the database opens clean, and what had been finished is there.
+#[test]
+fn killed_during_fifty_streams_it_keeps_every_finished_message() {
+    let folder = trained_folder();
+    let database = ["--db", "chats.db"];
+    let serving = Serving::start(folder.path(), &database);
+    let mut finished = Vec::new();
+    for n in 0..5 {
+        let (_, conversation) = serving.ask("POST", "/api/conversations", &json!({"settings": {"max_tokens": 4}}));
+        let path = format!("/api/conversations/{}", conversation["id"].as_str().unwrap());
+        let (status, said) =
+            serving.ask("POST", &format!("{path}/messages"), &json!({"content": format!("number {n}")}));
+        assert_eq!(status, 201, "{said}");
+        let events = format!("/api/messages/{}/events", said["assistant"]["id"].as_str().unwrap());
+        let mut text = String::new();
+        serving.open("GET", &events, "").read_to_string(&mut text).unwrap();
+        assert!(text.contains("event: done"), "{text}");
+        finished.push((path.clone(), serving.ask("GET", &path, &Value::Null).1["messages"].clone()));
+    }
+    let settings = json!({"settings": {"temperature": 5, "top_k": 0, "top_p": 1}});
+    let mut open = Vec::new();
+    let mut begun = Vec::new();
+    for _ in 0..50 {
+        let (_, conversation) = serving.ask("POST", "/api/conversations", &settings);
+        let path = format!("/api/conversations/{}", conversation["id"].as_str().unwrap());
+        let (status, said) = serving.ask("POST", &format!("{path}/messages"), &json!({"content": "go on and on"}));
+        assert_eq!(status, 201, "{said}");
+        let events = format!("/api/messages/{}/events", said["assistant"]["id"].as_str().unwrap());
+        open.push(serving.open("GET", &events, ""));
+        begun.push((path, said["user"].clone()));
+    }
+    serving.signal(Signal::KILL);
+    drop(serving);
+
+    let serving = Serving::start(folder.path(), &database);
+    for (path, messages) in finished {
+        assert_eq!(serving.ask("GET", &path, &Value::Null).1["messages"], messages);
+    }
+    for (path, user) in begun {
+        let messages = serving.ask("GET", &path, &Value::Null).1["messages"].clone();
+        assert_eq!(messages[0], user);
+        let status = messages[1]["status"].as_str().unwrap();
+        assert!(status != "running", "{messages}");
+    }
+}
+
+/// Beside weights and caches the process takes less than 50 MB.
+#[cfg(target_os = "linux")]
+#[test]
+fn idle_it_takes_little_memory() {
+    let folder = trained_folder();
+    let serving = Serving::start(folder.path(), &["--db", "chats.db"]);
+    assert_eq!(serving.ask("POST", "/v1/chat/completions", &chat("Hello")).0, 200);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", serving.child.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    // This model's weights and caches are less than one of them.
+    println!("idle: {kilobytes} kB");
+    assert!(kilobytes < 51_000, "{line}");
+}
+
+#[test]
+fn the_space_starts_with_arguments_that_exist() {
+    let folder = trained_folder();
+    let space = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    for file in ["Dockerfile", "deploy/space/Dockerfile"] {
+        let text = std::fs::read_to_string(space.join(file)).unwrap();
+        let starts = |line: &&str| line.starts_with("CMD") || line.starts_with("ENTRYPOINT");
+        let line = text.lines().find(|line| starts(line) && line.contains("--model")).unwrap();
+        let flags: Vec<&str> =
+            line.split(|c: char| !(c.is_alphanumeric() || c == '-')).filter(|word| word.starts_with("--")).collect();
+        assert!(flags.contains(&"--model"), "{line}");
+        let help = run(folder.path(), &["serve", "--help"]).succeeded().stdout;
+        for flag in flags {
+            assert!(help.contains(flag), "{file}: {flag}");
+        }
+        assert!(text.contains("USER 1000") || text.contains("USER casallm"), "{file}");
+    }
+}

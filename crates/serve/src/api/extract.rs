@@ -1,0 +1,141 @@
+//! What handlers take from a request, with errors in OpenAI's shape instead of the framework's plain text.
+
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use serde::de::DeserializeOwned;
+
+use super::error::ApiError;
+
+/// Seconds within which a body of ordinary size must be here.
+const BODY_SECONDS: u64 = 30;
+/// Seconds for the one body that may be large.
+const LARGE_BODY_SECONDS: u64 = 300;
+
+/// A JSON body of at most `LIMIT` bytes, here within a time limit, its depth bounded by serde_json's 128.
+pub struct JsonBody<T, const LIMIT: usize = { 4 << 20 }>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync, const LIMIT: usize> FromRequest<S> for JsonBody<T, LIMIT> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        parse(&json_bytes(request, LIMIT).await?).map(JsonBody)
+    }
+}
+
+/// A body that says that it is JSON, unread.
+pub(super) async fn json_bytes(request: Request, limit: usize) -> Result<axum::body::Bytes, ApiError> {
+    if !is_json(request.headers()) {
+        return Err(ApiError::media_type());
+    }
+    read(request.into_body(), limit).await
+}
+
+/// The whole body. A declared length beyond the limit is refused before anything is read.
+async fn read(body: Body, limit: usize) -> Result<axum::body::Bytes, ApiError> {
+    use axum::body::HttpBody;
+    if body.size_hint().lower() > limit as u64 {
+        return Err(ApiError::too_large(limit));
+    }
+    let seconds = if limit > 16 << 20 { LARGE_BODY_SECONDS } else { BODY_SECONDS };
+    match tokio::time::timeout(Duration::from_secs(seconds), to_bytes(body, limit)).await {
+        Err(_) => Err(ApiError::timeout(seconds)),
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => {
+            let source = std::error::Error::source(&error);
+            let too_large = source.is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
+            Err(if too_large { ApiError::too_large(limit) } else { ApiError::invalid("the request's body broke off") })
+        }
+    }
+}
+
+/// JSON to a value; the error names the field.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.inner();
+        // serde quotes the value, which may be a megabyte.
+        let message: String = inner.to_string().chars().take(300).collect();
+        if inner.is_data() && path != "." {
+            ApiError::field(path.clone(), format!("{path}: {message}"))
+        } else {
+            ApiError::invalid(format!("the body is not the JSON that this route takes: {message}"))
+        }
+    })?;
+    json.end().map_err(|error| ApiError::invalid(format!("there is more than one JSON value in the body: {error}")))?;
+    Ok(value)
+}
+
+/// `application/json`, with or without parameters, or a type that is built on JSON.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let kind = value.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+}
+
+/// The one variable segment of a path.
+pub struct Segment(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path(text) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|_: PathRejection| ApiError::invalid("the address is not valid UTF-8"))?;
+        Ok(Segment(text))
+    }
+}
+
+/// The query's parameters.
+pub struct Parameters<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Query(value) = Query::<T>::from_request_parts(parts, state).await.map_err(|error: QueryRejection| {
+            let message: String = error.body_text().chars().take(300).collect();
+            ApiError::invalid(message)
+        })?;
+        Ok(Parameters(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    struct Thing {
+        #[allow(dead_code)]
+        list: Vec<u8>,
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        let error = parse::<Thing>(br#"{"list":[1,"x"]}"#).unwrap_err().body().error;
+        assert_eq!(error.param.as_deref(), Some("list[1]"));
+        assert!(parse::<Thing>(br#"{"list":[1]} {"#).is_err());
+        assert!(parse::<Thing>(br#"{"list":[NaN]}"#).is_err());
+        assert!(parse::<Thing>(b"\xff").is_err());
+        let deep = "[".repeat(100_000);
+        assert!(parse::<serde_json::Value>(deep.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn types_of_json() {
+        let of = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, text.parse().unwrap());
+            is_json(&headers)
+        };
+        assert!(of("application/json") && of("Application/JSON; charset=utf-8") && of("application/vnd.x+json"));
+        assert!(!of("text/plain") && !of("application/x-www-form-urlencoded") && !is_json(&HeaderMap::new()));
+    }
+}

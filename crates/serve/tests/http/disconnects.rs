@@ -1,0 +1,121 @@
+//! Whoever goes away is not computed for.
+
+use std::io::Read;
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use casallm_serve::api::Connections;
+use serde_json::{Value, json};
+
+use super::client::{open, parse, request};
+use super::server::{CONTEXT, Running, Setup};
+
+/// What the engine may take to notice: the bar, with what a busy machine needs on top.
+const IDLE: Duration = Duration::from_millis(300);
+
+fn start(pace: Duration) -> Running {
+    Setup { pace, ..Setup::default() }.start()
+}
+
+fn begin(server: &Running, body: &Value) -> TcpStream {
+    let body = body.to_string();
+    let headers = [("Content-Type", "application/json")];
+    open(server.address, &request("POST", "/v1/chat/completions", &headers, body.as_bytes()))
+}
+
+fn long_answer(stream: bool) -> Value {
+    // The fake may end an answer by a control token; these seeds are tried until one goes on.
+    json!({"messages": [{"role": "user", "content": "go on"}], "stream": stream, "max_tokens": 1500, "temperature": 5, "top_k": 0, "top_p": 1})
+}
+
+/// A prompt of nearly the whole context.
+fn long_prompt() -> Value {
+    json!({"messages": [{"role": "user", "content": "x".repeat(CONTEXT - 200)}], "stream": true, "max_tokens": 4})
+}
+
+/// An answer that runs and does not end by itself in the next moment.
+fn running(server: &Running, stream: bool) -> TcpStream {
+    loop {
+        let connection = begin(server, &long_answer(stream));
+        let before = server.stats().completion_tokens;
+        server.until("an answer runs", |stats| stats.running == 1 || stats.completion_tokens > before + 3);
+        if server.stats().running == 1 {
+            return connection;
+        }
+    }
+}
+
+#[test]
+fn closing_a_stream_frees_its_slot() {
+    let server = start(Duration::from_millis(10));
+    for _ in 0..3 {
+        let mut connection = running(&server, true);
+        connection.read_exact(&mut [0; 16]).unwrap();
+        drop(connection);
+        let took = server.until("idle", |stats| stats.running == 0);
+        assert!(took < IDLE, "{took:?}");
+    }
+}
+
+#[test]
+fn closing_a_request_without_a_stream_frees_its_slot() {
+    let server = start(Duration::from_millis(10));
+    let connection = running(&server, false);
+    drop(connection);
+    let took = server.until("idle", |stats| stats.running == 0);
+    assert!(took < IDLE, "{took:?}");
+}
+
+#[test]
+fn closing_during_prefill_of_a_full_context_frees_its_slot() {
+    // Two seconds to read it all.
+    let server = start(Duration::from_millis(1));
+    let connection = begin(&server, &long_prompt());
+    server.until("reading", |stats| stats.running == 1);
+    drop(connection);
+    let took = server.until("idle", |stats| stats.running == 0);
+    assert!(took < IDLE, "{took:?}");
+    assert_eq!(server.stats().cancelled, 1);
+}
+
+#[test]
+fn a_client_that_closes_its_half_is_gone() {
+    let server = start(Duration::from_millis(10));
+    let connection = running(&server, true);
+    connection.shutdown(Shutdown::Write).unwrap();
+    let took = server.until("idle", |stats| stats.running == 0);
+    assert!(took < IDLE, "{took:?}");
+}
+
+#[test]
+fn a_reader_that_takes_nothing_is_left_and_its_connection_closed() {
+    let limits = Connections { stalled: Duration::from_millis(500), ..Connections::default() };
+    let server = Setup { limits, context: 60_000, ..Setup::default() }.start();
+    let mut body = long_answer(true);
+    body["max_tokens"] = json!(50_000);
+    body["logprobs"] = json!(true);
+    body["top_logprobs"] = json!(20);
+    // Pieces of two kilobytes: what sockets hold is soon full. An answer that ended early is asked for again.
+    let connections: Vec<TcpStream> = (0..8).map(|_| begin(&server, &body)).collect();
+    server.until("all end, read or not", |stats| {
+        stats.running == 0 && stats.waiting == 0 && stats.finished + stats.cancelled >= 8
+    });
+    drop(connections);
+    assert_eq!(super::client::get(server.address, "/health").status, 200);
+}
+
+#[test]
+fn a_stop_lets_a_stream_end_and_takes_nothing_new() {
+    let mut server = start(Duration::from_millis(5));
+    let mut connection = begin(
+        &server,
+        &json!({"messages": [{"role": "user", "content": "go on"}], "stream": true, "max_tokens": 40, "temperature": 5, "top_k": 0, "top_p": 1}),
+    );
+    server.until("begun", |stats| stats.running == 1 || stats.finished == 1);
+    server.stop();
+    let mut bytes = Vec::new();
+    connection.read_to_end(&mut bytes).unwrap();
+    assert_eq!(parse(&bytes).events().last(), Some(&"[DONE]"));
+    server.join();
+    assert!(TcpStream::connect(server.address).is_err());
+}
