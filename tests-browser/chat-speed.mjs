@@ -26,9 +26,10 @@ def area(width, depth):
 A house stands as long as its roof is whole, so that one looks after the roof first.`;
 
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox"] });
-const mock = await startMock({ context: 20_000, tokenMs: 8 });
+const mock = await startMock({ context: 50_000, tokenMs: 8, messageBytes: 200_000 });
 const context = await browser.newContext({ viewport: { width: 1280, height: 860 } });
 const chat = await new Chat(context, mock.url).open();
+chat.setPatience(120_000);
 await chat.ready();
 
 const messages = [];

@@ -24,7 +24,7 @@ def field(path, name):
         value = value[part]
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
-    return str(value)
+    return "nothing" if value is None else str(value)
 
 
 def curve(run):

@@ -8,7 +8,7 @@
 #   sanitizer    compute-sanitizer's memcheck and racecheck around the selftest     (CUDA toolkit; left out without it)
 #   training     a real pre-training of a few hundred steps: its loss curve beside the processor's, resumed and repeated
 #   throughput   a training step beside PyTorch compiled, three sizes, two contexts (a Python with torch; --python NAME)
-#   variants     a training step without graphs, in 8 bits, with small moments, with the optimizer on the host
+#   variants     a training step without graphs, without and with cuDNN, in 8 bits, with small moments, with the optimizer on the host
 #   generation   prefill and decode
 #   roofline     what the card can do, and the kernels that are furthest from it
 #
@@ -144,20 +144,22 @@ throughput() {
 
 # One shape, one thing changed at a time. What a card cannot do (fp8 before compute capability 8.9) is a row that says so.
 variants() {
-    local name graphs flags
-    while IFS='|' read -r name graphs flags; do
+    local name set flags
+    while IFS='|' read -r name set flags; do
         # shellcheck disable=SC2086
-        attempt "training 350M, $name" "$scratch/variant" env CASALLM_CUDA_GRAPHS="$graphs" "$casallm" bench train --device "$device" --json \
+        attempt "training 350M, $name" "$scratch/variant" env $set "$casallm" bench train --device "$device" --json \
             --n-layer 24 --n-embd 1024 --n-head 16 --context 1024 --batch 8 --steps 10 $flags || continue
-        row "training 350M, 8 x 1024, $name" "CASALLM_CUDA_GRAPHS=$graphs casallm bench train --batch 8 $flags" \
-            "$(read_result field "$scratch/variant" tokens_per_s) tokens/s, $(read_result field "$scratch/variant" device_bytes) bytes on the card, $(read_result field "$scratch/variant" host_bytes) pinned"
+        row "training 350M, 8 x 1024, $name" "${set:+$set }casallm bench train --batch 8 $flags" \
+            "$(read_result field "$scratch/variant" tokens_per_s) tokens/s, $(read_result field "$scratch/variant" device_bytes) bytes on the card, $(read_result field "$scratch/variant" host_bytes) pinned; said: $(read_result field "$scratch/variant" note)"
     done <<'EOF'
-plain|1|
-without graphs|0|
-fp8|1|--precision fp8
-8-bit moments|1|--moments 8bit
-optimizer on the host|1|--offload optimizer
-recomputed blocks|1|--recompute block
+plain||
+without graphs|CASALLM_CUDA_GRAPHS=0|
+without cuDNN|CASALLM_CUDNN=0|
+with cuDNN|CASALLM_CUDNN=1|
+fp8||--precision fp8
+8-bit moments||--moments 8bit
+optimizer on the host||--offload optimizer
+recomputed blocks||--recompute block
 EOF
 }
 

@@ -1,9 +1,7 @@
 // `--ephemeral`: conversations stay in the browser.
 
 import assert from "node:assert/strict";
-import { readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
-import { tmpdir } from "node:os";
+import { readFile } from "node:fs/promises";
 
 export const tests = [
   {
@@ -64,17 +62,15 @@ export const tests = [
       const download = chat.page.waitForEvent("download");
       await chat.page.click("#export-all");
       const text = await readFile(await (await download).path(), "utf8");
-      const path = join(tmpdir(), `casallm-browser-import-${process.pid}.json`);
-      await writeFile(path, text);
+      const choose = (file) => chat.page.setInputFiles("#import-file", { name: "export.json", mimeType: "application/json", buffer: Buffer.from(file) });
       const before = chat.page.url();
-      await chat.page.setInputFiles("#import-file", path);
+      await choose(text);
       await chat.page.waitForFunction((url) => location.href !== url && document.querySelectorAll("article.message").length === 2, before);
       assert.deepEqual(await chat.texts(), texts);
       const cycle = { conversations: [{ conversation: {}, messages: [{ id: "a", parent_id: "b", role: "user", content: "x" }] }] };
       for (const [bad, expected] of [["{ no", /not JSON/], ["[1]", /no conversation/], [JSON.stringify(cycle), /not in order/],
         [JSON.stringify(cycle).replace("\"b\"", "null").replace("user", "system"), /nobody's/]]) {
-        await writeFile(path, bad);
-        await chat.page.setInputFiles("#import-file", path);
+        await choose(bad);
         await chat.page.waitForFunction((pattern) => new RegExp(pattern).test(document.querySelector(".banner.failure")?.textContent ?? ""), expected.source);
       }
       assert.equal(await chat.page.locator("#conversations li").count(), 2);

@@ -2,9 +2,7 @@
 // Tests marked `real` make no assumption about what the model says and also run against a server with a model.
 
 import assert from "node:assert/strict";
-import { readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
-import { tmpdir } from "node:os";
+import { readFile } from "node:fs/promises";
 
 const LONG = "words 250";
 
@@ -49,6 +47,31 @@ export const tests = [
       assert.match(await answer.innerText(), /☑ done/);
       await answer.locator("[aria-label='Copy answer']").click();
       assert.match(await chat.page.evaluate(() => navigator.clipboard.readText()), /^# Title\n\nSome \*text\*/);
+    },
+  },
+  {
+    name: "server-sent events are the same wherever the network cuts them",
+    async run({ chat }) {
+      const read = await chat.page.evaluate(async () => {
+        const { readEvents } = await import("/assets/js/sse.js");
+        const bytes = new TextEncoder().encode(": ping\n\nevent: a\r\ndata: {\"é\": 1}\r\n\r\ndata:x\rdata: y\r\rid: 3\nretry: 5\n\ndata\n\nevent: cut off\ndata: no\n");
+        const all = [];
+        for (const size of [1, 2, 3, 5, 1000]) {
+          const pieces = new ReadableStream({
+            start(controller) {
+              for (let at = 0; at < bytes.length; at += size) controller.enqueue(bytes.slice(at, at + size));
+              controller.close();
+            },
+          });
+          const events = [];
+          for await (const event of readEvents(pieces)) events.push(event);
+          all.push(events);
+        }
+        return all;
+      });
+      for (const events of read) {
+        assert.deepEqual(events, [{ type: "a", data: "{\"é\": 1}" }, { type: "message", data: "x\ny" }, { type: "message", data: "" }]);
+      }
     },
   },
   {
@@ -258,22 +281,18 @@ export const tests = [
       const markdown = await save("Export as Markdown");
       assert.match(markdown.name, /\.md$/);
       assert.match(markdown.text, /export me/);
-      const path = join(tmpdir(), `casallm-import-${process.pid}.json`);
-      await writeFile(path, json.text);
+      const choose = (text) => chat.page.setInputFiles("#import-file", { name: "export.json", mimeType: "application/json", buffer: Buffer.from(text) });
       const before = chat.page.url();
-      await chat.page.setInputFiles("#import-file", path);
+      await choose(json.text);
       await chat.page.waitForFunction((url) => location.href !== url && document.querySelectorAll("article.message").length === 2, before);
       assert.deepEqual(await chat.texts(), texts);
       const download = chat.page.waitForEvent("download");
       await chat.page.click("#export-all");
       const all = JSON.parse(await readFile(await (await download).path(), "utf8"));
       if (mock) assert.equal(all.conversations.length, 2);
-      await writeFile(path, "{ not JSON");
       chat.networkFaultsAllowed = true;
-      if (!mock) {
-        await chat.page.setInputFiles("#import-file", path);
-        await chat.page.waitForSelector(".banner.failure:visible");
-      }
+      await choose(mock ? "{}" : "{ not JSON");
+      await chat.page.waitForSelector(".banner.failure:visible");
     },
   },
   {

@@ -29,11 +29,11 @@ export function answerTo(content, version) {
 
 /**
  * Starts a server.
- * @param {object} [options]  `storage`, `key`, `overflow`, `context`, `tokenMs`, `prefillMs`, `port`;
+ * @param {object} [options]  `storage`, `key`, `overflow`, `context`, `tokenMs`, `prefillMs`, `messageBytes`, `port`;
  *   `damage`: a function (path, text) => text that changes a file of the page on its way, to see whether the tests notice
  */
 export async function startMock(options = {}) {
-  const control = { storage: "server", key: null, overflow: "summarise", context: 4096, tokenMs: 2, prefillMs: 0, damage: null, port: 0, ...options };
+  const control = { storage: "server", key: null, overflow: "summarise", context: 4096, tokenMs: 2, prefillMs: 0, messageBytes: 20_000, damage: null, port: 0, ...options };
   /** Faults to come: {match: RegExp on "METHOD path", status, retryAfter, message, cut (closes the socket, after the work is done with cut: "after"), times}. */
   control.faults = [];
   /** Every request as "METHOD path". */
@@ -52,7 +52,7 @@ export async function startMock(options = {}) {
     storage: control.storage, auth: control.key !== null, overflow: control.overflow,
     defaults: { temperature: 0.8, top_k: 50, top_p: 0.95, min_p: 0, repetition_penalty: 1.1, max_tokens: 512, seed: null },
     bounds: { temperature: [0, 5], top_k: [0, 1000], top_p: [0, 1], min_p: [0, 1], repetition_penalty: [0.5, 2], max_tokens: [1, control.context], seed: [0, 2 ** 53 - 1] },
-    limits: { message_bytes: 20_000, system_prompt_bytes: 2000 },
+    limits: { message_bytes: control.messageBytes, system_prompt_bytes: 2000 },
   });
 
   const pathTo = (id) => {

@@ -79,7 +79,7 @@ export function render(tokens) {
   const fragment = DOMPurify.sanitize(marked.parser(tokens), PURE);
   fragment.querySelectorAll("pre").forEach(frameCode);
   fragment.querySelectorAll("table").forEach((table) => {
-    const box = h("div", { class: "table", tabindex: 0, role: "region", "aria-label": "Table" });
+    const box = h("div", { class: "table", tabindex: 0, role: "group", "aria-label": "Table" });
     table.replaceWith(box);
     box.append(table);
   });
@@ -91,7 +91,7 @@ function frameCode(pre) {
   const code = pre.querySelector("code") ?? pre;
   const language = /language-(\S+)/.exec(code.className)?.[1] ?? "";
   pre.setAttribute("tabindex", "0");
-  pre.setAttribute("role", "region");
+  pre.setAttribute("role", "group");
   pre.setAttribute("aria-label", language ? `Code, ${language}` : "Code");
   const frame = h("div", { class: "code" });
   pre.replaceWith(frame);

@@ -197,6 +197,7 @@ fn train_on<D: Device>(flags: &BenchTrain, model: &ModelConfig, device: Arc<D>) 
         "precision": format.name(),
         "batch": flags.batch,
         "context": flags.context,
+        "note": device.take_note(),
         "steps": flags.steps,
     }))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use casallm_compute::cuda::CudaDevice;
 use casallm_compute::cuda::nvidia::search::Surroundings;
-use casallm_compute::cuda::nvidia::{NvidiaDriver, NvidiaSettings};
+use casallm_compute::cuda::nvidia::{CudnnUse, NvidiaDriver, NvidiaSettings};
 use casallm_compute::{ComputeError, CpuDevice, Isa, MatrixFormat};
 
 use crate::args::{Compute, DeviceChoice, PrecisionKind, WeightsKind};
@@ -64,11 +64,17 @@ pub(crate) fn cpu(flags: &Compute, threads_of_recipe: usize) -> Result<Arc<CpuDe
 }
 
 /// A GPU. `CASALLM_CUDA_UNTIMED=1` takes the library's first proposal for every matrix product; `CASALLM_CUDA_GRAPHS=0`
-/// starts every operation by itself.
+/// starts every operation by itself; `CASALLM_CUDNN=0` leaves attention to our kernels, `CASALLM_CUDNN=1` to cuDNN wherever that
+/// computes the same.
 fn cuda(flags: &Compute, ordinal: usize) -> Result<Arc<CudaDevice>, ComputeError> {
     let is = |name: &str, value: &str| std::env::var_os(name).is_some_and(|given| given == value);
     let untimed = is("CASALLM_CUDA_UNTIMED", "1");
-    let settings = NvidiaSettings { ordinal, tf32: flags.tf32, untimed };
+    let cudnn = match std::env::var_os("CASALLM_CUDNN") {
+        Some(given) if given == "0" => CudnnUse::Never,
+        Some(given) if given == "1" => CudnnUse::Always,
+        _ => CudnnUse::Faster,
+    };
+    let settings = NvidiaSettings { ordinal, tf32: flags.tf32, untimed, cudnn };
     let driver = NvidiaDriver::open(settings, &Surroundings::here())?;
     Ok(Arc::new(CudaDevice::with_graphs(Arc::new(driver), !is("CASALLM_CUDA_GRAPHS", "0"))?))
 }

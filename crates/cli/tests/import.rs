@@ -121,7 +121,8 @@ fn an_imported_model_talks() {
     assert_eq!((&row["chat"], &row["chat_error"]), (&chat, &Value::Null));
     let answer = |prompt: &str| run(folder.path(), &[&CHAT[..], &[prompt]].concat()).succeeded().stdout;
     assert_eq!(answer("Hi"), answer("Hi"));
-    assert!(!answer("Hi").trim().is_empty());
+    // Random weights may end an answer at once, or say nothing but spaces; not always.
+    assert!(["Hi", "You", "and", "123", "what?", "no"].iter().any(|prompt| !answer(prompt).trim().is_empty()));
     // A name of a control token is text, for which the prompt is longer and the answer another.
     answer("<|im_end|>\n<|im_start|>system\n");
     let long = "word ".repeat(60);

@@ -158,6 +158,7 @@ fn one_step(device: &CpuDevice, dtype: DType, vocab_size: usize) {
         n_embd,
         sequence,
         n_head: shape.n_head,
+        n_kv_head: shape.n_kv_head,
         head_dim: shape.head_dim,
         training: true,
     };
@@ -251,6 +252,7 @@ fn results_do_not_depend_on_the_scratch_memory() {
             n_embd: 64,
             sequence: 300,
             n_head: 4,
+            n_kv_head: 4,
             head_dim: 128,
             training: true,
         };

@@ -54,6 +54,7 @@ fn products_stay_within_the_reserved_scratch() {
                 n_embd: 64,
                 sequence: tokens,
                 n_head: 1,
+                n_kv_head: 1,
                 head_dim: 64,
                 training: false,
             };

@@ -270,6 +270,7 @@ fn scratch(config: &ModelConfig, shape: WorkspaceShape) -> ScratchShape {
         n_embd: config.n_embd,
         sequence: shape.sequence,
         n_head: config.n_head,
+        n_kv_head: config.n_kv_head,
         head_dim: config.head_dim,
         training: shape.training.is_some(),
     }

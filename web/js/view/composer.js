@@ -71,7 +71,7 @@ export class Composer {
 
   /** The message is with the server: its draft goes, unless something else has been written since. */
   sent(draftId, text) {
-    if (drafts.get(draftId) === text) drafts.set(draftId, "");
+    for (const id of [draftId, "new"]) if (drafts.get(id) === text) drafts.set(id, "");
     if (this.draftId === draftId && this.field.value === text) this.field.value = "";
     this.#show();
   }

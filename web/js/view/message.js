@@ -121,7 +121,7 @@ export class MessageView {
     const parts = [];
     if (siblings.length > 1) parts.push(branches(message, siblings, actions));
     if (!live) {
-      parts.push(copyButton(() => this.message.content, message.role === "user" ? "Copy message" : "Copy answer"));
+      if (message.content !== "") parts.push(copyButton(() => this.message.content, message.role === "user" ? "Copy message" : "Copy answer"));
       if (message.role === "user") parts.push(iconButton("edit", "Edit message", () => this.edit(), { "data-do": "edit" }));
       else parts.push(iconButton("again", "Answer again", () => actions.regenerate(this.message), { "data-do": "regenerate" }));
       const numbers = figures(message);

@@ -4,7 +4,8 @@
 //! scales, keys of dropout) and the bytes that are uploaded (tables). A graph made of one can then do the work of the other
 //! once those have been put in their places.
 
-use super::driver::{Address, Argument, Driver, Fp8Matmul, Kernel, Launch, Matmul};
+use super::attention::{Backward, Forward};
+use super::driver::{Address, Argument, Attention, AttentionPass, Driver, Fp8Matmul, Kernel, Launch, Matmul};
 
 /// One call.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +30,8 @@ pub enum Call<'a> {
     },
     /// [`Driver::matmul_fp8`].
     Fp8Matmul(&'a Fp8Matmul),
+    /// [`Driver::attention`].
+    Attention(&'a Attention),
     /// [`Driver::copy`].
     Copy {
         /// The first byte to read.
@@ -64,6 +67,7 @@ impl Call<'_> {
                 driver.matmul_with_row_sums(matmul, sums);
             }
             Call::Fp8Matmul(matmul) => driver.matmul_fp8(matmul),
+            Call::Attention(attention) => driver.attention(attention),
             Call::Copy { from, to, bytes } => driver.copy(from, to, bytes),
             Call::Zero { at, bytes } => driver.zero(at, bytes),
             Call::Upload { to, bytes } => driver.upload(to, bytes),
@@ -91,6 +95,7 @@ impl Call<'_> {
                 (matmul, sums) == (other, others)
             }
             (Call::Fp8Matmul(a), Call::Fp8Matmul(b)) => a == b,
+            (Call::Attention(a), Call::Attention(b)) => a == b,
             (Call::Copy { from, to, bytes }, Call::Copy { from: other_from, to: other_to, bytes: other_bytes }) => {
                 (from, to, bytes) == (other_from, other_to, other_bytes)
             }
@@ -125,6 +130,10 @@ impl Call<'_> {
                 [*m, *n, *k].iter().for_each(|n| hash.add(*n as u64));
                 [a.address, b.address, c.address].iter().for_each(|address| hash.add(address.0));
             }
+            Call::Attention(Attention { sequences, length, pass, .. }) => {
+                let (AttentionPass::Forward(Forward { q, .. }) | AttentionPass::Backward(Backward { q, .. })) = pass;
+                [*sequences as u64, *length as u64, q.0].iter().for_each(|n| hash.add(*n));
+            }
             Call::Copy { from, to, bytes } => [from.0, to.0, bytes as u64].iter().for_each(|n| hash.add(*n)),
             Call::Zero { at, bytes } => [at.0, bytes as u64].iter().for_each(|n| hash.add(*n)),
             Call::Upload { to, bytes } => [to.0, bytes.len() as u64].iter().for_each(|n| hash.add(*n)),
@@ -148,6 +157,7 @@ enum Entry {
     Matmul(Matmul),
     RowSums { matmul: Matmul, sums: Address },
     Fp8Matmul(Fp8Matmul),
+    Attention(Attention),
     Copy { from: Address, to: Address, bytes: usize },
     Zero { at: Address, bytes: usize },
     Upload { to: Address, first: usize, count: usize },
@@ -183,6 +193,7 @@ impl Calls {
             Call::Matmul(matmul) => Entry::Matmul(*matmul),
             Call::RowSums { matmul, sums } => Entry::RowSums { matmul: *matmul, sums },
             Call::Fp8Matmul(matmul) => Entry::Fp8Matmul(*matmul),
+            Call::Attention(attention) => Entry::Attention(*attention),
             Call::Copy { from, to, bytes } => Entry::Copy { from, to, bytes },
             Call::Zero { at, bytes } => Entry::Zero { at, bytes },
             Call::Upload { to, bytes } => {
@@ -210,6 +221,7 @@ impl Calls {
             Entry::Matmul(ref matmul) => Call::Matmul(matmul),
             Entry::RowSums { ref matmul, sums } => Call::RowSums { matmul, sums },
             Entry::Fp8Matmul(ref matmul) => Call::Fp8Matmul(matmul),
+            Entry::Attention(ref attention) => Call::Attention(attention),
             Entry::Copy { from, to, bytes } => Call::Copy { from, to, bytes },
             Entry::Zero { at, bytes } => Call::Zero { at, bytes },
             Entry::Upload { to, first, count } => Call::Upload { to, bytes: &self.bytes[first..first + count] },

@@ -163,7 +163,7 @@ impl CudaDevice {
     fn scratch_len(&self, shape: &ScratchShape) -> usize {
         let ScratchShape { dtype, matrices, tokens, width, vocab_size, n_embd, head_dim, training, .. } = *shape;
         let mut needs = vec![
-            measure(|c| attend::scratch(c, shape)),
+            measure(|c| attend::scratch(c, shape, self.driver())),
             measure(|c| head::layout(c, dtype, tokens, vocab_size, n_embd, !training)),
             measure(|c| elementwise::row_numbers(c, tokens)),
             measure(optimizer::square_partials),

@@ -5,9 +5,10 @@
 //! cannot tell them apart. Work is ordered on one stream. Calls that start work return nothing: the first error is kept,
 //! every call after it does nothing, and [`Driver::check`] tells.
 
+use super::attention::{Backward, Forward};
 use super::calls::Calls;
 use super::kernels::Family;
-use crate::device::DeviceInfo;
+use crate::device::{AttentionShape, DeviceInfo};
 use crate::dtype::DType;
 use crate::error::ComputeError;
 use crate::fp8::Fp8;
@@ -175,6 +176,33 @@ pub struct Fp8Matmul {
     pub bias: Option<Address>,
 }
 
+/// Attention of sequences of one length, one behind the other from row 0, each causally over itself; all operands bf16. What
+/// a library may compute in place of our kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attention {
+    /// Heads; their width is 64 or 128.
+    pub shape: AttentionShape,
+    /// How many sequences.
+    pub sequences: usize,
+    /// Tokens of each; a multiple of 128.
+    pub length: usize,
+    /// Where everything is.
+    pub pass: AttentionPass,
+    /// Scratch for it.
+    pub scratch: Address,
+    /// Its length, at least [`Driver::attention_scratch`].
+    pub scratch_bytes: usize,
+}
+
+/// Which way, with the operands of that way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttentionPass {
+    /// With log-sum-exps.
+    Forward(Forward),
+    /// The gradients.
+    Backward(Backward),
+}
+
 /// Bytes on their way to the host, see [`Driver::post`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Post(pub u64);
@@ -233,6 +261,28 @@ pub trait Driver: Send + Sync {
     fn has_fp8(&self) -> bool;
     /// Starts one.
     fn matmul_fp8(&self, matmul: &Fp8Matmul);
+    /// Bytes of scratch that a library's attention takes for so many tokens; 0 where there is no library that might do it.
+    fn attention_scratch(&self, _shape: AttentionShape, _tokens: usize) -> usize {
+        0
+    }
+    /// Whether a library computes this attention, and not our kernels: a function of sizes, remembered on this machine.
+    /// `None` where only [`Driver::choose_attention`] tells, because it has not been met before.
+    fn knows_attention(&self, _attention: &Attention) -> Option<bool> {
+        Some(false)
+    }
+    /// Computes attention in one of two ways, a library's or `ours`, which starts our kernels on the same operands, and
+    /// remembers which. Waits.
+    fn choose_attention(&self, _attention: &Attention, ours: &dyn Fn()) {
+        ours();
+    }
+    /// Starts a library's attention, where [`Driver::knows_attention`] says that it is one's.
+    fn attention(&self, attention: &Attention) {
+        panic!("no library computes {attention:?}");
+    }
+    /// Something that a person should know, once.
+    fn take_note(&self) -> Option<String> {
+        None
+    }
     /// Waits for everything started.
     fn synchronize(&self);
     /// The first error since the start, if any. Does not wait: what has not failed yet is not known.

@@ -14,8 +14,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::calls::{Call, Calls};
-use super::driver::{Address, Argument, Driver, Fp8Matmul, Graph, GraphDriver, Kernel, Launch, Matmul, Post};
-use crate::device::DeviceInfo;
+use super::driver::{
+    Address, Argument, Attention, Driver, Fp8Matmul, Graph, GraphDriver, Kernel, Launch, Matmul, Post,
+};
+use crate::device::{AttentionShape, DeviceInfo};
 use crate::error::ComputeError;
 
 /// Fewer calls than this are not worth a graph.
@@ -82,11 +84,6 @@ impl Recorder {
             self.start(&mut state);
             state.calls.clear();
         }
-    }
-
-    /// Why graphs are no longer made, once.
-    pub(super) fn take_note(&self) -> Option<String> {
-        self.lock().note.take()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -320,6 +317,30 @@ impl Driver for Recorder {
 
     fn matmul_fp8(&self, matmul: &Fp8Matmul) {
         self.call(Call::Fp8Matmul(matmul));
+    }
+
+    fn attention_scratch(&self, shape: AttentionShape, tokens: usize) -> usize {
+        self.driver.attention_scratch(shape, tokens)
+    }
+
+    fn knows_attention(&self, attention: &Attention) -> Option<bool> {
+        self.driver.knows_attention(attention)
+    }
+
+    fn choose_attention(&self, attention: &Attention, ours: &dyn Fn()) {
+        // On operands that everything before has left, and both ways at once: `ours` comes back to this recorder.
+        self.flush();
+        self.driver.choose_attention(attention, ours);
+    }
+
+    fn attention(&self, attention: &Attention) {
+        self.call(Call::Attention(attention));
+    }
+
+    /// Why graphs are no longer made, or what the driver has to say.
+    fn take_note(&self) -> Option<String> {
+        let note = self.lock().note.take();
+        note.or_else(|| self.driver.take_note())
     }
 
     fn synchronize(&self) {

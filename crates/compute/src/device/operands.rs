@@ -52,6 +52,8 @@ pub struct ScratchShape {
     pub sequence: usize,
     /// Query heads.
     pub n_head: usize,
+    /// Key and value heads.
+    pub n_kv_head: usize,
     /// Width of an attention head.
     pub head_dim: usize,
     /// Whether backward operations will run.
@@ -59,7 +61,7 @@ pub struct ScratchShape {
 }
 
 /// Attention's dimensions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AttentionShape {
     /// Query heads.
     pub n_head: usize,

@@ -157,7 +157,7 @@ impl From<getrandom::Error> for StoreError {
 }
 
 impl From<rusqlite::Error> for StoreError {
-    /// Errors that name the database's file get it in [`super::open`] or from [`super::Database::named`].
+    /// What concerns the file as a whole is named with it by whoever knows its path.
     fn from(error: rusqlite::Error) -> Self {
         Self::Sqlite(error)
     }

@@ -14,10 +14,11 @@ pub use plan::{BackwardPlan, ForwardPlan, most_part_bytes, most_table_len};
 use super::driver::{Address, Argument, Driver, Kernel, Launch};
 use super::kernels::Family;
 use crate::dtype::DType;
+pub(super) use plan::is_tiled;
 use plan::{Section, TILED_HEADS};
 
 /// Operands of the forward pass.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forward {
     /// `S [rows, n_head * head_dim]`.
     pub q: Address,
@@ -32,7 +33,7 @@ pub struct Forward {
 }
 
 /// Operands of the backward pass; shapes as in [`Forward`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backward {
     /// Queries.
     pub q: Address,

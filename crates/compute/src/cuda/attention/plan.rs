@@ -54,7 +54,7 @@ fn append(table: &mut Vec<u32>, items: Vec<[u32; ITEM]>) -> Section {
 }
 
 /// Whether tensor cores can be used.
-fn is_tiled(dtype: DType, head_dim: usize) -> bool {
+pub(in crate::cuda) fn is_tiled(dtype: DType, head_dim: usize) -> bool {
     dtype == DType::Bf16 && TILED_HEADS.contains(&head_dim)
 }
 

@@ -206,6 +206,7 @@ fn scratch_is_reserved_for_the_widest_operand() {
         n_embd: 32,
         sequence: 100,
         n_head: 2,
+        n_kv_head: 2,
         head_dim: 16,
         training: true,
     };

@@ -10,6 +10,7 @@
 use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 
 use cudarc::cublaslt::sys as lt;
+use cudarc::cudnn::sys as nn;
 use cudarc::driver::sys as cu;
 use cudarc::nvrtc::sys as rtc;
 
@@ -171,5 +172,30 @@ functions! {
         );
     } other {
         cublasLtGetVersion() -> usize;
+    }
+}
+
+functions! {
+    /// libcudnn, of which only attention is used.
+    Cudnn: nn, status cudnnStatus_t {
+        cudnnCreate(*mut nn::cudnnHandle_t);
+        cudnnDestroy(nn::cudnnHandle_t);
+        cudnnSetStream(nn::cudnnHandle_t, nn::cudaStream_t);
+        cudnnBackendCreateDescriptor(nn::cudnnBackendDescriptorType_t, *mut nn::cudnnBackendDescriptor_t);
+        cudnnBackendDestroyDescriptor(nn::cudnnBackendDescriptor_t);
+        cudnnBackendSetAttribute(
+            nn::cudnnBackendDescriptor_t, nn::cudnnBackendAttributeName_t, nn::cudnnBackendAttributeType_t, i64,
+            *const c_void,
+        );
+        cudnnBackendGetAttribute(
+            nn::cudnnBackendDescriptor_t, nn::cudnnBackendAttributeName_t, nn::cudnnBackendAttributeType_t, i64,
+            *mut i64, *mut c_void,
+        );
+        cudnnBackendFinalize(nn::cudnnBackendDescriptor_t);
+        cudnnBackendExecute(nn::cudnnHandle_t, nn::cudnnBackendDescriptor_t, nn::cudnnBackendDescriptor_t);
+    } other {
+        cudnnGetVersion() -> usize;
+        cudnnGetCudartVersion() -> usize;
+        cudnnGetLastErrorString(*mut c_char, usize) -> ();
     }
 }

@@ -85,6 +85,11 @@ impl NvidiaDriver {
                         return Ok(false);
                     }
                 }
+                Call::Attention(attention) => {
+                    if self.attentions.known(attention) != Some(true) {
+                        return Ok(false);
+                    }
+                }
             }
         }
         Ok(true)
@@ -131,6 +136,7 @@ impl NvidiaDriver {
                 let (job, c) = job(&call).expect("a product");
                 self.multiply_now(&job, c)?;
             }
+            Call::Attention(attention) => self.attentions.start(attention)?,
             Call::Copy { from, to, bytes } => self.copy_now(from, to, bytes)?,
             Call::Zero { at, bytes } => self.zero_now(at, bytes)?,
             Call::Upload { .. } => {

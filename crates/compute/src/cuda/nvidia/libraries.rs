@@ -6,8 +6,11 @@ use std::path::PathBuf;
 use libloading::Library;
 
 use super::error::CudaError;
-use super::ffi::{CublasLt, Cuda, ErrorText, Nvrtc};
-use super::search::{Place, Surroundings, card_on_bus, driver_places, driver_remedy, toolkit_places, toolkit_remedy};
+use super::ffi::{CublasLt, Cuda, Cudnn, ErrorText, Nvrtc};
+use super::sdpa;
+use super::search::{
+    Place, Surroundings, card_on_bus, cudnn_remedy, driver_places, driver_remedy, toolkit_places, toolkit_remedy,
+};
 
 /// The oldest CUDA whose driver and libraries will do: everything here exists in it.
 const OLDEST_CUDA: u32 = 12;
@@ -240,4 +243,41 @@ pub(super) fn open_cublaslt(
     };
     open(&names("libcublasLt", cuda_major), &places, CublasLt::of, judge)
         .map_err(|rejected| missing("libcublasLt", "matrix products", (surroundings, cuda_major), &places, &rejected))
+}
+
+/// Opens cuDNN, which nobody has to have, for a driver of this CUDA version. That it is nowhere is worth a word only to whoever
+/// has `insisted` on it.
+///
+/// # Errors
+/// What to tell a person: a file of its name will not do, or what is insisted on is not there.
+pub(super) fn open_cudnn(
+    surroundings: &Surroundings,
+    cuda_major: u32,
+    insisted: bool,
+) -> Result<Option<Cudnn>, String> {
+    let places = toolkit_places(surroundings);
+    let judge = |functions: &Cudnn| {
+        // SAFETY: takes nothing and needs no GPU.
+        let (version, cuda) = unsafe { ((functions.cudnnGetVersion)(), (functions.cudnnGetCudartVersion)()) };
+        if cuda / 1000 > cuda_major as usize {
+            return Err(format!("it is for CUDA {}, and the driver for {cuda_major}", cuda / 1000));
+        }
+        if version >= sdpa::OLDEST {
+            return Ok(());
+        }
+        // Numbers of version 8 and earlier have one digit less.
+        let unit = if version < 10_000 { 1000 } else { 10_000 };
+        let minor = version % unit / 100;
+        Err(format!("it is version {}.{minor}.{}, and its attention needs 9.21", version / unit, version % 100))
+    };
+    let rejected = match open(&["libcudnn.so.9".to_owned()], &places, Cudnn::of, judge) {
+        Ok(opened) => return Ok(Some(opened.functions)),
+        Err(rejected) if rejected.is_empty() && !insisted => return Ok(None),
+        Err(rejected) => rejected,
+    };
+    let remedy = cudnn_remedy(surroundings, cuda_major);
+    Err(format!(
+        "our kernels compute attention, for libcudnn.so.9 was not found{} (it is optional; to get it: {remedy})",
+        because(&rejected)
+    ))
 }

@@ -6,11 +6,15 @@
 //! - `memory`, `staging`, `posts`: allocation; copies through pinned memory; results that are waited for alone
 //! - [`compiler`], [`report`], `cache`, `modules`: kernels from text to a loaded function
 //! - `product`, `matmul`, `algorithms`: products, and why they repeat
+//! - `cudnn`, `sdpa`, `attention`, `agreement`: a library's attention, where it is there, right and faster
 //! - `graphs`: many calls captured, and started as one
 
+mod agreement;
 mod algorithms;
+mod attention;
 mod cache;
 pub mod compiler;
+mod cudnn;
 pub mod error;
 mod ffi;
 mod graphs;
@@ -21,6 +25,7 @@ mod modules;
 mod posts;
 mod product;
 pub mod report;
+mod sdpa;
 pub mod search;
 mod session;
 mod staging;
@@ -28,14 +33,17 @@ mod staging;
 mod tests;
 
 use std::ffi::c_void;
+use std::path::PathBuf;
 
 use cudarc::driver::sys as cu;
 
 use self::algorithms::Choices;
+use self::attention::Attentions;
+pub use self::attention::CudnnUse;
 use self::compiler::Compiler;
 use self::error::CudaError;
 use self::graphs::Graphs;
-use self::libraries::{DriverLibrary, Opened, open_cublaslt, open_driver};
+use self::libraries::{DriverLibrary, Opened, open_cublaslt, open_cudnn, open_driver};
 use self::matmul::{Kernels, MatmulSettings, Products};
 use self::memory::Memory;
 use self::modules::Modules;
@@ -44,9 +52,9 @@ use self::product::{Job, Product};
 use self::search::Surroundings;
 use self::session::Session;
 use self::staging::Staging;
-use super::driver::{Address, Argument, Driver, Fp8Matmul, Kernel, Launch, Matmul, Operand, Post};
+use super::driver::{Address, Argument, Attention, Driver, Fp8Matmul, Kernel, Launch, Matmul, Operand, Post};
 use super::kernels::Family;
-use crate::device::DeviceInfo;
+use crate::device::{AttentionShape, DeviceInfo};
 use crate::dtype::DType;
 use crate::error::ComputeError;
 
@@ -63,6 +71,8 @@ pub struct NvidiaSettings {
     /// Take cuBLASLt's first proposal for every product instead of timing several: the choice is then a function of
     /// library, GPU and sizes alone, and needs no file to repeat.
     pub untimed: bool,
+    /// Whether cuDNN's attention is used.
+    pub cudnn: CudnnUse,
 }
 
 /// An NVIDIA GPU.
@@ -74,6 +84,7 @@ pub struct NvidiaDriver {
     graphs: Graphs,
     modules: Modules,
     products: Products,
+    attentions: Attentions,
     multiprocessors: usize,
     shared_limit: usize,
 }
@@ -105,17 +116,33 @@ impl NvidiaDriver {
         let modules = Modules::new(&session, compiler, cache.clone(), u32::try_from(shared_limit).unwrap_or(0))?;
         // SAFETY: takes nothing.
         let version = unsafe { (cublaslt.cublasLtGetVersion)() };
-        let choices = cache.map(|cache| cache.join(choices_name(&session.name, multiprocessors, version)));
+        let gpu = gpu_name(&session.name, multiprocessors);
+        let choices = |name: String| cache.as_ref().map(|cache| cache.join(name));
+        let algorithms = choices(format!("algorithms-{gpu}-cublaslt-{version}.tsv"));
         let products = Products::new(
             &session,
             &memory,
             cublaslt,
             MatmulSettings { tf32: settings.tf32, tune: !settings.untimed },
-            Choices::open(choices),
+            Choices::open(algorithms),
         )?;
+        let attentions = attentions(settings, surroundings, &session, |library, driver| {
+            choices(format!("attention-{gpu}-cudnn-{library}-driver-{driver}.tsv"))
+        });
         let staging = Staging::new(&session)?;
         let (posts, graphs) = (Posts::default(), Graphs::default());
-        Ok(NvidiaDriver { session, memory, staging, posts, graphs, modules, products, multiprocessors, shared_limit })
+        Ok(NvidiaDriver {
+            session,
+            memory,
+            staging,
+            posts,
+            graphs,
+            modules,
+            products,
+            attentions,
+            multiprocessors,
+            shared_limit,
+        })
     }
 
     /// Does something on the stream unless an error has happened, and keeps the error that happens.
@@ -222,11 +249,32 @@ fn pointer_to(argument: &Argument) -> *mut c_void {
     pointer.cast_mut()
 }
 
-/// The file of algorithms: choices hold for one GPU and one version of the library.
-fn choices_name(gpu: &str, multiprocessors: usize, version: usize) -> String {
+/// A GPU's part of a name of a file of choices: they hold for one GPU and one version of a library.
+fn gpu_name(gpu: &str, multiprocessors: usize) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
     let gpu: String = gpu.chars().map(plain).collect();
-    format!("algorithms-{gpu}-{multiprocessors}-cublaslt-{version}.tsv")
+    format!("{gpu}-{multiprocessors}")
+}
+
+/// cuDNN, where it may be used. Its tensor cores' instructions that ours do not have are those of Hopper and data center
+/// Blackwell; elsewhere only whoever insists has it. `path` names the file of choices by the versions of library and driver.
+fn attentions(
+    settings: NvidiaSettings,
+    surroundings: &Surroundings,
+    session: &Session,
+    path: impl Fn(usize, u32) -> Option<PathBuf>,
+) -> Attentions {
+    let insisted = settings.cudnn == CudnnUse::Always;
+    let wanted = match settings.cudnn {
+        CudnnUse::Never => false,
+        CudnnUse::Always => true,
+        CudnnUse::Faster => !settings.untimed && matches!(session.capability, (9 | 10, _)),
+    };
+    let library = if wanted { open_cudnn(surroundings, session.library.cuda_major(), insisted) } else { Ok(None) };
+    // SAFETY: takes nothing.
+    let version = library.as_ref().ok().and_then(Option::as_ref).map(|library| unsafe { (library.cudnnGetVersion)() });
+    let path = version.and_then(|version| path(version, session.library.version));
+    Attentions::new(library, path, !insisted)
 }
 
 impl Driver for NvidiaDriver {
@@ -340,6 +388,26 @@ impl Driver for NvidiaDriver {
         self.multiply(&Job::of_fp8(matmul), &matmul.c);
     }
 
+    fn attention_scratch(&self, shape: AttentionShape, tokens: usize) -> usize {
+        self.attentions.scratch(shape, tokens)
+    }
+
+    fn knows_attention(&self, attention: &Attention) -> Option<bool> {
+        self.attentions.known(attention)
+    }
+
+    fn choose_attention(&self, attention: &Attention, ours: &dyn Fn()) {
+        self.attempt(|| self.attentions.choose(&self.session, &self.staging, attention, ours));
+    }
+
+    fn attention(&self, attention: &Attention) {
+        self.attempt(|| self.attentions.start(attention));
+    }
+
+    fn take_note(&self) -> Option<String> {
+        self.attentions.take_note()
+    }
+
     fn synchronize(&self) {
         self.attempt(|| self.session.synchronize());
     }
@@ -355,6 +423,7 @@ impl Drop for NvidiaDriver {
         // An error means that nothing runs any more: the parts can go in any case.
         let _ = self.session.synchronize();
         self.graphs.destroy(&self.session);
+        self.attentions.destroy();
         self.products.destroy(&self.session, &self.memory);
         self.modules.destroy(&self.session);
         self.staging.destroy(&self.session);

@@ -232,6 +232,12 @@ pub fn toolkit_remedy(surroundings: &Surroundings, cuda_major: u32) -> String {
     format!("pip install --target \"{}\" {packages}", folder.display())
 }
 
+/// The command that installs cuDNN, which is optional, for a driver of this CUDA version.
+pub fn cudnn_remedy(surroundings: &Surroundings, cuda_major: u32) -> String {
+    let folder = surroundings.own_libraries().unwrap_or_else(|| PathBuf::from("libraries"));
+    format!("pip install --target \"{}\" nvidia-cudnn-cu{cuda_major}", folder.display())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

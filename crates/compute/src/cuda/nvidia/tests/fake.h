@@ -1,4 +1,4 @@
-// What the three fake libraries agree on. They stand for libcuda, NVRTC and cuBLASLt in tests of the host's code, and do
+// What the fake libraries agree on. They stand for libcuda, NVRTC, cuBLASLt and cuDNN in tests of the host's code, and do
 // what the manuals say as far as the host can tell: work on a stream happens later, in order, and only when something
 // waits for it; device memory starts as garbage; time passes as the fake decides.
 #include <stddef.h>
@@ -10,7 +10,7 @@
 // A piece of work: a function and a copy of its data.
 typedef void (*work)(void* data);
 
-// A stream, which cuBLASLt's fake gets a pointer to.
+// A stream, which the fakes of cuBLASLt and cuDNN get a pointer to.
 struct stream {
     void (*enqueue)(struct stream* stream, work run, const void* data, size_t bytes);
     // Milliseconds that finished work took.

@@ -13,10 +13,11 @@ use super::super::search::{Place, Surroundings};
 use super::super::{NvidiaDriver, NvidiaSettings};
 
 const HEADER: &str = include_str!("fake.h");
-const SOURCES: [(&str, &str); 3] = [
+const SOURCES: [(&str, &str); 4] = [
     ("cuda", include_str!("fake_cuda.c")),
     ("nvrtc", include_str!("fake_nvrtc.c")),
     ("cublaslt", include_str!("fake_cublaslt.c")),
+    ("cudnn", include_str!("fake_cudnn.c")),
 ];
 
 /// The libraries, compiled once a process.
@@ -39,10 +40,17 @@ pub(super) fn build(dir: &Path, name: &str, source: &str) -> PathBuf {
     let (text, library) = (dir.join(format!("{name}.c")), dir.join(format!("{name}.so")));
     std::fs::write(&text, source).unwrap();
     let mut compiler = Command::new("cc");
-    compiler.args(["-O2", "-shared", "-fPIC", "-w", "-o"]).arg(&library).arg(&text);
+    compiler.args(["-O2", "-shared", "-fPIC", "-w", "-o"]).arg(&library).arg(&text).arg("-lm");
     let output = compiler.output().expect("a C compiler");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     library
+}
+
+/// A copy of a library at a path, loaded.
+fn install(name: &str, path: &Path) -> Library {
+    std::fs::copy(compiled().join(format!("{name}.so")), path).unwrap();
+    // SAFETY: our own library, without initialisers.
+    unsafe { Library::new(path) }.unwrap()
 }
 
 /// A machine with a fake GPU.
@@ -51,6 +59,8 @@ pub(super) struct Machine {
     cuda: Library,
     nvrtc: Library,
     cublaslt: Library,
+    /// Where a test has installed it.
+    cudnn: Option<Library>,
 }
 
 impl Machine {
@@ -60,17 +70,24 @@ impl Machine {
         for folder in [&wheels, &dir.path().join("driver")] {
             std::fs::create_dir_all(folder).unwrap();
         }
-        let install = |name: &str, path: &Path| {
-            std::fs::copy(compiled().join(format!("{name}.so")), path).unwrap();
-            // SAFETY: our own library, without initialisers.
-            unsafe { Library::new(path) }.unwrap()
-        };
         Machine {
+            cudnn: None,
             cuda: install("cuda", &dir.path().join("driver/libcuda.so.1")),
             nvrtc: install("nvrtc", &wheels.join("libnvrtc.so.12")),
             cublaslt: install("cublaslt", &wheels.join("libcublasLt.so.12")),
             dir,
         }
+    }
+
+    /// The same with a GPU of Hopper's and with cuDNN.
+    pub(super) fn with_cudnn() -> Self {
+        let mut machine = Self::new();
+        let path = machine.path("cache/libraries/nvidia/cudnn/lib");
+        std::fs::create_dir_all(&path).unwrap();
+        machine.cudnn = Some(install("cudnn", &path.join("libcudnn.so.9")));
+        machine.set("cuda", "fake_major", 9);
+        machine.set("cuda", "fake_minor", 0);
+        machine
     }
 
     /// A folder of the machine.
@@ -100,6 +117,7 @@ impl Machine {
         match name {
             "cuda" => &self.cuda,
             "nvrtc" => &self.nvrtc,
+            "cudnn" => self.cudnn.as_ref().expect("a machine with cuDNN"),
             _ => &self.cublaslt,
         }
     }
@@ -118,11 +136,19 @@ impl Machine {
 
     /// Nothing is left of a driver that is gone.
     pub(super) fn assert_empty(&self) {
+        self.assert_ended();
+        for name in ["fake_used", "fake_pinned"] {
+            assert_eq!(self.get::<usize>("cuda", name), 0, "{name}");
+        }
+    }
+
+    /// The same but for memory.
+    pub(super) fn assert_ended(&self) {
         for (library, name) in [("cuda", "fake_alive"), ("cublaslt", "fake_alive")] {
             assert_eq!(self.get::<i32>(library, name), 0, "{library} {name}");
         }
-        for name in ["fake_used", "fake_pinned"] {
-            assert_eq!(self.get::<usize>("cuda", name), 0, "{name}");
+        if self.cudnn.is_some() {
+            assert_eq!(self.get::<i32>("cudnn", "fake_alive"), 0, "cudnn fake_alive");
         }
     }
 }

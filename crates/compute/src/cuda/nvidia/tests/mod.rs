@@ -1,10 +1,12 @@
-//! The driver's host code on fake libraries: memory, staging, errors, launches, the kernel cache, products. What the fakes
+//! The driver's host code on fake libraries: memory, staging, errors, launches, the kernel cache, products, attention. What the fakes
 //! cannot show is that the real libraries behave as the manuals say.
 
+mod attention;
 mod errors;
 mod fakes;
 mod graphs;
 mod products;
+mod real_cudnn;
 
 use self::fakes::Machine;
 use crate::cuda::driver::{Address, Argument, Driver, Kernel, Launch};
