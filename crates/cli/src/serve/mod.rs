@@ -106,17 +106,14 @@ async fn serve(
     };
     let grace = Duration::from_secs(u64::from(flags.grace_seconds));
     // Stored answers are stopped, with what they have, before their listeners' connections are closed.
-    let enough = async {
-        let saved = async {
-            match server.model().and_then(|loaded| loaded.answers.as_ref()) {
-                Some(answers) => answers.shutdown(grace).await,
-                None => tokio::time::sleep(grace).await,
-            }
-        };
-        tokio::select! {
-            () = saved => {}
-            () = signals.second() => {}
+    let save = async || {
+        if let Some(answers) = server.model().and_then(|loaded| loaded.answers.as_ref()) {
+            answers.shutdown(Duration::ZERO).await;
         }
+    };
+    let enough = async {
+        let _ = tokio::time::timeout(grace, signals.second()).await;
+        save().await;
     };
     let serving = api::serve(listener, api::router(server.clone()), server.clone(), limits, stop, enough);
     tokio::pin!(serving);
@@ -142,6 +139,8 @@ async fn serve(
         console.say(&format!("no browser opens here ({reason}): open {url} yourself"));
     }
     serving.await?;
+    // Those to which nobody listened.
+    save().await;
     console.say("stopped");
     Ok(())
 }

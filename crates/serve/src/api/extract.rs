@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, HttpBody};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
@@ -28,28 +29,40 @@ impl<T: DeserializeOwned, S: Send + Sync, const LIMIT: usize> FromRequest<S> for
 }
 
 /// A body that says that it is JSON, unread.
-pub(super) async fn json_bytes(request: Request, limit: usize) -> Result<axum::body::Bytes, ApiError> {
+pub(super) async fn json_bytes(request: Request, limit: usize) -> Result<Vec<u8>, ApiError> {
     if !is_json(request.headers()) {
         return Err(ApiError::media_type());
     }
     read(request.into_body(), limit).await
 }
 
-/// The whole body. A declared length beyond the limit is refused before anything is read.
-async fn read(body: Body, limit: usize) -> Result<axum::body::Bytes, ApiError> {
-    use axum::body::HttpBody;
-    if body.size_hint().lower() > limit as u64 {
+/// Bytes beyond the limit that are read and thrown away. Whoever is cut off while sending may never see why.
+const DISCARDED: u64 = 32 << 20;
+
+/// The whole body.
+async fn read(mut body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
+    let most = limit as u64 + DISCARDED;
+    if body.size_hint().lower() > most {
         return Err(ApiError::too_large(limit));
     }
     let seconds = if limit > 16 << 20 { LARGE_BODY_SECONDS } else { BODY_SECONDS };
-    match tokio::time::timeout(Duration::from_secs(seconds), to_bytes(body, limit)).await {
-        Err(_) => Err(ApiError::timeout(seconds)),
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => {
-            let source = std::error::Error::source(&error);
-            let too_large = source.is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
-            Err(if too_large { ApiError::too_large(limit) } else { ApiError::invalid("the request's body broke off") })
+    let reading = async {
+        let (mut bytes, mut length) = (Vec::new(), 0_u64);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| ApiError::invalid("the request's body broke off"))?;
+            let Ok(data) = frame.into_data() else { continue };
+            length += data.len() as u64;
+            if length <= limit as u64 {
+                bytes.extend_from_slice(&data);
+            } else if length > most {
+                break;
+            }
         }
+        if length <= limit as u64 { Ok(bytes) } else { Err(ApiError::too_large(limit)) }
+    };
+    match tokio::time::timeout(Duration::from_secs(seconds), reading).await {
+        Err(_) => Err(ApiError::timeout(seconds)),
+        Ok(read) => read,
     }
 }
 

@@ -42,6 +42,8 @@ impl Default for Connections {
 
 /// Bytes of a request's head, and of what is held for a reader that is behind.
 const BUFFER: usize = 64 << 10;
+/// For what is on its way when the time is up.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// For whoever is turned away.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 5\r\n\
     connection: close\r\ncontent-length: 119\r\n\r\n\
@@ -95,9 +97,14 @@ pub async fn serve(
         });
     }
     drop(listener);
+    let all_ended = graceful.shutdown();
+    tokio::pin!(all_ended);
     tokio::select! {
-        () = graceful.shutdown() => {}
-        () = enough => {}
+        () = &mut all_ended => {}
+        () = enough => {
+            // What has just been ended is still on its way.
+            let _ = tokio::time::timeout(LAST_WORDS, all_ended).await;
+        }
     }
     connections.shutdown().await;
     Ok(())

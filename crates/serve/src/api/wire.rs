@@ -7,6 +7,7 @@ use crate::chatbot;
 
 /// How fast an answer came.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+#[schema(as = OpenAiTiming)]
 pub struct Timing {
     /// Milliseconds from the request to the first token.
     pub first_token_ms: Option<f64>,
@@ -23,6 +24,7 @@ impl From<&chatbot::Timing> for Timing {
 
 /// How full the context was at the end.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = OpenAiContext)]
 pub struct Context {
     /// Tokens in it.
     pub used: usize,
@@ -34,6 +36,7 @@ pub struct Context {
 
 /// What the model was not given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = OpenAiOverflow)]
 pub struct Overflow {
     /// `summarise`, `drop-oldest` or `refuse`.
     pub policy: &'static str,

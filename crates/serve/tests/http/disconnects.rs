@@ -2,12 +2,12 @@
 
 use std::io::Read;
 use std::net::{Shutdown, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use casallm_serve::api::Connections;
 use serde_json::{Value, json};
 
-use super::client::{open, parse, request};
+use super::client::{get, open, parse, post, request};
 use super::server::{CONTEXT, Running, Setup};
 
 /// What the engine may take to notice: the bar, with what a busy machine needs on top.
@@ -88,20 +88,30 @@ fn a_client_that_closes_its_half_is_gone() {
 }
 
 #[test]
-fn a_reader_that_takes_nothing_is_left_and_its_connection_closed() {
+fn a_reader_that_takes_nothing_is_left() {
     let limits = Connections { stalled: Duration::from_millis(500), ..Connections::default() };
-    let server = Setup { limits, context: 60_000, ..Setup::default() }.start();
-    let mut body = long_answer(true);
-    body["max_tokens"] = json!(50_000);
-    body["logprobs"] = json!(true);
-    body["top_logprobs"] = json!(20);
-    // Pieces of two kilobytes: what sockets hold is soon full. An answer that ended early is asked for again.
-    let connections: Vec<TcpStream> = (0..8).map(|_| begin(&server, &body)).collect();
-    server.until("all end, read or not", |stats| {
-        stats.running == 0 && stats.waiting == 0 && stats.finished + stats.cancelled >= 8
-    });
+    let server = Setup { limits, stored: true, context: 60_000, ..Setup::default() }.start();
+    // More than sockets hold.
+    for _ in 0..16 {
+        let body = json!({"system_prompt": "x".repeat(900_000)});
+        assert_eq!(post(server.address, "/api/conversations", &body).status, 201);
+    }
+    let connections: Vec<TcpStream> =
+        (0..4).map(|_| open(server.address, &request("GET", "/api/export", &[], b""))).collect();
+    let open_now = || {
+        let metrics = get(server.address, "/metrics");
+        let line = metrics.text().lines().find(|line| line.starts_with("casallm_connections ")).unwrap().to_owned();
+        line.split(' ').nth(1).unwrap().parse::<u32>().unwrap()
+    };
+    let begun = Instant::now();
+    // The one that asks is one of them.
+    while open_now() < 5 {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+    while open_now() > 1 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{}", open_now());
+    }
     drop(connections);
-    assert_eq!(super::client::get(server.address, "/health").status, 200);
 }
 
 #[test]

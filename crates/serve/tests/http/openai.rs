@@ -138,6 +138,15 @@ fn what_is_documented_is_there() {
             }
         }
     }
+    // Types of one name in different places are different schemas.
+    let field = |schema: &str, field: &str| {
+        let text = document["components"]["schemas"][schema]["properties"][field].to_string();
+        let name = text.split("#/components/schemas/").nth(1).unwrap().split('"').next().unwrap().to_owned();
+        document["components"]["schemas"][name]["properties"].clone()
+    };
+    assert!(field("ChatCompletion", "usage").get("prompt_tokens_details").is_some());
+    assert!(field("Message", "usage").get("cached_tokens").is_some());
+    assert!(field("Conversation", "settings").get("seed").is_some());
     // Every reference leads somewhere.
     let text = document.to_string();
     for part in text.split("\"#/components/schemas/").skip(1) {

@@ -44,6 +44,7 @@ struct ModelInfo {
 
 /// How answers are drawn where nothing else is said.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DefaultSettings)]
 struct Settings {
     temperature: f32,
     top_k: usize,

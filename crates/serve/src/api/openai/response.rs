@@ -9,6 +9,7 @@ use crate::chatbot::{Done, FinishReason};
 
 /// Tokens of a request and its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = OpenAiUsage)]
 pub struct Usage {
     prompt_tokens: usize,
     completion_tokens: usize,
