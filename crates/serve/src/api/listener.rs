@@ -46,7 +46,7 @@ const BUFFER: usize = 64 << 10;
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// For whoever is turned away.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 5\r\n\
-    connection: close\r\ncontent-length: 119\r\n\r\n\
+    connection: close\r\ncontent-length: 120\r\n\r\n\
     {\"error\":{\"message\":\"too many connections: try again in 5 s\",\"type\":\"server_error\",\"param\":null,\"code\":\"connections\"}}  ";
 
 /// Serves until `stop` is done; then takes no more connections, lets requests that have begun go on until `enough` is

@@ -31,7 +31,7 @@ use utoipa_axum::routes;
 pub use error::ApiError;
 pub use guard::{Hosts, Key, Peer};
 pub use listener::{Connections, serve};
-pub use openai::Defaults;
+pub use openai::{Defaults, check_body};
 pub use server::{Loaded, Options, Server};
 
 /// The document's head; its routes come from the handlers that serve them.

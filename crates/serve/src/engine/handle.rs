@@ -96,7 +96,7 @@ impl Engine {
     /// # Errors
     /// See [`SubmitError`]: nothing is queued then.
     pub fn submit(&self, request: Request) -> Result<Generation, SubmitError> {
-        let Limits { capacity, vocab_size, queue, .. } = self.limits;
+        let Limits { slots, capacity, vocab_size, queue } = self.limits;
         let tokens = request.prompt.len();
         if tokens == 0 {
             return Err(SubmitError::Prompt("the prompt is empty; say something".into()));
@@ -108,17 +108,18 @@ impl Engine {
             return Err(SubmitError::TooLong { tokens, context: capacity });
         }
         let sampler = Sampler::resume(request.sampling.clone(), request.draws)?;
-        let counted = self
-            .counters
-            .waiting
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |waiting| (waiting < queue).then_some(waiting + 1));
-        if let Err(waiting) = counted {
-            return Err(SubmitError::QueueFull { waiting });
+        // Whoever comes while a sequence is free need not wait, but the thread may not have taken notice of it yet.
+        let most = queue.saturating_add(slots);
+        let counted = self.counters.present.fetch_update(Ordering::AcqRel, Ordering::Acquire, |present| {
+            (present < most).then_some(present + 1)
+        });
+        if counted.is_err() {
+            return Err(SubmitError::QueueFull { waiting: queue });
         }
         let (sender, events) = unbounded_channel();
-        let sent = self.send(Command::Submit(Task::new(request, sampler, sender)));
+        let sent = self.send(Command::Submit(Box::new(Task::new(request, sampler, sender))));
         if !sent {
-            self.counters.waiting.fetch_sub(1, Ordering::AcqRel);
+            self.counters.present.fetch_sub(1, Ordering::AcqRel);
             return Err(SubmitError::ShuttingDown);
         }
         Ok(Generation { events })

@@ -90,14 +90,14 @@ pub enum Event {
 /// Why a request is not taken.
 #[derive(Debug, Error)]
 pub enum SubmitError {
-    /// As many wait already as may.
+    /// As many are here already as are answered at once and may wait.
     #[error("{waiting} requests are waiting already, which is the most; try again later")]
     QueueFull {
         /// How many wait.
         waiting: usize,
     },
     /// No room for a single token.
-    #[error("the prompt has {tokens} tokens and leaves no room in the context of {context}; shorten it")]
+    #[error("{tokens} tokens do not fit the context of {context}, which the answer shares; shorten the prompt")]
     TooLong {
         /// Of the prompt.
         tokens: usize,

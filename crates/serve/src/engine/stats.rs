@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// Where the engine counts.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    pub(super) waiting: AtomicUsize,
+    /// Requests that wait or run.
+    pub(super) present: AtomicUsize,
     pub(super) running: AtomicUsize,
     pub(super) prompt_tokens: AtomicU64,
     pub(super) cached_tokens: AtomicU64,
@@ -48,10 +49,11 @@ impl Counters {
     pub(super) fn read(&self, slots: usize) -> Stats {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let size = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+        let running = size(&self.running);
         Stats {
             slots,
-            waiting: size(&self.waiting),
-            running: size(&self.running),
+            waiting: size(&self.present).saturating_sub(running),
+            running,
             prompt_tokens: of(&self.prompt_tokens),
             cached_tokens: of(&self.cached_tokens),
             completion_tokens: of(&self.completion_tokens),

@@ -30,7 +30,7 @@ const LEAST_CHUNK: usize = 16;
 
 /// What the thread is told.
 pub(super) enum Command {
-    Submit(Task),
+    Submit(Box<Task>),
     Shutdown,
 }
 
@@ -144,6 +144,7 @@ impl<M: SequenceModel> Worker<M> {
             }
             self.forget_the_gone();
             self.admit();
+            self.count();
             let passes = self.decode().and_then(|()| self.read());
             if let Err(error) = passes {
                 self.fail(&error);
@@ -175,6 +176,7 @@ impl<M: SequenceModel> Worker<M> {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Submit(task) => {
+                let task = *task;
                 // Behind those of its own kind, ahead of those that can wait.
                 let at = self.waiting.iter().position(|other| other.priority > task.priority);
                 self.waiting.insert(at.unwrap_or(self.waiting.len()), task);
@@ -187,7 +189,6 @@ impl<M: SequenceModel> Worker<M> {
         let before = self.waiting.len();
         self.waiting.retain(|task| !task.events.is_closed());
         let mut gone = before - self.waiting.len();
-        self.counters.waiting.fetch_sub(gone, Ordering::AcqRel);
         let slots = &mut self.slots;
         self.running.retain(|running| {
             let closed = running.task.events.is_closed();
@@ -198,6 +199,7 @@ impl<M: SequenceModel> Worker<M> {
             !closed
         });
         add(&self.counters.cancelled, gone);
+        self.counters.present.fetch_sub(gone, Ordering::AcqRel);
     }
 
     /// Gives free sequences to those who wait, and takes one from who can wait for who cannot.
@@ -208,11 +210,9 @@ impl<M: SequenceModel> Worker<M> {
                 let Some(i) = yields else { return };
                 let Running { task, slot, .. } = self.running.remove(i);
                 self.slots.release(slot);
-                self.counters.waiting.fetch_add(1, Ordering::AcqRel);
                 self.waiting.push_back(task);
             }
             let Some(mut task) = self.waiting.pop_front() else { return };
-            self.counters.waiting.fetch_sub(1, Ordering::AcqRel);
             let Some((slot, held)) = self.slots.take(&mut self.model, &task.ids) else { return };
             if task.cached.is_none() {
                 let cached_tokens = held.min(task.prompt);
@@ -283,9 +283,11 @@ impl<M: SequenceModel> Worker<M> {
             };
             let mut usage = task.usage();
             usage.completion_tokens -= usize::from(stopped);
-            task.tell(Event::Finished { finish, usage });
             slots.release(running.slot);
+            // Counted first: who hears of the end may look at the counters.
             add(&counters.finished, 1);
+            counters.present.fetch_sub(1, Ordering::AcqRel);
+            task.tell(Event::Finished { finish, usage });
             false
         });
     }
@@ -293,9 +295,10 @@ impl<M: SequenceModel> Worker<M> {
     /// The model has failed: so have all that it was at.
     fn fail(&mut self, error: &ModelError) {
         for running in self.running.drain(..) {
-            running.task.tell(Event::Failed(error.to_string()));
             self.slots.release(running.slot);
             add(&self.counters.failed, 1);
+            self.counters.present.fetch_sub(1, Ordering::AcqRel);
+            running.task.tell(Event::Failed(error.to_string()));
         }
     }
 

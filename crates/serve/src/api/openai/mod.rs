@@ -25,6 +25,7 @@ pub(super) use answer::refused;
 pub use settings::Defaults;
 
 use super::error::ApiError;
+use super::extract::parse;
 use super::server::{Loaded, Server};
 
 /// Their routes.
@@ -77,6 +78,16 @@ impl<'a> Limits<'a> {
         let message = format!("{at} has {} bytes; the model takes at most {}", text.len(), self.message_bytes);
         Err(ApiError::context_length(at, message))
     }
+}
+
+/// Reads a body as both endpoints would and checks it, for the fuzzer: an error for each that does not take it.
+pub fn check_body(bytes: &[u8]) -> [Option<ApiError>; 2] {
+    let defaults = Defaults { sampling: SamplerConfig::default(), max_tokens: 100, max_tokens_limit: 200 };
+    let limits = Limits { model: "casa", defaults: &defaults, message_bytes: 10_000 };
+    let chat = parse::<chat_request::ChatRequest>(bytes).and_then(|request| request.check(&limits).map(drop));
+    let completion =
+        parse::<completion_request::CompletionRequest>(bytes).and_then(|request| request.check(&limits).map(drop));
+    [chat.err(), completion.err()]
 }
 
 /// A name that no other answer has.
