@@ -71,6 +71,11 @@ enum Meta {
     Raw(Vec<u8>),
 }
 
+/// A tensor of a file: name, shape, type, an offset that is not the usual, bytes.
+type Listed = (String, Vec<u64>, u32, Option<u64>, Vec<u8>);
+/// Damage to a file.
+type Change = Box<dyn Fn(&mut Gguf)>;
+
 /// The parts of a GGUF file, to be changed before they are written.
 #[derive(Clone)]
 struct Gguf {
@@ -80,7 +85,7 @@ struct Gguf {
     key_count: Option<u64>,
     keys: Vec<(String, Meta)>,
     /// Name, dimensions fastest first, type, offset (by default the next), data.
-    tensors: Vec<(String, Vec<u64>, u32, Option<u64>, Vec<u8>)>,
+    tensors: Vec<Listed>,
     cut: usize,
 }
 
@@ -242,7 +247,7 @@ fn quantised_blocks_are_read_across_chunks() {
 
 #[test]
 fn a_gguf_file_that_lies_is_refused_by_the_thing() {
-    let changes: Vec<(&str, Box<dyn Fn(&mut Gguf)>)> = vec![
+    let changes: Vec<(&str, Change)> = vec![
         ("neither a GGUF file", Box::new(|g| g.magic = *b"GGML")),
         ("version of GGUF is 1;", Box::new(|g| g.version = 1)),
         ("version of GGUF is 50331648", Box::new(|g| g.version = 3u32.swap_bytes())),

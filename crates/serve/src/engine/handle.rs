@@ -110,9 +110,10 @@ impl Engine {
         let sampler = Sampler::resume(request.sampling.clone(), request.draws)?;
         // Whoever comes while a sequence is free need not wait, but the thread may not have taken notice of it yet.
         let most = queue.saturating_add(slots);
-        let counted = self.counters.present.fetch_update(Ordering::AcqRel, Ordering::Acquire, |present| {
-            (present < most).then_some(present + 1)
-        });
+        let counted = self
+            .counters
+            .present
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |present| (present < most).then_some(present + 1));
         if counted.is_err() {
             return Err(SubmitError::QueueFull { waiting: queue });
         }

@@ -3,6 +3,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::tokenizer::tests::{foreign_parts, foreign_tokenizer};
 
+/// Damage to a file.
+type Change = fn(&mut Value);
+
 fn of(parts: &(Vec<String>, Vec<i32>, Vec<String>), model: &str, pre: &str) -> Result<Tokenizer, Error> {
     let (tokens, token_types, merges) = parts;
     Tokenizer::from_gguf(&GgufVocabulary { model, pre, tokens, token_types, merges }, "a.gguf")
@@ -86,7 +89,7 @@ fn what_cannot_be_followed_is_refused_by_name() {
         let message = refused.to_string();
         assert!(message.contains("a.gguf") && message.contains(named) && message.contains("SmolLM2"), "{message}");
     }
-    let changes: [(&str, fn(&mut Value)); 5] = [
+    let changes: [(&str, Change); 5] = [
         ("normalizer", |v| v["normalizer"] = json!({"type": "Lowercase"})),
         ("pre_tokenizer", |v| v["pre_tokenizer"] = json!({"type": "Whitespace"})),
         ("decoder", |v| v["decoder"] = Value::Null),
@@ -103,7 +106,7 @@ fn what_cannot_be_followed_is_refused_by_name() {
 
 #[test]
 fn a_file_that_lies_is_an_error_and_no_panic() {
-    let changes: [(&str, fn(&mut Value)); 9] = [
+    let changes: [(&str, Change); 9] = [
         ("uses `漢`", |v| v["model"]["merges"][0] = json!(["a", "漢"])),
         ("uses `<|im_end|>`", |v| v["model"]["merges"][0] = json!(["<|im_end", "|>"])),
         ("is not a pair", |v| v["model"]["merges"][0] = "ab".into()),
