@@ -2,6 +2,7 @@
 //
 //     node chat.mjs                          against a server without a model (chat/mock.mjs), everything
 //     node chat.mjs http://127.0.0.1:7860/   against a running `casallm serve`: what does not depend on the model's words
+//     node chat.mjs --damages                and the page damaged on its way: a test that does not notice is none
 //     node chat.mjs ... --only WORDS         tests whose names have these words
 //     node chat.mjs ... --pictures FOLDER    with screenshots
 
@@ -22,7 +23,7 @@ import { damages } from "./chat/damages.mjs";
 
 const AT_ONCE = 4;
 
-const { values, positionals } = parseArgs({ allowPositionals: true, options: { only: { type: "string" }, pictures: { type: "string" } } });
+const { values, positionals } = parseArgs({ allowPositionals: true, options: { damages: { type: "boolean" }, only: { type: "string" }, pictures: { type: "string" } } });
 const [server] = positionals;
 const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
 if (!existsSync(executablePath)) {
@@ -69,7 +70,7 @@ async function damaged({ name, file, from, to, caughtBy }) {
 
 const work = [
   ...all.filter((test) => (!server || test.real) && wanted(test.name)).map((test) => () => tried(test)),
-  ...(server ? [] : damages).filter(({ name }) => wanted(`damage is noticed: ${name}`)).map((damage) => () => damaged(damage)),
+  ...(values.damages ? damages : []).filter(({ name }) => wanted(`damage is noticed: ${name}`)).map((damage) => () => damaged(damage)),
 ];
 // Most of a test is waiting, so that several run at once; one server with one model answers one after another.
 const worker = async () => {
