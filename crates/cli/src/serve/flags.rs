@@ -31,7 +31,7 @@ pub struct Serve {
     /// Name of this server beside localhost and addresses, like chat.example.org (may be given again)
     #[arg(long = "allowed-host", value_name = "NAME")]
     pub allowed_hosts: Vec<String>,
-    /// Origin that may show the page in a frame, like https://huggingface.co (may be given again)
+    /// Origin that may show the page in a frame, such as `https://example.org` (may be given again)
     #[arg(long = "frame-ancestor", value_name = "ORIGIN")]
     pub frame_ancestors: Vec<String>,
     /// Tell clients apart by the last entry of X-Forwarded-For: only behind a proxy that writes it

@@ -1,6 +1,6 @@
 //! The HTTP interface, and the only place that knows wire types.
 //!
-//! [`router`] is every route behind two layers: one that counts, one that guards. [`listener`] brings connections to it
+//! [`router`] is every route behind two layers: one that counts, one that guards. [`serve`] brings connections to it
 //! and bounds what a connection may take.
 
 mod app;
