@@ -30,7 +30,9 @@ pub(super) async fn summarise(chatbot: &Chatbot, branch: &Branch, condense: &Con
         Ok(tokens) => tokens,
         Err(error) => return Summary::Failed(error.to_string()),
     };
-    let mut request = AnswerRequest::new(turns, SamplerConfig::greedy());
+    // Small models that always take the likeliest token say the same sentence over and over.
+    let sampling = SamplerConfig { repetition_penalty: 1.15, repetition_window: 64, ..SamplerConfig::greedy() };
+    let mut request = AnswerRequest::new(turns, sampling);
     request.max_tokens = Some(most);
     request.priority = priority;
     let mut answer = match chatbot.answer(&request) {
