@@ -30,9 +30,7 @@ pub(super) async fn summarise(chatbot: &Chatbot, branch: &Branch, condense: &Con
         Ok(tokens) => tokens,
         Err(error) => return Summary::Failed(error.to_string()),
     };
-    // Small models that always take the likeliest token say the same sentence over and over.
-    let sampling = SamplerConfig { repetition_penalty: 1.15, repetition_window: 64, ..SamplerConfig::greedy() };
-    let mut request = AnswerRequest::new(turns, sampling);
+    let mut request = AnswerRequest::new(turns, SamplerConfig::greedy());
     request.max_tokens = Some(most);
     request.priority = priority;
     let mut answer = match chatbot.answer(&request) {
