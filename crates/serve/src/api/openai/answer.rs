@@ -5,6 +5,7 @@ use casallm_data::chat::Message;
 use super::super::error::ApiError;
 use super::super::server::{Loaded, Server};
 use super::super::wire;
+use super::stream::Shape;
 use super::{Ask, fit};
 use crate::chatbot::{Answer, AnswerEvent, AnswerRequest, ChatError, Done, SpokenToken, Turn};
 use crate::engine::SubmitError;
@@ -15,6 +16,16 @@ pub(super) enum Prompt {
     Chat(Vec<Message>),
     /// A text.
     Text(String),
+}
+
+impl Prompt {
+    /// The endpoint's shape.
+    pub(super) fn shape(&self) -> Shape {
+        match self {
+            Prompt::Chat(_) => Shape::Chat,
+            Prompt::Text(_) => Shape::Text,
+        }
+    }
 }
 
 /// An answer that has been begun.

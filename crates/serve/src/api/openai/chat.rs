@@ -8,12 +8,12 @@ use axum::response::{IntoResponse, Response};
 
 use super::super::error::{ApiError, ErrorResponse};
 use super::super::extract::JsonBody;
-use super::super::server::{Server, unix_seconds};
-use super::answer::{self, Prompt};
+use super::super::server::Server;
+use super::answer::Prompt;
 use super::chat_request::ChatRequest;
-use super::response::{ChatChoice, ChatChunk, ChatCompletion, ChatMessage, Extension, Usage, finish_reason};
-use super::stream::{self, Shape};
-use super::{Limits, logprobs, new_id};
+use super::reply::{self, Reply, WholeReply};
+use super::response::{ChatChoice, ChatChunk, ChatCompletion, ChatMessage, finish_reason};
+use super::{Limits, logprobs};
 
 /// The next message of a conversation, whole or as server-sent events.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "openai", request_body = ChatRequest,
@@ -26,39 +26,26 @@ pub(super) async fn create(
 ) -> Result<Response, ApiError> {
     let loaded = server.loaded()?;
     let chat = request.check(&Limits::of(loaded))?;
-    let begun = answer::submit(loaded, Prompt::Chat(chat.messages), &chat.ask).await?;
-    let (id, created, model) = (new_id("chatcmpl"), unix_seconds(), loaded.bot.card().id.clone());
-    let with_logprobs = chat.ask.top_logprobs.is_some();
-    if chat.ask.stream {
-        let include_usage = chat.ask.include_usage;
-        let (bot, shape) = (loaded.bot.clone(), Shape::Chat);
-        return Ok(stream::response(stream::Start {
-            server: server.clone(),
-            bot,
-            begun,
-            shape,
-            id,
-            created,
-            model,
-            include_usage,
-            with_logprobs,
-        }));
-    }
-    let whole = answer::whole(begun.answer, &server).await?;
+    let reply = reply::reply(&server, loaded, Prompt::Chat(chat.messages), &chat.ask).await?;
+    let WholeReply { head, whole, usage, casallm } = match reply {
+        Reply::Stream(response) => return Ok(response),
+        Reply::Whole(whole) => *whole,
+    };
+    let logprobs = chat.ask.top_logprobs.map(|_| logprobs::chat(loaded.bot.tokenizer(), &whole.tokens));
     let choice = ChatChoice {
         index: 0,
         message: ChatMessage { role: "assistant", content: whole.text, refusal: None },
-        logprobs: with_logprobs.then(|| logprobs::chat(loaded.bot.tokenizer(), &whole.tokens)),
+        logprobs,
         finish_reason: finish_reason(whole.done.finish),
     };
     let completion = ChatCompletion {
-        id,
+        id: head.id,
         object: "chat.completion",
-        created,
-        model,
+        created: head.created,
+        model: head.model,
         choices: [choice],
-        usage: Usage::from(&whole.done),
-        casallm: Extension::new(&whole.done, loaded.bot.context(), begun.overflow),
+        usage,
+        casallm,
     };
     Ok(Json(completion).into_response())
 }

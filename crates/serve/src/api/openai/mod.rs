@@ -8,6 +8,7 @@ mod completions;
 mod fit;
 mod logprobs;
 mod models;
+mod reply;
 mod response;
 mod settings;
 mod stream;

@@ -10,6 +10,7 @@ use super::super::server::Server;
 use super::super::{sse, wire};
 use super::answer::{self, Begun};
 use super::logprobs;
+use super::reply::Head;
 use super::response::{ChatChunk, ChunkChoice, Delta, Extension, TextChoice, TextCompletion, Usage, finish_reason};
 use crate::chatbot::{Answer, AnswerEvent, Chatbot, Done, SpokenToken};
 
@@ -20,20 +21,14 @@ pub(super) enum Shape {
     Text,
 }
 
-/// An answer on its way. It holds the [`Answer`]: dropped with the connection, it takes the request back.
-struct Chunks {
-    server: Arc<Server>,
-    bot: Arc<Chatbot>,
-    answer: Option<Answer>,
-    overflow: Option<wire::Overflow>,
-    shape: Shape,
-    id: String,
-    created: u64,
-    model: String,
-    include_usage: bool,
-    with_logprobs: bool,
-    text_offset: usize,
-    ready: VecDeque<Event>,
+impl Shape {
+    /// What names of answers begin with.
+    pub(super) fn prefix(self) -> &'static str {
+        match self {
+            Shape::Chat => "chatcmpl",
+            Shape::Text => "cmpl",
+        }
+    }
 }
 
 /// What a stream is made of.
@@ -42,32 +37,43 @@ pub(super) struct Start {
     pub bot: Arc<Chatbot>,
     pub begun: Begun,
     pub shape: Shape,
-    pub id: String,
-    pub created: u64,
-    pub model: String,
+    pub head: Head,
     pub include_usage: bool,
     pub with_logprobs: bool,
 }
 
+/// An answer on its way. It holds the [`Answer`]: dropped with the connection, it takes the request back.
+struct Chunks {
+    server: Arc<Server>,
+    bot: Arc<Chatbot>,
+    answer: Option<Answer>,
+    overflow: Option<wire::Overflow>,
+    shape: Shape,
+    head: Head,
+    include_usage: bool,
+    with_logprobs: bool,
+    text_offset: usize,
+    ready: VecDeque<Event>,
+}
+
 /// The response.
 pub(super) fn response(start: Start) -> Response {
+    let Start { server, bot, begun: Begun { answer, overflow }, shape, head, include_usage, with_logprobs } = start;
     let mut chunks = Chunks {
-        server: start.server,
-        bot: start.bot,
-        answer: Some(start.begun.answer),
-        overflow: start.begun.overflow,
-        shape: start.shape,
-        id: start.id,
-        created: start.created,
-        model: start.model,
-        include_usage: start.include_usage,
-        with_logprobs: start.with_logprobs,
+        server,
+        bot,
+        answer: Some(answer),
+        overflow,
+        shape,
+        head,
+        include_usage,
+        with_logprobs,
         text_offset: 0,
         ready: VecDeque::new(),
     };
     if chunks.shape == Shape::Chat {
         let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
-        chunks.push_chat(Some((delta, None, None)), None);
+        chunks.push_chat((delta, None, None), None);
     }
     sse::response(futures_util::stream::unfold(chunks, async |mut chunks| {
         let event = chunks.next().await?;
@@ -105,13 +111,13 @@ impl Chunks {
         match self.shape {
             Shape::Chat => {
                 let logprobs = self.with_logprobs.then(|| logprobs::chat(self.bot.tokenizer(), tokens));
-                self.push_chat(Some((Delta { role: None, content: Some(text) }, logprobs, None)), None);
+                self.push_chat((Delta { role: None, content: Some(text) }, logprobs, None), None);
             }
             Shape::Text => {
                 let logprobs = self
                     .with_logprobs
                     .then(|| logprobs::completion(self.bot.tokenizer(), tokens, &mut self.text_offset));
-                self.push_text_choice(Some(TextChoice { text, index: 0, logprobs, finish_reason: None }), None);
+                self.push_text_choice(TextChoice { text, index: 0, logprobs, finish_reason: None }, None);
             }
         }
     }
@@ -122,10 +128,10 @@ impl Chunks {
         let last = Some(Extension::new(done, self.bot.context(), self.overflow.take()));
         let (with_reason, alone) = if self.include_usage { (None, last) } else { (last, None) };
         match self.shape {
-            Shape::Chat => self.push_chat(Some((Delta::default(), None, reason)), with_reason),
+            Shape::Chat => self.push_chat((Delta::default(), None, reason), with_reason),
             Shape::Text => {
                 let choice = TextChoice { text: String::new(), index: 0, logprobs: None, finish_reason: reason };
-                self.push_text_choice(Some(choice), with_reason);
+                self.push_text_choice(choice, with_reason);
             }
         }
         if self.include_usage {
@@ -146,28 +152,25 @@ impl Chunks {
 
     fn push_chat(
         &mut self,
-        choice: Option<(Delta, Option<logprobs::ChatLogprobs>, Option<&'static str>)>,
+        (delta, logprobs, finish_reason): (Delta, Option<logprobs::ChatLogprobs>, Option<&'static str>),
         casallm: Option<Extension>,
     ) {
-        let choices = choice
-            .map(|(delta, logprobs, finish_reason)| ChunkChoice { index: 0, delta, logprobs, finish_reason })
-            .into_iter()
-            .collect();
-        let chunk = self.chat_chunk(choices, casallm);
+        let choice = ChunkChoice { index: 0, delta, logprobs, finish_reason };
+        let chunk = self.chat_chunk(vec![choice], casallm);
         self.ready.push_back(sse::json(&chunk));
     }
 
-    fn push_text_choice(&mut self, choice: Option<TextChoice>, casallm: Option<Extension>) {
-        let chunk = self.text_chunk(choice.into_iter().collect(), casallm);
+    fn push_text_choice(&mut self, choice: TextChoice, casallm: Option<Extension>) {
+        let chunk = self.text_chunk(vec![choice], casallm);
         self.ready.push_back(sse::json(&chunk));
     }
 
     fn chat_chunk(&self, choices: Vec<ChunkChoice>, casallm: Option<Extension>) -> ChatChunk {
         ChatChunk {
-            id: self.id.clone(),
+            id: self.head.id.clone(),
             object: "chat.completion.chunk",
-            created: self.created,
-            model: self.model.clone(),
+            created: self.head.created,
+            model: self.head.model.clone(),
             choices,
             usage: self.include_usage.then_some(None),
             casallm,
@@ -176,10 +179,10 @@ impl Chunks {
 
     fn text_chunk(&self, choices: Vec<TextChoice>, casallm: Option<Extension>) -> TextCompletion {
         TextCompletion {
-            id: self.id.clone(),
+            id: self.head.id.clone(),
             object: "text_completion",
-            created: self.created,
-            model: self.model.clone(),
+            created: self.head.created,
+            model: self.head.model.clone(),
             choices,
             usage: self.include_usage.then_some(None),
             casallm,
