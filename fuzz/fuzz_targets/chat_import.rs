@@ -1,4 +1,4 @@
-//! The file of exported conversations. What is taken must be what an export of it says again.
+//! The file of exported conversations. What is refused is refused in words of bounded length.
 #![no_main]
 
 use casallm_serve::store::parse_import;

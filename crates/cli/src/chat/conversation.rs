@@ -79,7 +79,8 @@ impl Conversation {
         Ok(if tokens < bot.context() { Room::LeftOut(left_out) } else { Room::None(tokens) })
     }
 
-    fn all(&self) -> Vec<Turn> {
+    /// What the model is given.
+    pub(super) fn all(&self) -> Vec<Turn> {
         self.system.iter().chain(&self.turns).cloned().collect()
     }
 }

@@ -20,7 +20,7 @@ use crate::streams::print;
 use conversation::Conversation;
 
 /// Tokens that the repetition penalty looks back.
-const REPETITION_WINDOW: usize = 64;
+pub(crate) const REPETITION_WINDOW: usize = 64;
 
 /// Loads a model directory for somebody who asks one thing after the other.
 pub(crate) fn load<D: Device + 'static>(dir: &Path, device: &Arc<D>, format: MatrixFormat) -> Result<Chatbot> {

@@ -171,7 +171,7 @@ fn fitted(bot: &Chatbot, conversation: &mut Conversation, request: AnswerRequest
         Room::LeftOut(0) => Ok(Some(request)),
         Room::LeftOut(n) => {
             tell(&format!("(the context of {} tokens is full: the {n} oldest exchanges were left out)", bot.context()));
-            Ok(Some(AnswerRequest { turns: conversation.request().turns, ..request }))
+            Ok(Some(AnswerRequest { turns: conversation.all(), ..request }))
         }
         Room::None(tokens) => {
             tell(&format!("({tokens} tokens do not fit the context of {}: say it shorter)", bot.context()));

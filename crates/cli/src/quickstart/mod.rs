@@ -88,10 +88,10 @@ fn run_on<D: Device + 'static>(flags: &Quickstart, device: &Arc<D>) -> Result<En
             return stopped(&mut console, flags);
         }
     }
-    let bot = chat::load(&dir.model(Stage::Sft), device, MatrixFormat::Bf16)?;
     let report = flags.dir.join(REPORT);
     if !report.exists() {
         console.say("asking the model twenty questions about itself and twenty about anything else ...");
+        let bot = chat::load(&dir.model(Stage::Sft), device, MatrixFormat::Bf16)?;
         let base = chat::load(&dir.model(Stage::Pretrain), device, MatrixFormat::Bf16)?;
         let judged = exam::take(&recipe, &bot, &base)?;
         let page = page::make(&recipe, &dir, &device.info(), &judged)?;

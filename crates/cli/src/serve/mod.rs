@@ -20,6 +20,7 @@ use casallm_serve::store::{Database, Store};
 use serde_json::json;
 
 use crate::Ended;
+use crate::chat::REPETITION_WINDOW;
 use crate::console::Console;
 use crate::devices::{self, on_device};
 use flags::Serve;
@@ -124,7 +125,7 @@ async fn serve(
         load(&of_thread, store)
     });
     tokio::select! {
-        ended = &mut serving => return Ok(ended?),
+        () = &mut serving => return Ok(()),
         loaded = loading => {
             let loaded = loaded.context("the thread that loads the model broke off")??;
             let card = loaded.bot.card().clone();
@@ -138,7 +139,7 @@ async fn serve(
     {
         console.say(&format!("no browser opens here ({reason}): open {url} yourself"));
     }
-    serving.await?;
+    serving.await;
     // Those to which nobody listened.
     save().await;
     console.say("stopped");
@@ -173,7 +174,7 @@ fn load(flags: &Serve, store: Option<Store>) -> Result<Loaded> {
         temperature: 0.7,
         top_p: 0.9,
         repetition_penalty: 1.1,
-        repetition_window: 64,
+        repetition_window: REPETITION_WINDOW,
         ..SamplerConfig::default()
     };
     let (bot, overflow) = (Arc::new(bot), settings::overflow(flags.overflow));

@@ -44,6 +44,15 @@ pub(super) const TOP_LOGPROBS: Range = [0.0, 20.0];
 /// Messages of a request.
 pub(super) const MESSAGES: usize = 10_000;
 
+/// A text that is not too long for the model's context to hold it.
+pub(super) fn text(name: &str, text: &str, limit: usize) -> Result<(), ApiError> {
+    if text.len() <= limit {
+        return Ok(());
+    }
+    let message = format!("{name} has {} bytes; the model takes at most {limit}", text.len());
+    Err(ApiError::context_length(name, message))
+}
+
 /// The value, if it lies within. NaN never does.
 pub(super) fn within(name: &str, value: f64, [low, high]: Range) -> Result<f64, ApiError> {
     if value >= low && value <= high {

@@ -17,14 +17,17 @@ const BODY_SECONDS: u64 = 30;
 /// Seconds for the one body that may be large.
 const LARGE_BODY_SECONDS: u64 = 300;
 
-/// A JSON body of at most `LIMIT` bytes, here within a time limit, its depth bounded by serde_json's 128.
-pub struct JsonBody<T, const LIMIT: usize = { 4 << 20 }>(pub T);
+/// Most bytes of an ordinary body.
+const BODY: usize = 4 << 20;
 
-impl<T: DeserializeOwned, S: Send + Sync, const LIMIT: usize> FromRequest<S> for JsonBody<T, LIMIT> {
+/// A JSON body of ordinary size, here within a time limit, its depth bounded by serde_json's 128.
+pub struct JsonBody<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        parse(&json_bytes(request, LIMIT).await?).map(JsonBody)
+        parse(&json_bytes(request, BODY).await?).map(JsonBody)
     }
 }
 

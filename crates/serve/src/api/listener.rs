@@ -51,9 +51,6 @@ const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: applicat
 
 /// Serves until `stop` is done; then takes no more connections, lets requests that have begun go on until `enough` is
 /// done, and closes what is left.
-///
-/// # Errors
-/// None at present: a connection that fails ends by itself.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -61,7 +58,7 @@ pub async fn serve(
     limits: Connections,
     stop: impl Future<Output = ()>,
     enough: impl Future<Output = ()>,
-) -> io::Result<()> {
+) {
     let places = Arc::new(Semaphore::new(limits.most));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
@@ -107,7 +104,6 @@ pub async fn serve(
         }
     }
     connections.shutdown().await;
-    Ok(())
 }
 
 fn is_of_the_connection(error: &io::Error) -> bool {

@@ -16,7 +16,6 @@ mod pages;
 mod server;
 mod sse;
 mod stall;
-mod wire;
 
 use std::sync::Arc;
 
@@ -29,7 +28,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use error::ApiError;
-pub use guard::{Hosts, Key, Peer};
+pub use guard::{Hosts, Key};
 pub use listener::{Connections, serve};
 pub use openai::{Defaults, check_body};
 pub use server::{Loaded, Options, Server};

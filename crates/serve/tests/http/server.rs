@@ -109,7 +109,7 @@ impl Setup {
                 stopping.stop();
             };
             let enough = tokio::time::sleep(Duration::from_secs(3600));
-            api::serve(listener, api::router(server.clone()), server, limits, stop, enough).await.unwrap();
+            api::serve(listener, api::router(server.clone()), server, limits, stop, enough).await;
         });
         Running { address, bot, runtime: Some(runtime), stop: Some(stop), serving: Some(serving), _folder: folder }
     }

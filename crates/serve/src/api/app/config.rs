@@ -23,8 +23,8 @@ pub(super) struct Config {
     storage: &'static str,
     /// Whether a key is wanted.
     auth: bool,
-    /// `summarise`, `drop-oldest` or `refuse`.
-    overflow: &'static str,
+    /// What happens to a conversation that no longer fits.
+    overflow: Policy,
     defaults: Settings,
     bounds: Bounds,
     limits: Limits,
@@ -82,11 +82,7 @@ pub(super) async fn config(State(server): State<Arc<Server>>) -> Result<Json<Con
         },
         storage: if loaded.answers.is_some() { "server" } else { "browser" },
         auth: server.options.key.is_some(),
-        overflow: match loaded.overflow {
-            Policy::Summarise => "summarise",
-            Policy::DropOldest => "drop-oldest",
-            Policy::Refuse => "refuse",
-        },
+        overflow: loaded.overflow,
         defaults: Settings {
             temperature: sampling.temperature,
             top_k: sampling.top_k,

@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::super::bounds;
 use super::super::error::{ApiError, ErrorResponse};
 use super::super::extract::{JsonBody, Parameters, Segment};
 use super::super::server::Server;
@@ -129,10 +130,5 @@ pub(super) async fn delete(State(server): State<Arc<Server>>, Segment(id): Segme
 }
 
 fn check_system_prompt(server: &Server, text: Option<&str>) -> Result<(), ApiError> {
-    let (limit, length) = (server.loaded()?.message_bytes(), text.map_or(0, str::len));
-    if length <= limit {
-        return Ok(());
-    }
-    let message = format!("system_prompt has {length} bytes; the model takes at most {limit}");
-    Err(ApiError::context_length("system_prompt", message))
+    bounds::text("system_prompt", text.unwrap_or_default(), server.loaded()?.message_bytes())
 }

@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::super::bounds;
 use super::super::error::{ApiError, ErrorResponse};
 use super::super::extract::{JsonBody, Segment};
 use super::super::server::Server;
@@ -48,11 +49,7 @@ pub(super) async fn post(
     Segment(id): Segment,
     JsonBody(body): JsonBody<Post>,
 ) -> Result<(StatusCode, Json<Exchange>), ApiError> {
-    let limit = server.loaded()?.message_bytes();
-    if body.content.len() > limit {
-        let message = format!("content has {} bytes; the model takes at most {limit}", body.content.len());
-        return Err(ApiError::context_length("content", message));
-    }
+    bounds::text("content", &body.content, server.loaded()?.message_bytes())?;
     let posted = server.answers()?.post(&id, body.parent_id.as_deref(), &body.content).await;
     let (user, assistant) = posted.map_err(|error| failure::answers(&server, &error))?;
     Ok((StatusCode::CREATED, Json(Exchange { user, assistant })))

@@ -46,19 +46,14 @@ fn admit(server: &Server, request: &Request) -> Result<(), ApiError> {
         rate.take(client, std::time::Instant::now()).map_err(ApiError::rate)?;
     }
     if let Some(key) = &options.key
-        && !is_open(path)
+        && !is_asset(path)
     {
         key.check(request.headers())?;
     }
     Ok(())
 }
 
-/// Files of the page: they cost nothing, and a page needs a dozen.
+/// The page's files, and whether the server lives: they cost nothing, and are open without a key, for which the page asks.
 fn is_asset(path: &str) -> bool {
     path == "/" || path == "/health" || path.starts_with("/assets/")
-}
-
-/// What is open without a key: the page, which asks for it, and whether the server lives.
-fn is_open(path: &str) -> bool {
-    is_asset(path)
 }

@@ -4,9 +4,8 @@ use casallm_data::chat::Message;
 
 use super::super::error::ApiError;
 use super::super::server::{Loaded, Server};
-use super::super::wire;
 use super::stream::Shape;
-use super::{Ask, fit};
+use super::{Ask, fit, wire};
 use crate::chatbot::{Answer, AnswerEvent, AnswerRequest, ChatError, Done, SpokenToken, Turn};
 use crate::engine::SubmitError;
 

@@ -112,9 +112,7 @@ impl ChatRequest {
         limits.model(self.model.as_deref())?;
         self.refuse()?;
         settings::only_one("n", self.n)?;
-        if self.stream_options.is_some() && self.stream != Some(true) {
-            return Err(ApiError::field("stream_options", "stream_options is for \"stream\": true"));
-        }
+        let (stream, include_usage) = settings::streaming(self.stream, self.stream_options)?;
         let top_logprobs = match (self.logprobs.unwrap_or(false), self.top_logprobs) {
             (true, top) => Some(within("top_logprobs", top.unwrap_or(0) as f64, TOP_LOGPROBS)? as usize),
             (false, None | Some(0)) => None,
@@ -138,8 +136,8 @@ impl ChatRequest {
             max_tokens: settings::max_tokens(name, asked, defaults.max_tokens, defaults.max_tokens_limit)?,
             stop: settings::stops(self.stop)?,
             top_logprobs,
-            stream: self.stream.unwrap_or(false),
-            include_usage: self.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
+            stream,
+            include_usage,
         };
         Ok(Chat { messages: messages(self.messages, limits)?, ask })
     }

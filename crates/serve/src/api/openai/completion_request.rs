@@ -74,9 +74,7 @@ impl CompletionRequest {
         self.refuse()?;
         settings::only_one("n", self.n)?;
         settings::only_one("best_of", self.best_of)?;
-        if self.stream_options.is_some() && self.stream != Some(true) {
-            return Err(ApiError::field("stream_options", "stream_options is for \"stream\": true"));
-        }
+        let (stream, include_usage) = settings::streaming(self.stream, self.stream_options)?;
         let prompts = &mut self.prompt.0;
         let prompt = match (prompts.pop(), prompts.is_empty()) {
             (Some(prompt), true) => prompt,
@@ -101,8 +99,8 @@ impl CompletionRequest {
             max_tokens: settings::max_tokens("max_tokens", self.max_tokens, MAX_TOKENS, defaults.max_tokens_limit)?,
             stop: settings::stops(self.stop)?,
             top_logprobs,
-            stream: self.stream.unwrap_or(false),
-            include_usage: self.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
+            stream,
+            include_usage,
         };
         Ok(Completion { prompt, ask })
     }

@@ -5,8 +5,8 @@
 use casallm_data::chat::Role;
 
 use super::super::error::ApiError;
-use super::super::wire;
 use super::answer::refused;
+use super::wire;
 use crate::chatbot::{Chatbot, Turn};
 use crate::overflow::{self, Budget, Decision, Length, Policy};
 
@@ -27,23 +27,24 @@ pub(super) fn fit(
     }
     let policy = if policy == Policy::Refuse { Policy::Refuse } else { Policy::DropOldest };
     let opening = turns.iter().take_while(|turn| turn.message.role == Role::System).count();
-    let tokens = |turn: &Turn| bot.tokenizer().encode(&turn.message.content).len();
+    let said: Vec<usize> = turns.iter().map(|turn| bot.tokenizer().encode(&turn.message.content).len()).collect();
     // What the template adds is taken to be the same for each message.
-    let said: usize = turns.iter().map(tokens).sum();
-    let around = whole.saturating_sub(said).div_ceil(turns.len());
-    let length = |turn: &Turn| Length { tokens: tokens(turn) + around, opens: turn.message.role == Role::User };
-    let branch: Vec<Length> = turns[opening..].iter().map(length).collect();
-    let mut fixed: usize = turns[..opening].iter().map(|turn| length(turn).tokens).sum();
+    let around = whole.saturating_sub(said.iter().sum::<usize>()).div_ceil(turns.len());
+    let length =
+        |(turn, said): (&Turn, &usize)| Length { tokens: said + around, opens: turn.message.role == Role::User };
+    let lengths: Vec<Length> = turns.iter().zip(&said).map(length).collect();
+    let (always, branch) = lengths.split_at(opening);
+    let mut fixed: usize = always.iter().map(|length| length.tokens).sum();
     loop {
         let budget = Budget::new(bot.context(), fixed, Some(max_tokens), 0);
-        let decided = overflow::decide(policy, &branch, &[], &budget);
+        let decided = overflow::decide(policy, branch, &[], &budget);
         let (Decision::Answer(plan) | Decision::Condense(_, plan)) =
             decided.map_err(|error| ApiError::context_length("messages", error.to_string()))?;
         let kept: Vec<Turn> = turns[..opening].iter().chain(&turns[opening + plan.first..]).cloned().collect();
         let exact = count(&kept)?;
         if exact <= budget.room() {
             *turns = kept;
-            let dropped = wire::Overflow { policy: "drop-oldest", dropped_messages: plan.first, note_id: None };
+            let dropped = wire::Overflow { policy: Policy::DropOldest, dropped_messages: plan.first, note_id: None };
             return Ok((plan.first > 0).then_some(dropped));
         }
         // The estimate was too low by that much. It grows each time, until it fits or cannot.

@@ -14,6 +14,7 @@ mod settings;
 mod stream;
 mod texts;
 mod unsupported;
+mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +26,7 @@ use utoipa_axum::routes;
 pub(super) use answer::refused;
 pub use settings::Defaults;
 
+use super::bounds;
 use super::error::ApiError;
 use super::extract::parse;
 use super::server::{Loaded, Server};
@@ -73,11 +75,7 @@ impl<'a> Limits<'a> {
 
     /// A text's length.
     fn text(&self, at: &str, text: &str) -> Result<(), ApiError> {
-        if text.len() <= self.message_bytes {
-            return Ok(());
-        }
-        let message = format!("{at} has {} bytes; the model takes at most {}", text.len(), self.message_bytes);
-        Err(ApiError::context_length(at, message))
+        bounds::text(at, text, self.message_bytes)
     }
 }
 

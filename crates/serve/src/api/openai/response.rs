@@ -3,8 +3,8 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::super::wire;
 use super::logprobs::{ChatLogprobs, CompletionLogprobs};
+use super::wire;
 use crate::chatbot::{Done, FinishReason};
 
 /// Tokens of a request and its answer.

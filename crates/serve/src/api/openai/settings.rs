@@ -1,4 +1,4 @@
-//! What both endpoints take in common: sampling, length and stop strings, and the fields that are refused.
+//! What both endpoints take in common: sampling, length, stop strings and streaming.
 
 use casallm_model::sampler::SamplerConfig;
 use serde::Deserialize;
@@ -94,6 +94,15 @@ pub(super) fn stops(stop: Option<Texts>) -> Result<Vec<String>, ApiError> {
         }
     }
     Ok(stops)
+}
+
+/// `stream` and `stream_options`: whether the answer comes in pieces, and whether the last one tells the usage.
+pub(super) fn streaming(stream: Option<bool>, options: Option<StreamOptions>) -> Result<(bool, bool), ApiError> {
+    let stream = stream.unwrap_or(false);
+    if options.is_some() && !stream {
+        return Err(ApiError::field("stream_options", "stream_options is for \"stream\": true"));
+    }
+    Ok((stream, options.and_then(|options| options.include_usage).unwrap_or(false)))
 }
 
 /// `n` and `best_of`: one answer to a request.

@@ -7,12 +7,12 @@ use axum::response::Response;
 use axum::response::sse::Event;
 
 use super::super::server::Server;
-use super::super::{sse, wire};
+use super::super::sse;
 use super::answer::{self, Begun};
 use super::logprobs;
 use super::reply::Head;
 use super::response::{ChatChunk, ChunkChoice, Delta, Extension, TextChoice, TextCompletion, Usage, finish_reason};
-use crate::chatbot::{Answer, AnswerEvent, Chatbot, Done, SpokenToken};
+use crate::chatbot::{AnswerEvent, Chatbot, Done, SpokenToken};
 
 /// Which endpoint's chunks.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,36 +42,18 @@ pub(super) struct Start {
     pub with_logprobs: bool,
 }
 
-/// An answer on its way. It holds the [`Answer`]: dropped with the connection, it takes the request back.
+/// An answer on its way. It holds the [`Answer`](crate::chatbot::Answer): dropped with the connection, it takes the request
+/// back.
 struct Chunks {
-    server: Arc<Server>,
-    bot: Arc<Chatbot>,
-    answer: Option<Answer>,
-    overflow: Option<wire::Overflow>,
-    shape: Shape,
-    head: Head,
-    include_usage: bool,
-    with_logprobs: bool,
+    start: Start,
     text_offset: usize,
     ready: VecDeque<Event>,
 }
 
 /// The response.
 pub(super) fn response(start: Start) -> Response {
-    let Start { server, bot, begun: Begun { answer, overflow }, shape, head, include_usage, with_logprobs } = start;
-    let mut chunks = Chunks {
-        server,
-        bot,
-        answer: Some(answer),
-        overflow,
-        shape,
-        head,
-        include_usage,
-        with_logprobs,
-        text_offset: 0,
-        ready: VecDeque::new(),
-    };
-    if chunks.shape == Shape::Chat {
+    let mut chunks = Chunks { start, text_offset: 0, ready: VecDeque::new() };
+    if chunks.start.shape == Shape::Chat {
         let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
         chunks.push_chat((delta, None, None), None);
     }
@@ -87,19 +69,16 @@ impl Chunks {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
-            match self.answer.as_mut()?.next().await {
-                Some(AnswerEvent::Started { .. } | AnswerEvent::Reading { .. }) => {}
-                Some(AnswerEvent::Text { text, tokens }) => self.push_text(text, &tokens),
-                Some(AnswerEvent::Done(done)) => {
-                    self.answer = None;
-                    self.server.metrics.answered(&done.timing);
+            match self.start.begun.answer.next().await? {
+                AnswerEvent::Started { .. } | AnswerEvent::Reading { .. } => {}
+                AnswerEvent::Text { text, tokens } => self.push_text(text, &tokens),
+                AnswerEvent::Done(done) => {
+                    self.start.server.metrics.answered(&done.timing);
                     self.push_end(&done);
                 }
-                Some(AnswerEvent::Failed(reason)) => {
-                    self.answer = None;
-                    self.ready.push_back(sse::json(&answer::failed(&self.server, &reason).body()));
+                AnswerEvent::Failed(reason) => {
+                    self.ready.push_back(sse::json(&answer::failed(&self.start.server, &reason).body()));
                 }
-                None => self.answer = None,
             }
         }
     }
@@ -108,15 +87,16 @@ impl Chunks {
         if text.is_empty() && tokens.is_empty() {
             return;
         }
-        match self.shape {
+        match self.start.shape {
             Shape::Chat => {
-                let logprobs = self.with_logprobs.then(|| logprobs::chat(self.bot.tokenizer(), tokens));
+                let logprobs = self.start.with_logprobs.then(|| logprobs::chat(self.start.bot.tokenizer(), tokens));
                 self.push_chat((Delta { role: None, content: Some(text) }, logprobs, None), None);
             }
             Shape::Text => {
                 let logprobs = self
+                    .start
                     .with_logprobs
-                    .then(|| logprobs::completion(self.bot.tokenizer(), tokens, &mut self.text_offset));
+                    .then(|| logprobs::completion(self.start.bot.tokenizer(), tokens, &mut self.text_offset));
                 self.push_text_choice(TextChoice { text, index: 0, logprobs, finish_reason: None }, None);
             }
         }
@@ -125,18 +105,18 @@ impl Chunks {
     /// The chunk with the reason, the one with the usage if it is wanted, and OpenAI's last word.
     fn push_end(&mut self, done: &Done) {
         let reason = Some(finish_reason(done.finish));
-        let last = Some(Extension::new(done, self.bot.context(), self.overflow.take()));
-        let (with_reason, alone) = if self.include_usage { (None, last) } else { (last, None) };
-        match self.shape {
+        let last = Some(Extension::new(done, self.start.bot.context(), self.start.begun.overflow.take()));
+        let (with_reason, alone) = if self.start.include_usage { (None, last) } else { (last, None) };
+        match self.start.shape {
             Shape::Chat => self.push_chat((Delta::default(), None, reason), with_reason),
             Shape::Text => {
                 let choice = TextChoice { text: String::new(), index: 0, logprobs: None, finish_reason: reason };
                 self.push_text_choice(choice, with_reason);
             }
         }
-        if self.include_usage {
+        if self.start.include_usage {
             let usage = Some(Some(Usage::from(done)));
-            match self.shape {
+            match self.start.shape {
                 Shape::Chat => {
                     let chunk = ChatChunk { usage, ..self.chat_chunk(Vec::new(), alone) };
                     self.ready.push_back(sse::json(&chunk));
@@ -167,24 +147,24 @@ impl Chunks {
 
     fn chat_chunk(&self, choices: Vec<ChunkChoice>, casallm: Option<Extension>) -> ChatChunk {
         ChatChunk {
-            id: self.head.id.clone(),
+            id: self.start.head.id.clone(),
             object: "chat.completion.chunk",
-            created: self.head.created,
-            model: self.head.model.clone(),
+            created: self.start.head.created,
+            model: self.start.head.model.clone(),
             choices,
-            usage: self.include_usage.then_some(None),
+            usage: self.start.include_usage.then_some(None),
             casallm,
         }
     }
 
     fn text_chunk(&self, choices: Vec<TextChoice>, casallm: Option<Extension>) -> TextCompletion {
         TextCompletion {
-            id: self.head.id.clone(),
+            id: self.start.head.id.clone(),
             object: "text_completion",
-            created: self.head.created,
-            model: self.head.model.clone(),
+            created: self.start.head.created,
+            model: self.start.head.model.clone(),
             choices,
-            usage: self.include_usage.then_some(None),
+            usage: self.start.include_usage.then_some(None),
             casallm,
         }
     }

@@ -1,9 +1,10 @@
-//! Wire types of several routes.
+//! What OpenAI's shapes have no place for.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::chatbot;
+use crate::overflow::Policy;
 
 /// How fast an answer came.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
@@ -38,8 +39,8 @@ pub struct Context {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = OpenAiOverflow)]
 pub struct Overflow {
-    /// `summarise`, `drop-oldest` or `refuse`.
-    pub policy: &'static str,
+    /// What was done.
+    pub policy: Policy,
     /// Messages that the model did not see as they were written.
     pub dropped_messages: usize,
     /// The note that stood for them.
