@@ -5,7 +5,6 @@ pub mod decoder;
 pub mod directory;
 pub mod error;
 pub mod formats;
-pub mod generate;
 pub mod memory;
 pub mod network;
 pub mod parameters;

@@ -83,11 +83,6 @@ impl<N: Deref<Target = Network<D>>, D: Device> Sequences<N, D> {
         &self.network
     }
 
-    /// Bytes of one token's keys and values.
-    pub fn token_bytes(config: &crate::config::ModelConfig, dtype: DType) -> usize {
-        KvCache::<D::Buffer>::bytes(config, dtype, 1) as usize
-    }
-
     /// Reads one piece each of some sequences, in one pass over the weights. Gives the wanted logits, `[pieces that want
     /// them, vocab_size]`, in their order.
     ///
@@ -201,6 +196,6 @@ impl<N: Deref<Target = Network<D>>, D: Device> Sequences<N, D> {
 
     /// Bytes of one token's keys and values in this cache.
     pub fn bytes_a_token(&self) -> usize {
-        Self::token_bytes(&self.network.config, self.network.dtype())
+        KvCache::<D::Buffer>::bytes(&self.network.config, self.network.dtype(), 1) as usize
     }
 }

@@ -12,7 +12,7 @@ const STREAMS: usize = 50;
 const ROUNDS: u64 = 12;
 const PATH: &str = "CASALLM_TEST_KILL_DATABASE";
 
-/// What answer has at this place.
+/// What an answer has at this place.
 fn piece(place: usize) -> String {
     format!("{place} 🦀 ")
 }

@@ -27,7 +27,7 @@ use self::summary::{Summary, summarise};
 use crate::chatbot::{Answer, Chatbot};
 use crate::engine::Priority;
 use crate::overflow::{Decision, Policy};
-use crate::store::{Conversation, Message, Role, Settings, Step, Store, StoreError};
+use crate::store::{Conversation, Database, Message, Role, Settings, Step, Store, StoreError};
 
 /// The most answers that may be unfinished, those that are paused included.
 const UNFINISHED: usize = 256;
@@ -114,11 +114,15 @@ impl Answers {
         let drawing = self.drawing(&found)?;
         let (prepared, answer) = self.try_begin(branch, &drawing).await?;
         let (id, above, text) = (conversation.to_owned(), parent.map(str::to_owned), content.to_owned());
-        let tokenizer = self.shared.chatbot.card().tokenizer.clone();
-        let (user, message) =
-            self.shared.store.run(move |database| database.ask(&id, above.as_deref(), &text, &tokenizer)).await?;
-        self.spawn(&message, user.id.clone(), drawing, prepared, answer);
-        Ok((user, message))
+        let answers = self.clone();
+        whatever_happens(async move {
+            let tokenizer = answers.shared.chatbot.card().tokenizer.clone();
+            let asked = move |database: &mut Database| database.ask(&id, above.as_deref(), &text, &tokenizer);
+            let (user, message) = answers.shared.store.run(asked).await?;
+            answers.spawn(&message, user.id.clone(), drawing, prepared, answer);
+            Ok((user, message))
+        })
+        .await
     }
 
     /// Begins another answer to the message that `answer` answers.
@@ -142,10 +146,14 @@ impl Answers {
             .await?;
         let drawing = self.drawing(&found)?;
         let (prepared, begun) = self.try_begin(branch, &drawing).await?;
-        let (id, tokenizer) = (answer.to_owned(), self.shared.chatbot.card().tokenizer.clone());
-        let message = self.shared.store.run(move |database| database.answer_again(&id, &tokenizer)).await?;
-        self.spawn(&message, question, drawing, prepared, begun);
-        Ok(message)
+        let (id, answers) = (answer.to_owned(), self.clone());
+        whatever_happens(async move {
+            let tokenizer = answers.shared.chatbot.card().tokenizer.clone();
+            let message = answers.shared.store.run(move |database| database.answer_again(&id, &tokenizer)).await?;
+            answers.spawn(&message, question, drawing, prepared, begun);
+            Ok(message)
+        })
+        .await
     }
 
     /// Stops the answer `id`, which keeps what it has. One that has ended stays as it is.
@@ -340,6 +348,14 @@ fn not_yet(conversation: &str, content: String) -> Message {
         timing: None,
         context: None,
     }
+}
+
+/// Runs in a task of its own: whoever asked may go away in the middle, and that must not leave an answer in the store that
+/// nobody writes.
+async fn whatever_happens<T: Send + 'static>(
+    work: impl Future<Output = Result<T, AnswersError>> + Send + 'static,
+) -> Result<T, AnswersError> {
+    tokio::spawn(work).await.map_err(|error| AnswersError::System(error.to_string()))?
 }
 
 /// Runs what computes for a while, such as encoding a long conversation, away from the runtime's threads.

@@ -23,7 +23,10 @@ impl Branch {
         let system_prompt = database.conversation(conversation)?.system_prompt;
         let steps = leaf.map(|leaf| database.path(leaf)).transpose()?.unwrap_or_default();
         let notes = database.notes(conversation)?.into_iter().filter_map(|note| {
-            let through = steps.iter().position(|step| step.message.id == note.through_id)?;
+            // A note ends with an answer: an imported one that does not would begin what follows with an answer.
+            let through = steps
+                .iter()
+                .position(|step| step.message.id == note.through_id && step.message.role == Role::Assistant)?;
             Some((note, through + 1))
         });
         Ok(Self { system_prompt, notes: notes.collect(), steps })

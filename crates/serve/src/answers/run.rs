@@ -69,13 +69,13 @@ impl Task {
     pub(super) async fn run(mut self) {
         let ending = self.work().await;
         let outcome = self.end(ending).await;
-        let answered = outcome.is_ok();
-        self.job.end(outcome);
         let Self { shared, job, .. } = self;
-        shared.jobs.send_modify(|jobs| drop(jobs.remove(&job.id)));
-        if answered && shared.config.policy == Policy::Summarise {
+        // Before anybody hears of the end: who deletes the conversation then stops this too.
+        if outcome.is_ok() && shared.config.policy == Policy::Summarise {
             shared.condense_ahead(&job);
         }
+        job.end(outcome);
+        shared.jobs.send_modify(|jobs| drop(jobs.remove(&job.id)));
     }
 
     async fn work(&mut self) -> Result<Status, String> {
@@ -85,8 +85,6 @@ impl Task {
                 Stretch::Failed(reason) => return Err(reason),
                 Stretch::Signal(Signal::Stop) => return Ok(Status::Stopped),
                 Stretch::Signal(Signal::Unwanted) => {
-                    // Dropped before anything else: the model is to be idle at once.
-                    self.answer = None;
                     self.measures.pause();
                     self.pause(true).await.map_err(|error| error.to_string())?;
                     // Stopped, or nobody came back.
@@ -198,13 +196,20 @@ impl Task {
             self.shared.abort_summary(&self.job.conversation);
             let messages = u32::try_from(condense.end - condense.first).unwrap_or(u32::MAX);
             self.job.notice(Notice::Summarising { messages });
-            match summarise(&self.shared.chatbot, &branch, &condense, Priority::Interactive).await {
-                Summary::Text(text, tokens) => {
+            let summary = loop {
+                match summarise(&self.shared.chatbot, &branch, &condense, Priority::Interactive).await {
+                    // As for the answer itself, which waits for the same queue.
+                    Summary::Busy => tokio::time::sleep(AGAIN).await,
+                    Summary::Text(text, tokens) => break Ok((text, tokens)),
+                    Summary::Failed(reason) => break Err(reason),
+                }
+            };
+            match summary {
+                Ok((text, tokens)) => {
                     let through = branch.steps[condense.end - 1].message.id.clone();
                     self.shared.store.run(move |database| database.add_note(&through, &text, tokens)).await?;
                 }
-                Summary::Busy => tokio::time::sleep(AGAIN).await,
-                Summary::Failed(reason) => {
+                Err(reason) => {
                     self.job.notice(Notice::SummaryFailed { reason });
                     return Ok(self.prepared(&branch, &plan));
                 }

@@ -3,9 +3,13 @@
 //! It is asked within the conversation itself, after the last turn to condense. So what it has to read is the beginning of
 //! what it has read already, and the cache has nearly all of it; a former note stands where it stood, and is continued.
 
+use std::sync::Arc;
+
 use casallm_data::chat;
 use casallm_model::sampler::SamplerConfig;
 
+use super::blocking;
+use super::error::AnswersError;
 use super::prompt::Branch;
 use crate::chatbot::{AnswerEvent, AnswerRequest, ChatError, Chatbot};
 use crate::engine::{Priority, SubmitError};
@@ -22,20 +26,26 @@ pub(super) enum Summary {
 }
 
 /// Has the model condense these turns of the branch. Dropping the future stops it.
-pub(super) async fn summarise(chatbot: &Chatbot, branch: &Branch, condense: &Condense, priority: Priority) -> Summary {
+pub(super) async fn summarise(
+    chatbot: &Arc<Chatbot>,
+    branch: &Branch,
+    condense: &Condense,
+    priority: Priority,
+) -> Summary {
     let most = overflow::note_tokens(chatbot.context());
     let mut turns = branch.turns(chatbot, condense.note, condense.first, condense.end);
     turns.push(chat::Message::user(instruction(most, condense.note.is_some())).into());
-    let condensed = match chatbot.count(&turns) {
-        Ok(tokens) => tokens,
-        Err(error) => return Summary::Failed(error.to_string()),
-    };
-    let mut request = AnswerRequest::new(turns, SamplerConfig::greedy());
-    request.max_tokens = Some(most);
-    request.priority = priority;
-    let mut answer = match chatbot.answer(&request) {
-        Ok(answer) => answer,
-        Err(ChatError::Submit(SubmitError::QueueFull { .. })) => return Summary::Busy,
+    let worker = chatbot.clone();
+    let begun = blocking(move || {
+        let condensed = worker.count(&turns)?;
+        let mut request = AnswerRequest::new(turns, SamplerConfig::greedy());
+        request.max_tokens = Some(most);
+        request.priority = priority;
+        Ok((condensed, worker.answer(&request)?))
+    });
+    let (condensed, mut answer) = match begun.await {
+        Ok(begun) => begun,
+        Err(AnswersError::Chat(ChatError::Submit(SubmitError::QueueFull { .. }))) => return Summary::Busy,
         Err(error) => return Summary::Failed(error.to_string()),
     };
     let mut text = String::new();

@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use casallm_data::tokenizer::{StreamDecoder, Tokenizer};
-use casallm_model::generate::Finish;
 
 use super::remembered::Remembered;
 use super::request::{AnswerEvent, AnswerRequest, Done, FinishReason, SpokenToken, Timing};
 use super::stops::{Heard, StopTexts};
-use crate::engine::{Event, Generation, Usage};
+use crate::engine::{Event, Finish, Generation, Usage};
 
 /// An answer on its way. Dropping it stops it.
 pub struct Answer {

@@ -18,6 +18,7 @@ pub struct FakeModel {
     logits: Vec<f32>,
     pace: Duration,
     passes: Passes,
+    ill: Option<u32>,
 }
 
 /// The passes that a [`FakeModel`] has made: (sequence, tokens) of each piece.
@@ -27,13 +28,28 @@ impl FakeModel {
     /// `sequences` of `capacity` tokens, ids below `vocab_size`.
     pub fn new(sequences: usize, capacity: usize, vocab_size: usize) -> Self {
         let rows = vec![vec![u32::MAX; capacity]; sequences];
-        FakeModel { rows, capacity, vocab_size, logits: Vec::new(), pace: Duration::ZERO, passes: Passes::default() }
+        FakeModel {
+            rows,
+            capacity,
+            vocab_size,
+            logits: Vec::new(),
+            pace: Duration::ZERO,
+            passes: Passes::default(),
+            ill: None,
+        }
     }
 
     /// The same, taking that long for each token of a pass.
     #[must_use]
     pub fn slow(mut self, pace: Duration) -> Self {
         self.pace = pace;
+        self
+    }
+
+    /// The same, giving no numbers after this token.
+    #[must_use]
+    pub fn ill_after(mut self, id: u32) -> Self {
+        self.ill = Some(id);
         self
     }
 
@@ -84,7 +100,8 @@ impl SequenceModel for FakeModel {
             rows[piece.at..end].copy_from_slice(piece.ids);
             if piece.logits {
                 let next = Self::next(&rows[..end], self.vocab_size);
-                self.logits.extend((0..self.vocab_size as u32).map(|id| if id == next { 5.0 } else { 0.0 }));
+                let other = if self.ill == piece.ids.last().copied() { f32::NAN } else { 0.0 };
+                self.logits.extend((0..self.vocab_size as u32).map(|id| if id == next { 5.0 } else { other }));
             }
         }
         self.passes

@@ -19,7 +19,7 @@ mod worker;
 
 pub use handle::{Engine, EngineConfig, Generation};
 pub use model::SequenceModel;
-pub use request::{Event, Priority, Request, SubmitError, TokenLogprobs, Usage};
+pub use request::{Event, Finish, Priority, Request, SubmitError, TokenLogprobs, Usage};
 pub use spill::Spill;
 pub use stats::Stats;
 

@@ -1,7 +1,6 @@
 //! What is asked of the engine, and what it answers.
 
 use casallm_model::error::ModelError;
-use casallm_model::generate::Finish;
 use casallm_model::sampler::SamplerConfig;
 use thiserror::Error;
 
@@ -52,6 +51,17 @@ pub struct Usage {
     pub cached_tokens: usize,
     /// Given.
     pub completion_tokens: usize,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// A stop token came.
+    Stop,
+    /// As many tokens as were asked for.
+    Length,
+    /// The context is full.
+    Context,
 }
 
 /// What becomes of a request, in order: `Started`, some `Reading`, some `Token`, then `Finished` or `Failed`.

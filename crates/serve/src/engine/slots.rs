@@ -89,7 +89,9 @@ impl Slots {
     /// Stores what `slot` holds, then copies the source's beginning into it. False when the source is gone.
     fn fill(&mut self, model: &mut impl SequenceModel, slot: usize, source: Option<(Source, usize)>) -> bool {
         let source = source.map(|(source, tokens)| (source, tokens, self.ids(source)[..tokens].to_vec()));
-        if source.as_ref().is_none_or(|(_, tokens, _)| self.slots[slot].held.len() > tokens + LEAST_READ) {
+        // Unless hardly anything would be lost of what it holds.
+        let kept = source.as_ref().map_or(0, |(_, _, ids)| common_prefix(&self.slots[slot].held, ids));
+        if self.slots[slot].held.len() > kept + LEAST_READ {
             self.store(model, slot);
         }
         match source {
@@ -133,9 +135,20 @@ impl Slots {
         self.slots[slot].used = self.clock;
     }
 
-    /// Stores everything, and writes it to disk where there is one.
+    /// Forgets what a sequence holds, and frees it.
+    pub(super) fn forget(&mut self, slot: usize) {
+        self.slots[slot].held.clear();
+        self.release(slot);
+    }
+
+    /// Writes everything to disk, where there is one.
     pub(super) fn save_all(&mut self, model: &impl SequenceModel) {
-        for slot in 0..self.slots.len() {
+        if !self.stored.has_disk() {
+            return;
+        }
+        let mut order: Vec<usize> = (0..self.slots.len()).collect();
+        order.sort_by_key(|slot| self.slots[*slot].used);
+        for slot in order {
             self.store(model, slot);
         }
         self.stored.save_all();

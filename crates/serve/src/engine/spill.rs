@@ -1,8 +1,8 @@
 //! Keys and values on disk: what has no room in memory, and what shall outlive the process. A folder with one file a
 //! sequence, none of which is ever trusted: a file of another model, a torn or a damaged one is removed and forgotten.
 //!
-//! A file: magic, length and bytes of the model's fingerprint, token count, bytes a token, the ids, CRC-32 of all rows,
-//! the rows block by block. Integers are little-endian. Written beside its place and renamed; not fsynced, because a
+//! A file: magic, length and bytes of the model's fingerprint, token count, bytes a token, the ids, CRC-32 of ids and
+//! rows, the rows block by block. Integers are little-endian. Written beside its place and renamed; not fsynced, because a
 //! loss costs a prefill and the checksum notices.
 
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::stored::BLOCK;
 
-const MAGIC: &[u8; 8] = b"CASAKV01";
+const MAGIC: &[u8; 8] = b"CASAKV02";
 /// Longest sequence and fingerprint that a file may claim.
 const MOST_TOKENS: u32 = 1 << 24;
 const LONGEST_FINGERPRINT: u32 = 1 << 10;
@@ -91,7 +91,10 @@ impl Spill {
         }
         let number = self.next;
         self.next += 1;
-        self.write_file(number, ids, blocks).ok()?;
+        if self.write_file(number, ids, blocks).is_err() {
+            let _ = fs::remove_file(self.dir.join(format!("{number}.part")));
+            return None;
+        }
         self.files.push(Entry { number, bytes, ids: ids.to_vec() });
         self.shrink();
         Some(number)
@@ -106,10 +109,11 @@ impl Spill {
         file.write_all(self.fingerprint.as_bytes())?;
         file.write_all(&(ids.len() as u32).to_le_bytes())?;
         file.write_all(&((rows / ids.len().max(1)) as u32).to_le_bytes())?;
+        let mut checksum = crc32fast::Hasher::new();
         for id in ids {
+            checksum.update(&id.to_le_bytes());
             file.write_all(&id.to_le_bytes())?;
         }
-        let mut checksum = crc32fast::Hasher::new();
         blocks.iter().for_each(|block| checksum.update(block));
         file.write_all(&checksum.finalize().to_le_bytes())?;
         for block in blocks {
@@ -119,25 +123,25 @@ impl Spill {
         fs::rename(part, path)
     }
 
-    /// The rows of a sequence of that many tokens, in blocks; none when the file is not what it should be, and then it is
-    /// removed.
-    pub(super) fn read(&self, number: u64, tokens: usize, bytes_a_token: usize) -> Option<Vec<Vec<u8>>> {
-        let path = self.path(number);
-        let blocks = self.read_file(&path, tokens, bytes_a_token).ok().flatten();
-        if blocks.is_none() {
-            let _ = fs::remove_file(path);
-        }
+    /// The rows of a sequence, in blocks; none when the file is not what it should be. The file goes either way: what was
+    /// read is in memory, and what is damaged is of no use.
+    pub(super) fn take(&mut self, number: u64, ids: &[u32], bytes_a_token: usize) -> Option<Vec<Vec<u8>>> {
+        let blocks = self.read_file(&self.path(number), ids, bytes_a_token).ok().flatten();
+        self.remove(number);
         blocks
     }
 
-    fn read_file(&self, path: &Path, tokens: usize, bytes_a_token: usize) -> io::Result<Option<Vec<Vec<u8>>>> {
+    fn read_file(&self, path: &Path, wanted_ids: &[u32], bytes_a_token: usize) -> io::Result<Option<Vec<Vec<u8>>>> {
         let mut file = BufReader::new(File::open(path)?);
         let Some((ids, found)) = self.read_header(&mut file)? else { return Ok(None) };
-        if (ids.len(), found as usize) != (tokens, bytes_a_token) {
+        // Another process may have written another sequence under this name.
+        if (ids.as_slice(), found as usize) != (wanted_ids, bytes_a_token) {
             return Ok(None);
         }
+        let tokens = ids.len();
         let wanted = read_u32(&mut file)?;
         let mut checksum = crc32fast::Hasher::new();
+        ids.iter().for_each(|id| checksum.update(&id.to_le_bytes()));
         let mut blocks = Vec::new();
         for at in (0..tokens).step_by(BLOCK) {
             let mut block = vec![0; BLOCK.min(tokens - at) * bytes_a_token];
@@ -227,11 +231,14 @@ mod tests {
         let mut spill = Spill::open(dir.path(), "model", 1 << 20).unwrap();
         let number = spill.write(&ids(150), &blocks(150, 1)).unwrap();
         drop(spill);
-        let spill = Spill::open(dir.path(), "model", 1 << 20).unwrap();
+        let mut spill = Spill::open(dir.path(), "model", 1 << 20).unwrap();
         assert_eq!(contents(&spill), [(number, 150)]);
-        let read: Vec<u8> = spill.read(number, 150, 3).unwrap().concat();
+        let read: Vec<u8> = spill.take(number, &ids(150), 3).unwrap().concat();
         assert_eq!(read, blocks(150, 1).iter().flat_map(|b| b.to_vec()).collect::<Vec<u8>>());
-        // Another model's files are no use.
+        // Another sequence's rows are no use, nor another model's files.
+        let number = spill.write(&ids(150), &blocks(150, 1)).unwrap();
+        assert!(spill.take(number, &[&ids(149)[..], &[7]].concat(), 3).is_none());
+        spill.write(&ids(150), &blocks(150, 1)).unwrap();
         assert!(contents(&Spill::open(dir.path(), "other", 1 << 20).unwrap()).is_empty());
     }
 
@@ -245,8 +252,15 @@ mod tests {
         let mut flipped = good.clone();
         *flipped.last_mut().unwrap() ^= 1;
         fs::write(&path, &flipped).unwrap();
-        assert!(spill.read(number, 150, 3).is_none());
-        assert!(!path.exists());
+        assert!(spill.take(number, &ids(150), 3).is_none());
+        assert!(!path.exists() && contents(&spill).is_empty());
+        // In the ids as well.
+        let mut flipped = good.clone();
+        flipped[8 + 4 + 5 + 8 + 1] ^= 1;
+        fs::write(&path, &flipped).unwrap();
+        let mut found = Spill::open(dir.path(), "model", 1 << 20).unwrap();
+        let (number, of_file) = found.contents().next().unwrap();
+        assert!(of_file != ids(150) && found.take(number, &of_file, 3).is_none());
         // Cut anywhere, lengthened, or claiming more than there is.
         let mut claims = good.clone();
         claims[17..21].copy_from_slice(&u32::MAX.to_le_bytes());

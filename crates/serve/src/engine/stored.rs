@@ -68,6 +68,11 @@ impl Stored {
         self.bytes = blocks.iter().map(|(_, bytes)| bytes).sum();
     }
 
+    /// Whether what has no room in memory may go to disk.
+    pub(super) fn has_disk(&self) -> bool {
+        self.spill.is_some()
+    }
+
     /// Sequences, in memory and on disk.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
@@ -89,17 +94,14 @@ impl Stored {
     pub(super) fn take(&mut self, entry: usize, tokens: usize, mut put: impl FnMut(usize, usize, &[u8])) -> bool {
         self.clock += 1;
         self.entries[entry].used = self.clock;
-        if let Rows::Disk(number) = self.entries[entry].rows {
-            let expected = self.entries[entry].ids.len();
-            let blocks = self.spill.as_ref().and_then(|spill| spill.read(number, expected, self.bytes_a_token));
+        let Entry { ids, rows, .. } = &self.entries[entry];
+        if let Rows::Disk(number) = *rows {
+            // In memory from now on, and no longer on disk: written again when it has to go again.
+            let blocks = self.spill.as_mut().and_then(|spill| spill.take(number, ids, self.bytes_a_token));
             let Some(blocks) = blocks else {
                 self.entries.remove(entry);
                 return false;
             };
-            // It is in memory now, and no longer on disk: written again when it has to go again.
-            if let Some(spill) = self.spill.as_mut() {
-                spill.remove(number);
-            }
             self.entries[entry].rows = Rows::Memory(blocks.into_iter().map(Arc::new).collect());
         }
         let Rows::Memory(blocks) = &self.entries[entry].rows else { unreachable!("read above") };

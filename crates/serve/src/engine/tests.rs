@@ -1,7 +1,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use casallm_model::generate::Finish;
 use casallm_model::sampler::SamplerConfig;
 
 use super::fake::FakeModel;
@@ -121,6 +120,34 @@ fn the_best_match_is_taken_from_wherever_it_lies() {
     // A branch inside the first conversation.
     assert_eq!(said(&[conversation(2, 220), text(8, 30)].concat()), 320);
     assert!(engine.stats().stored_bytes > 0);
+}
+
+#[test]
+fn what_gives_way_is_kept_also_when_the_other_is_longer() {
+    let engine = start(FakeModel::new(1, 2000, VOCAB_SIZE), &EngineConfig::default());
+    let (long, short) = (text(2, 1000), text(3, 900));
+    let cached = |prompt: &[u32]| hear(engine.submit(request(prompt, 5)).unwrap()).usage.cached_tokens;
+    assert_eq!((cached(&long), cached(&short)), (0, 0));
+    assert_eq!((cached(&long), cached(&short)), (995, 895));
+}
+
+#[test]
+fn logits_that_are_no_numbers_are_one_requests_affair_and_not_kept() {
+    let said = [alone(&text(2, 100), 50, 500).0, alone(&text(1, 100), 5, 500).0].concat();
+    let last = (901..VOCAB_SIZE as u32).find(|id| !said.contains(id)).unwrap();
+    let engine = start(FakeModel::new(2, 500, VOCAB_SIZE).ill_after(last), &EngineConfig::default());
+    let ill = [text(1, 100), vec![last]].concat();
+    let well = engine.submit(request(&text(2, 100), 50)).unwrap();
+    let mut failing = engine.submit(request(&ill, 5)).unwrap();
+    let mut last = None;
+    while let Some(event) = failing.blocking_next() {
+        last = Some(event);
+    }
+    assert!(matches!(last, Some(Event::Failed(_))), "{last:?}");
+    assert_eq!(hear(well).ids, alone(&text(2, 100), 50, 500).0);
+    let again = hear(engine.submit(request(&text(1, 100), 5)).unwrap());
+    assert_eq!((again.ids, again.usage.cached_tokens), (alone(&text(1, 100), 5, 500).0, 0));
+    assert_eq!((engine.stats().failed, engine.stats().finished), (1, 2));
 }
 
 #[test]

@@ -11,14 +11,13 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use casallm_model::error::ModelError;
-use casallm_model::generate::Finish;
 use casallm_model::sampler::Sampler;
 use casallm_model::sequences::Piece;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::handle::EngineConfig;
 use super::model::SequenceModel;
-use super::request::{Event, Priority, Request, Usage};
+use super::request::{Event, Finish, Priority, Request, Usage};
 use super::sampling::logprobs;
 use super::slots::{LEAST_READ, Slots};
 use super::spill::Spill;
@@ -46,6 +45,8 @@ pub(super) struct Task {
     top_logprobs: Option<usize>,
     priority: Priority,
     events: UnboundedSender<Event>,
+    /// Why no token could be chosen.
+    error: Option<ModelError>,
 }
 
 impl Task {
@@ -60,6 +61,7 @@ impl Task {
             top_logprobs: request.top_logprobs,
             priority: request.priority,
             events,
+            error: None,
         }
     }
 
@@ -235,7 +237,7 @@ impl<M: SequenceModel> Worker<M> {
             let logits = self.model.forward(&pieces)?;
             for (i, logits) in group.iter().zip(logits.chunks_exact(vocab_size)) {
                 advance(&mut self.running[*i], &mut self.slots, 1);
-                choose(&mut self.running[*i].task, logits, &self.counters)?;
+                choose(&mut self.running[*i].task, logits, &self.counters);
             }
         }
         self.finish();
@@ -257,7 +259,7 @@ impl<M: SequenceModel> Worker<M> {
         advance(running, &mut self.slots, tokens);
         running.task.tell(Event::Reading { read: running.read.min(running.task.prompt), of: running.task.prompt });
         if running.unread() == 0 {
-            choose(&mut running.task, logits, &self.counters)?;
+            choose(&mut running.task, logits, &self.counters);
         }
         // Never more than twice as much as the last time: one lucky clock reading must not make others wait.
         let most = (2 * self.chunk).min(self.model.pass_tokens().saturating_sub(LEAST_READ)).max(1);
@@ -272,6 +274,11 @@ impl<M: SequenceModel> Worker<M> {
         let (slots, counters) = (&mut self.slots, &self.counters);
         self.running.retain(|running| {
             let task = &running.task;
+            if let Some(error) = &task.error {
+                // What it has read is no good, and nobody else's affair.
+                failed(running, &error.to_string(), slots, counters);
+                return false;
+            }
             let stopped = task.made() > 0 && task.stop_ids.contains(&task.ids[task.ids.len() - 1]);
             let asked_for_none = task.max_new_tokens == 0 && running.unread() == 0;
             let finish = match () {
@@ -295,10 +302,7 @@ impl<M: SequenceModel> Worker<M> {
     /// The model has failed: so have all that it was at.
     fn fail(&mut self, error: &ModelError) {
         for running in self.running.drain(..) {
-            self.slots.release(running.slot);
-            add(&self.counters.failed, 1);
-            self.counters.present.fetch_sub(1, Ordering::AcqRel);
-            running.task.tell(Event::Failed(error.to_string()));
+            failed(&running, &error.to_string(), &mut self.slots, &self.counters);
         }
     }
 
@@ -320,17 +324,30 @@ fn advance(running: &mut Running, slots: &mut Slots, tokens: usize) {
     running.read += tokens;
 }
 
+/// Ends a task without an answer, and forgets what it has read.
+fn failed(running: &Running, error: &str, slots: &mut Slots, counters: &Counters) {
+    slots.forget(running.slot);
+    add(&counters.failed, 1);
+    counters.present.fetch_sub(1, Ordering::AcqRel);
+    running.task.tell(Event::Failed(error.to_owned()));
+}
+
 /// Chooses the next token, and tells of it unless it ends the answer.
-fn choose(task: &mut Task, logits: &[f32], counters: &Counters) -> Result<(), ModelError> {
+fn choose(task: &mut Task, logits: &[f32], counters: &Counters) {
     if task.made() >= task.max_new_tokens {
-        return Ok(());
+        return;
     }
-    let id = task.sampler.sample(logits, &task.ids)?;
+    let id = match task.sampler.sample(logits, &task.ids) {
+        Ok(id) => id,
+        Err(error) => {
+            task.error = Some(error);
+            return;
+        }
+    };
     task.ids.push(id);
     if !task.stop_ids.contains(&id) {
         add(&counters.completion_tokens, 1);
         let logprobs = task.top_logprobs.map(|top| logprobs(logits, id, top));
         task.tell(Event::Token { id, logprobs });
     }
-    Ok(())
 }

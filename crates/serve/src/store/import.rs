@@ -20,11 +20,15 @@ struct Head {
     version: u32,
 }
 
-/// Reads and checks the bytes of an export file.
+/// Conversations of an export file, checked.
+#[derive(Debug)]
+pub struct Import(Vec<Tree>);
+
+/// Reads and checks the bytes of an export file. It may take a while, and needs no database.
 ///
 /// # Errors
 /// [`StoreError::Import`], which says where what is wrong.
-pub fn parse(bytes: &[u8]) -> Result<Vec<Tree>, StoreError> {
+pub fn parse(bytes: &[u8]) -> Result<Import, StoreError> {
     let refused = |reason: String| StoreError::import("the file", reason);
     if bytes.len() > limits::IMPORT {
         return Err(refused(format!("it has {} bytes; at most {} are taken", bytes.len(), limits::IMPORT)));
@@ -50,7 +54,7 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Tree>, StoreError> {
         check(tree)
             .map_err(|(place, reason)| StoreError::import(format!("conversation {}{place}", number + 1), reason))?;
     }
-    Ok(file.conversations)
+    Ok(Import(file.conversations))
 }
 
 /// Where in a conversation something is wrong, and what.
@@ -178,7 +182,14 @@ impl Database {
     /// # Errors
     /// [`StoreError::Import`]; then nothing was taken.
     pub fn import(&mut self, bytes: &[u8]) -> Result<Vec<String>, StoreError> {
-        let trees = parse(bytes)?;
+        self.take(parse(bytes)?)
+    }
+
+    /// The same of what has been checked before.
+    ///
+    /// # Errors
+    /// The database's; then nothing was taken.
+    pub fn take(&mut self, Import(trees): Import) -> Result<Vec<String>, StoreError> {
         let transaction = self.transaction()?;
         let imported = trees.into_iter().map(|tree| insert(&transaction, tree)).collect::<Result<_, _>>()?;
         transaction.commit()?;

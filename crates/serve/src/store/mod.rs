@@ -31,9 +31,9 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 pub use self::answering::Ending;
 pub use self::conversations::{Change, NewConversation};
 pub use self::error::StoreError;
-pub use self::export::{ExportFile, FORMAT, VERSION};
+pub use self::export::ExportFile;
 pub use self::handle::Store;
-pub use self::import::parse as parse_import;
+pub use self::import::{Import, parse as parse_import};
 pub use self::listing::{Entry, ListQuery, Page};
 pub use self::types::{
     Context, Conversation, Message, Note, Overflow, Role, Settings, Status, Step, Timing, Tokens, Tree, Usage, limits,

@@ -12,7 +12,8 @@ use utoipa::{IntoParams, ToSchema};
 use super::super::error::{ApiError, ErrorResponse};
 use super::super::extract::{Parameters, Segment, json_bytes};
 use super::super::server::Server;
-use crate::store::ExportFile;
+use super::store_failure;
+use crate::store::{ExportFile, parse_import};
 
 /// Bytes of an import. The store itself would take more than a server should hold in memory for one request.
 const IMPORT: usize = 64 << 20;
@@ -78,7 +79,10 @@ pub(super) async fn export_all(State(server): State<Arc<Server>>) -> Result<Resp
 pub(super) async fn import(State(server): State<Arc<Server>>, request: Request) -> Result<Json<Imported>, ApiError> {
     server.answers()?;
     let bytes = json_bytes(request, IMPORT).await?;
-    let ids = server.stored(move |database| database.import(&bytes)).await?;
+    // Not on the store's thread, which writes the tokens of running answers.
+    let parsed = tokio::task::spawn_blocking(move || parse_import(&bytes)).await;
+    let parsed = parsed.map_err(|_| ApiError::internal())?.map_err(|error| store_failure(&server, &error))?;
+    let ids = server.stored(move |database| database.take(parsed)).await?;
     Ok(Json(Imported { imported: ids.len(), ids }))
 }
 
