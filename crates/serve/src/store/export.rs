@@ -13,15 +13,15 @@ use super::types::Tree;
 /// Tells the file from other JSON.
 pub const FORMAT: &str = "casallm-conversations";
 
-/// Counts changes that an older program could not read.
+/// [`ExportFile::version`] of what is written.
 pub const VERSION: u32 = 1;
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ExportFile {
-    /// [`FORMAT`].
+    /// `casallm-conversations`.
     pub format: String,
-    /// [`VERSION`].
+    /// 1; it counts the changes that an older program could not read.
     pub version: u32,
     /// Unix milliseconds.
     pub exported_at: i64,
