@@ -10,6 +10,7 @@ pub mod network;
 pub mod parameters;
 pub mod presets;
 mod random;
+mod safetensors_header;
 pub mod sampler;
 pub mod selftest;
 pub mod sequences;

@@ -8,6 +8,7 @@ use super::atomic::{unreadable, unwritable};
 use super::checksums;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::safetensors_header::{self, HeaderError};
 use crate::specification::ParameterSpec;
 use half::bf16;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
@@ -15,7 +16,7 @@ use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 /// The type in which weights are stored.
@@ -39,8 +40,6 @@ impl StoredDtype {
 
 /// Values converted between bytes and numbers at a time.
 const CHUNK: usize = 1 << 16;
-/// The same limit as the safetensors crate's.
-const MAX_HEADER: u64 = 100_000_000;
 
 /// Writes all parameters of `config` and returns the SHA-256 of the file.
 pub(super) fn write<'a>(
@@ -108,38 +107,22 @@ pub(super) fn read(
     mut receive: impl FnMut(&ParameterSpec, StoredDtype, Vec<f32>) -> Result<(), ModelError>,
 ) -> Result<String, ModelError> {
     let length = file.metadata().map_err(|source| unreadable(path, source))?.len();
-    let mut hash = Sha256::new();
-    let mut take = |buffer: &mut [u8]| {
-        file.read_exact(buffer).map_err(|source| unreadable(path, source))?;
-        hash.update(&*buffer);
-        Ok::<(), ModelError>(())
-    };
-    let lies = |reason: String| ModelError::WeightsHeader { path: path.to_owned(), reason };
-
-    if length < 8 {
-        return Err(lies(format!("the file has {length} bytes, fewer than the 8 of the header's length")));
-    }
-    let mut prefix = [0; 8];
-    take(&mut prefix)?;
-    let header_length = u64::from_le_bytes(prefix);
-    if header_length > MAX_HEADER || header_length > length - 8 {
-        return Err(lies(format!("it claims {header_length} bytes in a file of {length}")));
-    }
-    let mut json = vec![0; header_length as usize];
-    take(&mut json)?;
-    let metadata: Metadata = serde_json::from_slice(&json).map_err(|e| lies(e.to_string()))?;
-    let expected = 8 + header_length + metadata.data_len() as u64;
-    if expected != length {
-        return Err(ModelError::WeightsLength { path: path.to_owned(), expected, found: length });
-    }
+    let mut hashed = Hashed { file: &mut file, hash: Sha256::new() };
+    let header = safetensors_header::read(&mut hashed, length).map_err(|error| match error {
+        HeaderError::Unreadable(source) => unreadable(path, source),
+        HeaderError::Damaged(reason) => ModelError::WeightsHeader { path: path.to_owned(), reason },
+        HeaderError::Length { expected } => {
+            ModelError::WeightsLength { path: path.to_owned(), expected, found: length }
+        }
+    })?;
 
     let mut bytes = vec![0; CHUNK * 4];
-    for (spec, dtype) in matched(path, config, &metadata)? {
+    for (spec, dtype) in matched(path, config, &header.metadata)? {
         let mut values = Vec::with_capacity(spec.len());
         while values.len() < spec.len() {
             let n = (spec.len() - values.len()).min(CHUNK);
             let bytes = &mut bytes[..n * dtype.size()];
-            take(bytes)?;
+            hashed.read_exact(bytes).map_err(|source| unreadable(path, source))?;
             match dtype {
                 StoredDtype::F32 => {
                     values.extend(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)));
@@ -151,7 +134,21 @@ pub(super) fn read(
         }
         receive(&spec, dtype, values)?;
     }
-    Ok(checksums::hex(hash))
+    Ok(checksums::hex(hashed.hash))
+}
+
+/// A file whose bytes are hashed as they are read.
+struct Hashed<'a> {
+    file: &'a mut File,
+    hash: Sha256,
+}
+
+impl Read for Hashed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read(buffer)?;
+        self.hash.update(&buffer[..n]);
+        Ok(n)
+    }
 }
 
 /// The parameters of `config` in the order of the file, once the header agrees that they are what it holds.

@@ -40,15 +40,6 @@ pub struct ForeignModel {
     metadata: Option<Metadata>,
 }
 
-/// What a format's reader has found.
-struct Found {
-    config: ModelConfig,
-    tensors: Tensors,
-    naming: Naming,
-    interleaved: bool,
-    metadata: Option<Metadata>,
-}
-
 impl ForeignModel {
     /// Opens a GGUF file, or a folder with `config.json` and safetensors.
     ///
@@ -56,10 +47,8 @@ impl ForeignModel {
     /// [`ModelError::Format`]: neither is there, it is damaged, or a kind of model that is not computed here;
     /// [`ModelError::Config`] for dimensions that no model can have; [`ModelError::Io`].
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        let found = if path.is_dir() { hf::open(path)? } else { gguf::open(path)? };
-        found.config.validate()?;
-        let Found { config, tensors, naming, interleaved, metadata } = found;
-        let model = ForeignModel { path: path.to_owned(), config, tensors, naming, interleaved, metadata };
+        let model = if path.is_dir() { hf::open(path)? } else { gguf::open(path)? };
+        model.config.validate()?;
         model.check_tensors()?;
         Ok(model)
     }
@@ -76,7 +65,8 @@ impl ForeignModel {
 
     /// The type in which a model directory loses nothing: bf16 where all tensors are, else f32.
     pub fn stored_dtype(&self) -> StoredDtype {
-        let bf16 = self.tensors.iter().all(|(_, tensor)| tensor.element == ElementType::Bf16);
+        let mut used = self.tensors.iter().filter(|(name, _)| !self.is_spare(name));
+        let bf16 = used.all(|(_, tensor)| tensor.element == ElementType::Bf16);
         if bf16 { StoredDtype::Bf16 } else { StoredDtype::F32 }
     }
 
@@ -139,15 +129,16 @@ impl ForeignModel {
                 used.insert(name);
             }
         }
-        let spare = |name: &str| {
-            self.naming == Naming::HuggingFace
-                // A copy of the embedding, and a table that follows from the config.
-                && (name == "lm_head.weight" && self.config.tie_embeddings || name.ends_with(".rotary_emb.inv_freq"))
-        };
-        match self.tensors.iter().find(|(name, _)| !used.contains(*name) && !spare(name)) {
+        match self.tensors.iter().find(|(name, _)| !used.contains(*name) && !self.is_spare(name)) {
             Some((name, _)) => Err(FormatError::ExtraTensor { path: self.path.clone(), name: name.to_owned() }.into()),
             None => Ok(()),
         }
+    }
+
+    /// Whether a tensor says only what is known without it: a copy of the embedding, a table that follows from the config.
+    fn is_spare(&self, name: &str) -> bool {
+        self.naming == Naming::HuggingFace
+            && (name == "lm_head.weight" && self.config.tie_embeddings || name.ends_with(".rotary_emb.inv_freq"))
     }
 }
 

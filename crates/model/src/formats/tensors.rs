@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::elements::ElementType;
@@ -51,8 +51,7 @@ impl Tensors {
             return Err(FormatError::MissingTensor { path, name: name.to_owned() }.into());
         };
         let (path, file) = &mut self.files[tensor.file];
-        let unreadable = |source| ModelError::Io { path: path.clone(), doing: "read", source };
-        file.seek(SeekFrom::Start(tensor.start)).map_err(unreadable)?;
+        file.seek(SeekFrom::Start(tensor.start)).map_err(unreadable(path))?;
         let element = tensor.element;
         // A row is whole blocks, and the shape was checked against the file's length.
         let columns: usize = tensor.shape.iter().skip(1).product();
@@ -62,7 +61,7 @@ impl Tensors {
         while left > 0 {
             let blocks = left.min(buffer.len() / element.block_bytes());
             let bytes = &mut buffer[..blocks * element.block_bytes()];
-            file.read_exact(bytes).map_err(unreadable)?;
+            file.read_exact(bytes).map_err(unreadable(path))?;
             element.decode(bytes, out);
             left -= blocks;
         }
@@ -81,6 +80,11 @@ pub(super) fn data_bytes(shape: &[usize], element: ElementType) -> Option<u64> {
     }
     let values = shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n as u64))?;
     (values / element.block_len() as u64).checked_mul(element.block_bytes() as u64)
+}
+
+/// The error of a system call that read at `path`.
+pub(super) fn unreadable(path: &Path) -> impl Fn(io::Error) -> ModelError {
+    move |source| ModelError::Io { path: path.to_owned(), doing: "read", source }
 }
 
 pub(super) fn damaged(path: &Path, what: impl Into<String>, found: impl Into<String>) -> FormatError {

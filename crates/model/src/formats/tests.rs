@@ -428,6 +428,20 @@ fn sixteen_bits_are_read_and_bf16_is_kept() {
 }
 
 #[test]
+fn a_spare_table_changes_nothing() {
+    let config = config(false, true);
+    let dir = folder(&config, Dtype::BF16, 2);
+    let name = "model.layers.0.self_attn.rotary_emb.inv_freq";
+    let table = TensorView::new(Dtype::F32, vec![2], &[0; 8]).unwrap();
+    fs::write(dir.path().join("tables.safetensors"), serialize([(name, table)], None).unwrap()).unwrap();
+    let index = dir.path().join("model.safetensors.index.json");
+    let mut stated: serde_json::Value = serde_json::from_slice(&fs::read(&index).unwrap()).unwrap();
+    stated["weight_map"][name] = "tables.safetensors".into();
+    fs::write(&index, stated.to_string()).unwrap();
+    assert_eq!(ForeignModel::open(dir.path()).unwrap().stored_dtype(), StoredDtype::Bf16);
+}
+
+#[test]
 fn a_config_of_another_kind_is_refused_by_its_key() {
     let dir = folder(&config(false, true), Dtype::F32, 1);
     let path = dir.path().join("config.json");

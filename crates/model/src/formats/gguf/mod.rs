@@ -14,8 +14,8 @@ use std::path::Path;
 use super::elements::{ElementType, KNOWN};
 use super::error::FormatError;
 use super::layout::Naming;
-use super::tensors::{Tensor, Tensors, damaged, data_bytes};
-use super::{Found, ModelError};
+use super::tensors::{Tensor, Tensors, damaged, data_bytes, unreadable};
+use super::{ForeignModel, ModelError};
 pub use metadata::Metadata;
 use reader::Reader;
 
@@ -26,8 +26,8 @@ const MAX_NAME: u64 = 256;
 const MAX_DIMENSIONS: u32 = 4;
 
 /// Reads all of a file but its data.
-pub(super) fn open(path: &Path) -> Result<Found, ModelError> {
-    let file = File::open(path).map_err(|source| ModelError::Io { path: path.to_owned(), doing: "read", source })?;
+pub(super) fn open(path: &Path) -> Result<ForeignModel, ModelError> {
+    let file = File::open(path).map_err(unreadable(path))?;
     let mut reader = Reader::new(&file, path)?;
     if reader.length() < 4 || reader.array::<4>("the magic number")? != *b"GGUF" {
         return Err(FormatError::Unknown { path: path.to_owned() }.into());
@@ -48,9 +48,16 @@ pub(super) fn open(path: &Path) -> Result<Found, ModelError> {
     }
     let metadata = Metadata::read(&mut reader)?;
     let tensors = tensors(&mut reader, path, tensor_count, &metadata)?;
-    let tensors = Tensors::new(vec![(path.to_owned(), file.try_clone().map_err(|source| reader.io(source))?)], tensors);
+    let tensors = Tensors::new(vec![(path.to_owned(), file.try_clone().map_err(unreadable(path))?)], tensors);
     let (config, interleaved) = config::config(path, &metadata, &tensors)?;
-    Ok(Found { config, tensors, naming: Naming::Gguf, interleaved, metadata: Some(metadata) })
+    Ok(ForeignModel {
+        path: path.to_owned(),
+        config,
+        tensors,
+        naming: Naming::Gguf,
+        interleaved,
+        metadata: Some(metadata),
+    })
 }
 
 fn tensors(

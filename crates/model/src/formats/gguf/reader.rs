@@ -1,11 +1,11 @@
 //! [`Reader`]: numbers and texts from the head of a file, with no length believed.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{BufReader, Read};
 use std::path::Path;
 
 use crate::error::ModelError;
-use crate::formats::tensors::damaged;
+use crate::formats::tensors::{damaged, unreadable};
 
 /// Reads forward from a file's start, and knows how much is left.
 pub(super) struct Reader<'a> {
@@ -17,8 +17,7 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(file: &'a File, path: &'a Path) -> Result<Self, ModelError> {
-        let length = file.metadata().map(|metadata| metadata.len());
-        let length = length.map_err(|source| ModelError::Io { path: path.to_owned(), doing: "read", source })?;
+        let length = file.metadata().map_err(unreadable(path))?.len();
         Ok(Reader { file: BufReader::with_capacity(1 << 16, file), path, at: 0, length })
     }
 
@@ -36,17 +35,13 @@ impl<'a> Reader<'a> {
         self.at
     }
 
-    pub(super) fn io(&self, source: io::Error) -> ModelError {
-        ModelError::Io { path: self.path.to_owned(), doing: "read", source }
-    }
-
     fn fill(&mut self, bytes: &mut [u8], what: &str) -> Result<(), ModelError> {
         let left = self.length - self.at;
         if bytes.len() as u64 > left {
             let found = format!("cut: {left} of {} bytes are left at {}", bytes.len(), self.at);
             return Err(damaged(self.path, what, found).into());
         }
-        self.file.read_exact(bytes).map_err(|source| self.io(source))?;
+        self.file.read_exact(bytes).map_err(unreadable(self.path))?;
         self.at += bytes.len() as u64;
         Ok(())
     }

@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use super::error::FormatError;
 use super::layout::Naming;
-use super::tensors::damaged;
-use super::{Found, ModelError};
+use super::tensors::{damaged, unreadable};
+use super::{ForeignModel, ModelError};
 use crate::config::{Activation, ModelConfig, Norm};
 
 /// The largest JSON file that is read whole: an index of a large model has a megabyte.
@@ -54,7 +54,7 @@ struct Config {
 }
 
 /// Reads all of a folder but the weights.
-pub(super) fn open(folder: &Path) -> Result<Found, ModelError> {
+pub(super) fn open(folder: &Path) -> Result<ForeignModel, ModelError> {
     let path = folder.join("config.json");
     if !path.is_file() {
         return Err(FormatError::Unknown { path: folder.to_owned() }.into());
@@ -63,14 +63,20 @@ pub(super) fn open(folder: &Path) -> Result<Found, ModelError> {
         .map_err(|e| damaged(&path, "the text", format!("no config: {e}")))?;
     let config = shape(&path, &stated)?;
     let tensors = weights::open(folder)?;
-    Ok(Found { config, tensors, naming: Naming::HuggingFace, interleaved: false, metadata: None })
+    Ok(ForeignModel {
+        path: folder.to_owned(),
+        config,
+        tensors,
+        naming: Naming::HuggingFace,
+        interleaved: false,
+        metadata: None,
+    })
 }
 
 fn read_json(path: &Path) -> Result<Vec<u8>, ModelError> {
-    let unreadable = |source| ModelError::Io { path: path.to_owned(), doing: "read", source };
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(unreadable)?;
-    file.take(MAX_JSON + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    let file = File::open(path).map_err(unreadable(path))?;
+    file.take(MAX_JSON + 1).read_to_end(&mut bytes).map_err(unreadable(path))?;
     if bytes.len() as u64 > MAX_JSON {
         return Err(damaged(path, "the file", format!("longer than {MAX_JSON} bytes")).into());
     }

@@ -2,20 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, Metadata};
+use safetensors::tensor::Dtype;
 use serde::Deserialize;
 
 use super::read_json;
 use crate::error::ModelError;
 use crate::formats::elements::ElementType;
 use crate::formats::error::FormatError;
-use crate::formats::tensors::{Tensor, Tensors, damaged};
+use crate::formats::tensors::{Tensor, Tensors, damaged, unreadable};
+use crate::safetensors_header::{self, Header, HeaderError};
 
-/// The same limit as the safetensors crate's.
-const MAX_HEADER: u64 = 100_000_000;
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -45,7 +43,7 @@ pub(super) fn open(folder: &Path) -> Result<Tensors, ModelError> {
             return Err(damaged(&index_path, "a file name", format!("{name:?}, not a file of this folder")).into());
         }
         let path = folder.join(name);
-        let file = File::open(&path).map_err(|source| ModelError::Io { path: path.clone(), doing: "read", source })?;
+        let file = File::open(&path).map_err(unreadable(&path))?;
         for (tensor, found) in header(&path, &file, number)? {
             let mapped = map.as_ref().is_none_or(|map| map.get(&tensor) == Some(name));
             if !mapped || by_name.insert(tensor.clone(), found).is_some() {
@@ -62,26 +60,15 @@ pub(super) fn open(folder: &Path) -> Result<Tensors, ModelError> {
 
 /// The tensors of one file. That they lie one after the other and fill it is checked by the safetensors crate.
 fn header(path: &Path, mut file: &File, number: usize) -> Result<Vec<(String, Tensor)>, ModelError> {
-    let unreadable = |source| ModelError::Io { path: path.to_owned(), doing: "read", source };
-    let length = file.metadata().map_err(unreadable)?.len();
-    let lies = |found: String| damaged(path, "the safetensors header", found);
-    let mut prefix = [0; 8];
-    if length < 8 {
-        return Err(lies(format!("cut: the file has {length} bytes")).into());
-    }
-    file.read_exact(&mut prefix).map_err(unreadable)?;
-    let header_length = u64::from_le_bytes(prefix);
-    if header_length > MAX_HEADER || header_length > length - 8 {
-        return Err(lies(format!("{header_length} bytes long in a file of {length}")).into());
-    }
-    let mut json = vec![0; header_length as usize];
-    file.read_exact(&mut json).map_err(unreadable)?;
-    let metadata: Metadata = serde_json::from_slice(&json).map_err(|e| lies(e.to_string()))?;
-    let start = 8 + header_length;
-    let expected = start + metadata.data_len() as u64;
-    if expected != length {
-        return Err(lies(format!("one of {expected} bytes in a file of {length}")).into());
-    }
+    let length = file.metadata().map_err(unreadable(path))?.len();
+    let Header { metadata, data_start } = safetensors_header::read(&mut file, length).map_err(|error| {
+        let found = match error {
+            HeaderError::Unreadable(source) => return unreadable(path)(source),
+            HeaderError::Damaged(reason) => reason,
+            HeaderError::Length { expected } => format!("one of {expected} bytes in a file of {length}"),
+        };
+        damaged(path, "the safetensors header", found).into()
+    })?;
     let mut tensors = Vec::new();
     for name in metadata.offset_keys() {
         let Some(info) = metadata.info(&name) else { continue };
@@ -94,7 +81,7 @@ fn header(path: &Path, mut file: &File, number: usize) -> Result<Vec<(String, Te
                 return Err(FormatError::ElementType { path, name, found, known: "F32, F16 or BF16" }.into());
             }
         };
-        let start = start + info.data_offsets.0 as u64;
+        let start = data_start + info.data_offsets.0 as u64;
         tensors.push((name, Tensor { file: number, start, shape: info.shape.clone(), element }));
     }
     Ok(tensors)
