@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use serde::ser::SerializeMap;
+use ahash::AHashMap;
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokenizers::models::bpe::BPE;
 
-use super::foreign::Scheme;
-use super::{ControlToken, MAX_VOCAB_SIZE, Parts, SPECIAL_TOKENS, SpecialTokens, Tokenizer, byte_chars, splitter};
+use super::foreign::{Scheme, byte_level};
+use super::{ControlToken, MAX_VOCAB_SIZE, Parts, SPECIAL_TOKENS, SpecialTokens, Tokenizer, byte_chars};
 use crate::error::Error;
 
 /// A tokenizer from its parts: `spellings` of the ids after the control tokens, and merges by priority.
@@ -33,19 +33,15 @@ pub(super) fn assemble(spellings: &[String], merges: &[(String, String)], origin
     if let Some(byte) = missing {
         return Err(fault(format!("no token for byte {byte}: not a byte-level vocabulary")));
     }
-    for (rank, (left, right)) in merges.iter().enumerate() {
-        let made = format!("{left}{right}");
-        if let Some(part) = [left, right, &made].into_iter().find(|p| !vocab.contains_key(p.as_str())) {
-            return Err(fault(format!("merge {rank} uses `{part}`, which is no token of text")));
-        }
-    }
-
-    let json = to_json(spellings, merges).map_err(|e| fault(e.to_string()))?;
-    let vocab: ahash::AHashMap<String, u32> =
-        vocab.into_iter().map(|(spelling, id)| (spelling.to_owned(), id)).collect();
-    // `word_cache` remembers more words, and for less, than the crate's own cache.
-    let model = BPE::builder().vocab_and_merges(vocab, merges.to_vec()).cache_capacity(0).build();
-    let model = model.map_err(|e| fault(e.to_string()))?;
+    let json = {
+        let added = SPECIAL_TOKENS.iter().enumerate().map(|(id, content)| AddedToken::new(id as u32, content, true));
+        let all = SPECIAL_TOKENS.iter().copied().chain(spellings.iter().map(String::as_str));
+        let merges = merges.iter().map(|(left, right)| (left.as_str(), right.as_str()));
+        write(added.collect(), Scheme::Own, all.zip(0..).collect(), merges.collect())
+            .map_err(|e| fault(e.to_string()))?
+    };
+    let vocab = vocab.into_iter().map(|(spelling, id)| (spelling.to_owned(), id)).collect();
+    let model = bpe(vocab, merges.to_vec(), false).map_err(fault)?;
     let control = |(id, content): (usize, &&str)| ControlToken::plain(content, id as u32);
     Ok(Tokenizer::new(Parts {
         model,
@@ -58,14 +54,36 @@ pub(super) fn assemble(spellings: &[String], merges: &[(String, String)], origin
     }))
 }
 
-/// A tokenizer from the contents of a file; `origin` names it in errors.
-pub(super) fn parse(bytes: &[u8], origin: &str) -> Result<Tokenizer, Error> {
+/// The model of these tokens of text and merges by priority.
+pub(super) fn bpe(
+    vocab: AHashMap<String, u32>,
+    merges: Vec<(String, String)>,
+    ignore_merges: bool,
+) -> Result<BPE, String> {
+    for (rank, (left, right)) in merges.iter().enumerate() {
+        let made = format!("{left}{right}");
+        if let Some(part) = [left, right, &made].into_iter().find(|part| !vocab.contains_key(part.as_str())) {
+            return Err(format!("merge {rank} uses `{part}`, which is no token of text"));
+        }
+    }
+    // `word_cache` remembers more words, and for less, than the crate's own cache.
+    let model = BPE::builder().vocab_and_merges(vocab, merges).ignore_merges(ignore_merges).cache_capacity(0);
+    model.build().map_err(|e| e.to_string())
+}
+
+/// What a file says; `origin` names it in errors.
+pub(super) fn parse(bytes: &[u8], origin: &str) -> Result<TokenizerFile, Error> {
+    serde_json::from_slice(bytes)
+        .map_err(|e| Error::TokenizerFormat { path: origin.to_owned(), message: e.to_string() })
+}
+
+/// A tokenizer of this program from what its file says.
+pub(super) fn own(file: TokenizerFile, origin: &str) -> Result<Tokenizer, Error> {
     let fault = |message: String| Error::TokenizerFormat { path: origin.to_owned(), message };
-    let file: TokenizerFile = serde_json::from_slice(bytes).map_err(|e| fault(e.to_string()))?;
     let pipeline = [
         ("normalizer", &file.normalizer, Value::Null),
-        ("pre_tokenizer", &file.pre_tokenizer, pre_tokenizer()),
-        ("decoder", &file.decoder, byte_level()),
+        ("pre_tokenizer", &file.pre_tokenizer, Scheme::Own.to_json()),
+        ("decoder", &file.decoder, byte_level(false)),
     ];
     for (field, found, expected) in pipeline {
         if *found != expected {
@@ -113,45 +131,25 @@ pub(super) fn parse(bytes: &[u8], origin: &str) -> Result<Tokenizer, Error> {
     }
     // All places are taken: as many ids as places, each in range and none twice.
     let spellings: Vec<String> = by_id.into_iter().flatten().skip(SPECIAL_TOKENS.len()).collect();
-    let merges: Result<Vec<_>, Error> = model.merges.into_iter().map(|m| m.pair().map_err(fault)).collect();
-    assemble(&spellings, &merges?, origin)
+    assemble(&spellings, &pairs(model.merges).map_err(fault)?, origin)
 }
 
-/// Whether a file states the way of splitting that this program trains with.
-pub(super) fn is_own(bytes: &[u8]) -> bool {
-    serde_json::from_slice::<TokenizerFile>(bytes).is_ok_and(|file| file.pre_tokenizer == pre_tokenizer())
-}
-
-fn byte_level() -> Value {
-    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false})
-}
-
-fn pre_tokenizer() -> Value {
-    json!({"type": "Sequence", "pretokenizers": [
-        {"type": "Split", "pattern": {"Regex": splitter::PATTERN}, "behavior": "Isolated", "invert": false},
-        byte_level(),
-    ]})
-}
-
-fn to_json(spellings: &[String], merges: &[(String, String)]) -> Result<String, serde_json::Error> {
-    let added = SPECIAL_TOKENS.iter().enumerate().map(|(id, content)| AddedToken {
-        id: id as u32,
-        content: (*content).to_owned(),
-        single_word: false,
-        lstrip: false,
-        rstrip: false,
-        normalized: false,
-        special: true,
-    });
-    let out = TokenizerOut {
+/// The text of a file: control tokens, then tokens in the order of ids, so that one tokenizer has one text.
+pub(super) fn write(
+    added: Vec<AddedToken>,
+    scheme: Scheme,
+    vocab: Vec<(&str, u32)>,
+    merges: Vec<(&str, &str)>,
+) -> Result<String, serde_json::Error> {
+    serde_json::to_string(&TokenizerOut {
         version: "1.0",
         truncation: (),
         padding: (),
-        added_tokens: added.collect(),
+        added_tokens: added,
         normalizer: (),
-        pre_tokenizer: pre_tokenizer(),
+        pre_tokenizer: scheme.to_json(),
         post_processor: (),
-        decoder: byte_level(),
+        decoder: byte_level(false),
         model: ModelOut {
             kind: "BPE",
             dropout: (),
@@ -160,12 +158,12 @@ fn to_json(spellings: &[String], merges: &[(String, String)]) -> Result<String, 
             end_of_word_suffix: (),
             fuse_unk: false,
             byte_fallback: false,
-            ignore_merges: false,
-            vocab: VocabOut(spellings),
+            // Llama 3 takes a word whole if it is a token.
+            ignore_merges: scheme == Scheme::Llama3,
+            vocab: VocabOut(vocab),
             merges,
         },
-    };
-    serde_json::to_string(&out)
+    })
 }
 
 #[derive(Deserialize)]
@@ -179,6 +177,13 @@ pub(super) struct TokenizerFile {
     #[serde(default)]
     pub(super) decoder: Value,
     pub(super) model: ModelFile,
+}
+
+impl TokenizerFile {
+    /// Whether it states the way of splitting that this program trains with.
+    pub(super) fn is_own(&self) -> bool {
+        self.pre_tokenizer == Scheme::Own.to_json()
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -195,6 +200,14 @@ pub(super) struct AddedToken {
     pub(super) normalized: bool,
     #[serde(default)]
     pub(super) special: bool,
+}
+
+impl AddedToken {
+    /// A control token; `special` ones are not shown.
+    pub(super) fn new(id: u32, content: &str, special: bool) -> Self {
+        let content = content.to_owned();
+        Self { id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special }
+    }
 }
 
 #[derive(Deserialize)]
@@ -242,16 +255,16 @@ pub(super) enum Merge {
     Line(String),
 }
 
-impl Merge {
-    pub(super) fn pair(self) -> Result<(String, String), String> {
-        match self {
-            Merge::Pair(left, right) => Ok((left, right)),
-            Merge::Line(line) => match line.split_once(' ') {
-                Some((left, right)) => Ok((left.to_owned(), right.to_owned())),
-                None => Err(format!("merge `{line}` is not a pair")),
-            },
-        }
-    }
+/// Merges as pairs, by priority.
+pub(super) fn pairs(merges: Vec<Merge>) -> Result<Vec<(String, String)>, String> {
+    let pair = |merge| match merge {
+        Merge::Pair(left, right) => Ok((left, right)),
+        Merge::Line(line) => match line.split_once(' ') {
+            Some((left, right)) => Ok((left.to_owned(), right.to_owned())),
+            None => Err(format!("merge `{line}` is not a pair")),
+        },
+    };
+    merges.into_iter().map(pair).collect()
 }
 
 #[derive(Serialize)]
@@ -279,20 +292,14 @@ struct ModelOut<'a> {
     byte_fallback: bool,
     ignore_merges: bool,
     vocab: VocabOut<'a>,
-    merges: &'a [(String, String)],
+    merges: Vec<(&'a str, &'a str)>,
 }
 
-/// The vocabulary in the order of ids: one file for one tokenizer.
-struct VocabOut<'a>(&'a [String]);
+/// As a map in this order.
+struct VocabOut<'a>(Vec<(&'a str, u32)>);
 
 impl Serialize for VocabOut<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let special = SPECIAL_TOKENS.iter().copied();
-        let spellings = special.chain(self.0.iter().map(String::as_str));
-        let mut map = serializer.serialize_map(Some(SPECIAL_TOKENS.len() + self.0.len()))?;
-        for (id, spelling) in spellings.enumerate() {
-            map.serialize_entry(spelling, &id)?;
-        }
-        map.end()
+        serializer.collect_map(self.0.iter().copied())
     }
 }

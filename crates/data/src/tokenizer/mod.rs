@@ -32,6 +32,9 @@ pub use foreign::GgufVocabulary;
 pub use stream::StreamDecoder;
 pub use training::{MAX_SAMPLE_BYTES, MAX_VOCAB_SIZE, MIN_VOCAB_SIZE, TrainOptions, TrainProgress};
 
+/// What errors call a tokenizer that did not come from a path.
+const FILE: &str = "tokenizer.json";
+
 /// The control tokens, in the order of their ids from 0.
 pub const SPECIAL_TOKENS: [&str; 6] = ["<s>", "</s>", "<pad>", "<|system|>", "<|user|>", "<|assistant|>"];
 
@@ -118,7 +121,8 @@ impl Tokenizer {
     /// [`Error::Io`], and those of [`Tokenizer::from_bytes`].
     pub fn load(path: &Path) -> Result<Self, Error> {
         let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
-        file::parse(&bytes, &path.display().to_string())
+        let origin = path.display().to_string();
+        file::own(file::parse(&bytes, &origin)?, &origin)
     }
 
     /// Reads the contents of a `tokenizer.json`.
@@ -127,7 +131,7 @@ impl Tokenizer {
     /// [`Error::TokenizerFormat`] when it is not a byte-level BPE; [`Error::TokenizerPipeline`] when it splits or
     /// normalises in another way; [`Error::TokenizerSpecial`] when a control token is not at its place.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
-        file::parse(bytes, "tokenizer.json")
+        file::own(file::parse(bytes, FILE)?, FILE)
     }
 
     /// Reads the `tokenizer.json` of a model directory: one that this program trained, or that of an imported model.
@@ -135,7 +139,10 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::from_bytes`], and [`Error::TokenizerForeign`] for a kind that cannot be followed.
     pub fn of_model(bytes: &[u8]) -> Result<Self, Error> {
-        if file::is_own(bytes) { Self::from_bytes(bytes) } else { foreign::parse(bytes, "tokenizer.json") }
+        let file = file::parse(bytes, FILE)?;
+        // JSON that was parsed is UTF-8.
+        let json = || String::from_utf8_lossy(bytes).into_owned();
+        if file.is_own() { file::own(file, FILE) } else { foreign::assemble(file, json(), FILE) }
     }
 
     /// The tokenizer of a GGUF file.
@@ -144,7 +151,8 @@ impl Tokenizer {
     /// [`Error::TokenizerForeign`] for a kind that cannot be followed; [`Error::TokenizerFormat`] when its parts
     /// contradict each other. `origin` names the file in them.
     pub fn from_gguf(vocabulary: &GgufVocabulary<'_>, origin: &str) -> Result<Self, Error> {
-        foreign::parse(foreign::gguf_json(vocabulary, origin)?.as_bytes(), origin)
+        let json = foreign::gguf_json(vocabulary, origin)?;
+        foreign::assemble(file::parse(json.as_bytes(), origin)?, json, origin)
     }
 
     /// Writes `tokenizer.json`, visible only when whole.

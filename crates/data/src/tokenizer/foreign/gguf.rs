@@ -3,13 +3,10 @@
 //! Keys and token types: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. Which pattern a value of
 //! `tokenizer.ggml.pre` means, and that Llama 3 takes a word whole if it is a token, is llama.cpp's `llama-vocab.cpp`.
 
-use serde::ser::SerializeMap;
-use serde::{Serialize, Serializer};
-use serde_json::{Value, json};
-
 use super::{KNOWN, Scheme};
 use crate::error::Error;
 use crate::tokenizer::MAX_VOCAB_SIZE;
+use crate::tokenizer::file::{self, AddedToken};
 
 /// The keys `tokenizer.ggml.*` of a GGUF file.
 #[derive(Debug, Clone, Copy)]
@@ -60,93 +57,18 @@ pub(in crate::tokenizer) fn to_json(vocabulary: &GgufVocabulary<'_>, origin: &st
         match *kind {
             NORMAL => {}
             UNUSED => continue,
-            UNKNOWN | CONTROL | USER_DEFINED => added.push(json!({
-                "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": *kind != USER_DEFINED,
-            })),
+            UNKNOWN | CONTROL | USER_DEFINED => {
+                added.push(AddedToken::new(id as u32, token, *kind != USER_DEFINED));
+            }
             other => return Err(fault(format!("token {id} `{token}` is of type {other}; 1 to 5 are possible"))),
         }
-        vocab.push((token.as_str(), id));
+        vocab.push((token.as_str(), id as u32));
     }
     let mut pairs = Vec::with_capacity(merges.len());
     for merge in merges {
         // A spelling has no space of its own: it is spelled Ġ.
         let (left, right) = merge.split_once(' ').ok_or_else(|| fault(format!("merge `{merge}` is not a pair")))?;
-        pairs.push([left, right]);
+        pairs.push((left, right));
     }
-    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true});
-    let file = File {
-        version: "1.0",
-        truncation: (),
-        padding: (),
-        added_tokens: added,
-        normalizer: (),
-        pre_tokenizer: with_trim_offsets(scheme.to_json()),
-        post_processor: (),
-        decoder: byte_level,
-        model: Model {
-            kind: "BPE",
-            dropout: (),
-            unk_token: (),
-            fuse_unk: false,
-            byte_fallback: false,
-            ignore_merges: scheme == Scheme::Llama3,
-            vocab: Vocab(vocab),
-            merges: pairs,
-        },
-    };
-    serde_json::to_string(&file).map_err(|e| fault(e.to_string()))
-}
-
-/// Other programs ask for `trim_offsets`, although it changes no id.
-fn with_trim_offsets(mut stated: Value) -> Value {
-    let steps = match stated.get_mut("pretokenizers").and_then(Value::as_array_mut) {
-        Some(steps) => steps.iter_mut().collect(),
-        None => vec![&mut stated],
-    };
-    for step in steps {
-        if step["type"] == "ByteLevel" {
-            step["trim_offsets"] = json!(false);
-        }
-    }
-    stated
-}
-
-#[derive(Serialize)]
-struct File<'a> {
-    version: &'static str,
-    truncation: (),
-    padding: (),
-    added_tokens: Vec<Value>,
-    normalizer: (),
-    pre_tokenizer: Value,
-    post_processor: (),
-    decoder: Value,
-    model: Model<'a>,
-}
-
-#[derive(Serialize)]
-struct Model<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    dropout: (),
-    unk_token: (),
-    fuse_unk: bool,
-    byte_fallback: bool,
-    ignore_merges: bool,
-    vocab: Vocab<'a>,
-    merges: Vec<[&'a str; 2]>,
-}
-
-/// The vocabulary in the order of ids.
-struct Vocab<'a>(Vec<(&'a str, usize)>);
-
-impl Serialize for Vocab<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (spelling, id) in &self.0 {
-            map.serialize_entry(spelling, id)?;
-        }
-        map.end()
-    }
+    file::write(added, scheme, vocab, pairs).map_err(|e| fault(e.to_string()))
 }

@@ -9,17 +9,16 @@ mod scheme;
 use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Value, json};
-use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::unicode::NFC;
 use tokenizers::{NormalizedString, Normalizer};
 
-use super::file::{AddedToken, TokenizerFile};
+use super::file::{self, AddedToken, TokenizerFile};
 use super::{ControlToken, MAX_VOCAB_SIZE, Parts, Tokenizer, byte_chars};
 use crate::error::Error;
 
 pub use gguf::GgufVocabulary;
 pub(super) use gguf::to_json as gguf_json;
-pub(super) use scheme::Scheme;
+pub(super) use scheme::{Scheme, byte_level};
 
 /// What is read, for the messages.
 const KNOWN: &str = "byte-level BPE (not SentencePiece) that cuts text as GPT-2, SmolLM2, Llama 3 or Qwen2 do";
@@ -34,8 +33,8 @@ pub(super) fn composed(text: &str) -> String {
     }
 }
 
-/// A tokenizer from the contents of a file; `origin` names it in errors.
-pub(super) fn parse(bytes: &[u8], origin: &str) -> Result<Tokenizer, Error> {
+/// A tokenizer from what its file says; `origin` names it in errors, and `json` is its text.
+pub(super) fn assemble(file: TokenizerFile, json: String, origin: &str) -> Result<Tokenizer, Error> {
     let fault = |message: String| Error::TokenizerFormat { path: origin.to_owned(), message };
     let refuse = |field: &'static str, found: String| Error::TokenizerForeign {
         path: origin.to_owned(),
@@ -43,8 +42,6 @@ pub(super) fn parse(bytes: &[u8], origin: &str) -> Result<Tokenizer, Error> {
         found: found.chars().take(120).collect(),
         known: KNOWN,
     };
-    let text = std::str::from_utf8(bytes).map_err(|e| fault(e.to_string()))?;
-    let file: TokenizerFile = serde_json::from_str(text).map_err(|e| fault(e.to_string()))?;
     let model = file.model;
     if model.kind != "BPE" || model.altered_words() {
         let found = format!("type {:?}, or with a dropout, prefix, suffix or byte fallback", model.kind);
@@ -90,25 +87,16 @@ pub(super) fn parse(bytes: &[u8], origin: &str) -> Result<Tokenizer, Error> {
         put(id, &spelling, bytes)?;
         vocab.insert(spelling, id);
     }
-    let mut merges = Vec::with_capacity(model.merges.len());
-    for (rank, merge) in model.merges.into_iter().enumerate() {
-        let (left, right) = merge.pair().map_err(fault)?;
-        let made = format!("{left}{right}");
-        if let Some(part) = [&left, &right, &made].into_iter().find(|part| !vocab.contains_key(part.as_str())) {
-            return Err(fault(format!("merge {rank} uses `{part}`, which is no token of text")));
-        }
-        merges.push((left, right));
-    }
-    let model = BPE::builder().vocab_and_merges(vocab, merges).ignore_merges(model.ignore_merges).cache_capacity(0);
+    let merges = file::pairs(model.merges).map_err(fault)?;
     Ok(Tokenizer::new(Parts {
-        model: model.build().map_err(|e| fault(e.to_string()))?,
+        model: file::bpe(vocab, merges, model.ignore_merges).map_err(fault)?,
         scheme,
         nfc,
         // Ids that stand for nothing: a model may have rows to spare.
         token_bytes: token_bytes.into_iter().map(Option::unwrap_or_default).collect(),
         controls,
         special: None,
-        json: text.to_owned(),
+        json,
     }))
 }
 

@@ -27,6 +27,11 @@ static GPT2_AUTOMATON: LazyLock<Regex> = LazyLock::new(|| automaton(GPT2));
 static LLAMA3_AUTOMATON: LazyLock<Regex> = LazyLock::new(|| automaton(LLAMA3));
 static QWEN2_AUTOMATON: LazyLock<Regex> = LazyLock::new(|| automaton(QWEN2));
 
+/// The step that turns bytes into characters; with `use_regex` it also cuts as GPT-2 does.
+pub(in crate::tokenizer) fn byte_level(use_regex: bool) -> Value {
+    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": use_regex})
+}
+
 /// How a tokenizer cuts text into words, across which nothing is merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::tokenizer) enum Scheme {
@@ -46,7 +51,7 @@ impl Scheme {
     /// Those of other programs, for the search by what a file says.
     const FOREIGN: [Self; 4] = [Self::Gpt2, Self::SmolLm, Self::Llama3, Self::Qwen2];
 
-    /// The scheme that tokenizer.json states in `pre_tokenizer`; `trim_offsets` changes no id.
+    /// The scheme that tokenizer.json states in `pre_tokenizer`.
     pub(super) fn of_json(stated: &Value) -> Option<Self> {
         let mut stated = stated.clone();
         let steps = match stated.get_mut("pretokenizers").and_then(Value::as_array_mut) {
@@ -55,7 +60,8 @@ impl Scheme {
         };
         for step in steps.into_iter().filter_map(Value::as_object_mut) {
             if step.get("type") == Some(&json!("ByteLevel")) {
-                step.remove("trim_offsets");
+                // It changes no id.
+                step.insert("trim_offsets".to_owned(), json!(false));
                 // Left out it is true.
                 step.entry("use_regex").or_insert(json!(true));
             }
@@ -75,9 +81,7 @@ impl Scheme {
     }
 
     /// `pre_tokenizer` of tokenizer.json.
-    pub(super) fn to_json(self) -> Value {
-        let byte_level =
-            |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": use_regex});
+    pub(in crate::tokenizer) fn to_json(self) -> Value {
         let split = |pattern: &str| {
             let split =
                 json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
@@ -135,19 +139,7 @@ mod tests {
 
     /// What the crate does with the same tokenizer.json.
     fn reference(scheme: Scheme, text: &str) -> Vec<String> {
-        let mut stated = scheme.to_json();
-        let as_stated = stated.to_string();
-        let steps = match stated.get_mut("pretokenizers").and_then(Value::as_array_mut) {
-            Some(steps) => steps.iter_mut().collect(),
-            None => vec![&mut stated],
-        };
-        for step in steps {
-            if step["type"] == "ByteLevel" {
-                step["trim_offsets"] = json!(false);
-            }
-        }
-        assert_ne!(as_stated, stated.to_string());
-        let theirs: PreTokenizerWrapper = serde_json::from_value(stated).unwrap();
+        let theirs: PreTokenizerWrapper = serde_json::from_value(scheme.to_json()).unwrap();
         let mut pretokenized = PreTokenizedString::from(text);
         theirs.pre_tokenize(&mut pretokenized).unwrap();
         pretokenized
