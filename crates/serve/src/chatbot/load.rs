@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use casallm_compute::{Device, MatrixFormat, MatrixUse};
 use casallm_data::chat::ChatTemplate;
+use casallm_data::file_lock::LockError;
 use casallm_data::tokenizer::Tokenizer;
 use casallm_model::directory::{GENERATION_CONFIG, ModelDirectory, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS};
 use casallm_model::error::ModelError;
@@ -67,6 +68,17 @@ pub enum LoadError {
         /// The directory.
         path: PathBuf,
     },
+    /// Two servers do not share the folder of a cache.
+    #[error(
+        "{path}: the cache is in use by {}. Stop that server, or give this one another --cache-dir",
+        pid.map_or("another process".to_owned(), |pid| format!("process {pid}"))
+    )]
+    CacheLocked {
+        /// The folder.
+        path: PathBuf,
+        /// The process that holds it, where known.
+        pid: Option<u32>,
+    },
     /// The folder of the cache cannot be used, or no thread can be had.
     #[error("{path}: {source}")]
     Io {
@@ -118,7 +130,10 @@ impl Chatbot {
                 let weights =
                     directory.checksum(WEIGHTS).ok_or_else(|| LoadError::NoChecksum { path: dir.to_owned() })?;
                 let fingerprint = format!("{weights} {} {device_name}", format.name());
-                Some(Spill::open(path, &fingerprint, *bytes).map_err(io(path))?)
+                Some(Spill::open(path, &fingerprint, *bytes).map_err(|error| match error {
+                    LockError::Held { pid } => LoadError::CacheLocked { path: path.clone(), pid },
+                    LockError::Io(source) => io(path)(source),
+                })?)
             }
             None => None,
         };
