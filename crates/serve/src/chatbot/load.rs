@@ -1,6 +1,6 @@
 //! From a model directory to a chatbot.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -144,13 +144,35 @@ impl Chatbot {
     }
 }
 
-/// The last part of a path, or the one above where that is only `model`.
+/// The last part of a path, with the one above where the last is only `model` or `base`.
 fn name(dir: &Path) -> String {
     let full = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    let mut parts = full.iter().rev().map(|part| part.to_string_lossy());
-    let last = parts.next().unwrap_or_default();
+    let mut parts = full.components().rev().filter_map(|part| match part {
+        Component::Normal(part) => Some(part.to_string_lossy()),
+        _ => None,
+    });
+    let last = parts.next().unwrap_or("model".into());
     match parts.next() {
         Some(above) if last == "model" || last == "base" => format!("{above}-{last}"),
         _ => last.into_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_has_the_name_of_its_folder() {
+        for (path, expected) in [
+            ("/nowhere/runs/mine/model", "mine-model"),
+            ("/nowhere/runs/mine", "mine"),
+            ("/nowhere/base", "nowhere-base"),
+            // As in a container.
+            ("/base", "base"),
+            ("/", "model"),
+        ] {
+            assert_eq!(name(Path::new(path)), expected);
+        }
     }
 }
