@@ -145,10 +145,11 @@ export const tests = [
       assert.deepEqual(after.slice(0, 2), before.slice(0, 2));
       const branches = chat.users.nth(1).locator(".branches");
       assert.equal(await branches.innerText(), "2 / 2");
+      const saved = chat.page.waitForResponse((response) => response.request().method() === "PATCH");
       await branches.locator("[aria-label='Previous version']").click();
       assert.deepEqual(await chat.texts(), before);
       assert.equal(await branches.innerText(), "1 / 2");
-      await chat.page.waitForTimeout(100);
+      await saved;
       await chat.page.reload();
       await chat.messages.nth(3).waitFor();
       assert.deepEqual(await chat.texts(), before);

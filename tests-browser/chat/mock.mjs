@@ -202,9 +202,10 @@ export async function startMock(options = {}) {
         const conversation = { ...stored.conversation, id: newId("c"), created_at: now, updated_at: now };
         for (const message of stored.messages) {
           const { id } = makeMessage(conversation.id, renamed.get(message.parent_id) ?? null, message.role, message.content, message.status);
-          Object.assign(messages.get(id), { usage: message.usage, timing: message.timing, context: message.context });
+          Object.assign(messages.get(id), { usage: message.usage, timing: message.timing, context: message.context, error: message.error });
           renamed.set(message.id, id);
         }
+        for (const note of stored.notes) notes.push({ ...note, id: newId("n"), through_id: renamed.get(note.through_id), conversation_id: conversation.id });
         conversation.leaf_id = renamed.get(conversation.leaf_id) ?? null;
         conversations.set(conversation.id, conversation);
         return conversation.id;
@@ -240,18 +241,20 @@ export async function startMock(options = {}) {
   /** OpenAI's streaming route, for the store in the browser. */
   function complete(response, body) {
     const prompt = body.messages.reduce((sum, message) => sum + countTokens(message.content) + 4, 0);
-    const tokens = tokensOf(answerTo(body.messages.at(-1).content, 0));
+    const whole = tokensOf(answerTo(body.messages.at(-1).content, 0));
+    const tokens = whole.slice(0, Math.max(1, control.context - prompt));
     response.writeHead(200, { "Content-Type": "text/event-stream" });
     const write = (more) => response.write(`data: ${JSON.stringify({ id: "x", object: "chat.completion.chunk", created: 0, model: "mock-22m", choices: [], ...more })}\n\n`);
     let at = 0;
     const next = () => {
       if (response.destroyed) return;
+      if (at >= control.holdAfter) return setTimeout(next, control.tokenMs);
       if (at < tokens.length) {
         write({ choices: [{ index: 0, delta: { content: tokens[at] }, finish_reason: null }] });
         at += 1;
         return setTimeout(next, control.tokenMs);
       }
-      write({ choices: [{ index: 0, delta: {}, finish_reason: "stop" }] });
+      write({ choices: [{ index: 0, delta: {}, finish_reason: tokens.length < whole.length ? "length" : "stop" }] });
       write({
         usage: { prompt_tokens: prompt, completion_tokens: at, total_tokens: prompt + at, prompt_tokens_details: { cached_tokens: 3 } },
         casallm: { timing: { first_token_ms: 42, tokens_per_second: 100 }, context: { used: prompt + at, limit: control.context, overflow: null } },

@@ -1,5 +1,7 @@
 // The one way to the server: adds the key, turns refusals into ApiError, asks for a key when one is wanted.
 
+import { storage } from "./storage.js";
+
 const KEY = "casallm.key";
 
 /** A refusal. Status 0: no answer at all (offline, server down, connection cut). */
@@ -47,7 +49,7 @@ export class Api {
   }
 
   get key() {
-    return localStorage.getItem(KEY);
+    return storage.get(KEY);
   }
 
   /** Sends a request and waits for the head of the answer. */
@@ -55,7 +57,8 @@ export class Api {
     for (;;) {
       const key = this.key;
       const headers = new Headers();
-      if (key) headers.set("Authorization", `Bearer ${key}`);
+      // No server has a key of other characters, and no header carries them: the refusal asks for another.
+      if (key && /^[\x21-\x7e]+$/.test(key)) headers.set("Authorization", `Bearer ${key}`);
       if (body !== undefined) headers.set("Content-Type", "application/json");
       let response;
       try {
@@ -77,7 +80,7 @@ export class Api {
   /** However many requests are refused at once, one question is asked. */
   #newKey(rejected) {
     this.asking ??= this.askKey(rejected)
-      .then((key) => localStorage.setItem(KEY, key))
+      .then((key) => storage.set(KEY, key))
       .finally(() => (this.asking = null));
     return this.asking;
   }

@@ -34,7 +34,8 @@ export class App {
     /** What is being sent now. @type {{session: Session, controller: AbortController}|null} */
     this.sending = null;
     this.opening = new AbortController();
-    this.answers = new Answers(store, (live, change) => this.#answerChanged(live, change));
+    this.answers = new Answers(store, (live, change) => this.#answerChanged(live, change),
+      (message) => message.conversation_id === this.session.id);
     this.details = new Details();
     this.shell = new Shell(() => this.details.show(this.session.path, this.shell.panel === "details"));
     this.gauge = new Gauge(byId("gauge"), config);
@@ -98,6 +99,7 @@ export class App {
       if (live) session.tree.put(live.message);
       else if (message.status === "running" || message.status === "paused") this.answers.follow(message);
     }
+    this.answers.attend();
     this.settings.show(session.conversation);
     this.composer.open(session.draftId);
     this.transcript.followEnd.following = true;

@@ -15,16 +15,25 @@ installTheme(byId("theme"));
 const banner = new Banner(byId("banner"));
 const api = new Api(askKey);
 
-const config = await untilItWorks(() => api.json("GET", "api/config"), {
-  onWait: (wait) => (wait ? banner.showWait(api, wait, "Trying again", null) : banner.clear(api)),
+async function begun() {
+  const config = await untilItWorks(() => api.json("GET", "api/config"), {
+    onWait: (wait) => (wait ? banner.showWait(api, wait, "Trying again", null) : banner.clear(api)),
+  });
+  byId("brand").textContent = config.name;
+  const browser = config.storage === "browser";
+  // Where the server keeps no conversation it has no notes to condense it into.
+  if (browser && config.overflow === "summarise") config.overflow = "drop-oldest";
+  // Only the store that is used is loaded.
+  const store = browser
+    ? new (await import("./store/browser.js")).BrowserStore(api, config)
+    : new (await import("./store/server.js")).ServerStore(api);
+  return new App(config, store, banner);
+}
+const app = await begun().catch((error) => {
+  banner.showError(`The page could not start. ${error.message} Reload it to try again.`);
+  throw error;
 });
-// Only the store that is used is loaded.
-const store = config.storage === "browser"
-  ? new (await import("./store/browser.js")).BrowserStore(api, config)
-  : new (await import("./store/server.js")).ServerStore(api);
-const app = new App(config, store, banner);
 
-byId("brand").textContent = config.name;
 byId("new-chat").addEventListener("click", () => app.newChat());
 byId("export-all").addEventListener("click", () => app.saveAll());
 byId("import").addEventListener("click", () => byId("import-file").click());

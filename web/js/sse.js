@@ -1,8 +1,22 @@
 // Reads server-sent events from a fetch response. EventSource cannot send an API key, so it is not used.
 
+/** The server says something every ten seconds, be it a comment; after so long without a word nobody is there. */
+const SILENCE_MS = 35_000;
+
+async function readUnlessSilent(reader) {
+  let timer;
+  const silence = new Promise((_, reject) => (timer = setTimeout(() => reject(new Error("silence")), SILENCE_MS)));
+  try {
+    return await Promise.race([reader.read(), silence]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 /**
  * Yields every event of a body in the format of https://html.spec.whatwg.org/multipage/server-sent-events.html
- * (comments, `id` and `retry` are skipped). Ends with the body; an event that was cut off is not delivered.
+ * (comments, `id` and `retry` are skipped). Ends with the body; an event that was cut off is not delivered. Throws when the
+ * connection is cut, or silent for too long.
  * @param {ReadableStream<Uint8Array>} body
  * @returns {AsyncGenerator<{type: string, data: string}>}
  */
@@ -14,7 +28,7 @@ export async function* readEvents(body) {
   let data = [];
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await readUnlessSilent(reader);
       if (done) return;
       rest += value;
       // A carriage return at the end may be the first half of a CRLF; it waits for what follows.

@@ -31,6 +31,7 @@
 /**
  * Where conversations live: on the server (store/server.js) or in this browser (store/browser.js).
  * @typedef {object} Store
+ * @property {boolean} resumes  whether an answer that nobody listens to waits, and goes on where it was
  * @property {(query: {q?: string, cursor?: string}) => Promise<{conversations: Listed[], next: string|null}>} list
  * @property {(fields: Partial<Conversation>) => Promise<Conversation>} create
  * @property {(id: string) => Promise<Stored>} get

@@ -10,6 +10,7 @@ export class ServerStore {
   /** @param {import("../api.js").Api} api */
   constructor(api) {
     this.api = api;
+    this.resumes = true;
   }
 
   list({ q = "", cursor = "" }) {
