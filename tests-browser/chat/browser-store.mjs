@@ -113,11 +113,13 @@ export const tests = [
       await shown(chat, "word18");
       // Another tab deletes the answer just when this one has looked for it.
       await chat.page.evaluate(() => {
+        let deleted = false;
         for (const name of ["get", "getKey"]) {
           const looked = IDBObjectStore.prototype[name];
           IDBObjectStore.prototype[name] = function (id) {
             const request = looked.call(this, id);
-            if (this.name === "messages") this.transaction.db.transaction("messages", "readwrite").objectStore("messages").delete(id);
+            if (this.name === "messages" && !deleted) this.transaction.db.transaction("messages", "readwrite").objectStore("messages").delete(id);
+            deleted ||= this.name === "messages";
             return request;
           };
         }
@@ -141,7 +143,7 @@ export const tests = [
       mock.control.holdAfter = Infinity;
       await chat.idle();
       assert.match(await chat.answers.last().locator(".failure").innerText(), /The disk is full/);
-      await chat.page.waitForFunction(async () => (await navigator.locks.query()).held.length === 0);
+      await chat.answers.last().evaluate(({ dataset }) => navigator.locks.request(`casallm.answer.${dataset.id}`, { signal: AbortSignal.timeout(9000) }, () => {}));
     },
   },
   {
