@@ -6,6 +6,7 @@
 //     node chat.mjs ... --only WORDS         tests whose names have these words
 //     node chat.mjs ... --pictures FOLDER    with screenshots
 
+import { AssertionError } from "node:assert";
 import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { parseArgs } from "node:util";
@@ -52,8 +53,8 @@ async function tried(test) {
   told(test.name, lines, error, begun);
 }
 
-/** The page is damaged on its way to the browser: a test that does not notice is none. */
-async function damaged({ name, file, from, to, caughtBy }) {
+/** The page is damaged on its way to the browser: a test that does not notice, or stumbles over something else, is none. */
+async function damaged({ name, file, from, to, caughtBy, says }) {
   const begun = performance.now();
   let done = false;
   const damage = (path, text) => {
@@ -64,7 +65,8 @@ async function damaged({ name, file, from, to, caughtBy }) {
   };
   const test = all.find((one) => one.name.includes(caughtBy));
   const error = await runTest(browser, test, { damage, tell: () => {}, impatient: true });
-  const missed = done && error ? null : new Error(done ? "no test noticed" : `${file} has nothing like: ${from}`);
+  const noticed = error instanceof AssertionError || says?.test(error?.message);
+  const missed = done && noticed ? null : new Error(done ? `no test noticed: ${error?.stack ?? "it passed"}` : `${file} has nothing like: ${from}`);
   told(`damage is noticed: ${name}`, [], missed, begun);
 }
 

@@ -147,18 +147,27 @@ export const tests = [
     },
   },
   {
-    name: "in the browser: what another tab has deleted is said to be gone",
-    mock: { storage: "browser" },
+    name: "in the browser: what another tab has deleted is said to be gone, and stays gone",
+    mock: { storage: "browser", holdAfter: 40 },
     async run({ chat }) {
-      await chat.ask("hello");
-      await chat.page.evaluate(async () => (await import("/assets/js/store/database.js")).removeConversation(location.hash.slice(4)));
-      await chat.field.fill("and now?");
-      await chat.field.press("Enter");
-      await chat.page.waitForFunction(() => /This conversation is not in this browser/.test(document.querySelector(".banner.failure")?.textContent));
-      assert.equal(await chat.field.inputValue(), "and now?");
-      await chat.answers.first().locator("[data-do=regenerate]").click();
+      const failure = chat.page.locator(".banner.failure", { hasText: "This conversation is not in this browser." });
+      const database = (name) => chat.page.evaluate(async (name) => (await import("/assets/js/store/database.js"))[name](location.hash.slice(4)), name);
+      await chat.send("words 100");
+      await shown(chat, "word18");
+      await database("removeConversation");
+      await chat.page.keyboard.press("Escape");
       await chat.idle();
-      assert.match(await chat.page.locator(".banner.failure").innerText(), /This conversation is not in this browser/);
+      assert.deepEqual(await database("messagesOf"), []);
+      const tries = [
+        () => chat.field.fill("and now?").then(() => chat.field.press("Enter")),
+        () => chat.answers.first().locator("[data-do=regenerate]").click(),
+      ];
+      for (const again of tries) {
+        await failure.getByRole("button", { name: "Close" }).click();
+        await again();
+        await failure.waitFor();
+      }
+      assert.equal(await chat.field.inputValue(), "and now?");
     },
   },
   {

@@ -138,10 +138,11 @@ export const tests = [
       assert.equal(await editor.inputValue(), "second");
       await editor.fill("second, again");
       await editor.press("Enter");
-      await chat.page.waitForFunction(() => document.querySelectorAll("article.user > .text")[1]?.textContent === "second, again");
+      await editor.waitFor({ state: "detached" });
       await chat.idle();
       const after = await chat.texts();
       assert.equal(after.length, 4);
+      assert.equal(after[2], "second, again");
       assert.deepEqual(after.slice(0, 2), before.slice(0, 2));
       const branches = chat.users.nth(1).locator(".branches");
       assert.equal(await branches.innerText(), "2 / 2");

@@ -1,4 +1,4 @@
-// Ways to break the page, and the test that each must be caught by.
+// Ways to break the page, and the test that each must be caught by: by an assertion, or by waiting for what it `says` in vain.
 
 export const damages = [
   {
@@ -24,7 +24,7 @@ export const damages = [
   },
   {
     name: "the switcher does not save the branch", file: "js/app.js", caughtBy: "edit: the old version stays",
-    from: "await this.store.update(session.id, { leaf_id: session.leafId });", to: "",
+    from: "await this.store.update(session.id, { leaf_id: session.leafId });", to: "", says: /waitForResponse/,
   },
   {
     name: "a running answer is not picked up after a reload", file: "js/app.js", caughtBy: "reload: an answer",
@@ -44,7 +44,7 @@ export const damages = [
   },
   {
     name: "always follows the end", file: "js/view/follow-end.js", caughtBy: "follows the end",
-    from: "if (this.following) this.jump();", to: "this.jump();",
+    from: "if (this.following) this.jump();", to: "if (true) this.jump();", says: /#to-end/,
   },
   {
     name: "Enter sends while composing", file: "js/view/composer.js", caughtBy: "input method",
@@ -57,6 +57,18 @@ export const damages = [
   {
     name: "code widens the page", file: "css/transcript.css", caughtBy: "looks: light, 360",
     from: ".code pre { margin: 0; padding: .8rem 1rem; overflow-x: auto;", to: ".code { width: max-content } .code pre {",
+  },
+  {
+    name: "a stopped answer is read before it is written", file: "js/store/browser.js", caughtBy: "keeps all that was shown",
+    from: "await running?.ended;", to: "",
+  },
+  {
+    name: "a second tab asks again", file: "js/store/browser.js", caughtBy: "second tab waits",
+    from: "resolve(lock !== null);", to: "resolve(true);",
+  },
+  {
+    name: "what was deleted is written back", file: "js/store/database.js", caughtBy: "another tab has deleted",
+    from: "event.target.result && store.put(message)", to: "store.put(message)",
   },
   {
     name: "what streams settles too early", file: "js/streaming-markdown.js", caughtBy: "in one piece",

@@ -17,7 +17,7 @@ export async function runTest(browser, test, { server, pictures, damage, tell, i
     if (server) chat.patience = 60_000;
     await chat.open(test.hash);
     if (!test.unready) await chat.ready();
-    if (impatient) chat.setPatience(3000);
+    if (impatient) chat.setPatience(15_000);
     await test.run({ chat, mock, pictures, tell });
     chat.assertSound();
     return null;
