@@ -54,7 +54,7 @@ export const tests = [
     unready: true,
     async run({ chat }) {
       chat.networkFaultsAllowed = true;
-      await chat.page.addInitScript(() => Object.defineProperty(window, "localStorage", { get() { throw new DOMException("Access is denied.", "SecurityError"); } }));
+      await chat.page.addInitScript(() => Object.defineProperty(window, "localStorage", { configurable: true, get() { throw new DOMException("Access is denied.", "SecurityError"); } }));
       await chat.page.reload();
       await chat.page.locator("#key").fill("secret");
       await chat.page.locator("#key").press("Enter");

@@ -1,7 +1,5 @@
 // The one way to the server: adds the key, turns refusals into ApiError, asks for a key when one is wanted.
 
-import { storage } from "./storage.js";
-
 const KEY = "casallm.key";
 
 /** A refusal. Status 0: no answer at all (offline, server down, connection cut). */
@@ -49,7 +47,7 @@ export class Api {
   }
 
   get key() {
-    return storage.get(KEY);
+    return localStorage.getItem(KEY);
   }
 
   /** Sends a request and waits for the head of the answer. */
@@ -80,7 +78,7 @@ export class Api {
   /** However many requests are refused at once, one question is asked. */
   #newKey(rejected) {
     this.asking ??= this.askKey(rejected)
-      .then((key) => storage.set(KEY, key))
+      .then((key) => localStorage.setItem(KEY, key))
       .finally(() => (this.asking = null));
     return this.asking;
   }

@@ -1,12 +1,10 @@
 // What is typed and not yet sent, kept over reloads: one draft a conversation, one for each message being edited.
 
-import { storage } from "./storage.js";
-
 const name = (id) => `casallm.draft.${id}`;
 
 export const drafts = {
   /** @param {string} id  a conversation's, "new", or "edit." and a message's */
-  get: (id) => storage.get(name(id)) ?? "",
+  get: (id) => localStorage.getItem(name(id)) ?? "",
   set(id, text) {
     try {
       if (text) localStorage.setItem(name(id), text);

@@ -20,11 +20,8 @@ async function begun() {
     onWait: (wait) => (wait ? banner.showWait(api, wait, "Trying again", null) : banner.clear(api)),
   });
   byId("brand").textContent = config.name;
-  const browser = config.storage === "browser";
-  // Where the server keeps no conversation it has no notes to condense it into.
-  if (browser && config.overflow === "summarise") config.overflow = "drop-oldest";
   // Only the store that is used is loaded.
-  const store = browser
+  const store = config.storage === "browser"
     ? new (await import("./store/browser.js")).BrowserStore(api, config)
     : new (await import("./store/server.js")).ServerStore(api);
   return new App(config, store, banner);

@@ -1,7 +1,6 @@
 // Light, dark, or as the system has it.
 
 import { relabel } from "./dom.js";
-import { storage } from "./storage.js";
 
 const KEY = "casallm.theme";
 const ORDER = ["auto", "light", "dark"];
@@ -9,7 +8,7 @@ const LOOKS = { auto: ["auto", "Theme: as the system"], light: ["sun", "Theme: l
 
 /** @param {HTMLButtonElement} button  goes through the three */
 export function installTheme(button) {
-  const current = () => (ORDER.includes(storage.get(KEY)) ? storage.get(KEY) : "auto");
+  const current = () => (ORDER.includes(localStorage.getItem(KEY)) ? localStorage.getItem(KEY) : "auto");
   const show = () => {
     const theme = current();
     if (theme === "auto") delete document.documentElement.dataset.theme;
@@ -18,7 +17,7 @@ export function installTheme(button) {
     dispatchEvent(new Event("themechange"));
   };
   button.addEventListener("click", () => {
-    storage.set(KEY, ORDER[(ORDER.indexOf(current()) + 1) % ORDER.length]);
+    localStorage.setItem(KEY, ORDER[(ORDER.indexOf(current()) + 1) % ORDER.length]);
     show();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => dispatchEvent(new Event("themechange")));

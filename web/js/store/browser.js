@@ -25,6 +25,8 @@ export class BrowserStore {
   constructor(api, config) {
     this.api = api;
     this.config = config;
+    // What the server's policy comes to where it has no notes to condense into.
+    if (config.overflow === "summarise") config.overflow = "drop-oldest";
     this.resumes = false;
     /** Answers that this page streams, or waits for. @type {Map<string, {stopped: AbortController, ended: Promise<any>}>} */
     this.running = new Map();

@@ -1,7 +1,6 @@
 // The frame of the page: the list at the left, the panels at the right, which on narrow screens lie over the chat.
 
 import { byId } from "../dom.js";
-import { storage } from "../storage.js";
 
 const SIDEBAR = "casallm.sidebar";
 /** @type {("settings"|"details")[]} */
@@ -17,7 +16,7 @@ export class Shell {
     this.tight = matchMedia("(max-width: 75rem)");
     /** @type {string|null} */
     this.panel = null;
-    this.sidebarOpen = !this.narrow.matches && storage.get(SIDEBAR) !== "closed";
+    this.sidebarOpen = !this.narrow.matches && localStorage.getItem(SIDEBAR) !== "closed";
     byId("toggle-sidebar").addEventListener("click", () => this.setSidebar(!this.sidebarOpen));
     byId("close-sidebar").addEventListener("click", () => this.setSidebar(false));
     byId("scrim").addEventListener("click", () => this.closeOverlay());
@@ -26,7 +25,7 @@ export class Shell {
       byId(`close-${name}`).addEventListener("click", () => this.setPanel(null));
     }
     this.narrow.addEventListener("change", () => {
-      this.sidebarOpen = !this.narrow.matches && storage.get(SIDEBAR) !== "closed";
+      this.sidebarOpen = !this.narrow.matches && localStorage.getItem(SIDEBAR) !== "closed";
       this.#show();
     });
     this.tight.addEventListener("change", () => this.#show());
@@ -56,7 +55,7 @@ export class Shell {
 
   setSidebar(open) {
     this.sidebarOpen = open;
-    if (!this.narrow.matches) storage.set(SIDEBAR, open ? "open" : "closed");
+    if (!this.narrow.matches) localStorage.setItem(SIDEBAR, open ? "open" : "closed");
     if (open && this.narrow.matches) this.panel = null;
     this.#show();
     if (this.narrow.matches) byId(open ? "close-sidebar" : "toggle-sidebar").focus();
