@@ -19,7 +19,6 @@ async function begun() {
   const config = await untilItWorks(() => api.json("GET", "api/config"), {
     onWait: (wait) => (wait ? banner.showWait(api, wait, "Trying again", null) : banner.clear(api)),
   });
-  byId("brand").textContent = config.name;
   // Only the store that is used is loaded.
   const store = config.storage === "browser"
     ? new (await import("./store/browser.js")).BrowserStore(api, config)
@@ -30,7 +29,9 @@ const app = await begun().catch((error) => {
   banner.showError(`The page could not start. ${error.message} Reload it to try again.`);
   throw error;
 });
+const { config } = app;
 
+byId("brand").textContent = config.name;
 byId("new-chat").addEventListener("click", () => app.newChat());
 byId("export-all").addEventListener("click", () => app.saveAll());
 byId("import").addEventListener("click", () => byId("import-file").click());
