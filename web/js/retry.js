@@ -43,6 +43,7 @@ export async function untilItWorks(operation, { signal, onWait }) {
       }, attempt);
     } catch (error) {
       if (!(error instanceof ApiError) || !error.passing) throw error;
+      signal?.throwIfAborted();
       await pause(error.retryAfter ?? Math.min(15, 2 ** failures), signal, onWait, error);
       failures += 1;
     } finally {

@@ -34,7 +34,8 @@
  * @property {(query: {q?: string, cursor?: string}) => Promise<{conversations: Listed[], next: string|null}>} list
  * @property {(fields: Partial<Conversation>) => Promise<Conversation>} create
  * @property {(id: string) => Promise<Stored>} get
- * @property {(id: string, changes: Partial<Conversation>) => Promise<Conversation>} update
+ * @property {(id: string, changes: Partial<Conversation>, options?: {keepalive?: boolean}) => Promise<Conversation>} update
+ *   `keepalive`: even when the page is left meanwhile
  * @property {(id: string) => Promise<void>} remove
  * @property {(id: string, message: {parent_id: string|null, content: string}) =>
  *   Promise<{user: Message, assistant: Message}>} send
