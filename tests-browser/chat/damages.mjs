@@ -20,14 +20,14 @@ export const damages = [
   },
   {
     name: "an edit replaces instead of branching", file: "js/app.js", caughtBy: "edit: the old version stays",
-    from: "this.#post(this.session, message.parent_id, text)", to: "this.#post(this.session, this.session.leafId, text)",
+    from: "this.sending.post(this.session, message.parent_id, text)", to: "this.sending.post(this.session, this.session.leafId, text)",
   },
   {
     name: "the switcher does not save the branch", file: "js/app.js", caughtBy: "edit: the old version stays",
     from: "await this.store.update(session.id, { leaf_id: session.leafId });", to: "",
   },
   {
-    name: "a running answer is not picked up after a reload", file: "js/app.js", caughtBy: "reload: an answer",
+    name: "a running answer is not picked up", file: "js/app.js", caughtBy: "continued in another tab",
     from: "this.answers.follow(message);\n    }", to: "message.status;\n    }",
   },
   {
@@ -35,7 +35,7 @@ export const damages = [
     from: "message.content = data.content;", to: "message.content += data.content;",
   },
   {
-    name: "a lost answer is asked for twice", file: "js/app.js", caughtBy: "not made twice",
+    name: "a lost answer is asked for twice", file: "js/sending.js", caughtBy: "not made twice",
     from: "attempt > 0 &&", to: "attempt > 9 &&",
   },
   {
@@ -47,8 +47,8 @@ export const damages = [
     from: "if (this.following) this.jump();", to: "this.jump();",
   },
   {
-    name: "Enter sends while composing", file: "js/view/composer.js", caughtBy: "input method",
-    from: "if (event.isComposing || event.keyCode === 229) return;", to: "",
+    name: "Enter sends while composing", file: "js/keyboard.js", caughtBy: "input method",
+    from: "event.isComposing || event.keyCode === 229;", to: "false;",
   },
   {
     name: "faint letters", file: "css/base.css", caughtBy: "looks: light, 1280",
