@@ -36,7 +36,7 @@ export const damages = [
   },
   {
     name: "a lost answer is asked for twice", file: "js/sending.js", caughtBy: "not made twice",
-    from: "attempt > 0 &&", to: "attempt > 9 &&",
+    from: "attempt > 0", to: "attempt > 9",
   },
   {
     name: "drafts are not kept", file: "js/view/composer.js", caughtBy: "drafts: one",
@@ -51,11 +51,11 @@ export const damages = [
     from: "event.isComposing || event.keyCode === 229;", to: "false;",
   },
   {
-    name: "faint letters", file: "css/base.css", caughtBy: "looks: light, 1280",
+    name: "faint letters", file: "css/page.css", caughtBy: "looks: light, 1280",
     from: "--quiet: light-dark(#5c5f66", to: "--quiet: light-dark(#a0a0a0",
   },
   {
-    name: "code widens the page", file: "css/transcript.css", caughtBy: "looks: light, 360",
+    name: "code widens the page", file: "css/page.css", caughtBy: "looks: light, 360",
     from: ".code pre { margin: 0; padding: .8rem 1rem; overflow-x: auto;", to: ".code { width: max-content } .code pre {",
   },
   {

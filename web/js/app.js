@@ -1,6 +1,5 @@
 // What can be done on the page, and what is shown when it is done. Knows the views and the store; neither knows the other.
 
-import { addressed, addressOf } from "./address.js";
 import { announce } from "./announcer.js";
 import { Answers } from "./answers.js";
 import { ApiError } from "./api.js";
@@ -11,7 +10,6 @@ import { bytesOf, fileName, firstWords, plural, size } from "./format.js";
 import { untilItWorks } from "./retry.js";
 import { Sending } from "./sending.js";
 import { Session } from "./session.js";
-import { followAgain, remember } from "./unfinished.js";
 import { Composer } from "./view/composer.js";
 import { Details } from "./view/details.js";
 import { confirmed } from "./view/dialogs.js";
@@ -21,6 +19,9 @@ import { SettingsPanel } from "./view/settings.js";
 import { Shell } from "./view/shell.js";
 import { Sidebar } from "./view/sidebar.js";
 import { Transcript } from "./view/transcript.js";
+
+/** The answers that are being written, for the page after a reload. */
+const LIVE = "casallm.live";
 
 /** Browsers send no more than 64 KiB for a page that is left. */
 const LAST_WORDS_BYTES = 60_000;
@@ -37,15 +38,7 @@ export class App {
     this.session = Session.unsaved();
     this.opening = new AbortController();
     this.answers = new Answers(store, (live, change) => this.#answerChanged(live, change));
-    this.sending = new Sending(store, this.answers, {
-      flush: (session) => this.settings.flush(session),
-      made: (session) => this.#made(session),
-      unmade: (session) => this.#unmake(session),
-      patiently: (operation, signal, again, cancel) => this.#patiently(operation, signal, again, cancel),
-      changed: () => this.#sendingChanged(),
-      late: (session) => session.id === this.session.id && this.reread(),
-      failed: (error) => this.#failed(error),
-    });
+    this.sending = new Sending(this);
     this.details = new Details();
     this.shell = new Shell(() => this.details.show(this.session.path, this.shell.panel === "details"));
     this.gauge = new Gauge(byId("gauge"), config);
@@ -58,7 +51,7 @@ export class App {
       branch: (message) => this.showBranch(message),
       limit: config.limits.message_bytes,
     });
-    this.settings = new SettingsPanel(config, (session, changes, options) => this.#saveSettings(session, changes, options));
+    this.settings = new SettingsPanel(config, (session, changes) => this.#saveSettings(session, changes));
     this.sidebar = new Sidebar(byId("sidebar"), {
       list: (query) => store.list(query),
       open: (id) => this.#chosen(id),
@@ -69,8 +62,7 @@ export class App {
       listed: (conversations) => this.#listed(conversations),
     });
     drafts.full = () => this.banner.showError("This browser's storage is full: what is written here is lost when the page is left.");
-    // The browser's own answers ended with the page that wrote them.
-    if (config.storage === "server") followAgain(this.answers);
+    this.#followLeft();
   }
 
   /** Shows what the address names. */
@@ -89,12 +81,12 @@ export class App {
     if (sending) return this.#enter(sending);
     const opening = (this.opening = new AbortController());
     try {
-      const stored = await this.#patiently(() => this.store.get(id), opening.signal, "Trying again");
+      const stored = await this.patiently(() => this.store.get(id), opening.signal, "Trying again");
       if (!opening.signal.aborted) this.#enter(new Session(stored));
     } catch (error) {
       if (opening.signal.aborted) return;
       this.#enter(Session.unsaved());
-      if (error.status !== 404) return this.#failed(error);
+      if (error.status !== 404) return this.failed(error);
       this.transcript.showEmpty("This conversation is not here", h("p", {}, "It may have been deleted, or belongs to another server."));
     }
   }
@@ -113,9 +105,14 @@ export class App {
 
   /** @param {Session} session */
   #enter(session) {
-    this.settings.flush(this.session).catch((error) => this.#failed(error));
+    this.settings.flush(this.session).catch((error) => this.failed(error));
     this.session = session;
-    this.#follow();
+    const { tree } = session;
+    for (const message of tree.messages.values()) {
+      const live = this.answers.get(message.id);
+      if (live) tree.put(Object.assign(live.message, { ...message, content: live.message.content || message.content }));
+      else if (message.status === "running" || message.status === "paused") this.answers.follow(message);
+    }
     this.settings.show(session);
     this.composer.open(session.draftId);
     this.transcript.followEnd.following = true;
@@ -123,19 +120,19 @@ export class App {
     this.transcript.followEnd.jump();
   }
 
-  /** Listens to the answers of the session that are being written. */
-  #follow() {
-    const { tree } = this.session;
-    for (const message of tree.messages.values()) {
-      const live = this.answers.get(message.id);
-      if (live) tree.put(Object.assign(live.message, { ...message, content: live.message.content || message.content }));
-      else if (message.status === "running" || message.status === "paused") this.answers.follow(message);
+  /** Listens again to what was being answered when the page was left, shown or not. The browser's own answers ended with it. */
+  #followLeft() {
+    if (this.config.storage === "browser") return;
+    try {
+      for (const message of JSON.parse(sessionStorage.getItem(LIVE) ?? "[]")) this.answers.follow(message);
+    } catch {
+      // The browser keeps nothing.
     }
   }
 
   /** The page was hidden, perhaps for good. */
   hidden() {
-    this.settings.flush(this.session, { keepalive: true }).catch(() => {});
+    this.settings.flush(this.session).catch(() => {});
   }
 
   /** The page is looked at again: another tab or device may have changed the list, and the conversation. */
@@ -151,12 +148,7 @@ export class App {
     if (session.id === null || busy()) return;
     try {
       const stored = await this.store.get(session.id);
-      if (busy() || stored.messages.every(({ id, status }) => session.tree.get(id)?.status === status)) return;
-      const { conversation, tree, notes, leafId } = new Session(stored);
-      Object.assign(session, { conversation, tree, notes, leafId });
-      this.#follow();
-      if (!session.changes) this.settings.show(session);
-      this.render();
+      if (!busy() && stored.messages.some(({ id, status }) => session.tree.get(id)?.status !== status)) this.#enter(new Session(stored));
     } catch {
       // It is read again with the next visit.
     }
@@ -178,7 +170,11 @@ export class App {
 
   #markList() {
     this.sidebar.mark(this.session.id, new Set([...this.answers.live.values()].map(({ message }) => message.conversation_id)));
-    remember(this.answers);
+    try {
+      sessionStorage.setItem(LIVE, JSON.stringify([...this.answers.live.values()].map(({ message: { id, conversation_id } }) => ({ id, conversation_id, content: "" }))));
+    } catch {
+      // The browser keeps nothing: after a reload only what is shown is listened to.
+    }
   }
 
   #showTitle() {
@@ -224,12 +220,12 @@ export class App {
     this.composer.focus();
   }
 
-  #sendingChanged() {
+  sendingChanged() {
     this.render();
     this.sidebar.refresh();
   }
 
-  #made(session) {
+  made(session) {
     this.#renamed(session, "new");
     // What is in this browser alone is not to be cleared when room is short.
     if (this.config.storage === "browser") navigator.storage?.persist?.().catch(() => {});
@@ -244,7 +240,7 @@ export class App {
   }
 
   /** The first message was refused or given up: it is a new chat again. One that was left keeps the message as its draft. */
-  #unmake(session) {
+  unmade(session) {
     if (session !== this.session) return;
     const { id } = session;
     session.change({ id: null });
@@ -257,7 +253,7 @@ export class App {
     if (this.sending.stop(this.session)) return true;
     const running = this.session.path.find((message) => this.answers.get(message.id));
     if (!running) return false;
-    this.answers.stop(running.id).catch((error) => this.#failed(error));
+    this.answers.stop(running.id).catch((error) => this.failed(error));
     return true;
   }
 
@@ -325,7 +321,7 @@ export class App {
     try {
       await this.store.update(session.id, { leaf_id: session.leafId });
     } catch (error) {
-      if (!error.passing) this.#failed(error);
+      if (!error.passing) this.failed(error);
     }
   }
 
@@ -336,7 +332,7 @@ export class App {
       this.render();
       await this.sidebar.refresh();
     } catch (error) {
-      this.#failed(error);
+      this.failed(error);
     }
   }
 
@@ -345,7 +341,7 @@ export class App {
     try {
       await this.store.remove(id);
     } catch (error) {
-      if (error.status !== 404) return this.#failed(error);
+      if (error.status !== 404) return this.failed(error);
     }
     this.answers.forget(id);
     this.sending.stop(this.sending.session(id));
@@ -359,19 +355,13 @@ export class App {
     await this.sidebar.refresh();
   }
 
-  async save({ id, title }, format) {
+  /** @param {{id: string, title: string}|null} conversation  null: all of them @param {"json"|"markdown"} format */
+  async save(conversation, format) {
+    const name = conversation ? fileName(conversation.title) : "casallm-conversations";
     try {
-      saveFile(await this.store.exported(id, format), `${fileName(title)}.${format === "json" ? "json" : "md"}`);
+      saveFile(await this.store.exported(conversation?.id ?? null, format), `${name}.${format === "json" ? "json" : "md"}`);
     } catch (error) {
-      this.#failed(error);
-    }
-  }
-
-  async saveAll() {
-    try {
-      saveFile(await this.store.exported(null, "json"), "casallm-conversations.json");
-    } catch (error) {
-      this.#failed(error);
+      this.failed(error);
     }
   }
 
@@ -388,15 +378,17 @@ export class App {
     }
   }
 
-  async #saveSettings(session, changes, { keepalive = false } = {}) {
+  async #saveSettings(session, changes) {
     if (session.id === null) return session.change(changes);
-    session.conversation = await this.store.update(session.id, changes, { keepalive: keepalive && bytesOf(JSON.stringify(changes)) < LAST_WORDS_BYTES });
+    // A page that is hidden may be gone before the request is sent.
+    const keepalive = document.visibilityState === "hidden" && bytesOf(JSON.stringify(changes)) < LAST_WORDS_BYTES;
+    session.conversation = await this.store.update(session.id, changes, { keepalive });
   }
 
   // Faults
 
   /** Tries until it works, with the wait shown. */
-  async #patiently(operation, signal, again, cancel = null) {
+  async patiently(operation, signal, again, cancel = null) {
     const owner = {};
     return untilItWorks(operation, {
       signal,
@@ -404,7 +396,7 @@ export class App {
     });
   }
 
-  #failed(error) {
+  failed(error) {
     if (!(error instanceof ApiError)) console.error(error);
     this.shell.showChat();
     this.banner.showError(error.message);
@@ -414,6 +406,19 @@ export class App {
   #listFailed(error) {
     clearTimeout(this.listTimer);
     if (error.passing) this.listTimer = setTimeout(() => this.sidebar.refresh(), 1000 * (error.retryAfter ?? 3));
-    else this.#failed(error);
+    else this.failed(error);
   }
 }
+
+/** The conversation that the address names, or null. */
+function addressed() {
+  const id = /^#\/c\/(.+)$/.exec(location.hash)?.[1] ?? null;
+  try {
+    return id && decodeURIComponent(id);
+  } catch {
+    return id;
+  }
+}
+
+/** @param {string} id */
+const addressOf = (id) => `#/c/${encodeURIComponent(id)}`;

@@ -26,7 +26,7 @@ const app = new App(config, store, banner);
 
 byId("brand").textContent = config.name;
 byId("new-chat").addEventListener("click", () => app.newChat());
-byId("export-all").addEventListener("click", () => app.saveAll());
+byId("export-all").addEventListener("click", () => app.save(null, "json"));
 byId("import").addEventListener("click", () => byId("import-file").click());
 installImport(byId("import-file"), (text) => app.import(text));
 byId("help").addEventListener("click", showHelp);

@@ -2,28 +2,16 @@
 
 import { ApiError } from "./api.js";
 
-/**
- * @typedef {import("./session.js").Session} Session
- * @typedef {<T>(operation: (worked: () => void, attempt: number) => Promise<T>, again: string) => Promise<T>} Patiently
- * @typedef {{flush: (session: Session) => Promise<void>, made: (session: Session) => void, unmade: (session: Session) => void,
- *   patiently: (operation: any, signal: AbortSignal, again: string, cancel: () => void) => Promise<any>,
- *   changed: () => void, late: (session: Session) => void, failed: (error: Error) => void}} Does  `flush` saves the session's
- *   settings; `made` and `unmade`: it became a conversation, or is none after all; `late`: what was given up had arrived
- */
+/** @typedef {import("./session.js").Session} Session */
 
 export class Sending {
-  /**
-   * @param {import("./types.js").Store} store @param {import("./answers.js").Answers} answers @param {Does} does
-   */
-  constructor(store, answers, does) {
-    this.store = store;
-    this.answers = answers;
-    this.does = does;
+  /** @param {import("./app.js").App} app */
+  constructor(app) {
+    this.app = app;
     /** What is being sent now: one request a conversation. @type {Map<Session, AbortController>} */
     this.controllers = new Map();
   }
 
-  /** @param {Session} session */
   has(session) {
     return this.controllers.has(session);
   }
@@ -33,105 +21,92 @@ export class Sending {
     return [...this.controllers.keys()].find((session) => session.id === id);
   }
 
-  /** Gives up what is being sent. Whether something was. @param {Session|undefined} session */
+  /** Gives up what is being sent. Whether something was. */
   stop(session) {
     const controller = this.controllers.get(session);
     controller?.abort(new Error("stopped"));
     return controller !== undefined;
   }
 
-  /**
-   * Whether the message is with the server.
-   * @param {Session} session @param {string|null} parentId @param {string} content
-   * @param {() => void} [arrived]  called when it is, even when it was given up before
-   */
+  /** Whether the message is with the server. `arrived` is called when it is, even if it was given up before. */
   post(session, parentId, content, arrived) {
     return this.#begin(session, async (patiently, signal) => {
-      await patiently(() => this.does.flush(session), "Sending again");
       if (session.id === null) await this.#create(session, patiently, signal);
-      const known = new Set(session.tree.messages.keys());
-      const { user, assistant } = await patiently(async (_, attempt) => {
-        const accepted = attempt > 0 && (await this.#accepted(session, known, (m) => m.role === "user" && m.parent_id === parentId && m.content === content));
-        return accepted || this.store.send(session.id, { parent_id: parentId, content });
-      }, "Sending again");
-      return [user, assistant];
+      return this.#once(session, patiently, () => this.app.store.send(session.id, { parent_id: parentId, content }),
+        (message) => message.role === "user" && message.parent_id === parentId && message.content === content);
     }, arrived);
   }
 
-  /** Answers once more, as a branch. @param {Session} session @param {import("./types.js").Message} message */
-  regenerate(session, message) {
-    return this.#begin(session, async (patiently) => {
-      await patiently(() => this.does.flush(session), "Asking again");
-      const known = new Set(session.tree.messages.keys());
-      const { assistant } = await patiently(async (_, attempt) => {
-        const accepted = attempt > 0 && (await this.#accepted(session, known, (m) => m.role === "assistant" && m.parent_id === message.parent_id));
-        return accepted || this.store.regenerate(message.id);
-      }, "Asking again");
-      return [assistant];
-    });
+  /** Answers once more, as a branch. */
+  regenerate(session, { id, parent_id }) {
+    return this.#begin(session, (patiently) => this.#once(session, patiently, () => this.app.store.regenerate(id),
+      (message) => message.role === "assistant" && message.parent_id === parent_id));
   }
 
-  /** A request whose answer was lost may have arrived: then it is not made twice. */
-  async #accepted(session, known, wanted) {
-    const { messages } = await this.store.get(session.id);
-    const found = messages.find((message) => !known.has(message.id) && wanted(message));
-    if (!found) return null;
-    return found.role === "user" ? { user: found, assistant: messages.find((message) => message.parent_id === found.id) } : { assistant: found };
+  /** The messages that a request makes. One whose answer was lost may have arrived: then it is not made twice. */
+  #once(session, patiently, request, made) {
+    const known = new Set(session.tree.messages.keys());
+    return patiently(async (_, attempt) => {
+      if (attempt > 0) {
+        const { messages } = await this.app.store.get(session.id);
+        const found = messages.find((message) => !known.has(message.id) && made(message));
+        if (found) return found.role === "user" ? [found, messages.find((message) => message.parent_id === found.id)] : [found];
+      }
+      const { user, assistant } = await request();
+      return user ? [user, assistant] : [assistant];
+    });
   }
 
   async #create(session, patiently, signal) {
     const conversation = await patiently(() => {
       const { system_prompt, settings } = session.conversation;
-      return this.store.create({ system_prompt, settings });
-    }, "Sending again");
-    if (signal.aborted) return this.store.remove(conversation.id);
+      return this.app.store.create({ system_prompt, settings });
+    });
+    if (signal.aborted) return this.app.store.remove(conversation.id);
     session.saved(conversation);
-    this.does.made(session);
+    this.app.made(session);
   }
 
-  /**
-   * Runs a request that begins an answer, and follows the answer.
-   * @param {Session} session @param {(patiently: Patiently, signal: AbortSignal) => Promise<import("./types.js").Message[]>} request
-   * @returns {Promise<boolean>} whether it began
-   */
+  /** Runs a request that begins an answer, and follows the answer. @returns {Promise<boolean>} whether it began */
   async #begin(session, request, arrived = () => {}) {
-    if (this.has(session) || session.path.some((message) => this.answers.get(message.id))) {
-      this.does.failed(new ApiError(409, "An answer is being written. Stop it first, or wait for its end."));
+    const { app } = this;
+    if (this.has(session) || session.path.some((message) => app.answers.get(message.id))) {
+      app.failed(new ApiError(409, "An answer is being written. Stop it first, or wait for its end."));
       return false;
     }
     const controller = new AbortController();
     const { signal } = controller;
     const isNew = session.id === null;
+    const patiently = (operation) => app.patiently(operation, signal, "Sending again", () => this.stop(session));
     this.controllers.set(session, controller);
-    this.does.changed();
-    const asked = request((operation, again) => this.does.patiently(operation, signal, again, () => this.stop(session)), signal);
+    app.sendingChanged();
+    const asked = patiently(() => app.settings.flush(session)).then(() => request(patiently, signal));
     try {
-      // A request that is on its way cannot be called back, but nobody has to wait for it.
+      // What is on its way cannot be called back, but nobody has to wait for it.
       const messages = await Promise.race([asked, new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)))]);
       session.add(...messages);
-      this.answers.follow(messages[messages.length - 1]);
+      app.answers.follow(messages.at(-1));
       arrived();
       return true;
     } catch (error) {
       if (signal.aborted) this.#stopLate(session, asked, arrived);
-      else this.does.failed(error);
-      if (isNew && session.id !== null) this.does.unmade(session);
+      else app.failed(error);
+      if (isNew && session.id !== null) app.unmade(session);
       return false;
     } finally {
       this.controllers.delete(session);
-      this.does.changed();
+      app.sendingChanged();
     }
   }
 
-  /** Stops the answer to what was given up on its way and arrived all the same. */
+  /** What was given up may arrive all the same: it is stopped. */
   async #stopLate(session, asked, arrived) {
     try {
-      const messages = await asked;
-      await this.store.stop(messages[messages.length - 1].id);
+      await this.app.store.stop((await asked).at(-1).id);
       arrived();
-      this.does.late(session);
+      if (session.id === this.app.session.id) this.app.reread();
     } catch {
-      // It did not arrive.
+      // It did not.
     }
   }
 }

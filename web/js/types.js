@@ -29,6 +29,21 @@
  */
 
 /**
+ * A wait until something is tried again, at `until`; `now` does it at once.
+ * @typedef {{error: import("./api.js").ApiError, until: number, now: () => void}} Wait
+ */
+
+/**
+ * What the views ask of the app. `limit`: bytes of a message.
+ * @typedef {{regenerate: (message: Message) => void, edit: (message: Message, text: string) => Promise<boolean>,
+ *   branch: (message: Message) => void, limit: number}} MessageActions
+ * @typedef {{list: (query: {q?: string, cursor?: string}) => Promise<{conversations: Listed[], next: string|null}>,
+ *   open: (id: string) => void, rename: (id: string, title: string) => Promise<void>, remove: (conversation: Listed) => void,
+ *   save: (conversation: Listed, format: "json"|"markdown") => void, failed: (error: Error) => void,
+ *   listed: (conversations: Listed[]) => void}} ListDoes
+ */
+
+/**
  * Where conversations live: on the server (store/server.js) or in this browser (store/browser.js).
  * @typedef {object} Store
  * @property {(query: {q?: string, cursor?: string}) => Promise<{conversations: Listed[], next: string|null}>} list

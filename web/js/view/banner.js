@@ -33,7 +33,7 @@ export class Banner {
 
   /**
    * A wait with its countdown.
-   * @param {any} owner @param {import("../retry.js").Wait} wait @param {string} again  "Trying again" @param {(() => void)|null} cancel
+   * @param {any} owner @param {import("../types.js").Wait} wait @param {string} again  "Trying again" @param {(() => void)|null} cancel
    */
   showWait(owner, wait, again, cancel) {
     const reason = { 0: "The server cannot be reached.", 429: "Too many requests at once.", 503: "The server is busy." }[wait.error.status]

@@ -7,11 +7,7 @@ import { composing, sends } from "../keyboard.js";
 import { copyButton } from "../markdown.js";
 import { StreamingMarkdown } from "../streaming-markdown.js";
 
-/**
- * @typedef {import("../types.js").Message} Message
- * @typedef {{regenerate: (message: Message) => void, edit: (message: Message, text: string) => Promise<boolean>,
- *   branch: (message: Message) => void, limit: number}} Actions  `limit`: bytes of a message
- */
+/** @typedef {import("../types.js").Message} Message */
 
 const ENDINGS = {
   stopped: "Stopped",
@@ -20,7 +16,7 @@ const ENDINGS = {
 };
 
 export class MessageView {
-  /** @param {Message} message @param {Actions} actions */
+  /** @param {Message} message @param {import("../types.js").MessageActions} actions */
   constructor(message, actions) {
     this.message = message;
     this.actions = actions;

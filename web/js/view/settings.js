@@ -3,10 +3,7 @@
 import { byId, h, setText } from "../dom.js";
 import { bytesOf, count } from "../format.js";
 
-/**
- * @typedef {import("../types.js").Settings} Settings
- * @typedef {import("../session.js").Session} Session
- */
+/** @typedef {import("../session.js").Session} Session */
 
 /** Name, label, hint, whole numbers only. @type {[string, string, string, boolean][]} */
 const FIELDS = [
@@ -28,7 +25,7 @@ const SAVE_AFTER_MS = 400;
 export class SettingsPanel {
   /**
    * @param {import("../types.js").Config} config
-   * @param {(session: Session, changes: {system_prompt?: string, settings?: Settings}, options: {keepalive?: boolean}) => Promise<void>} save
+   * @param {(session: Session, changes: Session["changes"]) => Promise<void>} save
    */
   constructor(config, save) {
     this.config = config;
@@ -72,7 +69,7 @@ export class SettingsPanel {
 
   /** What is entered, or null when something is wrong. */
   #check() {
-    /** @type {Settings} */
+    /** @type {import("../types.js").Settings} */
     const settings = {};
     let sound = true;
     for (const [name, { field, problem, whole }] of this.fields) {
@@ -109,19 +106,19 @@ export class SettingsPanel {
   }
 
   /** Saves what has been changed and not saved, one change after the other. @param {Session} session */
-  flush(session, options = {}) {
+  flush(session) {
     if (session === this.session) clearTimeout(this.timer);
-    session.saving ??= this.#save(session, options).finally(() => (session.saving = null));
+    session.saving ??= this.#save(session).finally(() => (session.saving = null));
     return session.saving;
   }
 
-  async #save(session, options) {
+  async #save(session) {
     const say = (text) => session === this.session && setText(this.state, text);
     while (session.changes) {
       const { changes } = session;
       session.changes = null;
       try {
-        await this.save(session, changes, options);
+        await this.save(session, changes);
         say("Saved for this conversation.");
       } catch (error) {
         // Tried again with the next change, before the next message, and when the conversation is left.

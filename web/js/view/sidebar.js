@@ -1,29 +1,20 @@
 // The list of conversations: search, open, rename, export, delete.
 
-import { addressOf } from "../address.js";
 import { byId, h, iconButton, place, setText } from "../dom.js";
 import { dayOf } from "../format.js";
 import { composing } from "../keyboard.js";
 import { openMenu } from "./menu.js";
 
-/**
- * @typedef {import("../types.js").Listed} Listed
- * @typedef {{list: (query: {q?: string, cursor?: string}) => Promise<{conversations: Listed[], next: string|null}>,
- *   open: (id: string) => void, rename: (id: string, title: string) => Promise<void>, remove: (conversation: Listed) => void,
- *   save: (conversation: Listed, format: "json"|"markdown") => void, failed: (error: Error) => void, listed: (conversations: Listed[]) => void}} Does
- */
-
 const SEARCH_AFTER_MS = 150;
 
 export class Sidebar {
-  /** @param {HTMLElement} element @param {Does} does */
+  /** @param {HTMLElement} element @param {import("../types.js").ListDoes} does */
   constructor(element, does) {
     this.element = element;
     this.does = does;
     this.listing = byId("conversations");
     this.field = byId("search");
     this.found = byId("found");
-    /** @type {Listed[]} */
     this.conversations = [];
     this.next = null;
     this.currentId = null;
@@ -70,7 +61,6 @@ export class Sidebar {
     const q = this.field.value.trim();
     if (q !== this.searched) this.wanted = 0;
     this.searched = q;
-    /** @type {Map<string, Listed>} */
     const found = new Map();
     try {
       let next = "";
@@ -118,7 +108,6 @@ export class Sidebar {
     if (this.renaming) return;
     const focused = this.listing.contains(document.activeElement) ? document.activeElement : null;
     const searching = this.searched;
-    /** @type {Map<string, HTMLElement[]>} */
     const days = new Map();
     for (const conversation of this.conversations) {
       const day = searching ? "" : dayOf(conversation.updated_at);
@@ -161,7 +150,7 @@ export class Sidebar {
 
   #newItem(id) {
     const text = h("span", {});
-    const link = h("a", { href: addressOf(id), "data-id": id, on: { click: () => this.does.open(id) } },
+    const link = h("a", { href: `#/c/${encodeURIComponent(id)}`, "data-id": id, on: { click: () => this.does.open(id) } },
       text, h("span", { class: "busy", hidden: true }, h("span", { class: "offscreen" }, " (being answered)")));
     const more = iconButton("more", "", () => openMenu(more, [
       ["Rename", () => this.#rename(item)],

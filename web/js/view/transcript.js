@@ -4,7 +4,7 @@ import { h, place } from "../dom.js";
 import { droppedMarker, MessageView, noteMarker } from "./message.js";
 
 export class Transcript {
-  /** @param {HTMLElement} element @param {import("./follow-end.js").FollowEnd} followEnd @param {import("./message.js").Actions} actions */
+  /** @param {HTMLElement} element @param {import("./follow-end.js").FollowEnd} followEnd @param {import("../types.js").MessageActions} actions */
   constructor(element, followEnd, actions) {
     this.element = element;
     this.followEnd = followEnd;
