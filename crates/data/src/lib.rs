@@ -12,6 +12,7 @@ pub mod conversations;
 pub mod corpus;
 mod durable;
 pub mod error;
+pub mod file_lock;
 pub mod identity;
 pub mod loader;
 pub mod packing;

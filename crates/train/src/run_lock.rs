@@ -1,20 +1,19 @@
-//! One process per run: a lock on a file in the run's directory, which the system lets go when the process ends,
-//! however it ends. Taken by the command line before anything in the directory is written.
+//! One process per run: a lock on a file in the run's directory. Taken by the command line before anything in the directory
+//! is written.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+
+use casallm_data::file_lock::{FileLock, LockError};
 
 use crate::error::TrainError;
 
 const NAME: &str = "run.lock";
 
-/// A lock on a run directory, held until dropped. The file stays: removing it would let two processes lock two files
-/// of one name.
+/// A lock on a run directory, held until dropped.
 #[derive(Debug)]
 pub struct RunLock {
-    file: File,
     path: PathBuf,
+    _lock: FileLock,
 }
 
 impl RunLock {
@@ -26,38 +25,16 @@ impl RunLock {
     pub fn acquire(directory: &Path) -> Result<Self, TrainError> {
         std::fs::create_dir_all(directory).map_err(|source| TrainError::from_io(directory, "create", 0, source))?;
         let path = directory.join(NAME);
-        let io = |source| TrainError::from_io(&path, "lock", 0, source);
-        // Not truncated on opening: it may hold the number of the process that has the lock.
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                // What cannot be read is not named; that it is locked is what matters.
-                let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-                return Err(TrainError::RunLocked { path, pid });
-            }
-            Err(TryLockError::Error(source)) => return Err(io(source)),
+        match FileLock::acquire(&path) {
+            Ok(lock) => Ok(Self { path, _lock: lock }),
+            Err(LockError::Held { pid }) => Err(TrainError::RunLocked { path, pid }),
+            Err(LockError::Io(source)) => Err(TrainError::from_io(&path, "lock", 0, source)),
         }
-        file.set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "{}", std::process::id()))
-            .map_err(io)?;
-        Ok(Self { file, path })
     }
 
     /// The lock file.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-}
-
-impl Drop for RunLock {
-    fn drop(&mut self) {
-        // Closing the file lets go of the lock in any case; an empty file says that nobody has it.
-        let _ = self.file.set_len(0);
-        let _ = self.file.unlock();
     }
 }
 

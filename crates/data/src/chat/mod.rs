@@ -6,7 +6,6 @@
 //!
 //! Control tokens are placed here by id. The text of people goes through `Tokenizer::encode`, which never yields
 //! one, so typing `<|system|>` gives the characters and not the role.
-
 //!
 //! An imported model brings a template of its own in Jinja: [`ChatTemplate`] is either.
 

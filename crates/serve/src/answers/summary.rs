@@ -38,7 +38,7 @@ pub(super) async fn summarise(
     let worker = chatbot.clone();
     let begun = blocking(move || {
         let condensed = worker.count(&turns)?;
-        let mut request = AnswerRequest::new(turns, SamplerConfig::greedy());
+        let mut request = AnswerRequest::new(turns, sampling());
         request.max_tokens = Some(most);
         request.priority = priority;
         Ok((condensed, worker.answer(&request)?))
@@ -67,6 +67,11 @@ pub(super) async fn summarise(
         return Summary::Failed("the model wrote more than there was to condense".to_owned());
     }
     Summary::Text(text.to_owned(), u32::try_from(tokens).unwrap_or(u32::MAX))
+}
+
+/// The likeliest, but that small models then say one sentence over and over, and a note of repetitions keeps nothing.
+fn sampling() -> SamplerConfig {
+    SamplerConfig { repetition_penalty: 1.15, repetition_window: 64, ..SamplerConfig::greedy() }
 }
 
 /// Tokens of what the model is asked, at most.

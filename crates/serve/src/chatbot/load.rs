@@ -1,11 +1,12 @@
 //! From a model directory to a chatbot.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use casallm_compute::{Device, MatrixFormat, MatrixUse};
 use casallm_data::chat::ChatTemplate;
+use casallm_data::file_lock::LockError;
 use casallm_data::tokenizer::Tokenizer;
 use casallm_model::directory::{GENERATION_CONFIG, ModelDirectory, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS};
 use casallm_model::error::ModelError;
@@ -67,6 +68,17 @@ pub enum LoadError {
         /// The directory.
         path: PathBuf,
     },
+    /// Two servers do not share the folder of a cache.
+    #[error(
+        "{path}: the cache is in use by {}. Stop that server, or give this one another --cache-dir",
+        pid.map_or("another process".to_owned(), |pid| format!("process {pid}"))
+    )]
+    CacheLocked {
+        /// The folder.
+        path: PathBuf,
+        /// The process that holds it, where known.
+        pid: Option<u32>,
+    },
     /// The folder of the cache cannot be used, or no thread can be had.
     #[error("{path}: {source}")]
     Io {
@@ -118,7 +130,10 @@ impl Chatbot {
                 let weights =
                     directory.checksum(WEIGHTS).ok_or_else(|| LoadError::NoChecksum { path: dir.to_owned() })?;
                 let fingerprint = format!("{weights} {} {device_name}", format.name());
-                Some(Spill::open(path, &fingerprint, *bytes).map_err(io(path))?)
+                Some(Spill::open(path, &fingerprint, *bytes).map_err(|error| match error {
+                    LockError::Held { pid } => LoadError::CacheLocked { path: path.clone(), pid },
+                    LockError::Io(source) => io(path)(source),
+                })?)
             }
             None => None,
         };
@@ -129,13 +144,35 @@ impl Chatbot {
     }
 }
 
-/// The last part of a path, or the one above where that is only `model`.
+/// The last part of a path, with the one above where the last is only `model` or `base`.
 fn name(dir: &Path) -> String {
     let full = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    let mut parts = full.iter().rev().map(|part| part.to_string_lossy());
-    let last = parts.next().unwrap_or_default();
+    let mut parts = full.components().rev().filter_map(|part| match part {
+        Component::Normal(part) => Some(part.to_string_lossy()),
+        _ => None,
+    });
+    let last = parts.next().unwrap_or("model".into());
     match parts.next() {
         Some(above) if last == "model" || last == "base" => format!("{above}-{last}"),
         _ => last.into_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_has_the_name_of_its_folder() {
+        for (path, expected) in [
+            ("/nowhere/runs/mine/model", "mine-model"),
+            ("/nowhere/runs/mine", "mine"),
+            ("/nowhere/base", "nowhere-base"),
+            // As in a container.
+            ("/base", "base"),
+            ("/", "model"),
+        ] {
+            assert_eq!(name(Path::new(path)), expected);
+        }
     }
 }

@@ -10,6 +10,8 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use casallm_data::file_lock::{FileLock, LockError};
+
 use super::stored::BLOCK;
 
 const MAGIC: &[u8; 8] = b"CASAKV02";
@@ -32,15 +34,18 @@ pub struct Spill {
     files: Vec<Entry>,
     evicted: Vec<u64>,
     next: u64,
+    /// Of two processes each would remove and overwrite what the other's books say is there.
+    _lock: FileLock,
 }
 
 impl Spill {
     /// Opens or makes a folder, and removes from it what is not of this model or beyond the budget.
     ///
     /// # Errors
-    /// The folder cannot be made or listed.
-    pub fn open(dir: &Path, fingerprint: &str, budget: u64) -> io::Result<Self> {
+    /// [`LockError::Held`] when another process uses it; [`LockError::Io`] when it cannot be made or listed.
+    pub fn open(dir: &Path, fingerprint: &str, budget: u64) -> Result<Self, LockError> {
         fs::create_dir_all(dir)?;
+        let lock = FileLock::acquire(&dir.join("cache.lock"))?;
         let mut spill = Spill {
             dir: dir.to_owned(),
             fingerprint: fingerprint.to_owned(),
@@ -48,6 +53,7 @@ impl Spill {
             files: Vec::new(),
             evicted: Vec::new(),
             next: 0,
+            _lock: lock,
         };
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();
@@ -239,6 +245,8 @@ mod tests {
         let number = spill.write(&ids(150), &blocks(150, 1)).unwrap();
         assert!(spill.take(number, &[&ids(149)[..], &[7]].concat(), 3).is_none());
         spill.write(&ids(150), &blocks(150, 1)).unwrap();
+        assert!(matches!(Spill::open(dir.path(), "other", 1 << 20), Err(LockError::Held { pid: Some(_) })));
+        drop(spill);
         assert!(contents(&Spill::open(dir.path(), "other", 1 << 20).unwrap()).is_empty());
     }
 
@@ -258,9 +266,11 @@ mod tests {
         let mut flipped = good.clone();
         flipped[8 + 4 + 5 + 8 + 1] ^= 1;
         fs::write(&path, &flipped).unwrap();
+        drop(spill);
         let mut found = Spill::open(dir.path(), "model", 1 << 20).unwrap();
         let (number, of_file) = found.contents().next().unwrap();
         assert!(of_file != ids(150) && found.take(number, &of_file, 3).is_none());
+        drop(found);
         // Cut anywhere, lengthened, or claiming more than there is.
         let mut claims = good.clone();
         claims[17..21].copy_from_slice(&u32::MAX.to_le_bytes());

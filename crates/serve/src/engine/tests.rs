@@ -185,6 +185,9 @@ fn what_is_kept_on_disk_outlives_the_engine() {
     // Damage costs time, not truth.
     for entry in std::fs::read_dir(dir.path()).unwrap() {
         let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "kv") {
+            continue;
+        }
         let mut bytes = std::fs::read(&path).unwrap();
         let at = bytes.len() - 10;
         bytes[at] ^= 4;

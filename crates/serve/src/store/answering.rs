@@ -69,16 +69,6 @@ impl Database {
         Ok(())
     }
 
-    /// What the unfinished answer `id` has so far.
-    ///
-    /// # Errors
-    /// [`StoreError::UnknownMessage`].
-    pub fn so_far(&self, id: &str) -> Result<(String, Vec<u32>), StoreError> {
-        let number = self.number(id)?;
-        let (text, ids) = messages::pieces(&self.connection, number)?;
-        Ok((text, messages::unpack(&ids)))
-    }
-
     /// Ends the answer `id`: its pieces become its content and its token ids.
     ///
     /// # Errors

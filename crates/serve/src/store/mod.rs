@@ -12,7 +12,6 @@ mod handle;
 mod ids;
 mod import;
 mod listing;
-mod lock;
 mod markdown;
 mod messages;
 mod migrations;
@@ -26,6 +25,7 @@ mod types;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use casallm_data::file_lock::FileLock;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 pub use self::answering::Ending;
@@ -45,7 +45,7 @@ pub struct Database {
     // Closed before the lock is let go: fields are dropped in this order.
     connection: Connection,
     path: PathBuf,
-    _lock: lock::Lock,
+    _lock: FileLock,
 }
 
 impl Database {

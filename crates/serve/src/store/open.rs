@@ -1,14 +1,14 @@
 //! Opening a database: lock, checks, layout, and the answers that a crash left unfinished.
 
 use std::fs::OpenOptions;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use casallm_data::file_lock::{FileLock, LockError};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::Database;
 use super::error::StoreError;
-use super::lock::Lock;
 use super::migrations;
 
 /// The server is alone, but a person may read the file with `sqlite3` or copy it meanwhile.
@@ -35,7 +35,7 @@ impl Database {
                 source,
             })?;
         }
-        let lock = Lock::acquire(&absolute)?;
+        let lock = lock(&absolute)?;
         create_private(&absolute).map_err(io("open"))?;
         // A closed database has no log beside it; what a log holds is applied by SQLite as soon as it reads.
         let mut log = absolute.as_os_str().to_owned();
@@ -58,6 +58,18 @@ impl Database {
             other => other,
         })
     }
+}
+
+/// One server for a database. SQLite's own locks would let two servers take turns, and each would take the other's running
+/// answers for left-overs of a crash.
+fn lock(database: &Path) -> Result<FileLock, StoreError> {
+    let mut name = database.as_os_str().to_owned();
+    name.push(".lock");
+    let name = PathBuf::from(name);
+    FileLock::acquire(&name).map_err(|error| match error {
+        LockError::Held { pid } => StoreError::Locked { path: database.to_owned(), pid },
+        LockError::Io(source) => StoreError::Io { path: name, doing: "lock", source },
+    })
 }
 
 /// Checks that the file is a database of ours, that it is whole, and brings it to the newest layout.
