@@ -34,7 +34,7 @@ export function answerTo(content, version) {
  */
 export async function startMock(options = {}) {
   const control = { storage: "server", key: null, overflow: "summarise", context: 4096, tokenMs: 2, prefillMs: 0, messageBytes: 20_000, holdAfter: Infinity, holdReading: false, damage: null, port: 0, ...options };
-  /** Faults to come: {match: RegExp on "METHOD path", status, retryAfter, message, cut (closes the socket, after the work is done with cut: "after"), times}. */
+  /** Faults to come: {match: RegExp on "METHOD path", status, retryAfter, message, cut (closes the socket, after the work is done with cut: "after"), until (a promise that is waited for first), times}. */
   control.faults = [];
   // `holdAfter`: answers wait after so many tokens until it is raised; `holdReading`: in the middle of the prompt.
   /** Every request as "METHOD path". */
@@ -103,7 +103,6 @@ export async function startMock(options = {}) {
     message.timing = { first_token_ms: 40 + prompt / 10, tokens_per_second: 1000 / (control.tokenMs + 1) };
     message.context = { used: Math.min(prompt + job.at, control.context), limit: control.context, overflow: job.overflow };
     jobs.delete(message.id);
-    job.conversation.title ||= messages.get(message.parent_id).content.slice(0, 40);
     tell(job, "done", message);
   }
 
@@ -171,6 +170,7 @@ export async function startMock(options = {}) {
         return refuse(400, "The conversation is longer than the model's context.", {}, "context_length_exceeded");
       }
       const user = makeMessage(id, parent_id, "user", content, "complete");
+      conversation.title ||= content.slice(0, 40);
       return { status: 201, body: { user, assistant: beginAnswer(conversation, user) } };
     }],
     ["POST", /^\/api\/messages\/(\w+)\/regenerate$/, ([id]) => {
@@ -288,6 +288,7 @@ export async function startMock(options = {}) {
     if (request.method === "GET" && (url.pathname === "/" || url.pathname.startsWith("/assets/"))) return file(response, url.pathname);
     const fault = control.faults.find(({ match }) => match.test(line));
     if (fault && (fault.times = (fault.times ?? 1) - 1) <= 0) control.faults.splice(control.faults.indexOf(fault), 1);
+    await fault?.until;
     if (fault?.cut === true) return request.socket.destroy();
     if (fault?.status) return send(response, refuse(fault.status, fault.message ?? "Not now.", fault.retryAfter === undefined ? {} : { "Retry-After": String(fault.retryAfter) }));
     if (control.key !== null && request.headers.authorization !== `Bearer ${control.key}`) return send(response, refuse(401, "A key is needed."));

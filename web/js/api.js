@@ -4,11 +4,10 @@ const KEY = "casallm.key";
 
 /** A refusal. Status 0: no answer at all (offline, server down, connection cut). */
 export class ApiError extends Error {
-  /** @param {number} status @param {string} message @param {{code?: string|null, retryAfter?: number|null}} [more] */
-  constructor(status, message, { code = null, retryAfter = null } = {}) {
+  /** @param {number} status @param {string} message @param {{retryAfter?: number|null}} [more] */
+  constructor(status, message, { retryAfter = null } = {}) {
     super(message);
     this.status = status;
-    this.code = code;
     /** Seconds that the server asks to wait. */
     this.retryAfter = retryAfter;
   }
@@ -35,7 +34,7 @@ async function refusal(response) {
     // Not from this server (a proxy's page): the status says enough.
   }
   const message = typeof error?.message === "string" ? error.message : `The server answered ${response.status}.`;
-  return new ApiError(response.status, message, { code: error?.code ?? null, retryAfter: retryAfter(response) });
+  return new ApiError(response.status, message, { retryAfter: retryAfter(response) });
 }
 
 export class Api {
@@ -48,6 +47,10 @@ export class Api {
 
   get key() {
     return localStorage.getItem(KEY);
+  }
+
+  forgetKey() {
+    localStorage.removeItem(KEY);
   }
 
   /** Sends a request and waits for the head of the answer. */

@@ -33,10 +33,16 @@ const { config } = app;
 
 byId("brand").textContent = config.name;
 byId("new-chat").addEventListener("click", () => app.newChat());
-byId("export-all").addEventListener("click", () => app.saveAll());
+byId("export-all").addEventListener("click", () => app.save(null, "json"));
 byId("import").addEventListener("click", () => byId("import-file").click());
 installImport(byId("import-file"), (text) => app.import(text));
 byId("help").addEventListener("click", showHelp);
+byId("forget-key").hidden = !config.auth;
+byId("forget-key").addEventListener("click", () => {
+  // Without one the server asks for another.
+  api.forgetKey();
+  location.reload();
+});
 byId("skip").addEventListener("click", (event) => {
   event.preventDefault();
   app.composer.focus();
@@ -49,9 +55,8 @@ installKeyboard({
 });
 addEventListener("hashchange", () => app.route());
 document.addEventListener("visibilitychange", () => {
-  if (document.visibilityState === "hidden") app.settings.flush();
-  // Another tab may have changed the list.
-  else app.sidebar.refresh();
+  if (document.visibilityState === "hidden") app.hidden();
+  else app.returned();
 });
 
 document.body.removeAttribute("aria-busy");

@@ -28,8 +28,8 @@ export class ServerStore {
     return this.api.json("GET", `api/conversations/${encodeURIComponent(id)}`);
   }
 
-  update(id, changes) {
-    return this.api.json("PATCH", `api/conversations/${encodeURIComponent(id)}`, { body: changes });
+  update(id, changes, { keepalive = false } = {}) {
+    return this.api.json("PATCH", `api/conversations/${encodeURIComponent(id)}`, { body: changes, keepalive });
   }
 
   async remove(id) {
