@@ -1,4 +1,4 @@
-// Ways to break the page, and the test that each must be caught by.
+// Ways to break the page, and the test that each must be caught by: by an assertion, or by waiting for what it `says` in vain.
 
 export const damages = [
   {
@@ -20,23 +20,23 @@ export const damages = [
   },
   {
     name: "an edit replaces instead of branching", file: "js/app.js", caughtBy: "edit: the old version stays",
-    from: "this.#post(this.session, message.parent_id, text)", to: "this.#post(this.session, this.session.leafId, text)",
+    from: "this.sending.post(this.session, message.parent_id, text)", to: "this.sending.post(this.session, this.session.leafId, text)",
   },
   {
     name: "the switcher does not save the branch", file: "js/app.js", caughtBy: "edit: the old version stays",
-    from: "await this.store.update(session.id, { leaf_id: session.leafId });", to: "",
+    from: "await this.store.update(session.id, { leaf_id: session.leafId });", to: "", says: /waitForResponse/,
   },
   {
-    name: "a running answer is not picked up after a reload", file: "js/app.js", caughtBy: "reload: an answer",
-    from: "this.answers.follow(message);\n    }", to: "message.status;\n    }",
+    name: "a running answer is not picked up", file: "js/app.js", caughtBy: "continued in another tab",
+    from: "this.answers.follow(message);\n    }", to: "message.status;\n    }", says: /article\.live/,
   },
   {
     name: "a snapshot is added to what is there", file: "js/answers.js", caughtBy: "a cut stream",
     from: "message.content = data.content;", to: "message.content += data.content;",
   },
   {
-    name: "a lost answer is asked for twice", file: "js/app.js", caughtBy: "not made twice",
-    from: "attempt > 0 &&", to: "attempt > 9 &&",
+    name: "a lost answer is asked for twice", file: "js/sending.js", caughtBy: "not made twice",
+    from: "attempt > 0", to: "attempt > 9",
   },
   {
     name: "drafts are not kept", file: "js/view/composer.js", caughtBy: "drafts: one",
@@ -44,19 +44,31 @@ export const damages = [
   },
   {
     name: "always follows the end", file: "js/view/follow-end.js", caughtBy: "follows the end",
-    from: "if (this.following) this.jump();", to: "this.jump();",
+    from: "if (this.following) this.jump();", to: "if (true) this.jump();", says: /#to-end/,
   },
   {
-    name: "Enter sends while composing", file: "js/view/composer.js", caughtBy: "input method",
-    from: "if (event.isComposing || event.keyCode === 229) return;", to: "",
+    name: "Enter sends while composing", file: "js/keyboard.js", caughtBy: "input method",
+    from: "event.isComposing || event.keyCode === 229;", to: "false;",
   },
   {
-    name: "faint letters", file: "css/base.css", caughtBy: "looks: light, 1280",
+    name: "faint letters", file: "css/page.css", caughtBy: "looks: light, 1280",
     from: "--quiet: light-dark(#5c5f66", to: "--quiet: light-dark(#a0a0a0",
   },
   {
-    name: "code widens the page", file: "css/transcript.css", caughtBy: "looks: light, 360",
+    name: "code widens the page", file: "css/page.css", caughtBy: "looks: light, 360",
     from: ".code pre { margin: 0; padding: .8rem 1rem; overflow-x: auto;", to: ".code { width: max-content } .code pre {",
+  },
+  {
+    name: "a stopped answer is read before it is written", file: "js/store/browser.js", caughtBy: "keeps all that was shown",
+    from: "await running?.ended;", to: "",
+  },
+  {
+    name: "a second tab asks again", file: "js/store/browser.js", caughtBy: "second tab waits",
+    from: "resolve(lock !== null);", to: "resolve(true);",
+  },
+  {
+    name: "what was deleted is written back", file: "js/store/database.js", caughtBy: "another tab has deleted",
+    from: "event.target.result && store.put(message)", to: "store.put(message)",
   },
   {
     name: "what streams settles too early", file: "js/streaming-markdown.js", caughtBy: "in one piece",

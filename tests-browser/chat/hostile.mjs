@@ -44,7 +44,8 @@ export const tests = [
           for (const type of ["click", "mouseover", "toggle", "load", "error"]) element.dispatchEvent(new Event(type, { bubbles: true }));
         }
       });
-      await chat.page.waitForTimeout(100);
+      // What they would have begun has had its time when another answer has come.
+      await chat.ask("and now?");
       const found = await chat.page.evaluate(() => {
         const bad = [];
         if (window.pwned !== undefined) bad.push(`executed: ${window.pwned}`);
@@ -83,6 +84,21 @@ export const tests = [
     },
   },
   {
+    name: "an answer too deep for the parser is shown as it was written, after a reload too",
+    mock: { tokenMs: 0.1 },
+    async run({ chat }) {
+      const deep = ["- ", "* ", "1. ", ">"].map((mark) => `**first**\n\n${mark.repeat(5000)}end`);
+      for (const text of deep) {
+        await chat.ask(`say ${text}`);
+        assert.equal(await chat.answers.last().locator(".text").evaluate((e) => e.textContent), text);
+      }
+      await chat.page.reload();
+      await chat.answers.nth(deep.length - 1).waitFor();
+      assert.deepEqual((await chat.texts()).filter((_, i) => i % 2), deep);
+      await chat.ask("hello");
+    },
+  },
+  {
     name: "a hostile import is text as well: title, note, settings, messages",
     async run({ chat, mock }) {
       const evil = "<img src=x onerror=window.pwned=20>";
@@ -90,12 +106,15 @@ export const tests = [
         conversation: { title: evil, system_prompt: evil, settings: { temperature: evil }, leaf_id: "b" },
         messages: [{ id: "a", parent_id: null, role: "user", content: evil, status: "complete" },
           { id: "b", parent_id: "a", role: "assistant", content: evil, status: "failed", error: { message: evil } }],
-        notes: [],
+        notes: [{ id: "n", through_id: "a", text: evil, tokens: 9, created_at: 1 }],
       }] };
       const response = await fetch(`${mock.url}api/import`, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } });
       const { ids } = await response.json();
       await chat.page.goto(`${mock.url}#/c/${ids[0]}`);
       await chat.answers.first().waitFor();
+      assert.equal(await chat.answers.first().locator(".failure").evaluate((e) => e.firstChild.textContent), `This answer failed. ${evil}`);
+      await chat.page.locator("details.marker summary").click();
+      assert.equal(await chat.page.locator("details.marker .note").innerText(), evil);
       await chat.page.click("#toggle-settings");
       assert.equal(await chat.page.locator("#title").innerText(), evil);
       assert.equal(await chat.page.inputValue("#system-prompt"), evil);

@@ -50,7 +50,8 @@ function faultsInPage() {
 
 async function look(chat, name, pictures) {
   const { page } = chat;
-  await page.waitForTimeout(50);
+  // Drawn, and measured by those who watch sizes.
+  await page.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))));
   if (pictures) await page.screenshot({ path: join(pictures, `${name}.png`) });
   assert.deepEqual(await page.evaluate(faultsInPage), [], name);
   const { violations } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));

@@ -34,7 +34,7 @@ export function answerTo(content, version) {
  */
 export async function startMock(options = {}) {
   const control = { storage: "server", key: null, overflow: "summarise", context: 4096, tokenMs: 2, prefillMs: 0, messageBytes: 20_000, holdAfter: Infinity, holdReading: false, damage: null, port: 0, ...options };
-  /** Faults to come: {match: RegExp on "METHOD path", status, retryAfter, message, cut (closes the socket, after the work is done with cut: "after"), times}. */
+  /** Faults to come: {match: RegExp on "METHOD path", status, retryAfter, message, cut (closes the socket, after the work is done with cut: "after"), until (a promise that is waited for first), times}. */
   control.faults = [];
   // `holdAfter`: answers wait after so many tokens until it is raised; `holdReading`: in the middle of the prompt.
   /** Every request as "METHOD path". */
@@ -103,7 +103,6 @@ export async function startMock(options = {}) {
     message.timing = { first_token_ms: 40 + prompt / 10, tokens_per_second: 1000 / (control.tokenMs + 1) };
     message.context = { used: Math.min(prompt + job.at, control.context), limit: control.context, overflow: job.overflow };
     jobs.delete(message.id);
-    job.conversation.title ||= messages.get(message.parent_id).content.slice(0, 40);
     tell(job, "done", message);
   }
 
@@ -171,6 +170,7 @@ export async function startMock(options = {}) {
         return refuse(400, "The conversation is longer than the model's context.", {}, "context_length_exceeded");
       }
       const user = makeMessage(id, parent_id, "user", content, "complete");
+      conversation.title ||= content.slice(0, 40);
       return { status: 201, body: { user, assistant: beginAnswer(conversation, user) } };
     }],
     ["POST", /^\/api\/messages\/(\w+)\/regenerate$/, ([id]) => {
@@ -202,9 +202,10 @@ export async function startMock(options = {}) {
         const conversation = { ...stored.conversation, id: newId("c"), created_at: now, updated_at: now };
         for (const message of stored.messages) {
           const { id } = makeMessage(conversation.id, renamed.get(message.parent_id) ?? null, message.role, message.content, message.status);
-          Object.assign(messages.get(id), { usage: message.usage, timing: message.timing, context: message.context });
+          Object.assign(messages.get(id), { usage: message.usage, timing: message.timing, context: message.context, error: message.error });
           renamed.set(message.id, id);
         }
+        for (const note of stored.notes) notes.push({ ...note, id: newId("n"), through_id: renamed.get(note.through_id), conversation_id: conversation.id });
         conversation.leaf_id = renamed.get(conversation.leaf_id) ?? null;
         conversations.set(conversation.id, conversation);
         return conversation.id;
@@ -240,18 +241,20 @@ export async function startMock(options = {}) {
   /** OpenAI's streaming route, for the store in the browser. */
   function complete(response, body) {
     const prompt = body.messages.reduce((sum, message) => sum + countTokens(message.content) + 4, 0);
-    const tokens = tokensOf(answerTo(body.messages.at(-1).content, 0));
+    const whole = tokensOf(answerTo(body.messages.at(-1).content, 0));
+    const tokens = whole.slice(0, Math.max(1, control.context - prompt));
     response.writeHead(200, { "Content-Type": "text/event-stream" });
     const write = (more) => response.write(`data: ${JSON.stringify({ id: "x", object: "chat.completion.chunk", created: 0, model: "mock-22m", choices: [], ...more })}\n\n`);
     let at = 0;
     const next = () => {
       if (response.destroyed) return;
+      if (at >= control.holdAfter) return setTimeout(next, control.tokenMs);
       if (at < tokens.length) {
         write({ choices: [{ index: 0, delta: { content: tokens[at] }, finish_reason: null }] });
         at += 1;
         return setTimeout(next, control.tokenMs);
       }
-      write({ choices: [{ index: 0, delta: {}, finish_reason: "stop" }] });
+      write({ choices: [{ index: 0, delta: {}, finish_reason: tokens.length < whole.length ? "length" : "stop" }] });
       write({
         usage: { prompt_tokens: prompt, completion_tokens: at, total_tokens: prompt + at, prompt_tokens_details: { cached_tokens: 3 } },
         casallm: { timing: { first_token_ms: 42, tokens_per_second: 100 }, context: { used: prompt + at, limit: control.context, overflow: null } },
@@ -285,6 +288,7 @@ export async function startMock(options = {}) {
     if (request.method === "GET" && (url.pathname === "/" || url.pathname.startsWith("/assets/"))) return file(response, url.pathname);
     const fault = control.faults.find(({ match }) => match.test(line));
     if (fault && (fault.times = (fault.times ?? 1) - 1) <= 0) control.faults.splice(control.faults.indexOf(fault), 1);
+    await fault?.until;
     if (fault?.cut === true) return request.socket.destroy();
     if (fault?.status) return send(response, refuse(fault.status, fault.message ?? "Not now.", fault.retryAfter === undefined ? {} : { "Retry-After": String(fault.retryAfter) }));
     if (control.key !== null && request.headers.authorization !== `Bearer ${control.key}`) return send(response, refuse(401, "A key is needed."));

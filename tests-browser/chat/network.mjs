@@ -32,6 +32,61 @@ export const tests = [
     },
   },
   {
+    name: "a key that no header can carry is refused like any other, now and after a reload",
+    mock: { key: "secret" },
+    unready: true,
+    async run({ chat }) {
+      chat.networkFaultsAllowed = true;
+      const field = chat.page.locator("#key");
+      await field.fill("sec\u200bret");
+      await field.press("Enter");
+      await chat.page.waitForSelector("dialog .failure");
+      await chat.page.reload();
+      await field.fill("secret");
+      await field.press("Enter");
+      await chat.ready();
+      await chat.ask("hello");
+    },
+  },
+  {
+    name: "a browser that keeps nothing for the site: the key and the theme last as long as the page",
+    mock: { key: "secret" },
+    unready: true,
+    async run({ chat }) {
+      chat.networkFaultsAllowed = true;
+      await chat.page.addInitScript(() => Object.defineProperty(window, "localStorage", { configurable: true, get() { throw new DOMException("Access is denied.", "SecurityError"); } }));
+      await chat.page.reload();
+      await chat.page.locator("#key").fill("secret");
+      await chat.page.locator("#key").press("Enter");
+      await chat.ready();
+      await chat.ask("hello");
+      await chat.page.click("#theme");
+      assert.equal(await chat.page.evaluate(() => document.documentElement.dataset.theme), "light");
+      await chat.page.click("#toggle-sidebar");
+      assert.equal(await chat.page.isVisible("#sidebar"), false);
+    },
+  },
+  {
+    name: "a start that fails says why",
+    unready: true,
+    async run({ chat, mock }) {
+      chat.networkFaultsAllowed = true;
+      await chat.ready();
+      mock.control.faults.push({ match: /GET \/api\/config/, status: 500, message: "The model fell over." });
+      await chat.page.reload();
+      const banner = chat.page.locator(".banner.failure");
+      assert.match(await banner.innerText(), /The page could not start\. The model fell over\. Reload it to try again\./);
+      await chat.page.route("**/store/server.js", (route) => route.abort());
+      await chat.page.reload();
+      assert.match(await banner.innerText(), /could not start\..*server\.js/);
+      await chat.page.unroute("**/store/server.js");
+      await chat.page.reload();
+      await chat.ready();
+      // The browser's console is told as well.
+      assert.equal(chat.faults.splice(0).length, 2);
+    },
+  },
+  {
     name: "429 and 503: waits as long as asked, shows it, sends again by itself",
     async run({ chat, mock }) {
       chat.networkFaultsAllowed = true;
@@ -102,6 +157,48 @@ export const tests = [
       await chat.idle(30_000);
       assert.equal(await chat.lastAnswer(), Array.from({ length: 400 }, (_, i) => `word${i}`).join(" "));
       assert.equal(await chat.page.isVisible(".banner"), false);
+    },
+  },
+  {
+    name: "a connection on which nothing comes any more is made anew",
+    async run({ chat, mock }) {
+      await chat.page.clock.install();
+      mock.control.holdAfter = 40;
+      await chat.send("words 60");
+      await chat.streaming();
+      const listened = () => mock.control.requests.filter((line) => line.endsWith("/events")).length;
+      assert.equal(listened(), 1);
+      await chat.page.clock.fastForward(36_000);
+      await chat.page.waitForFunction(() => /cannot be reached\. Reconnecting/.test(document.querySelector(".banner").textContent));
+      mock.control.holdAfter = Infinity;
+      await chat.page.getByRole("button", { name: "Try now" }).click();
+      await chat.idle();
+      assert.equal(listened(), 2);
+      assert.match(await chat.lastAnswer(), /^word0 .* word59$/);
+    },
+  },
+  {
+    name: "more answers than a browser has connections: some are listened to, what is shown first, and the page goes on",
+    mock: { holdAfter: 20 },
+    async run({ chat, mock }) {
+      const heard = () => [...mock.jobs.values()].filter((job) => job.listeners.size).length;
+      for (let n = 1; n <= 7; n += 1) {
+        await chat.send(`words 10${n}`);
+        await chat.streaming();
+        if (n < 7) await chat.page.click("#new-chat");
+        if (n < 7) await chat.page.waitForSelector(".empty-title");
+      }
+      assert.equal(mock.jobs.size, 7);
+      assert.equal(heard(), 4);
+      await chat.page.locator("#conversations a").last().click();
+      await chat.page.waitForFunction(() => document.querySelector("article.user > .text")?.textContent === "words 101");
+      await chat.streaming();
+      assert.equal(await chat.page.locator("#conversations .busy:visible").count(), 7);
+      mock.control.holdAfter = Infinity;
+      await chat.page.waitForFunction(() => ![...document.querySelectorAll("#conversations .busy")].some((busy) => busy.checkVisibility()));
+      assert.equal(mock.jobs.size, 0);
+      await chat.page.locator("#conversations a", { hasText: "words 105" }).click();
+      await chat.page.waitForFunction(() => document.querySelector("article.assistant .text")?.textContent.includes("word104"));
     },
   },
   {

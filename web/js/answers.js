@@ -3,20 +3,25 @@
 import { ApiError } from "./api.js";
 import { untilItWorks } from "./retry.js";
 
+/** Each is listened to over a connection of its own, and a browser opens six to a host, over all tabs: some stay free. */
+const AT_ONCE = 4;
+
 /**
  * @typedef {import("./types.js").Message} Message
  * @typedef {{message: Message, progress: {read: number, of: number, cached?: number}|null, notice: any,
- *   wait: import("./retry.js").Wait|null, controller: AbortController}} Live
+ *   wait: import("./retry.js").Wait|null, controller: AbortController|null}} Live  `controller`: null while it is not listened to
  */
 
 export class Answers {
   /**
    * @param {import("./types.js").Store} store
    * @param {(live: Live, change: "text"|"progress"|"notice"|"wait"|"done") => void} onChange
+   * @param {(message: Message) => boolean} isShown  whether the reader looks at its conversation
    */
-  constructor(store, onChange) {
+  constructor(store, onChange, isShown) {
     this.store = store;
     this.onChange = onChange;
+    this.isShown = isShown;
     /** @type {Map<string, Live>} */
     this.live = new Map();
   }
@@ -35,14 +40,27 @@ export class Answers {
   follow(message) {
     const known = this.live.get(message.id);
     if (known) return known;
-    const live = { message, progress: null, notice: null, wait: null, controller: new AbortController() };
+    const live = { message, progress: null, notice: null, wait: null, controller: null };
     this.live.set(message.id, live);
-    this.#listen(live);
+    this.attend();
     return live;
   }
 
+  /** Listens to as many as may be, what is shown first; the others pause on the server until there is room. */
+  attend() {
+    const listened = this.store.resumes ? 1 : 4;
+    const rank = (live) => (live.controller ? listened : 0) + (this.isShown(live.message) ? 2 : 0);
+    const ranked = [...this.live.values()].sort((a, b) => rank(b) - rank(a));
+    for (const live of ranked.slice(AT_ONCE)) {
+      live.controller?.abort();
+      live.controller = null;
+    }
+    for (const live of ranked.slice(0, AT_ONCE)) if (!live.controller) this.#listen(live);
+  }
+
   async #listen(live) {
-    const { message, controller } = live;
+    const { message } = live;
+    const controller = (live.controller = new AbortController());
     try {
       await untilItWorks(
         async (worked) => {
@@ -98,6 +116,7 @@ export class Answers {
     Object.assign(live.message, last);
     Object.assign(live, { progress: null, wait: null });
     this.live.delete(live.message.id);
+    this.attend();
     this.onChange(live, "done");
   }
 
@@ -107,7 +126,7 @@ export class Answers {
     if (!live) return;
     const last = await this.store.stop(id);
     if (!this.live.has(id)) return;
-    live.controller.abort();
+    live.controller?.abort();
     this.#end(live, last);
   }
 
@@ -116,7 +135,8 @@ export class Answers {
     for (const [id, live] of this.live) {
       if (live.message.conversation_id !== conversationId) continue;
       this.live.delete(id);
-      live.controller.abort();
+      live.controller?.abort();
     }
+    this.attend();
   }
 }

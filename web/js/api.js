@@ -4,11 +4,10 @@ const KEY = "casallm.key";
 
 /** A refusal. Status 0: no answer at all (offline, server down, connection cut). */
 export class ApiError extends Error {
-  /** @param {number} status @param {string} message @param {{code?: string|null, retryAfter?: number|null}} [more] */
-  constructor(status, message, { code = null, retryAfter = null } = {}) {
+  /** @param {number} status @param {string} message @param {{retryAfter?: number|null}} [more] */
+  constructor(status, message, { retryAfter = null } = {}) {
     super(message);
     this.status = status;
-    this.code = code;
     /** Seconds that the server asks to wait. */
     this.retryAfter = retryAfter;
   }
@@ -35,7 +34,7 @@ async function refusal(response) {
     // Not from this server (a proxy's page): the status says enough.
   }
   const message = typeof error?.message === "string" ? error.message : `The server answered ${response.status}.`;
-  return new ApiError(response.status, message, { code: error?.code ?? null, retryAfter: retryAfter(response) });
+  return new ApiError(response.status, message, { retryAfter: retryAfter(response) });
 }
 
 export class Api {
@@ -50,12 +49,17 @@ export class Api {
     return localStorage.getItem(KEY);
   }
 
+  forgetKey() {
+    localStorage.removeItem(KEY);
+  }
+
   /** Sends a request and waits for the head of the answer. */
   async request(method, path, { body = undefined, signal = undefined, keepalive = false } = {}) {
     for (;;) {
       const key = this.key;
       const headers = new Headers();
-      if (key) headers.set("Authorization", `Bearer ${key}`);
+      // No server has a key of other characters, and no header carries them: the refusal asks for another.
+      if (key && /^[\x21-\x7e]+$/.test(key)) headers.set("Authorization", `Bearer ${key}`);
       if (body !== undefined) headers.set("Content-Type", "application/json");
       let response;
       try {

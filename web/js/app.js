@@ -4,9 +4,11 @@ import { announce } from "./announcer.js";
 import { Answers } from "./answers.js";
 import { ApiError } from "./api.js";
 import { byId, h } from "./dom.js";
+import { drafts } from "./drafts.js";
 import { saveFile } from "./files.js";
-import { fileName, firstWords, plural, size } from "./format.js";
+import { bytesOf, fileName, firstWords, plural, size } from "./format.js";
 import { untilItWorks } from "./retry.js";
+import { Sending } from "./sending.js";
 import { Session } from "./session.js";
 import { Composer } from "./view/composer.js";
 import { Details } from "./view/details.js";
@@ -18,8 +20,11 @@ import { Shell } from "./view/shell.js";
 import { Sidebar } from "./view/sidebar.js";
 import { Transcript } from "./view/transcript.js";
 
-/** A title that the server still makes is looked for after so many milliseconds. */
-const TITLE_AFTER_MS = [0, 1000, 3000, 8000, 20_000];
+/** The answers that are being written, for the page after a reload. */
+const LIVE = "casallm.live";
+
+/** Browsers send no more than 64 KiB for a page that is left. */
+const LAST_WORDS_BYTES = 60_000;
 
 export class App {
   /**
@@ -31,10 +36,10 @@ export class App {
     this.store = store;
     this.banner = banner;
     this.session = Session.unsaved();
-    /** What is being sent now. @type {{session: Session, controller: AbortController}|null} */
-    this.sending = null;
     this.opening = new AbortController();
-    this.answers = new Answers(store, (live, change) => this.#answerChanged(live, change));
+    this.answers = new Answers(store, (live, change) => this.#answerChanged(live, change),
+      (message) => message.conversation_id === this.session.id);
+    this.sending = new Sending(this);
     this.details = new Details();
     this.shell = new Shell(() => this.details.show(this.session.path, this.shell.panel === "details"));
     this.gauge = new Gauge(byId("gauge"), config);
@@ -45,41 +50,52 @@ export class App {
       regenerate: (message) => this.regenerate(message),
       edit: (message, text) => this.edit(message, text),
       branch: (message) => this.showBranch(message),
+      limit: config.limits.message_bytes,
     });
-    this.settings = new SettingsPanel(config, (changes) => this.#saveSettings(changes));
+    this.settings = new SettingsPanel(config, (session, changes) => this.#saveSettings(session, changes));
     this.sidebar = new Sidebar(byId("sidebar"), {
       list: (query) => store.list(query),
-      open: () => this.shell.showChat(),
+      open: (id) => this.#chosen(id),
       rename: (id, title) => this.rename(id, title),
       remove: (conversation) => this.remove(conversation),
       save: (conversation, format) => this.save(conversation, format),
       failed: (error) => this.#listFailed(error),
       listed: (conversations) => this.#listed(conversations),
     });
+    drafts.full = () => this.banner.showError("This browser's storage is full: what is written here is lost when the page is left.");
+    this.#followLeft();
   }
 
   /** Shows what the address names. */
   route() {
-    const id = /^#\/c\/(.+)$/.exec(location.hash)?.[1];
-    if (id) return this.open(decodeURIComponent(id));
-    this.#enter(Session.unsaved());
+    this.opening.abort();
+    const id = addressed();
+    if (id !== null) return this.open(id);
+    this.#enter(this.sending.session(null) ?? Session.unsaved());
     this.composer.focus();
   }
 
   /** @param {string} id */
   async open(id) {
-    if (id === this.session.id && !this.opening.signal.aborted) return;
-    this.opening.abort();
+    if (id === this.session.id) return;
+    const sending = this.sending.session(id);
+    if (sending) return this.#enter(sending);
     const opening = (this.opening = new AbortController());
     try {
-      const stored = await this.#patiently(() => this.store.get(id), opening.signal, "Trying again");
+      const stored = await this.patiently(() => this.store.get(id), opening.signal, "Trying again");
       if (!opening.signal.aborted) this.#enter(new Session(stored));
     } catch (error) {
       if (opening.signal.aborted) return;
       this.#enter(Session.unsaved());
-      if (error.status !== 404) return this.#failed(error);
+      if (error.status !== 404) return this.failed(error);
       this.transcript.showEmpty("This conversation is not here", h("p", {}, "It may have been deleted, or belongs to another server."));
     }
+  }
+
+  /** A conversation was chosen in the list. One that the address names already is tried again when it could not be opened. */
+  #chosen(id) {
+    this.shell.showChat();
+    if (id === addressed()) this.route();
   }
 
   newChat() {
@@ -90,19 +106,54 @@ export class App {
 
   /** @param {Session} session */
   #enter(session) {
-    this.settings.flush();
-    this.opening = new AbortController();
+    this.settings.flush(this.session).catch((error) => this.failed(error));
     this.session = session;
-    for (const message of session.tree.messages.values()) {
+    const { tree } = session;
+    for (const message of tree.messages.values()) {
       const live = this.answers.get(message.id);
-      if (live) session.tree.put(live.message);
+      if (live) tree.put(Object.assign(live.message, { ...message, content: live.message.content || message.content }));
       else if (message.status === "running" || message.status === "paused") this.answers.follow(message);
     }
-    this.settings.show(session.conversation);
+    this.answers.attend();
+    this.settings.show(session);
     this.composer.open(session.draftId);
     this.transcript.followEnd.following = true;
     this.render();
     this.transcript.followEnd.jump();
+  }
+
+  /** Listens again to what was being answered when the page was left, shown or not. The browser's own answers ended with it. */
+  #followLeft() {
+    if (this.config.storage === "browser") return;
+    try {
+      for (const message of JSON.parse(sessionStorage.getItem(LIVE) ?? "[]")) this.answers.follow(message);
+    } catch {
+      // The browser keeps nothing.
+    }
+  }
+
+  /** The page was hidden, perhaps for good. */
+  hidden() {
+    this.settings.flush(this.session).catch(() => {});
+  }
+
+  /** The page is looked at again: another tab or device may have changed the list, and the conversation. */
+  returned() {
+    this.sidebar.refresh();
+    this.reread();
+  }
+
+  /** Shows what was said in the conversation elsewhere. */
+  async reread() {
+    const { session } = this;
+    const busy = () => session !== this.session || this.sending.has(session) || this.answers.inConversation(session.id);
+    if (session.id === null || busy()) return;
+    try {
+      const stored = await this.store.get(session.id);
+      if (!busy() && stored.messages.some(({ id, status }) => session.tree.get(id)?.status !== status)) this.#enter(new Session(stored));
+    } catch {
+      // It is read again with the next visit.
+    }
   }
 
   /** Shows the session as it is now. */
@@ -114,14 +165,18 @@ export class App {
     this.gauge.show(session.context);
     this.details.show(path, this.shell.panel === "details");
     const answering = path.some((message) => this.answers.get(message.id));
-    this.composer.setState(answering ? "answering" : this.sending?.session === session ? "sending" : "idle");
+    this.composer.setState(answering ? "answering" : this.sending.has(session) ? "sending" : "idle");
     this.#showTitle();
     this.#markList();
   }
 
   #markList() {
-    const busy = new Set([...this.answers.live.values()].map((live) => live.message.conversation_id));
-    this.sidebar.mark(this.session.id, busy);
+    this.sidebar.mark(this.session.id, new Set([...this.answers.live.values()].map(({ message }) => message.conversation_id)));
+    try {
+      sessionStorage.setItem(LIVE, JSON.stringify([...this.answers.live.values()].map(({ message: { id, conversation_id } }) => ({ id, conversation_id, content: "" }))));
+    } catch {
+      // The browser keeps nothing: after a reload only what is shown is listened to.
+    }
   }
 
   #showTitle() {
@@ -143,16 +198,15 @@ export class App {
   /** Sends what the composer holds, at the end of the branch that is shown. */
   async send(text) {
     const { session } = this;
-    if (!(await this.#post(session, session.leafId, text))) return;
-    this.composer.sent(session.draftId, text);
-    if (session !== this.session) return;
+    const sent = await this.sending.post(session, session.leafId, text, () => this.composer.sent(session.draftId, text));
+    if (!sent || session !== this.session) return;
     this.transcript.followEnd.jump();
     this.composer.focus();
   }
 
   /** Sends a message in the place of another; both stay. */
   async edit(message, text) {
-    const sent = await this.#post(this.session, message.parent_id, text);
+    const sent = await this.sending.post(this.session, message.parent_id, text);
     if (sent) this.composer.focus();
     return sent;
   }
@@ -162,85 +216,46 @@ export class App {
     if (last && this.composer.state === "idle") this.transcript.view(last.id)?.edit();
   }
 
-  /** Whether the message is with the server. */
-  async #post(session, parentId, content) {
-    return this.#begin(session, async (signal) => {
-      await this.settings.flush();
-      if (session.id === null) await this.#create(session, signal);
-      const known = new Set(session.tree.messages.keys());
-      const { user, assistant } = await this.#patiently(async (_, attempt) => {
-        const accepted = attempt > 0 && (await this.#accepted(session, known, (m) => m.role === "user" && m.parent_id === parentId && m.content === content));
-        return accepted || this.store.send(session.id, { parent_id: parentId, content });
-      }, signal, "Sending again", () => this.stop());
-      return [user, assistant];
-    });
-  }
-
   /** Answers once more, as a branch. */
   async regenerate(message) {
-    const { session } = this;
-    await this.#begin(session, async (signal) => {
-      await this.settings.flush();
-      const known = new Set(session.tree.messages.keys());
-      const { assistant } = await this.#patiently(async (_, attempt) => {
-        const accepted = attempt > 0 && (await this.#accepted(session, known, (m) => m.role === "assistant" && m.parent_id === message.parent_id));
-        return accepted || this.store.regenerate(message.id);
-      }, signal, "Asking again", () => this.stop());
-      return [assistant];
-    });
+    await this.sending.regenerate(this.session, message);
     this.composer.focus();
   }
 
-  /** A request whose answer was lost may have arrived: then it is not made twice. */
-  async #accepted(session, known, wanted) {
-    const { messages } = await this.store.get(session.id);
-    const found = messages.find((message) => !known.has(message.id) && wanted(message));
-    if (!found) return null;
-    return found.role === "user" ? { user: found, assistant: messages.find((message) => message.parent_id === found.id) } : { assistant: found };
-  }
-
-  async #create(session, signal) {
-    const { system_prompt, settings } = session.conversation;
-    const conversation = await this.#patiently(() => this.store.create({ system_prompt, settings }), signal, "Sending again", () => this.stop());
-    session.saved(conversation);
-    if (session !== this.session) return;
-    this.composer.rename(conversation.id);
-    history.replaceState(null, "", `#/c/${encodeURIComponent(conversation.id)}`);
-  }
-
-  /** Runs a request that begins an answer, and follows the answer. @returns {Promise<boolean>} whether it began */
-  async #begin(session, request) {
-    if (this.sending || session.path.some((message) => this.answers.get(message.id))) {
-      this.banner.showError("An answer is being written. Stop it first, or wait for its end.");
-      return false;
-    }
-    const controller = new AbortController();
-    this.sending = { session, controller };
+  sendingChanged() {
     this.render();
-    try {
-      const messages = await request(controller.signal);
-      session.add(...messages);
-      this.answers.follow(messages[messages.length - 1]);
-      return true;
-    } catch (error) {
-      if (!controller.signal.aborted) this.#failed(error);
-      return false;
-    } finally {
-      this.sending = null;
-      this.render();
-      this.sidebar.refresh();
-    }
+    this.sidebar.refresh();
   }
 
-  /** Stops what is going on. Whether something was. */
+  made(session) {
+    this.#renamed(session, "new");
+    // What is in this browser alone is not to be cleared when room is short.
+    if (this.config.storage === "browser") navigator.storage?.persist?.().catch(() => {});
+  }
+
+  /** The session has another id than before. @param {string} from  the name of its draft until now */
+  #renamed(session, from) {
+    this.composer.rename(from, session.draftId);
+    if (session !== this.session) return;
+    this.opening.abort();
+    history.replaceState(null, "", session.id === null ? "#/" : addressOf(session.id));
+  }
+
+  /** The first message was refused or given up: it is a new chat again. One that was left keeps the message as its draft. */
+  unmade(session) {
+    if (session !== this.session) return;
+    const { id } = session;
+    session.change({ id: null });
+    this.#renamed(session, id);
+    this.store.remove(id).then(() => this.sidebar.refresh(), () => {});
+  }
+
+  /** Stops what is going on in the conversation that is shown. Whether something was. */
   stop() {
-    if (this.sending?.session === this.session) {
-      this.sending.controller.abort(new Error("stopped"));
-      return true;
-    }
+    if (this.sending.stop(this.session)) return true;
     const running = this.session.path.find((message) => this.answers.get(message.id));
     if (!running) return false;
-    this.answers.stop(running.id).catch((error) => this.#failed(error));
+    this.answers.stop(running.id).catch((error) => this.failed(error));
     return true;
   }
 
@@ -262,7 +277,7 @@ export class App {
     if (change === "done") {
       this.banner.clear(live);
       this.#markList();
-      this.#lookForTitle(message.conversation_id);
+      this.sidebar.refresh();
     }
     if (change === "notice" && shown && live.notice.note_id) this.#readNotes();
   }
@@ -270,7 +285,7 @@ export class App {
   #answerDone(message) {
     this.session.tree.put(message);
     this.render();
-    const endings = { stopped: "Stopped.", failed: "The answer failed." };
+    const endings = { stopped: "Stopped.", failed: `The answer failed. ${message.error?.message ?? ""}` };
     if (this.session.path.includes(message)) announce(endings[message.status] ?? `Answer: ${firstWords(message.content, 600)}`);
     const note = message.context?.overflow?.note_id;
     if (note && !this.session.notes.some(({ id }) => id === note)) this.#readNotes();
@@ -286,15 +301,6 @@ export class App {
     }
   }
 
-  /** Reads the list again, and once more while the server still makes the title. */
-  async #lookForTitle(id) {
-    for (const wait of TITLE_AFTER_MS) {
-      await new Promise((resolve) => setTimeout(resolve, wait));
-      await this.sidebar.refresh();
-      if (this.sidebar.conversations.find((conversation) => conversation.id === id)?.title !== "") return;
-    }
-  }
-
   #listed(conversations) {
     const title = conversations.find(({ id }) => id === this.session.id)?.title;
     if (!title || title === this.session.conversation.title) return;
@@ -306,75 +312,85 @@ export class App {
 
   async showBranch(message) {
     const { session } = this;
+    const pressed = document.activeElement?.getAttribute("aria-label") ?? "";
     session.leafId = session.tree.newestLeaf(message.id);
     this.render();
-    this.transcript.view(message.id)?.element.scrollIntoView({ block: "nearest" });
+    const shown = this.transcript.view(message.id)?.element;
+    shown?.scrollIntoView({ block: "nearest" });
+    // The button was the other version's; the same one of this version takes its place.
+    shown?.querySelector(`.branches [aria-label="${CSS.escape(pressed)}"]`)?.focus({ preventScroll: true });
     announce(`Version ${session.tree.siblings(message).indexOf(message) + 1} of ${session.tree.siblings(message).length}`);
     try {
       await this.store.update(session.id, { leaf_id: session.leafId });
     } catch (error) {
-      if (!error.passing) this.#failed(error);
+      if (!error.passing) this.failed(error);
     }
   }
 
   async rename(id, title) {
-    const conversation = await this.store.update(id, { title });
-    if (id === this.session.id) this.session.conversation = conversation;
-    this.render();
-    await this.sidebar.refresh();
+    try {
+      const conversation = await this.store.update(id, { title });
+      if (id === this.session.id) this.session.conversation = conversation;
+      this.render();
+      await this.sidebar.refresh();
+    } catch (error) {
+      this.failed(error);
+    }
   }
 
   async remove({ id, title }) {
     if (!(await confirmed("Delete this conversation?", `“${title || "New chat"}” and its messages will be gone for good.`, "Delete"))) return;
     try {
-      this.answers.forget(id);
       await this.store.remove(id);
     } catch (error) {
-      if (error.status !== 404) return this.#failed(error);
+      if (error.status !== 404) return this.failed(error);
     }
+    this.answers.forget(id);
+    this.sending.stop(this.sending.session(id));
+    this.#markList();
     announce("Deleted.");
-    if (id === this.session.id) this.newChat();
+    if (id === this.session.id) {
+      this.session.changes = null;
+      this.newChat();
+    }
+    drafts.forget(id);
     await this.sidebar.refresh();
   }
 
-  async save({ id, title }, format) {
+  /** @param {{id: string, title: string}|null} conversation  null: all of them @param {"json"|"markdown"} format */
+  async save(conversation, format) {
+    const name = conversation ? fileName(conversation.title) : "casallm-conversations";
     try {
-      saveFile(await this.store.exported(id, format), `${fileName(title)}.${format === "json" ? "json" : "md"}`);
+      saveFile(await this.store.exported(conversation?.id ?? null, format), `${name}.${format === "json" ? "json" : "md"}`);
     } catch (error) {
-      this.#failed(error);
-    }
-  }
-
-  async saveAll() {
-    try {
-      saveFile(await this.store.exported(null, "json"), "casallm-conversations.json");
-    } catch (error) {
-      this.#failed(error);
+      this.failed(error);
     }
   }
 
   /** @param {string} text  of an exported file */
   async import(text) {
+    this.shell.showChat();
     try {
       const { imported, ids } = await this.store.imported(text);
       this.banner.showDone(`${plural(imported, "conversation")} imported.`);
       await this.sidebar.refresh();
-      if (ids.length) location.hash = `#/c/${encodeURIComponent(ids[0])}`;
+      if (ids.length) location.hash = addressOf(ids[0]);
     } catch (error) {
       this.banner.showError(error.message);
     }
   }
 
-  async #saveSettings(changes) {
-    const { session } = this;
+  async #saveSettings(session, changes) {
     if (session.id === null) return session.change(changes);
-    session.conversation = await this.store.update(session.id, changes);
+    // A page that is hidden may be gone before the request is sent.
+    const keepalive = document.visibilityState === "hidden" && bytesOf(JSON.stringify(changes)) < LAST_WORDS_BYTES;
+    session.conversation = await this.store.update(session.id, changes, { keepalive });
   }
 
   // Faults
 
   /** Tries until it works, with the wait shown. */
-  async #patiently(operation, signal, again, cancel = null) {
+  async patiently(operation, signal, again, cancel = null) {
     const owner = {};
     return untilItWorks(operation, {
       signal,
@@ -382,14 +398,29 @@ export class App {
     });
   }
 
-  #failed(error) {
+  failed(error) {
     if (!(error instanceof ApiError)) console.error(error);
+    this.shell.showChat();
     this.banner.showError(error.message);
   }
 
   /** The list is not worth a message: it is read again. */
   #listFailed(error) {
-    if (error.passing) setTimeout(() => this.sidebar.refresh(), 1000 * (error.retryAfter ?? 3));
-    else this.#failed(error);
+    clearTimeout(this.listTimer);
+    if (error.passing) this.listTimer = setTimeout(() => this.sidebar.refresh(), 1000 * (error.retryAfter ?? 3));
+    else this.failed(error);
   }
 }
+
+/** The conversation that the address names, or null. */
+function addressed() {
+  const id = /^#\/c\/(.+)$/.exec(location.hash)?.[1] ?? null;
+  try {
+    return id && decodeURIComponent(id);
+  } catch {
+    return id;
+  }
+}
+
+/** @param {string} id */
+const addressOf = (id) => `#/c/${encodeURIComponent(id)}`;

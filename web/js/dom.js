@@ -21,7 +21,6 @@ export function h(tag, attributes = {}, ...children) {
 /** Drawings of 24 by 24 units, drawn as lines. */
 const ICONS = {
   plus: "M12 5v14M5 12h14",
-  search: "M11 18a7 7 0 1 0 0-14 7 7 0 0 0 0 14ZM16 16l4.5 4.5",
   send: "M12 19V5M6 11l6-6 6 6",
   stop: "M8 8h8v8H8z",
   copy: "M9 9h10v11H9zM15 9V5H5v11h4",
@@ -66,6 +65,22 @@ export function relabel(button, name, label) {
   button.replaceChildren(icon(name));
   button.setAttribute("aria-label", label);
   button.title = label;
+}
+
+/** Changes a text only when it is another: screen readers tell every change of some. */
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** Puts children in order without moving those that are in their place, which would lose focus and selection. */
+export function place(element, nodes) {
+  const keep = new Set(nodes);
+  for (const child of [...element.childNodes]) if (!keep.has(child)) child.remove();
+  let at = element.firstChild;
+  for (const node of nodes) {
+    if (node === at) at = at.nextSibling;
+    else element.insertBefore(node, at);
+  }
 }
 
 /** @param {string} id */

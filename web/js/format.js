@@ -48,3 +48,10 @@ export const fileName = (title) => (title || "conversation").replace(/[^\p{L}\p{
 
 /** Bytes of a text as it is sent. */
 export const bytesOf = (text) => new TextEncoder().encode(text).length;
+
+/** What is wrong with the length of a message, "" for nothing. @param {string} text @param {number} limit  in bytes */
+export function tooLong(text, limit) {
+  // A character is at most three bytes; short texts need no counting.
+  if (text.length * 3 <= limit || bytesOf(text) <= limit) return "";
+  return `This message is longer than ${count(limit)} bytes, the most that the server takes.`;
+}

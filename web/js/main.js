@@ -15,21 +15,34 @@ installTheme(byId("theme"));
 const banner = new Banner(byId("banner"));
 const api = new Api(askKey);
 
-const config = await untilItWorks(() => api.json("GET", "api/config"), {
-  onWait: (wait) => (wait ? banner.showWait(api, wait, "Trying again", null) : banner.clear(api)),
+async function begun() {
+  const config = await untilItWorks(() => api.json("GET", "api/config"), {
+    onWait: (wait) => (wait ? banner.showWait(api, wait, "Trying again", null) : banner.clear(api)),
+  });
+  // Only the store that is used is loaded.
+  const store = config.storage === "browser"
+    ? new (await import("./store/browser.js")).BrowserStore(api, config)
+    : new (await import("./store/server.js")).ServerStore(api);
+  return new App(config, store, banner);
+}
+const app = await begun().catch((error) => {
+  banner.showError(`The page could not start. ${error.message} Reload it to try again.`);
+  throw error;
 });
-// Only the store that is used is loaded.
-const store = config.storage === "browser"
-  ? new (await import("./store/browser.js")).BrowserStore(api, config)
-  : new (await import("./store/server.js")).ServerStore(api);
-const app = new App(config, store, banner);
+const { config } = app;
 
 byId("brand").textContent = config.name;
 byId("new-chat").addEventListener("click", () => app.newChat());
-byId("export-all").addEventListener("click", () => app.saveAll());
+byId("export-all").addEventListener("click", () => app.save(null, "json"));
 byId("import").addEventListener("click", () => byId("import-file").click());
 installImport(byId("import-file"), (text) => app.import(text));
 byId("help").addEventListener("click", showHelp);
+byId("forget-key").hidden = !config.auth;
+byId("forget-key").addEventListener("click", () => {
+  // Without one the server asks for another.
+  api.forgetKey();
+  location.reload();
+});
 byId("skip").addEventListener("click", (event) => {
   event.preventDefault();
   app.composer.focus();
@@ -42,9 +55,8 @@ installKeyboard({
 });
 addEventListener("hashchange", () => app.route());
 document.addEventListener("visibilitychange", () => {
-  if (document.visibilityState === "hidden") app.settings.flush();
-  // Another tab may have changed the list.
-  else app.sidebar.refresh();
+  if (document.visibilityState === "hidden") app.hidden();
+  else app.returned();
 });
 
 document.body.removeAttribute("aria-busy");

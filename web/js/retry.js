@@ -2,10 +2,6 @@
 
 import { ApiError } from "./api.js";
 
-/**
- * @typedef {{error: ApiError, until: number, now: () => void}} Wait  `until`: when the next try is made; `now` makes it at once
- */
-
 /** Waits; ends early when called to, when the browser is online again, or with the signal (which throws). */
 function pause(seconds, signal, onWait, error) {
   return new Promise((resolve, reject) => {
@@ -29,7 +25,7 @@ function pause(seconds, signal, onWait, error) {
  * The operation is given `worked`, which it calls when the server answered, so that waits begin small again.
  * @template T
  * @param {(worked: () => void, attempt: number) => Promise<T>} operation
- * @param {{signal?: AbortSignal, onWait: (wait: Wait|null) => void}} options  `onWait(null)`: no longer waiting
+ * @param {{signal?: AbortSignal, onWait: (wait: import("./types.js").Wait|null) => void}} options  `onWait(null)`: no longer waiting
  * @returns {Promise<T>}
  */
 export async function untilItWorks(operation, { signal, onWait }) {
@@ -43,6 +39,7 @@ export async function untilItWorks(operation, { signal, onWait }) {
       }, attempt);
     } catch (error) {
       if (!(error instanceof ApiError) || !error.passing) throw error;
+      signal?.throwIfAborted();
       await pause(error.retryAfter ?? Math.min(15, 2 ** failures), signal, onWait, error);
       failures += 1;
     } finally {

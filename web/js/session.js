@@ -13,6 +13,10 @@ export class Session {
     this.notes = notes;
     const leaf = conversation.leaf_id;
     this.leafId = leaf !== null && this.tree.get(leaf) ? leaf : this.tree.newestLeaf();
+    /** Settings that were changed and are not saved. @type {Partial<import("./types.js").Conversation>|null} */
+    this.changes = null;
+    /** The saving that goes on. @type {Promise<void>|null} */
+    this.saving = null;
   }
 
   /** One that becomes a conversation with its first message. */

@@ -1,20 +1,27 @@
 // Reads server-sent events from a fetch response. EventSource cannot send an API key, so it is not used.
 
+/** The server says something every ten seconds, be it a comment; after so long without a word nobody is there. */
+const SILENCE_MS = 35_000;
+
 /**
  * Yields every event of a body in the format of https://html.spec.whatwg.org/multipage/server-sent-events.html
- * (comments, `id` and `retry` are skipped). Ends with the body; an event that was cut off is not delivered.
+ * (comments, `id` and `retry` are skipped). Ends with the body, or when it is silent for too long; an event that was cut
+ * off is not delivered.
  * @param {ReadableStream<Uint8Array>} body
  * @returns {AsyncGenerator<{type: string, data: string}>}
  */
 export async function* readEvents(body) {
   const reader = body.pipeThrough(/** @type {any} */ (new TextDecoderStream())).getReader();
+  let silence = 0;
   let rest = "";
   let type = "";
   /** @type {string[]} */
   let data = [];
   try {
     for (;;) {
+      silence = setTimeout(() => reader.cancel(), SILENCE_MS);
       const { done, value } = await reader.read();
+      clearTimeout(silence);
       if (done) return;
       rest += value;
       // A carriage return at the end may be the first half of a CRLF; it waits for what follows.
@@ -35,6 +42,7 @@ export async function* readEvents(body) {
       }
     }
   } finally {
+    clearTimeout(silence);
     // Whoever stops listening closes the connection, which is how the server knows.
     reader.cancel().catch(() => {});
   }

@@ -1,5 +1,6 @@
 // Markdown that grows: while an answer streams, only its last block is read and rendered again.
 
+import { h } from "./dom.js";
 import { blocksOf, render } from "./markdown.js";
 
 const unify = (text) => text.replace(/\r\n?/g, "\n");
@@ -25,6 +26,26 @@ export class StreamingMarkdown {
 
   /** Shows a text that begins with the one shown before. @param {string} text */
   grow(text) {
+    this.#orPlain(text, () => this.#grow(text));
+  }
+
+  /** Shows the whole text for good, rendering again only what came out otherwise while it grew. @param {string} text */
+  finish(text) {
+    this.#orPlain(text, () => this.#finish(text));
+  }
+
+  /** What the parser cannot read, as lists a thousand deep, is shown as it was written. */
+  #orPlain(text, show) {
+    try {
+      show();
+    } catch {
+      this.clear();
+      this.tail = [h("p", { class: "plain" }, text)];
+      this.element.append(...this.tail);
+    }
+  }
+
+  #grow(text) {
     const source = unify(text);
     const blocks = blocksOf(source.slice(this.settled));
     // A block is settled when the one after it is sure to be another: its first line is complete.
@@ -67,9 +88,8 @@ export class StreamingMarkdown {
     return null;
   }
 
-  /** Shows the whole text for good, rendering again only what came out otherwise while it grew. @param {string} text */
-  finish(text) {
-    this.grow(text);
+  #finish(text) {
+    this.#grow(text);
     const blocks = blocksOf(unify(text));
     // A link's address may be given in a later block than the link.
     const referred = Object.keys(blocks.links ?? {}).length > 0;

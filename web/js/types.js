@@ -29,12 +29,29 @@
  */
 
 /**
+ * A wait until something is tried again, at `until`; `now` does it at once.
+ * @typedef {{error: import("./api.js").ApiError, until: number, now: () => void}} Wait
+ */
+
+/**
+ * What the views ask of the app. `limit`: bytes of a message.
+ * @typedef {{regenerate: (message: Message) => void, edit: (message: Message, text: string) => Promise<boolean>,
+ *   branch: (message: Message) => void, limit: number}} MessageActions
+ * @typedef {{list: (query: {q?: string, cursor?: string}) => Promise<{conversations: Listed[], next: string|null}>,
+ *   open: (id: string) => void, rename: (id: string, title: string) => Promise<void>, remove: (conversation: Listed) => void,
+ *   save: (conversation: Listed, format: "json"|"markdown") => void, failed: (error: Error) => void,
+ *   listed: (conversations: Listed[]) => void}} ListDoes
+ */
+
+/**
  * Where conversations live: on the server (store/server.js) or in this browser (store/browser.js).
  * @typedef {object} Store
+ * @property {boolean} resumes  whether an answer that nobody listens to waits, and goes on where it was
  * @property {(query: {q?: string, cursor?: string}) => Promise<{conversations: Listed[], next: string|null}>} list
  * @property {(fields: Partial<Conversation>) => Promise<Conversation>} create
  * @property {(id: string) => Promise<Stored>} get
- * @property {(id: string, changes: Partial<Conversation>) => Promise<Conversation>} update
+ * @property {(id: string, changes: Partial<Conversation>, options?: {keepalive?: boolean}) => Promise<Conversation>} update
+ *   `keepalive`: even when the page is left meanwhile
  * @property {(id: string) => Promise<void>} remove
  * @property {(id: string, message: {parent_id: string|null, content: string}) =>
  *   Promise<{user: Message, assistant: Message}>} send

@@ -25,8 +25,14 @@ export class BrowserStore {
   constructor(api, config) {
     this.api = api;
     this.config = config;
-    /** Answers that this page is streaming. @type {Map<string, AbortController>} */
+    // What the server's policy comes to where it has no notes to condense into.
+    if (config.overflow === "summarise") config.overflow = "drop-oldest";
+    this.resumes = false;
+    /** Answers that this page streams, or waits for. @type {Map<string, {stopped: AbortController, ended: Promise<any>}>} */
     this.running = new Map();
+    /** Names the answers that are stopped, to the page that streams them. */
+    this.stops = new BroadcastChannel("casallm.stop");
+    this.stops.onmessage = ({ data }) => this.running.get(data)?.stopped.abort();
   }
 
   async list({ q = "" }) {
@@ -45,6 +51,8 @@ export class BrowserStore {
   }
 
   async create(fields) {
+    // Asked for, the browser does not clear them when its disk is full; there is none to ask over plain http.
+    navigator.storage?.persist().catch(() => {});
     const now = stamp();
     const conversation = { id: newId(), title: "", system_prompt: "", settings: {}, leaf_id: null, ...fields, created_at: now, updated_at: now };
     await database.put({ conversations: [conversation] });
@@ -52,29 +60,11 @@ export class BrowserStore {
   }
 
   async get(id) {
-    const conversation = await database.find("conversations", id);
-    if (!conversation) throw new ApiError(404, "This conversation is not in this browser.");
-    const messages = await database.of("messages", id);
-    for (const message of messages) await this.#endIfLeft(message);
-    return { conversation, messages, notes: await database.of("notes", id) };
-  }
-
-  /** An answer whose page was closed cannot go on: it ends where it was. */
-  async #endIfLeft(message) {
-    if (message.status !== "running" || this.running.has(message.id)) return;
-    const end = async (lock) => {
-      if (lock === null) return;
-      message.status = "stopped";
-      await database.put({ messages: [message] });
-    };
-    // Another tab that still streams it holds its lock.
-    if (navigator.locks) await navigator.locks.request(`casallm.answer.${message.id}`, { ifAvailable: true }, end);
-    else await end(undefined);
+    return { conversation: await found("conversations", id), messages: await database.messagesOf(id), notes: [] };
   }
 
   async update(id, changes) {
-    const conversation = await database.find("conversations", id);
-    if (!conversation) throw new ApiError(404, "This conversation is not in this browser.");
+    const conversation = await found("conversations", id);
     Object.assign(conversation, changes);
     if (!("leaf_id" in changes)) conversation.updated_at = stamp();
     await database.put({ conversations: [conversation] });
@@ -82,12 +72,12 @@ export class BrowserStore {
   }
 
   async remove(id) {
-    for (const message of await database.of("messages", id)) this.running.get(message.id)?.abort();
+    for (const message of await database.messagesOf(id)) this.running.get(message.id)?.stopped.abort();
     await database.removeConversation(id);
   }
 
   async send(id, { parent_id, content }) {
-    const conversation = await database.find("conversations", id);
+    const conversation = await found("conversations", id);
     const user = this.#message(id, parent_id, "user", content, "complete");
     const assistant = this.#message(id, user.id, "assistant", "", "running");
     conversation.title ||= firstWords(content);
@@ -97,8 +87,8 @@ export class BrowserStore {
   }
 
   async regenerate(messageId) {
-    const answer = await database.find("messages", messageId);
-    const conversation = await database.find("conversations", answer.conversation_id);
+    const answer = await found("messages", messageId);
+    const conversation = await found("conversations", answer.conversation_id);
     const assistant = this.#message(answer.conversation_id, answer.parent_id, "assistant", "", "running");
     Object.assign(conversation, { leaf_id: assistant.id, updated_at: stamp() });
     await database.put({ conversations: [conversation], messages: [assistant] });
@@ -110,29 +100,45 @@ export class BrowserStore {
   }
 
   async stop(messageId) {
-    this.running.get(messageId)?.abort();
-    const message = await database.find("messages", messageId);
-    if (message.status === "running") {
-      message.status = "stopped";
-      await database.put({ messages: [message] });
-    }
+    const running = this.running.get(messageId);
+    running?.stopped.abort();
+    this.stops.postMessage(messageId);
+    // Who streams it writes down what has come.
+    await running?.ended;
+    const message = await found("messages", messageId);
+    if (message.status === "running") await endStopped(message);
     return message;
   }
 
+  /** Streams an answer from its begin. Only one page does: others show what there is, and the rest when it has ended. */
   async *events(messageId, signal) {
+    const { promise: ended, resolve: end } = Promise.withResolvers();
     const stopped = new AbortController();
-    this.running.set(messageId, stopped);
-    let release = () => {};
-    navigator.locks?.request(`casallm.answer.${messageId}`, () => new Promise((resolve) => (release = () => resolve(null))));
-    const message = await database.find("messages", messageId);
+    this.running.set(messageId, { stopped, ended });
     try {
-      Object.assign(message, { content: "", status: "running" });
-      yield { type: "snapshot", data: { content: "", status: "running", usage: null } };
-      const conversation = await database.find("conversations", message.conversation_id);
-      const path = new Tree(await database.of("messages", message.conversation_id)).path(message.parent_id);
+      if (!(await locked(messageId, ended, { ifAvailable: true }))) {
+        yield { type: "snapshot", data: await found("messages", messageId) };
+        await locked(messageId, ended, { signal });
+      }
+      const message = await found("messages", messageId);
+      if (message.status === "running") {
+        if (message.content === "") yield* this.#answer(message, signal, stopped.signal);
+        else await endStopped(message);
+      }
+      yield { type: "done", data: message };
+    } finally {
+      this.running.delete(messageId);
+      end();
+    }
+  }
+
+  async *#answer(message, signal, stopped) {
+    try {
+      yield { type: "snapshot", data: { content: "" } };
+      const conversation = await found("conversations", message.conversation_id);
+      const path = new Tree(await database.messagesOf(message.conversation_id)).path(message.parent_id);
       let saved = Date.now();
-      const both = AbortSignal.any([signal, stopped.signal]);
-      for await (const event of streamCompletion(this.api, this.config, conversation, path, both)) {
+      for await (const event of streamCompletion(this.api, this.config, conversation, path, AbortSignal.any([signal, stopped]))) {
         if (event.type === "delta") message.content += event.data.text;
         if (event.type === "end") {
           Object.assign(message, event.data);
@@ -140,21 +146,17 @@ export class BrowserStore {
         }
         yield event;
         if (Date.now() - saved > SAVE_EVERY_MS) {
-          await database.put({ messages: [message] });
+          await database.rewrite(message);
           saved = Date.now();
         }
       }
     } catch (error) {
-      if (stopped.signal.aborted) message.status = "stopped";
+      if (stopped.aborted) message.status = "stopped";
       else if (signal.aborted || (error instanceof ApiError && error.passing && message.content === "")) throw error;
       else Object.assign(message, { status: "failed", error: { message: error.message } });
     } finally {
-      // Of a conversation that was deleted meanwhile nothing is written back.
-      if (await database.find("messages", messageId)) await database.put({ messages: [message] });
-      this.running.delete(messageId);
-      release();
+      await database.rewrite(message);
     }
-    yield message.status === "failed" ? { type: "error", data: { error: message.error } } : { type: "done", data: message };
   }
 
   async exported(id, format) {
@@ -166,13 +168,35 @@ export class BrowserStore {
   async imported(text) {
     const ids = [];
     for (const stored of conversationsOf(text)) {
-      const { conversation, messages, notes } = withNewIds(stored, newId, stamp);
-      await database.put({ conversations: [conversation], messages, notes });
+      const { conversation, messages } = withNewIds(stored, newId, stamp);
+      await database.put({ conversations: [conversation], messages });
       ids.push(conversation.id);
     }
     return { imported: ids.length, ids };
   }
 }
+
+async function found(kind, id) {
+  const record = await database.find(kind, id);
+  if (!record) throw new ApiError(404, "This conversation is not in this browser.");
+  return record;
+}
+
+/** An answer that nobody streams any more ends where it was. */
+function endStopped(message) {
+  message.status = "stopped";
+  return database.rewrite(message);
+}
+
+/** Holds an answer's lock until a promise settles. Whether it was free; over plain http there is none, and it is taken to be. */
+const locked = (id, until, options) => new Promise((resolve, reject) => {
+  if (!navigator.locks) return resolve(true);
+  const held = (lock) => {
+    resolve(lock !== null);
+    return lock && until;
+  };
+  navigator.locks.request(`casallm.answer.${id}`, options, held).catch(reject);
+});
 
 /** The words around what was searched for. */
 function around(text, wanted) {

@@ -6,7 +6,7 @@ import { readEvents } from "../sse.js";
 const STATUS = { stop: "complete", length: "length" };
 
 /**
- * Yields `delta` and `progress` events, then `end` with what belongs into the message.
+ * Yields `delta` events, then `end` with what belongs into the message.
  * @param {import("../api.js").Api} api @param {import("../types.js").Config} config
  * @param {import("../types.js").Conversation} conversation @param {import("../types.js").Message[]} path  the messages to answer
  * @param {AbortSignal} signal
@@ -27,7 +27,6 @@ export async function* streamCompletion(api, config, conversation, path, signal)
       const choice = chunk.choices?.[0];
       if (choice?.delta?.content) yield { type: "delta", data: { text: choice.delta.content } };
       if (choice?.finish_reason) end.status = STATUS[choice.finish_reason] ?? "complete";
-      if (chunk.casallm?.progress) yield { type: "progress", data: chunk.casallm.progress };
       if (chunk.casallm?.timing) end.timing = chunk.casallm.timing;
       if (chunk.casallm?.context) end.context = chunk.casallm.context;
       if (chunk.usage) {
@@ -40,5 +39,7 @@ export async function* streamCompletion(api, config, conversation, path, signal)
     throw new ApiError(0, "The connection was cut.");
   }
   if (end.status === null) throw new ApiError(0, "The connection was cut.");
+  // OpenAI has one word for both limits.
+  if (end.status === "length" && end.context?.used >= end.context?.limit) end.status = "context";
   yield { type: "end", data: end };
 }

@@ -1,4 +1,4 @@
-// IndexedDB with promises: the three kinds of records that the browser keeps in `--ephemeral` mode.
+// IndexedDB with promises: the two kinds of records that the browser keeps in `--ephemeral` mode.
 
 let opened = null;
 
@@ -8,9 +8,7 @@ function open() {
     request.onupgradeneeded = () => {
       const database = request.result;
       database.createObjectStore("conversations", { keyPath: "id" });
-      for (const name of ["messages", "notes"]) {
-        database.createObjectStore(name, { keyPath: "id" }).createIndex("conversation_id", "conversation_id");
-      }
+      database.createObjectStore("messages", { keyPath: "id" }).createIndex("conversation_id", "conversation_id");
     };
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
@@ -23,7 +21,7 @@ const settled = (request) => new Promise((resolve, reject) => {
   request.onerror = () => reject(request.error);
 });
 
-/** @param {"conversations"|"messages"|"notes"} kind */
+/** @param {"conversations"|"messages"} kind */
 export async function find(kind, id) {
   return settled((await open()).transaction(kind).objectStore(kind).get(id));
 }
@@ -32,13 +30,13 @@ export async function all(kind) {
   return settled((await open()).transaction(kind).objectStore(kind).getAll());
 }
 
-/** What belongs to a conversation, oldest first. */
-export async function of(kind, conversationId) {
-  const found = await settled((await open()).transaction(kind).objectStore(kind).index("conversation_id").getAll(conversationId));
+/** The messages of a conversation, oldest first. */
+export async function messagesOf(conversationId) {
+  const found = await settled((await open()).transaction("messages").objectStore("messages").index("conversation_id").getAll(conversationId));
   return found.sort((a, b) => a.created_at - b.created_at);
 }
 
-/** Writes all of it or nothing. @param {Partial<Record<"conversations"|"messages"|"notes", any[]>>} records */
+/** Writes all of it or nothing. @param {Partial<Record<"conversations"|"messages", any[]>>} records */
 export async function put(records) {
   const kinds = Object.keys(records);
   const transaction = (await open()).transaction(kinds, "readwrite");
@@ -46,14 +44,20 @@ export async function put(records) {
   return finished(transaction);
 }
 
+/** Writes a message again, unless it was deleted meanwhile. */
+export async function rewrite(message) {
+  const transaction = (await open()).transaction("messages", "readwrite");
+  const store = transaction.objectStore("messages");
+  store.getKey(message.id).onsuccess = (event) => event.target.result && store.put(message);
+  return finished(transaction);
+}
+
 /** Deletes a conversation and what belongs to it. */
 export async function removeConversation(id) {
-  const transaction = (await open()).transaction(["conversations", "messages", "notes"], "readwrite");
+  const transaction = (await open()).transaction(["conversations", "messages"], "readwrite");
   transaction.objectStore("conversations").delete(id);
-  for (const kind of ["messages", "notes"]) {
-    const store = transaction.objectStore(kind);
-    store.index("conversation_id").getAllKeys(id).onsuccess = (event) => event.target.result.forEach((key) => store.delete(key));
-  }
+  const store = transaction.objectStore("messages");
+  store.index("conversation_id").getAllKeys(id).onsuccess = (event) => event.target.result.forEach((key) => store.delete(key));
   return finished(transaction);
 }
 

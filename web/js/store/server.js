@@ -10,6 +10,7 @@ export class ServerStore {
   /** @param {import("../api.js").Api} api */
   constructor(api) {
     this.api = api;
+    this.resumes = true;
   }
 
   list({ q = "", cursor = "" }) {
@@ -27,8 +28,8 @@ export class ServerStore {
     return this.api.json("GET", `api/conversations/${encodeURIComponent(id)}`);
   }
 
-  update(id, changes) {
-    return this.api.json("PATCH", `api/conversations/${encodeURIComponent(id)}`, { body: changes });
+  update(id, changes, { keepalive = false } = {}) {
+    return this.api.json("PATCH", `api/conversations/${encodeURIComponent(id)}`, { body: changes, keepalive });
   }
 
   async remove(id) {

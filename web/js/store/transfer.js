@@ -8,7 +8,7 @@ const text = (value, what, longest = 10_000_000) => {
 const textOr = (value, what, absent) => (value === null || value === undefined ? absent : text(value, what));
 
 /**
- * The conversations of an exported file, checked.
+ * The conversations of an exported file, checked. Notes stay out: what is answered from here is never condensed.
  * @param {string} file @returns {import("../types.js").Stored[]}
  */
 export function conversationsOf(file) {
@@ -38,28 +38,25 @@ export function conversationsOf(file) {
         usage: numbers(message.usage), timing: numbers(message.timing), context: numbers(message.context),
       };
     });
-    const notes = (Array.isArray(stored.notes) ? stored.notes : [])
-      .filter((note) => seen.has(note?.through_id))
-      .map((note) => ({ through_id: note.through_id, text: text(note.text, "a note") }));
     const { title, system_prompt, settings, leaf_id } = stored.conversation;
     return {
       conversation: {
         title: textOr(title, "a title", ""), system_prompt: textOr(system_prompt, "a system prompt", ""),
         settings: numbers(settings) ?? {}, leaf_id: seen.has(leaf_id) ? leaf_id : null,
       },
-      messages, notes,
+      messages, notes: [],
     };
   });
 }
 
-/** An object's numbers; everything else in it is left out. */
+/** An object's numbers and nulls; everything else in it is left out. */
 function numbers(value) {
   if (typeof value !== "object" || value === null) return null;
-  return Object.fromEntries(Object.entries(value).filter(([, number]) => Number.isFinite(number)));
+  return Object.fromEntries(Object.entries(value).filter(([, number]) => number === null || Number.isFinite(number)));
 }
 
 /** A copy that can stand beside what it was made from. */
-export function withNewIds({ conversation, messages, notes }, newId, stamp) {
+export function withNewIds({ conversation, messages }, newId, stamp) {
   const ids = new Map(messages.map((message) => [message.id, newId()]));
   const id = newId();
   const renamed = (old) => ids.get(old) ?? null;
@@ -67,7 +64,6 @@ export function withNewIds({ conversation, messages, notes }, newId, stamp) {
     messages: messages.map((message) => ({
       ...message, id: renamed(message.id), parent_id: renamed(message.parent_id), conversation_id: id, created_at: stamp(),
     })),
-    notes: notes.map((note) => ({ ...note, id: newId(), through_id: renamed(note.through_id), conversation_id: id, created_at: stamp() })),
     conversation: { ...conversation, id, leaf_id: renamed(conversation.leaf_id), created_at: stamp(), updated_at: stamp() },
   };
 }

@@ -7,22 +7,33 @@ export class Banner {
   /** @param {HTMLElement} element */
   constructor(element) {
     this.element = element;
-    this.timer = 0;
-    /** Who shows it; only they take it away. */
-    this.owner = null;
+    /** What there is to show, by who shows it; only they take it away. The newest is shown, the others after it. */
+    this.entries = new Map();
   }
 
-  #fill(owner, kind, text, buttons) {
-    clearInterval(this.timer);
-    this.owner = owner;
-    this.element.className = `banner ${kind}`;
-    this.element.replaceChildren(text, h("span", { class: "row" }, ...buttons));
-    this.element.hidden = false;
+  #add(owner, kind, text, buttons, timer = 0) {
+    this.#drop(owner);
+    this.entries.set(owner, { kind, nodes: [text, h("span", { class: "row" }, ...buttons)], timer });
+    this.#show();
+  }
+
+  /** Whether it was there. */
+  #drop(owner) {
+    // Of either kind, an interval or a timeout.
+    clearTimeout(this.entries.get(owner)?.timer);
+    return this.entries.delete(owner);
+  }
+
+  #show() {
+    const entry = [...this.entries.values()].at(-1);
+    this.element.hidden = !entry;
+    this.element.className = `banner ${entry?.kind ?? ""}`;
+    this.element.replaceChildren(...(entry?.nodes ?? []));
   }
 
   /**
    * A wait with its countdown.
-   * @param {any} owner @param {import("../retry.js").Wait} wait @param {string} again  "Trying again" @param {(() => void)|null} cancel
+   * @param {any} owner @param {import("../types.js").Wait} wait @param {string} again  "Trying again" @param {(() => void)|null} cancel
    */
   showWait(owner, wait, again, cancel) {
     const reason = { 0: "The server cannot be reached.", 429: "Too many requests at once.", 503: "The server is busy." }[wait.error.status]
@@ -35,30 +46,22 @@ export class Banner {
     const button = (label, click) => h("button", { type: "button", class: "text-button", on: { click } }, label);
     const buttons = [button("Try now", wait.now)];
     if (cancel) buttons.push(button("Cancel", cancel));
-    this.#fill(owner, "waiting", h("span", { role: "status" }, reason, rest), buttons);
     tick();
-    this.timer = setInterval(tick, 250);
+    this.#add(owner, "waiting", h("span", { role: "status" }, reason, rest), buttons, setInterval(tick, 250));
   }
 
   /** Something that did not work, until it is closed. */
   showError(text) {
-    const owner = {};
-    this.#fill(owner, "failure", h("span", { role: "alert" }, text),
-      [h("button", { type: "button", class: "text-button", on: { click: () => this.clear(owner) } }, "Close")]);
+    this.#add("error", "failure", h("span", { role: "alert" }, text),
+      [h("button", { type: "button", class: "text-button", on: { click: () => this.clear("error") } }, "Close")]);
   }
 
   /** Something that was done. */
   showDone(text) {
-    const owner = {};
-    this.#fill(owner, "done", h("span", { role: "status" }, text), []);
-    setTimeout(() => this.clear(owner), 4000);
+    this.#add("done", "done", h("span", { role: "status" }, text), [], setTimeout(() => this.clear("done"), 4000));
   }
 
   clear(owner) {
-    if (this.owner !== owner) return;
-    clearInterval(this.timer);
-    this.owner = null;
-    this.element.hidden = true;
-    this.element.replaceChildren();
+    if (this.#drop(owner)) this.#show();
   }
 }

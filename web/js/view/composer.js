@@ -1,8 +1,9 @@
 // Where messages are written: one field, one button that sends or stops.
 
-import { h, icon } from "../dom.js";
+import { h, icon, setText } from "../dom.js";
 import { drafts } from "../drafts.js";
-import { bytesOf, count } from "../format.js";
+import { tooLong } from "../format.js";
+import { composing, sends } from "../keyboard.js";
 
 export class Composer {
   /**
@@ -27,14 +28,11 @@ export class Composer {
       this.#show();
     });
     this.field.addEventListener("keydown", (event) => this.#key(event));
-    // Phones have no Shift+Enter: there Enter makes a line, and the button sends.
-    this.touch = matchMedia("(pointer: coarse) and (hover: none)");
   }
 
   #key(event) {
-    // While an input method composes, Enter takes its suggestion. Safari says so by the key code only.
-    if (event.isComposing || event.keyCode === 229) return;
-    if (event.key === "Enter" && !event.shiftKey && !event.ctrlKey && !event.altKey && !event.metaKey && !this.touch.matches) {
+    if (composing(event)) return;
+    if (sends(event)) {
       event.preventDefault();
       if (this.state === "idle") this.#press();
     } else if (event.key === "ArrowUp" && this.field.value === "") {
@@ -51,8 +49,7 @@ export class Composer {
   }
 
   #tooLong() {
-    // A character is at most three bytes; short texts need no counting.
-    return this.field.value.length * 3 > this.options.limit && bytesOf(this.field.value) > this.options.limit;
+    return tooLong(this.field.value, this.options.limit);
   }
 
   /** Shows the draft of a conversation. */
@@ -62,16 +59,16 @@ export class Composer {
     this.#show();
   }
 
-  /** The draft now belongs to a conversation that was just made. */
-  rename(draftId) {
-    drafts.set(this.draftId, "");
-    this.draftId = draftId;
-    drafts.set(draftId, this.field.value);
+  /** A draft goes from a new chat to the conversation that was just made of it, or back. */
+  rename(from, to) {
+    drafts.set(to, drafts.get(from));
+    drafts.set(from, "");
+    if (this.draftId === from) this.draftId = to;
   }
 
   /** The message is with the server: its draft goes, unless something else has been written since. */
   sent(draftId, text) {
-    for (const id of [draftId, "new"]) if (drafts.get(id) === text) drafts.set(id, "");
+    if (drafts.get(draftId) === text) drafts.set(draftId, "");
     if (this.draftId === draftId && this.field.value === text) this.field.value = "";
     this.#show();
   }
@@ -90,12 +87,12 @@ export class Composer {
       this.button.setAttribute("aria-label", stops ? "Stop" : "Send");
       this.button.title = stops ? "Stop (Esc)" : "Send (Enter)";
     }
-    const tooLong = this.#tooLong();
-    this.button.disabled = !stops && (this.field.value.trim() === "" || tooLong);
+    const problem = this.#tooLong();
+    this.button.disabled = !stops && (this.field.value.trim() === "" || problem !== "");
     this.field.readOnly = this.state === "sending";
-    this.field.setAttribute("aria-invalid", String(tooLong));
-    this.problem.textContent = tooLong ? `This message is longer than ${count(this.options.limit)} bytes, the most that the server takes.` : "";
-    this.problem.hidden = !tooLong;
+    this.field.setAttribute("aria-invalid", String(problem !== ""));
+    setText(this.problem, problem);
+    this.problem.hidden = problem === "";
     // Browsers without `field-sizing: content`.
     if (!CSS.supports("field-sizing", "content")) {
       this.field.style.height = "auto";

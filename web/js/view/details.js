@@ -11,16 +11,15 @@ let loading = null;
 /** uPlot is made for a plain script element: it defines one global name. */
 function loadPlot() {
   loading ??= new Promise((resolve, reject) => {
-    const base = new URL("../../vendor/", import.meta.url);
     const script = document.createElement("script");
-    const url = new URL("uPlot.iife.min.js", base).href;
+    const url = new URL("../../vendor/uPlot.iife.min.js", import.meta.url).href;
     script.src = /** @type {any} */ (policy ? policy.createScriptURL(url) : url);
     script.onload = () => resolve(globalThis.uPlot);
     script.onerror = () => {
       loading = null;
       reject(new Error("The chart could not be loaded."));
     };
-    document.head.append(h("link", { rel: "stylesheet", href: new URL("uPlot.min.css", base).href }), script);
+    document.head.append(script);
   });
   return loading;
 }

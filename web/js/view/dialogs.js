@@ -34,7 +34,7 @@ export async function confirmed(title, text, yes) {
     h("form", { method: "dialog" },
       h("h2", { id: "confirm-title" }, title), h("p", { id: "confirm-text" }, text),
       h("div", { class: "row end" },
-        h("button", { class: "button", value: "" }, "Cancel"), h("button", { class: "button danger", value: "yes", autofocus: true }, yes))));
+        h("button", { class: "button", value: "", autofocus: true }, "Cancel"), h("button", { class: "button danger", value: "yes" }, yes))));
   return (await opened(dialog)) === "yes";
 }
 

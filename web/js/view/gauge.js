@@ -1,5 +1,6 @@
 // How much of the context the conversation uses, and what happens when it is full.
 
+import { setText } from "../dom.js";
 import { count } from "../format.js";
 
 const NEARLY = 0.85;
@@ -29,7 +30,7 @@ export class Gauge {
     Object.assign(this.bar, { max: limit, value: Math.min(used, limit) });
     this.label.textContent = `${count(used)} of ${count(limit)} tokens of context`;
     this.element.classList.toggle("nearly", nearly);
-    this.warning.textContent = nearly ? `Nearly full. ${WHAT_THEN[this.config.overflow]}` : "";
+    setText(this.warning, nearly ? `Nearly full. ${WHAT_THEN[this.config.overflow]}` : "");
     this.warning.hidden = !nearly;
   }
 }

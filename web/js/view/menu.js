@@ -8,7 +8,7 @@ let close = () => {};
 export function openMenu(button, entries) {
   close();
   const items = entries.map(([label, action, kind]) =>
-    h("button", { type: "button", role: "menuitem", tabindex: -1, class: kind ?? "", on: { click: () => { close(); action(); } } }, label));
+    h("button", { type: "button", role: "menuitem", tabindex: -1, class: kind ?? "", on: { click: () => { close(); button.focus(); action(); } } }, label));
   const menu = h("div", { class: "menu", role: "menu", "aria-label": button.getAttribute("aria-label") ?? "" }, ...items);
   menu.addEventListener("keydown", (event) => {
     const at = items.indexOf(document.activeElement);

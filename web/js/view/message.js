@@ -1,16 +1,13 @@
 // One message of the transcript: what was said, how it went, and what can be done with it.
 
-import { h, icon, iconButton } from "../dom.js";
+import { h, icon, iconButton, setText } from "../dom.js";
 import { drafts } from "../drafts.js";
-import { count, duration, plural, rate } from "../format.js";
+import { count, duration, plural, rate, tooLong } from "../format.js";
+import { composing, sends } from "../keyboard.js";
 import { copyButton } from "../markdown.js";
 import { StreamingMarkdown } from "../streaming-markdown.js";
 
-/**
- * @typedef {import("../types.js").Message} Message
- * @typedef {{regenerate: (message: Message) => void, edit: (message: Message, text: string) => Promise<boolean>,
- *   branch: (message: Message) => void}} Actions
- */
+/** @typedef {import("../types.js").Message} Message */
 
 const ENDINGS = {
   stopped: "Stopped",
@@ -19,7 +16,7 @@ const ENDINGS = {
 };
 
 export class MessageView {
-  /** @param {Message} message @param {Actions} actions */
+  /** @param {Message} message @param {import("../types.js").MessageActions} actions */
   constructor(message, actions) {
     this.message = message;
     this.actions = actions;
@@ -105,7 +102,7 @@ export class MessageView {
         parts.push(h("p", { class: "waiting" }, h("span", { class: "pulse", "aria-hidden": "true" }), noticeText(notice)));
       }
     } else if (status === "failed") {
-      parts.push(h("p", { class: "failure", role: "alert" }, `This answer failed. ${error?.message ?? ""}`.trim(), " ",
+      parts.push(h("p", { class: "failure" }, `This answer failed. ${error?.message ?? ""}`.trim(), " ",
         h("button", { type: "button", class: "text-button", on: { click: () => this.actions.regenerate(this.message) } }, "Try again")));
     } else if (ENDINGS[status]) {
       parts.push(h("p", { class: "ending" }, ENDINGS[status]));
@@ -136,7 +133,7 @@ export class MessageView {
   /** Opens the message for editing in its place. */
   edit() {
     if (this.editor) return this.editor.querySelector("textarea").focus();
-    const key = `edit.${this.message.id}`;
+    const key = `${this.message.conversation_id}.edit.${this.message.id}`;
     const field = h("textarea", { class: "field", rows: 3, "aria-label": "Edit message", dir: "auto" });
     field.value = drafts.get(key) || this.message.content;
     const close = () => {
@@ -149,23 +146,32 @@ export class MessageView {
       close();
       /** @type {any} */ (this.foot.querySelector("[data-do=edit]"))?.focus();
     };
+    const problem = h("p", { class: "problem", role: "alert", hidden: true });
+    const check = () => {
+      setText(problem, tooLong(field.value, this.actions.limit));
+      problem.hidden = problem.textContent === "";
+      return problem.hidden;
+    };
     const submit = async () => {
-      if (field.value.trim() === "") return field.focus();
+      if (field.value.trim() === "" || !check()) return field.focus();
       if (field.value === this.message.content) return cancel();
       if (await this.actions.edit(this.message, field.value)) close();
     };
-    field.addEventListener("input", () => drafts.set(key, field.value));
+    field.addEventListener("input", () => {
+      drafts.set(key, field.value);
+      check();
+    });
     field.addEventListener("keydown", (event) => {
-      if (event.isComposing || event.keyCode === 229) return;
+      if (composing(event)) return;
       if (event.key === "Escape") {
         event.stopPropagation();
         cancel();
-      } else if (event.key === "Enter" && !event.shiftKey) {
+      } else if (sends(event)) {
         event.preventDefault();
         submit();
       }
     });
-    this.editor = h("form", { class: "editor", on: { submit: (event) => { event.preventDefault(); submit(); } } }, field,
+    this.editor = h("form", { class: "editor", on: { submit: (event) => { event.preventDefault(); submit(); } } }, field, problem,
       h("div", { class: "row end" },
         h("p", { class: "hint" }, "The old version stays, as a branch."),
         h("button", { type: "button", class: "button", on: { click: cancel } }, "Cancel"),

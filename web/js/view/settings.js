@@ -1,9 +1,9 @@
 // The system prompt and the sampling settings of a conversation, checked against the server's bounds.
 
-import { byId, h } from "../dom.js";
+import { byId, h, setText } from "../dom.js";
 import { bytesOf, count } from "../format.js";
 
-/** @typedef {import("../types.js").Settings} Settings */
+/** @typedef {import("../session.js").Session} Session */
 
 /** Name, label, hint, whole numbers only. @type {[string, string, string, boolean][]} */
 const FIELDS = [
@@ -25,7 +25,7 @@ const SAVE_AFTER_MS = 400;
 export class SettingsPanel {
   /**
    * @param {import("../types.js").Config} config
-   * @param {(changes: {system_prompt?: string, settings?: Settings}) => Promise<void>} save
+   * @param {(session: Session, changes: Session["changes"]) => Promise<void>} save
    */
   constructor(config, save) {
     this.config = config;
@@ -56,9 +56,11 @@ export class SettingsPanel {
     this.timer = 0;
   }
 
-  /** @param {{system_prompt: string, settings: Settings}} conversation */
-  show({ system_prompt, settings }) {
-    this.flush();
+  /** @param {Session} session */
+  show(session) {
+    clearTimeout(this.timer);
+    this.session = session;
+    const { system_prompt, settings } = { ...session.conversation, ...session.changes };
     this.prompt.value = system_prompt;
     for (const [name, { field }] of this.fields) field.value = settings[name] ?? "";
     this.state.textContent = "";
@@ -67,7 +69,7 @@ export class SettingsPanel {
 
   /** What is entered, or null when something is wrong. */
   #check() {
-    /** @type {Settings} */
+    /** @type {import("../types.js").Settings} */
     const settings = {};
     let sound = true;
     for (const [name, { field, problem, whole }] of this.fields) {
@@ -98,21 +100,32 @@ export class SettingsPanel {
     clearTimeout(this.timer);
     const changes = this.#check();
     this.state.textContent = changes ? "" : "Not saved: see above.";
-    this.pending = changes;
-    if (changes) this.timer = setTimeout(() => this.flush(), SAVE_AFTER_MS);
+    this.session.changes = changes;
+    // What went wrong is said in the panel.
+    if (changes) this.timer = setTimeout(() => this.flush(this.session).catch(() => {}), SAVE_AFTER_MS);
   }
 
-  /** Saves what has been changed and not saved. */
-  async flush() {
-    clearTimeout(this.timer);
-    const changes = this.pending;
-    this.pending = null;
-    if (!changes) return;
-    try {
-      await this.save(changes);
-      this.state.textContent = "Saved for this conversation.";
-    } catch (error) {
-      this.state.textContent = `Not saved. ${error.message}`;
+  /** Saves what has been changed and not saved, one change after the other. @param {Session} session */
+  flush(session) {
+    if (session === this.session) clearTimeout(this.timer);
+    session.saving ??= this.#save(session).finally(() => (session.saving = null));
+    return session.saving;
+  }
+
+  async #save(session) {
+    const say = (text) => session === this.session && setText(this.state, text);
+    while (session.changes) {
+      const { changes } = session;
+      session.changes = null;
+      try {
+        await this.save(session, changes);
+        say("Saved for this conversation.");
+      } catch (error) {
+        // Tried again with the next change, before the next message, and when the conversation is left.
+        session.changes ??= changes;
+        say(`Not saved. ${error.message}`);
+        throw error;
+      }
     }
   }
 }

@@ -82,10 +82,7 @@ export class Shell {
 
   /** Shows the chat itself, for one that was just chosen. */
   showChat() {
-    if (this.sidebarOver) {
-      this.sidebarOpen = false;
-      this.#show();
-    }
+    if (this.sidebarOver) this.setSidebar(false);
   }
 
   search() {

@@ -1,10 +1,10 @@
 // The messages from the first to the end of the branch that is shown.
 
-import { h } from "../dom.js";
+import { h, place } from "../dom.js";
 import { droppedMarker, MessageView, noteMarker } from "./message.js";
 
 export class Transcript {
-  /** @param {HTMLElement} element @param {import("./follow-end.js").FollowEnd} followEnd @param {import("./message.js").Actions} actions */
+  /** @param {HTMLElement} element @param {import("./follow-end.js").FollowEnd} followEnd @param {import("../types.js").MessageActions} actions */
   constructor(element, followEnd, actions) {
     this.element = element;
     this.followEnd = followEnd;
@@ -37,19 +37,9 @@ export class Transcript {
         nodes.push(this.markers.get(note.id));
       }
     }
-    this.#place(nodes);
+    place(this.element, nodes);
+    for (const [id, marker] of this.markers) if (!marker.isConnected) this.markers.delete(id);
     this.followEnd.keep();
-  }
-
-  /** Puts nodes in order without moving those that are in their place, which would lose focus and selection. */
-  #place(nodes) {
-    const keep = new Set(nodes);
-    for (const child of [...this.element.childNodes]) if (!keep.has(child)) child.remove();
-    let at = this.element.firstChild;
-    for (const node of nodes) {
-      if (node === at) at = at.nextSibling;
-      else this.element.insertBefore(node, at);
-    }
   }
 
   /** Text has come for a message. */
