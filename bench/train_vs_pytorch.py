@@ -19,9 +19,10 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
+
+import rounds
 
 
 def arguments():
@@ -136,16 +137,9 @@ def pytorch_side(args):
     }))
 
 
-def measured(name, command, may_fail=False):
-    """The JSON line that a side prints; with `may_fail` None where it does not fit."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL if may_fail else None, text=True, check=False)
-    if done.returncode != 0 and may_fail:
-        return None
-    if done.returncode != 0:
-        sys.exit(f"{name} ended with {done.returncode}: {' '.join(command)}")
-    result = json.loads(done.stdout.splitlines()[-1])
+def with_peak(result):
+    """On a GPU casallm allocates once: what it holds is its peak."""
     if result.get("device", "cpu") != "cpu":
-        # casallm allocates once: what it holds is its peak.
         result["peak_bytes"] = result["device_bytes"]
     return result
 
@@ -155,7 +149,7 @@ def best_batch(name, command):
     best, speed = 0, 0.0
     batch = 1
     while batch <= 256:
-        result = measured(name, command + ["--batch", str(batch)], may_fail=True)
+        result = rounds.measured(name, command + ["--batch", str(batch)], may_fail=True)
         if result is None or result["tokens_per_s"] < 1.02 * speed:
             break
         best, speed = batch, result["tokens_per_s"]
@@ -170,8 +164,8 @@ def main():
     args = arguments()
     if args.pytorch_side:
         return pytorch_side(args)
-    if args.rounds < 1 or args.steps < 1:
-        sys.exit("--rounds and --steps must be at least 1")
+    if args.steps < 1:
+        sys.exit("--steps must be at least 1")
     if not os.path.exists(args.casallm):
         sys.exit(f"{args.casallm} is not there: cargo build --release first, or name it with --casallm")
     shape = ["n_layer", "n_embd", "n_head", "vocab_size", "context", "steps", "precision"]
@@ -185,29 +179,16 @@ def main():
     sides = {"casallm": ours, "pytorch": theirs}
     batches = {name: best_batch(name, sides[name]) if args.best_batch else args.batch for name in sides}
     sides = {name: command + ["--batch", str(batches[name])] for name, command in sides.items()}
-    rounds = []
-    for number in range(args.rounds):
-        # Each side is first in every other round.
-        order = list(sides) if number % 2 == 0 else list(reversed(sides))
-        rounds.append({name: measured(name, sides[name]) for name in order})
-        speeds = ", ".join(f"{name} {rounds[-1][name]['tokens_per_s']:.1f} tokens/s" for name in sides)
-        print(f"round {number + 1} of {args.rounds}: {speeds}", file=sys.stderr)
-    if len({side["params"] for sides_of in rounds for side in sides_of.values()}) != 1:
+    turns = rounds.take_turns(sides, args.rounds, lambda r: f"{r['tokens_per_s']:.1f} tokens/s", with_peak)
+    if len({side["params"] for turn in turns for side in turn.values()}) != 1:
         sys.exit("the two sides do not train the same model: their parameters differ in number")
-
-    def median(side, field):
-        return statistics.median(r[side][field] for r in rounds)
-
-    def ratios(field):
-        return sorted(r["casallm"][field] / r["pytorch"][field] for r in rounds)
-
-    result = {side: {f: median(side, f) for f in ("tokens_per_s", "gflops_per_s", "peak_bytes")} for side in sides}
+    fields = ("tokens_per_s", "gflops_per_s", "peak_bytes")
+    result = {side: {field: rounds.median(turns, side, field) for field in fields} for side in sides}
     for side in sides:
-        result[side].update(isa=rounds[0][side]["isa"], threads=rounds[0][side]["threads"], batch=batches[side])
+        result[side].update(isa=turns[0][side]["isa"], threads=turns[0][side]["threads"], batch=batches[side])
     for name, field in (("speed_ratio", "tokens_per_s"), ("memory_ratio", "peak_bytes")):
-        values = ratios(field)
-        result[name] = {"median": statistics.median(values), "least": values[0], "most": values[-1]}
-    result.update(params=rounds[0]["casallm"]["params"], rounds=args.rounds)
+        result[name] = rounds.ratio(turns, field, "casallm", "pytorch")
+    result.update(params=turns[0]["casallm"]["params"], rounds=args.rounds)
     if args.json:
         print(json.dumps(result))
         return
@@ -219,8 +200,7 @@ def main():
         print(f"{side:10} {r['tokens_per_s']:10.1f} {r['gflops_per_s']:10.1f} {r['peak_bytes'] / 1e9:8.2f}  "
               f"{r['isa']}, {r['threads']} threads, batch {r['batch']}")
     for label, name in (("speed", "speed_ratio"), ("memory", "memory_ratio")):
-        r = result[name]
-        print(f"{label:10} {r['median']:.2f}x of PyTorch's ({r['least']:.2f} to {r['most']:.2f})")
+        print(f"{label:10} {rounds.in_words(result[name])} of PyTorch's")
 
 
 if __name__ == "__main__":

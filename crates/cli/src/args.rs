@@ -419,6 +419,9 @@ pub struct BenchGenerate {
     /// Tokens written
     #[arg(long, default_value_t = 64)]
     pub new_tokens: usize,
+    /// Sequences written together
+    #[arg(long, default_value_t = 1)]
+    pub batch: usize,
     /// Format of the weights
     #[arg(long, value_enum, default_value_t = WeightsKind::Bf16)]
     pub weights: WeightsKind,

@@ -7,9 +7,9 @@ use anyhow::{Result, bail};
 use casallm_compute::{Device, MatrixFormat, MatrixUse, MomentFormat, Place, Rounding, memory::peak_resident};
 use casallm_data::batch::Batch;
 use casallm_model::config::ModelConfig;
-use casallm_model::decoder::Decoder;
 use casallm_model::network::{KvCache, Network};
 use casallm_model::parameters::Parameters;
+use casallm_model::sequences::{Piece, Sequences};
 use casallm_model::specification::init_parameter;
 use casallm_model::workspace::Recompute;
 use casallm_train::TrainError;
@@ -31,6 +31,9 @@ use crate::streams::print;
 
 /// Most tokens of a step: beyond any memory, and far from where counting its bytes would overflow.
 pub(crate) const MAX_TOKENS: usize = 1 << 40;
+
+/// Tokens of a prompt that are read at a time, as a server does.
+const PASS_TOKENS: usize = 512;
 
 /// A model of the flags' dimensions.
 pub(crate) fn config(dimensions: &Dimensions, context: usize) -> Result<ModelConfig> {
@@ -204,8 +207,8 @@ fn train_on<D: Device>(flags: &BenchTrain, model: &ModelConfig, device: Arc<D>) 
 
 /// Prefill and decode.
 pub(crate) fn generate(flags: &BenchGenerate) -> Result<Ended> {
-    if flags.prompt_tokens == 0 || flags.new_tokens == 0 {
-        bail!("--prompt-tokens and --new-tokens must be at least 1");
+    if flags.prompt_tokens == 0 || flags.new_tokens == 0 || flags.batch == 0 {
+        bail!("--prompt-tokens, --new-tokens and --batch must be at least 1");
     }
     // What overflows is refused with the context.
     let capacity = flags.prompt_tokens.saturating_add(flags.new_tokens);
@@ -216,7 +219,8 @@ pub(crate) fn generate(flags: &BenchGenerate) -> Result<Ended> {
 }
 
 fn generate_on<D: Device>(flags: &BenchGenerate, model: &ModelConfig, device: &Arc<D>) -> Result<serde_json::Value> {
-    let capacity = flags.prompt_tokens.saturating_add(flags.new_tokens);
+    let BenchGenerate { prompt_tokens, new_tokens, batch, .. } = *flags;
+    let capacity = prompt_tokens.saturating_add(new_tokens);
     let format = devices::format(flags.weights);
     let dtype = format.activations();
     device.supports(format)?;
@@ -224,45 +228,51 @@ fn generate_on<D: Device>(flags: &BenchGenerate, model: &ModelConfig, device: &A
     let weights = Parameters::bytes(&**device, model, format, usage);
     let mut memory_plan = casallm_model::memory::MemoryPlan::default();
     memory_plan.add("weights", weights);
-    memory_plan.add("key and value cache", KvCache::<()>::bytes(model, dtype, capacity));
+    memory_plan.add("key and value cache", KvCache::<()>::bytes(model, dtype, capacity).saturating_mul(batch));
     memory_plan.check(device.available_bytes())?;
     let parameters = Parameters::new(device.clone(), model, format, usage, |spec| Ok(init_parameter(spec, 1)))?;
     let network = Network::new(model.clone(), dtype, parameters)?;
-    let mut decoder = Decoder::new(&network, capacity)?;
-    let prompt = ids(flags.prompt_tokens, model.vocab_size, 2);
+    let pass = PASS_TOKENS.min(capacity).max(batch);
+    let mut sequences = Sequences::new(&network, batch, capacity, pass)?;
+    let prompt = ids(prompt_tokens, model.vocab_size, 2);
     let mut prefill = Vec::new();
-    for run in 0..4 {
-        decoder.truncate(0);
+    // The first three times are warming up and repetitions.
+    for sequence in [0, 0, 0].into_iter().chain(0..batch) {
         let begun = Instant::now();
-        decoder.extend(&prompt)?;
-        if run > 0 {
-            prefill.push(begun.elapsed().as_secs_f64());
+        for (number, ids) in prompt.chunks(pass).enumerate() {
+            let at = number * pass;
+            let logits = at + ids.len() == prompt_tokens;
+            sequences.forward(&[Piece { sequence, at, ids, logits }])?;
         }
+        prefill.push(begun.elapsed().as_secs_f64());
     }
-    let prefill = median(prefill);
-    let next = ids(flags.new_tokens, model.vocab_size, 3);
+    let prefill = median(prefill.split_off(1));
+    let next = ids(new_tokens * batch, model.vocab_size, 3);
     let begun = Instant::now();
-    for id in &next {
-        decoder.extend(&[*id])?;
+    for (number, ids) in next.chunks(batch).enumerate() {
+        let at = prompt_tokens + number;
+        let piece = |(sequence, id)| Piece { sequence, at, ids: std::slice::from_ref(id), logits: true };
+        sequences.forward(&ids.iter().enumerate().map(piece).collect::<Vec<_>>())?;
     }
-    let decode = begun.elapsed().as_secs_f64() / flags.new_tokens as f64;
+    let pass = begun.elapsed().as_secs_f64() / new_tokens as f64;
     // The embedding is read in full as the head when tied, and once more only where it is not.
-    let mean_kv = KvCache::<()>::bytes(model, dtype, flags.prompt_tokens + flags.new_tokens / 2);
+    let bytes = weights + KvCache::<()>::bytes(model, dtype, prompt_tokens + new_tokens / 2) * batch;
     let info = device.info();
     Ok(json!({
-        "prefill_tokens_per_s": flags.prompt_tokens as f64 / prefill,
-        "decode_tokens_per_s": 1.0 / decode,
+        "prefill_tokens_per_s": prompt_tokens as f64 / prefill,
+        "decode_tokens_per_s": batch as f64 / pass,
+        "batch": batch,
         "weights": format.name(),
-        "bytes_per_token": weights + mean_kv,
-        "decode_bytes_per_s": (weights + mean_kv) as f64 / decode,
+        "bytes_per_pass": bytes,
+        "decode_bytes_per_s": bytes as f64 / pass,
         "params": model.n_params(),
         "peak_bytes": peak_resident(),
         "device_bytes": device.allocated_bytes(),
         "device": info.name,
         "isa": info.isa,
         "threads": info.threads,
-        "prompt_tokens": flags.prompt_tokens,
-        "new_tokens": flags.new_tokens,
+        "prompt_tokens": prompt_tokens,
+        "new_tokens": new_tokens,
     }))
 }
 

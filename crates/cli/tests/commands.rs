@@ -56,13 +56,17 @@ fn bench_generate_prints_one_line() {
     let line = "bench generate --n-layer 2 --n-embd 64 --n-head 2 --vocab-size 512 --prompt-tokens 32 --new-tokens 8 \
                 --weights bf16 --json";
     let row = one_line(&run(folder.path(), &line.split_whitespace().collect::<Vec<_>>()).succeeded());
-    positive(&row, &["prefill_tokens_per_s", "decode_tokens_per_s", "bytes_per_token", "params", "threads"]);
-    assert_eq!(row["weights"], "bf16");
+    positive(&row, &["prefill_tokens_per_s", "decode_tokens_per_s", "bytes_per_pass", "params", "threads"]);
+    assert_eq!((&row["weights"], &row["batch"]), (&Value::from("bf16"), &Value::from(1)));
     let f32 = line.replace("bf16", "f32");
     let wide = one_line(&run(folder.path(), &f32.split_whitespace().collect::<Vec<_>>()).succeeded());
     assert_eq!(wide["weights"], "f32");
-    let bytes = |row: &Value| row["bytes_per_token"].as_u64().unwrap();
+    let bytes = |row: &Value| row["bytes_per_pass"].as_u64().unwrap();
     assert!(bytes(&wide) > bytes(&row), "{wide} {row}");
+    let eight: Vec<&str> = line.split_whitespace().chain(["--batch", "8"]).collect();
+    let eight = one_line(&run(folder.path(), &eight).succeeded());
+    assert_eq!(eight["batch"], 8);
+    assert!(bytes(&eight) > bytes(&row) && bytes(&eight) < 8 * bytes(&row), "the weights are read once: {eight} {row}");
 }
 
 #[test]

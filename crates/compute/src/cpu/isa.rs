@@ -108,6 +108,19 @@ impl Isa {
     }
 }
 
+/// Asks for the memory that lies `ahead` elements behind a slice and is as long. It may be nobody's: nothing is read.
+#[inline(always)]
+pub(crate) fn prefetch<T>(slice: &[T], ahead: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..size_of_val(slice)).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: the instruction is a hint, which no address makes fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(slice.as_ptr().wrapping_add(ahead).cast::<i8>().wrapping_add(line)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (slice, ahead);
+}
+
 /// A kernel written once in plain Rust; `run` must be `#[inline(always)]` to be compiled for each level.
 pub(crate) trait Kernel {
     type Output;

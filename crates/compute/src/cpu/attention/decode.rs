@@ -1,60 +1,203 @@
-//! Few queries over many keys: reads keys and values once where they lie. Bound by memory: `4 kv d` bytes in bf16.
+//! Few queries over many keys: keys and values are read once, in the order in which they lie, for several heads at a
+//! time. Bound by memory: `4 kv d` bytes a key head in bf16.
+//!
+//! Softmax is online over chunks of keys. Chunks are counted from a sequence's first key and a query's sums have one
+//! order, so that a query's bits depend neither on how many there are nor on other sequences.
 
 use super::forward::Task;
 use crate::cpu::buffer::Carver;
 use crate::cpu::gemm::MatElement;
-use crate::cpu::isa::{Kernel, Math};
-use crate::cpu::math;
-use crate::cpu::qkv::MAX_HEAD_DIM;
+use crate::cpu::isa::{Kernel, Math, prefetch};
+use crate::cpu::math::{self, LANES};
 use crate::dtype::Storage;
 
-struct Query<'a, S> {
-    q: &'a [S],
+/// Key heads of a job: neighbours in memory, and few, so that there are jobs for all threads.
+pub(super) const HEADS: usize = 4;
+/// Keys of a chunk.
+const KEYS: usize = 128;
+/// Queries of a pass over keys and values, over all of a job's heads.
+const ROWS: usize = 16;
+/// Values that are added to a sum while it is in registers.
+const BLOCK: usize = 4;
+/// How many keys ahead memory is asked for.
+const AHEAD: usize = 8;
+
+pub(super) fn scratch_bytes(head_dim: usize) -> usize {
+    2 * Carver::bytes::<f32>(ROWS * head_dim) + Carver::bytes::<f32>(ROWS * KEYS)
+}
+
+/// A query's place in its online softmax.
+#[derive(Clone, Copy)]
+struct State {
+    /// Keys that it sees, from the chunk's first on.
+    visible: usize,
+    max: f32,
+    total: f32,
+}
+
+/// One chunk of keys.
+struct Chunk<'a, S> {
+    heads: usize,
+    /// Queries of each key head.
+    queries: usize,
+    head_dim: usize,
+    /// Keys of the chunk.
+    keys: usize,
+    /// From the chunk's first key and the job's first head on.
     k: &'a [S],
     v: &'a [S],
     stride: usize,
+    /// `[heads, queries, head_dim]`.
+    q: &'a [f32],
+    /// `[heads, queries, KEYS]`.
     scores: &'a mut [f32],
-    sum: &'a mut [f32],
+    /// `[heads, queries, head_dim]`.
+    sums: &'a mut [f32],
+    /// `[heads, queries]`.
+    states: &'a mut [State],
 }
 
-impl<S: Storage> Kernel for Query<'_, S> {
-    /// The largest score and the sum of exponentials.
-    type Output = (f32, f32);
+impl<S: Storage> Chunk<'_, S> {
+    /// `scores = q k / sqrt(head_dim)`.
     #[inline(always)]
-    fn run<M: Math>(self) -> (f32, f32) {
-        let n = self.q.len();
+    fn score<M: Math>(&mut self) {
+        let n = self.head_dim;
         let scale = 1.0 / (n as f32).sqrt();
-        for (key, score) in self.scores.iter_mut().enumerate() {
-            *score = math::dot::<M, _, _>(self.q, &self.k[key * self.stride..][..n]) * scale;
-        }
-        let max = math::max(self.scores);
-        let mut total = 0.0;
-        self.sum.fill(0.0);
-        for (key, score) in self.scores.iter().enumerate() {
-            let p = math::exp::<M>(score - max);
-            total += p;
-            for (sum, v) in self.sum.iter_mut().zip(&self.v[key * self.stride..][..n]) {
-                *sum = M::mul_add(p, v.load(), *sum);
+        for key in 0..self.keys {
+            let row = &self.k[key * self.stride..][..self.heads * n];
+            prefetch(row, AHEAD * self.stride);
+            for (head, k) in row.chunks_exact(n).enumerate() {
+                for j in head * self.queries..(head + 1) * self.queries {
+                    self.scores[j * KEYS + key] = math::dot::<M, _, _>(&self.q[j * n..][..n], k) * scale;
+                }
             }
         }
-        (max, total)
+    }
+
+    /// Scores become exponentials, and the sums so far are brought to the new maximum.
+    #[inline(always)]
+    fn soften<M: Math>(&mut self) {
+        let rows = self.scores.chunks_exact_mut(KEYS).zip(self.sums.chunks_exact_mut(self.head_dim));
+        for ((scores, sum), state) in rows.zip(self.states.iter_mut()) {
+            let scores = &mut scores[..state.visible.min(self.keys)];
+            if scores.is_empty() {
+                continue;
+            }
+            let max = math::max(scores).max(state.max);
+            let correction = math::exp::<M>(state.max - max);
+            state.max = max;
+            let mut lanes = [0.0f32; LANES];
+            let (chunks, rest) = scores.as_chunks_mut::<LANES>();
+            for chunk in chunks {
+                for (score, lane) in chunk.iter_mut().zip(&mut lanes) {
+                    *score = math::exp::<M>(*score - max);
+                    *lane += *score;
+                }
+            }
+            for (score, lane) in rest.iter_mut().zip(&mut lanes) {
+                *score = math::exp::<M>(*score - max);
+                *lane += *score;
+            }
+            state.total = M::mul_add(state.total, correction, math::sum_lanes(lanes));
+            for x in sum {
+                *x *= correction;
+            }
+        }
+    }
+
+    /// `sums += scores v`.
+    #[inline(always)]
+    fn add<M: Math>(&mut self) {
+        let n = self.head_dim;
+        for first in (0..self.keys).step_by(BLOCK) {
+            let block = BLOCK.min(self.keys - first);
+            let rows: [&[S]; BLOCK] = std::array::from_fn(|key| {
+                let row = &self.v[(first + key.min(block - 1)) * self.stride..][..self.heads * n];
+                prefetch(row, AHEAD * self.stride);
+                row
+            });
+            for (j, (sum, state)) in self.sums.chunks_exact_mut(n).zip(self.states.iter()).enumerate() {
+                let scores = &self.scores[j * KEYS + first..][..block];
+                let seen = block.min(state.visible.saturating_sub(first));
+                let at = j / self.queries * n;
+                if let (BLOCK, [a, b, c, d]) = (seen, scores) {
+                    let [va, vb, vc, vd] = rows.map(|row| &row[at..][..n]);
+                    for (i, x) in sum.iter_mut().enumerate() {
+                        *x = M::mul_add(*a, va[i].load(), *x);
+                        *x = M::mul_add(*b, vb[i].load(), *x);
+                        *x = M::mul_add(*c, vc[i].load(), *x);
+                        *x = M::mul_add(*d, vd[i].load(), *x);
+                    }
+                } else {
+                    for (score, row) in scores[..seen].iter().zip(rows) {
+                        for (x, v) in sum.iter_mut().zip(&row[at..][..n]) {
+                            *x = M::mul_add(*score, v.load(), *x);
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 
-/// Attends for every query of the span, one by one.
+impl<S: Storage> Kernel for Chunk<'_, S> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Math>(mut self) {
+        self.score::<M>();
+        self.soften::<M>();
+        self.add::<M>();
+    }
+}
+
+/// Attends for every query of the span whose key head is one of up to [`HEADS`], from that of `task` on.
 pub(super) fn run<S: MatElement>(task: &Task<'_, S>, mut scratch: Carver<'_>) {
-    let head_dim = task.shape.head_dim;
-    let scores = scratch.take::<f32>(task.span.kv_len);
-    let mut sum = [0.0f32; MAX_HEAD_DIM];
-    for i in 0..task.span.q_len {
-        let (max, total) = task.isa.run(Query {
-            q: &task.q(i)[..head_dim],
-            k: task.k(),
-            v: task.v(),
-            stride: task.kv_stride(),
-            scores: &mut scores[..task.visible(i)],
-            sum: &mut sum[..head_dim],
-        });
-        task.finish(i, &sum[..head_dim], max, total);
+    let n = task.shape.head_dim;
+    let group = task.shape.n_head / task.shape.n_kv_head;
+    let heads = HEADS.min(task.shape.n_kv_head - task.head / group);
+    let q = scratch.take::<f32>(ROWS * n);
+    let sums = scratch.take::<f32>(ROWS * n);
+    let scores = scratch.take::<f32>(ROWS * KEYS);
+    // Query `j` of a key head: of its heads `j % group`, of the span's queries `j / group`.
+    let all = group * task.span.q_len;
+    for first in (0..all).step_by(ROWS / heads) {
+        let queries = (ROWS / heads).min(all - first);
+        let rows = heads * queries;
+        let place = |row: usize| {
+            let j = first + row % queries;
+            (task.of_head(task.head + row / queries * group + j % group), j / group)
+        };
+        let mut states = [State { visible: 0, max: f32::NEG_INFINITY, total: 0.0 }; ROWS];
+        for (row, state) in states[..rows].iter_mut().enumerate() {
+            let (task, i) = place(row);
+            state.visible = task.visible(i);
+            for (to, from) in q[row * n..][..n].iter_mut().zip(task.q(i)) {
+                *to = from.load();
+            }
+        }
+        sums[..rows * n].fill(0.0);
+        for key in (0..task.span.kv_len).step_by(KEYS) {
+            let at = key * task.kv_stride();
+            task.isa.run(Chunk {
+                heads,
+                queries,
+                head_dim: n,
+                keys: KEYS.min(task.span.kv_len - key),
+                k: &task.k()[at..],
+                v: &task.v()[at..],
+                stride: task.kv_stride(),
+                q: &q[..rows * n],
+                scores: &mut scores[..rows * KEYS],
+                sums: &mut sums[..rows * n],
+                states: &mut states[..rows],
+            });
+            for state in &mut states[..rows] {
+                state.visible = state.visible.saturating_sub(KEYS);
+            }
+        }
+        for (row, state) in states[..rows].iter().enumerate() {
+            let (task, i) = place(row);
+            task.finish(i, &sums[row * n..][..n], state.max, state.total);
+        }
     }
 }

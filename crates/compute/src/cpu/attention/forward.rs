@@ -23,6 +23,11 @@ pub(super) struct Task<'a, S> {
 }
 
 impl<'a, S: Storage> Task<'a, S> {
+    /// The same span's task of another head.
+    pub(super) fn of_head(&self, head: usize) -> Self {
+        Self { head, ..*self }
+    }
+
     pub(super) fn q_stride(&self) -> usize {
         self.shape.n_head * self.shape.head_dim
     }

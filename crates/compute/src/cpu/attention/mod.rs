@@ -36,7 +36,7 @@ impl<S> Copy for Inputs<'_, S> {}
 
 /// Bytes of scratch that one worker needs for spans of up to `sequence` keys.
 pub(super) fn scratch_bytes<S: MatElement>(sequence: usize, head_dim: usize, training: bool) -> usize {
-    let forward = forward::scratch_bytes::<S>(sequence, head_dim);
+    let forward = forward::scratch_bytes::<S>(sequence, head_dim).max(decode::scratch_bytes(head_dim));
     let backward = if training { backward::scratch_bytes::<S>(sequence, head_dim) } else { 0 };
     forward.max(backward)
 }
@@ -61,7 +61,10 @@ pub(super) fn forward<S: MatElement>(
         let scratch = unsafe { scratch.slice_mut(pool.worker() * share, share) };
         let task = forward::Task { isa: pool.isa(), shape, span, head, inputs, out, lse };
         if span.q_len <= DIRECT {
-            decode::run(&task, Carver::new(scratch));
+            // The first of several heads does them all.
+            if head % (decode::HEADS * shape.n_head / shape.n_kv_head) == 0 {
+                decode::run(&task, Carver::new(scratch));
+            }
         } else {
             forward::run(&task, Carver::new(scratch));
         }
