@@ -178,4 +178,18 @@ export const tests = [
       assert.equal([...mock.messages.values()].filter(({ role }) => role === "user").length, 2);
     },
   },
+  {
+    name: "what is wrong with a message is told once, not with every letter",
+    mock: { messageBytes: 10 },
+    async run({ chat }) {
+      await chat.page.evaluate(() => {
+        window.told = [];
+        const problem = document.querySelector("#message-problem");
+        new MutationObserver(() => window.told.push(problem.textContent)).observe(problem, { childList: true, characterData: true, subtree: true });
+      });
+      await chat.field.pressSequentially("fourteen bytes");
+      await chat.field.fill("");
+      assert.deepEqual(await chat.page.evaluate(() => window.told), ["This message is longer than 10 bytes, the most that the server takes.", ""]);
+    },
+  },
 ];

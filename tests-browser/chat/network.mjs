@@ -233,6 +233,7 @@ export const tests = [
       const failure = chat.page.locator("article .failure");
       await failure.waitFor();
       assert.match(await failure.innerText(), /This answer failed\. The model fell over\./);
+      assert.equal(await chat.announced(), "The answer failed. The model fell over.");
       await failure.getByRole("button", { name: "Try again" }).click();
       await chat.page.waitForSelector("article.assistant .branches");
       await chat.idle();

@@ -91,7 +91,7 @@ export class Sending {
     } catch (error) {
       if (signal.aborted) this.#stopLate(session, asked, arrived);
       else app.failed(error);
-      if (isNew && session.id !== null) app.unmade(session);
+      if (isNew && session.id !== null && session.leafId === null) app.unmade(session);
       return false;
     } finally {
       this.controllers.delete(session);

@@ -17,7 +17,7 @@ export class Composer {
     this.button = form.querySelector("button.send");
     /** @type {HTMLElement} */
     this.problem = form.querySelector(".problem");
-    this.draftId = "new";
+    this.draftId = null;
     this.state = "idle";
     form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -54,8 +54,8 @@ export class Composer {
 
   /** Shows the draft of a conversation. */
   open(draftId) {
+    if (draftId !== this.draftId) this.field.value = drafts.get(draftId);
     this.draftId = draftId;
-    this.field.value = drafts.get(draftId);
     this.#show();
   }
 
