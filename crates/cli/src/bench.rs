@@ -228,7 +228,7 @@ fn generate_on<D: Device>(flags: &BenchGenerate, model: &ModelConfig, device: &A
     let weights = Parameters::bytes(&**device, model, format, usage);
     let mut memory_plan = casallm_model::memory::MemoryPlan::default();
     memory_plan.add("weights", weights);
-    memory_plan.add("key and value cache", KvCache::<()>::bytes(model, dtype, capacity).saturating_mul(batch));
+    memory_plan.add("key and value cache", KvCache::<()>::bytes(model, dtype, capacity).saturating_mul(batch as u64));
     memory_plan.check(device.available_bytes())?;
     let parameters = Parameters::new(device.clone(), model, format, usage, |spec| Ok(init_parameter(spec, 1)))?;
     let network = Network::new(model.clone(), dtype, parameters)?;
@@ -256,7 +256,7 @@ fn generate_on<D: Device>(flags: &BenchGenerate, model: &ModelConfig, device: &A
     }
     let pass = begun.elapsed().as_secs_f64() / new_tokens as f64;
     // The embedding is read in full as the head when tied, and once more only where it is not.
-    let bytes = weights + KvCache::<()>::bytes(model, dtype, prompt_tokens + new_tokens / 2) * batch;
+    let bytes = weights + KvCache::<()>::bytes(model, dtype, prompt_tokens + new_tokens / 2) * batch as u64;
     let info = device.info();
     Ok(json!({
         "prefill_tokens_per_s": prompt_tokens as f64 / prefill,
