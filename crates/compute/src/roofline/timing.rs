@@ -99,7 +99,8 @@ pub fn time<D: Device>(
     // Preparation costs about what two rounds do; beyond the rounds that must be, it is the budget that counts.
     let mut tell = |rounds: f64| {
         let elapsed = begun.elapsed().as_secs_f64();
-        let total = (elapsed * (ROUNDS + 2) as f64 / rounds).max(budget.as_secs_f64());
+        // Divided first: at the end the quotient is one, and so is the share.
+        let total = (elapsed * ((ROUNDS + 2) as f64 / rounds)).max(budget.as_secs_f64());
         told = told.max(if rounds > (ROUNDS + 2) as f64 { elapsed / budget.as_secs_f64() } else { elapsed / total });
         progress(told.min(1.0));
     };
