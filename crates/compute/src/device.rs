@@ -91,6 +91,12 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// Why it cannot, and what to choose instead.
     fn supports(&self, format: MatrixFormat) -> Result<(), ComputeError>;
+    /// Whether products of so many tokens with weights of this format round the activations to 8 bits, in blocks
+    /// ([`crate::reference::quantized::rounded_activations`]).
+    fn rounds_activations(&self, format: MatrixFormat, tokens: usize) -> bool {
+        let _ = (format, tokens);
+        false
+    }
     /// An unset matrix of `rows` outputs by `columns` inputs.
     ///
     /// # Errors

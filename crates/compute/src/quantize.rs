@@ -37,7 +37,7 @@ const LOWEST: u32 = 127 - 50;
 /// Largest index of a scale.
 const LAST_SCALE: u32 = 1023;
 /// Steps of the zero point between two codes.
-const ZERO_STEPS: f32 = 4.0;
+pub(crate) const ZERO_STEPS: i32 = 4;
 /// Scales tried above the smallest, which is 0.7 of what covers the block's whole range: the steps are at least 1/32.
 const SCALES: u32 = 13;
 /// Zero points tried on each side of the one that centres the range.
@@ -55,10 +55,16 @@ pub(crate) fn q4_scale(header: u32) -> f32 {
     f32::from_bits(((header >> 6) << 19) + (LOWEST << 23))
 }
 
+/// The zero point in a header of q4, in steps.
+#[inline(always)]
+pub(crate) fn q4_zero_steps(header: u32) -> i32 {
+    (header & 63) as i32
+}
+
 /// The zero point in a header of q4.
 #[inline(always)]
-pub(crate) fn q4_zero(header: u32) -> f32 {
-    (header & 63) as i32 as f32 / ZERO_STEPS
+fn q4_zero(header: u32) -> f32 {
+    q4_zero_steps(header) as f32 / ZERO_STEPS as f32
 }
 
 /// To the nearest integer, ties to even, for magnitudes below 2^22; in a form that every instruction set vectorises.
@@ -109,7 +115,7 @@ fn q4(x: &[f32; BLOCK]) -> Block {
     for scale_index in first..=(first + SCALES).min(LAST_SCALE) {
         let scale = q4_scale(scale_index << 6);
         let inverse = 1.0 / scale;
-        let centred = (ZERO_STEPS * (7.5 - 0.5 * (low + high) * inverse)).clamp(0.0, 63.0) as i32;
+        let centred = (ZERO_STEPS as f32 * (7.5 - 0.5 * (low + high) * inverse)).clamp(0.0, 63.0) as i32;
         for step in -ZEROS..=ZEROS {
             let zero_index = (centred + step).clamp(0, 63) as u32;
             let header = scale_index << 6 | zero_index;

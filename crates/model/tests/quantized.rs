@@ -61,7 +61,7 @@ fn ids(config: &ModelConfig) -> Vec<u32> {
     (0..40).map(|i| (i * i * 7 + 3) % config.vocab_size as u32).collect()
 }
 
-/// In bf16 activations either side is within 2e-2, as in the tests of bf16 weights.
+/// In bf16 activations either side is within 2e-2, as in the tests of bf16 weights; in 8 bits within half as much again.
 fn logits_are_those_of_the_restored_weights<D: Device>(device: &Arc<D>) {
     let exact = Arc::new(CpuDevice::new(1, Isa::Portable).unwrap());
     for config in configs() {
@@ -79,7 +79,8 @@ fn logits_are_those_of_the_restored_weights<D: Device>(device: &Arc<D>) {
             }
             let one_by_one = distance(&got, &wanted);
             let name = format.name();
-            assert!(at_once < 2e-2 && one_by_one < 2e-2, "{name}: {at_once:.2e} at once, {one_by_one:.2e} one by one");
+            let most = if device.rounds_activations(format, 1) { 3e-2 } else { 2e-2 };
+            assert!(at_once < most && one_by_one < most, "{name}: {at_once:.2e} at once, {one_by_one:.2e} one by one");
         }
     }
 }

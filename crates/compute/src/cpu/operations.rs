@@ -7,7 +7,7 @@ use super::gemm::{Add, Store};
 use super::pool::Shared;
 use super::{
     CpuBuffer, CpuDevice, CpuMatrix, activation, adamw, attention, elementwise, head, linear, norm, optimizer, qkv,
-    scratch,
+    quantized, scratch,
 };
 use crate::device::*;
 use crate::dtype::{Bf16, DType, Element};
@@ -97,6 +97,10 @@ impl Device for CpuDevice {
             MatrixFormat::F32 | MatrixFormat::Bf16 | MatrixFormat::Q8 | MatrixFormat::Q4 => Ok(()),
             MatrixFormat::Fp8 => Err(ComputeError::no_fp8(&self.info())),
         }
+    }
+
+    fn rounds_activations(&self, format: MatrixFormat, tokens: usize) -> bool {
+        format.is_quantized() && quantized::rounds_activations(self.pool.isa(), format.activations(), tokens)
     }
 
     fn allocate_matrix(

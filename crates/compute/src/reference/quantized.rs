@@ -35,6 +35,17 @@ pub fn dequantize(format: MatrixFormat, blocks: &[Block], columns: usize) -> Vec
     weights
 }
 
+/// Activations as the processor multiplies them: in blocks of a row of `columns` the nearest of 255 multiples of a scale,
+/// which is the largest magnitude divided by 127; ties to even, in f32.
+pub fn rounded_activations(x: &[f32], columns: usize) -> Vec<f64> {
+    let one = |x: &[f32]| {
+        let largest = x.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+        let (scale, inverse) = (largest / 127.0, if largest < 1e-30 { 0.0 } else { 127.0 / largest });
+        x.iter().map(|x| f64::from((x * inverse).round_ties_even()) * f64::from(scale)).collect::<Vec<_>>()
+    };
+    x.chunks(columns).flat_map(|row| row.chunks(BLOCK)).flat_map(one).collect()
+}
+
 /// A scale in half precision: 11 significant bits, to nearest even (numbers below 2^-14 have fewer there).
 fn half(x: f32) -> f32 {
     let bits = x.to_bits();

@@ -31,7 +31,8 @@ const SIZES: [(usize, usize, usize); 16] = [
     (40, 4100, 161),
 ];
 
-/// Up to this many tokens every device multiplies by the exact weights; above it may round them to bf16.
+/// Up to this many tokens every device multiplies by the exact weights; above it may round them to bf16, if it does not
+/// round the activations.
 const EXACT_TOKENS: usize = 8;
 
 pub(super) fn run<D: Device>(trial: &mut Trial<'_, D>) {
@@ -59,9 +60,11 @@ fn forward<D: Device>(trial: &mut Trial<'_, D>, format: MatrixFormat, (tokens, c
     let bias = trial.random.normal(DType::F32, rows, 2.0);
     let before = trial.random.normal(DType::F32, tokens * rows, 3.0);
     let weights = restored(format, &weight, columns);
-    let plain = linear::forward(&wide(&x), &weights, None, columns);
-    let shifted = linear::forward(&wide(&x), &weights, Some(&wide(&bias)), columns);
-    let (inside, stored) = match tokens <= EXACT_TOKENS {
+    let rounds = trial.stage().0.rounds_activations(format, tokens);
+    let multiplied = if rounds { quantized::rounded_activations(&x, columns) } else { wide(&x) };
+    let plain = linear::forward(&multiplied, &weights, None, columns);
+    let shifted = linear::forward(&multiplied, &weights, Some(&wide(&bias)), columns);
+    let (inside, stored) = match rounds || tokens <= EXACT_TOKENS {
         true => (Tolerance::F32, Tolerance::BF16_OUT),
         false => (Tolerance::BF16_INSIDE, Tolerance::BF16_INSIDE),
     };

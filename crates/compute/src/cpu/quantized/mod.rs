@@ -5,29 +5,36 @@
 //! one row's neighbours: four of q8, byte by byte; eight of q4, the first four in the lower halves of the bytes, the
 //! others in the upper.
 //!
-//! Few tokens (decoding): each thread streams its panels once and multiplies from registers, FLOPs `2 tokens rows columns`,
-//! bytes 34/32 or 18/32 of a weight. Many tokens: panels are restored into scratch, [`CHUNK`] bytes at a time, and
-//! multiplied by the plain kernels. Activations stay as they are; nothing but the weights is quantised.
+//! Activations are rounded to 8 bits as well ([`activations`]): a block's sum of products is then an integer, exact in any
+//! order, and four times as many products come from an instruction as in f32. Blocks are added up in order, in f32. So a
+//! token's result depends neither on how many others there are nor on threads. FLOPs `2 tokens rows columns`, bytes 34/32 or
+//! 18/32 of a weight: with few tokens (decoding) each thread streams its panels once.
 //!
-//! Every weight is exact in f32 and every sum runs over `k` in order, so both ways give the same bits, and a token's
-//! result does not depend on how many others there are. With AVX-512-BF16 and AMX the second way rounds weights
-//! to bf16, for the sake of their matrix instructions, and differs by that.
+//! With AVX-512-BF16 and AMX more than [`FEW_TOKENS`] tokens are multiplied otherwise: panels are restored into scratch,
+//! [`CHUNK`] bytes at a time, rounded to bf16 for the sake of the matrix instructions; activations stay as they are.
+
+mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 
 use super::buffer::Carver;
-use super::gemm::{Epilogue, Left, MatElement, PANEL, PackedB, multiply};
+use super::gemm::{Epilogue, MatElement, PANEL, PackedB};
 use super::isa::{Isa, Kernel, Math};
 use super::linear;
 use super::pool::{Pool, Shared};
-use crate::dtype::{DType, Storage};
+use crate::dtype::DType;
 use crate::matrix_format::MatrixFormat;
 use crate::quantize::{self, BLOCK, Block};
+use activations::Rounded;
 
 /// Words of a block's headers.
 const HEADER: usize = PANEL / 2;
-/// Most tokens that are multiplied from registers: beyond it restoring the weights once costs less.
+/// Most tokens that are multiplied as integers where the processor multiplies matrices of bf16.
 const FEW_TOKENS: usize = 12;
-/// Rows of activations multiplied at once from registers.
+/// Tokens multiplied at once from registers.
 const ROWS: usize = 4;
+/// Tokens that a job's panels are multiplied by before the next: their codes share a cache with the panels.
+const STRIP: usize = 128;
 /// Bytes of restored panels: they share a cache with the activations.
 const CHUNK: usize = 2 << 20;
 /// Panels of a job: a few hundred thousand weights.
@@ -38,10 +45,12 @@ trait Codes {
     /// Codes of a word.
     const GROUP: usize;
     const WORDS: usize = HEADER + PANEL * BLOCK / Self::GROUP;
+    /// Steps of the zero point between two codes; a power of two.
+    const STEPS: i32;
     /// Code `i` of a word.
-    fn code(word: u32, i: usize) -> f32;
-    /// `(a, b)` such that a weight is `a code + b`, exactly.
-    fn scale(header: u32) -> (f32, f32);
+    fn code(word: u32, i: usize) -> i32;
+    /// The scale, and the zero point in steps.
+    fn scale(header: u32) -> (f32, i32);
     /// The word of these codes.
     fn word(codes: &[u8]) -> u32;
 }
@@ -49,15 +58,22 @@ trait Codes {
 struct Q8;
 struct Q4;
 
+#[cfg(not(target_arch = "x86_64"))]
+use self::Codes as AnyCodes;
+/// What has a tile for every processor.
+#[cfg(target_arch = "x86_64")]
+use avx2::Avx2Codes as AnyCodes;
+
 impl Codes for Q8 {
     const GROUP: usize = 4;
+    const STEPS: i32 = 1;
     #[inline(always)]
-    fn code(word: u32, i: usize) -> f32 {
-        ((word << (24 - 8 * i)) as i32 >> 24) as f32
+    fn code(word: u32, i: usize) -> i32 {
+        (word << (24 - 8 * i)) as i32 >> 24
     }
     #[inline(always)]
-    fn scale(header: u32) -> (f32, f32) {
-        (quantize::q8_scale(header), 0.0)
+    fn scale(header: u32) -> (f32, i32) {
+        (quantize::q8_scale(header), 0)
     }
     #[inline(always)]
     fn word(codes: &[u8]) -> u32 {
@@ -67,14 +83,14 @@ impl Codes for Q8 {
 
 impl Codes for Q4 {
     const GROUP: usize = 8;
+    const STEPS: i32 = quantize::ZERO_STEPS;
     #[inline(always)]
-    fn code(word: u32, i: usize) -> f32 {
-        (word >> (8 * (i % 4) + 4 * (i / 4)) & 15) as i32 as f32
+    fn code(word: u32, i: usize) -> i32 {
+        (word >> (8 * (i % 4) + 4 * (i / 4)) & 15) as i32
     }
     #[inline(always)]
-    fn scale(header: u32) -> (f32, f32) {
-        let scale = quantize::q4_scale(header);
-        (scale, -quantize::q4_zero(header) * scale)
+    fn scale(header: u32) -> (f32, i32) {
+        (quantize::q4_scale(header), quantize::q4_zero_steps(header))
     }
     #[inline(always)]
     fn word(codes: &[u8]) -> u32 {
@@ -139,15 +155,16 @@ fn pack_as<C: Codes>(pool: &Pool, format: MatrixFormat, values: &[f32], columns:
     });
 }
 
-/// The scales of a block's 16 rows.
+/// A weight, exactly: `scale (code - zero)`.
 #[inline(always)]
-fn scales<C: Codes>(block: &[u32]) -> ([f32; PANEL], [f32; PANEL]) {
-    let (mut a, mut b) = ([0.0; PANEL], [0.0; PANEL]);
-    for lane in 0..HEADER {
-        (a[lane], b[lane]) = C::scale(block[lane] & 0xffff);
-        (a[lane + HEADER], b[lane + HEADER]) = C::scale(block[lane] >> 16);
-    }
-    (a, b)
+fn weight<C: Codes>(code: i32, (scale, zero): (f32, i32)) -> f32 {
+    (C::STEPS * code - zero) as f32 * (scale / C::STEPS as f32)
+}
+
+/// Scales and zero points of a block's 16 rows.
+#[inline(always)]
+fn scales<C: Codes>(block: &[u32]) -> [(f32, i32); PANEL] {
+    std::array::from_fn(|lane| C::scale(block[lane % HEADER] >> (16 * (lane / HEADER)) & 0xffff))
 }
 
 impl<'a> Quantized<'a> {
@@ -160,9 +177,9 @@ impl<'a> Quantized<'a> {
         let panel = self.panel::<C>(row / PANEL);
         let lane = row % PANEL;
         for (block, out) in panel.chunks_exact(C::WORDS).zip(out.chunks_mut(BLOCK)) {
-            let (a, b) = C::scale(block[lane % HEADER] >> (16 * (lane / HEADER)) & 0xffff);
+            let scale = scales::<C>(block)[lane];
             for (i, out) in out.iter_mut().enumerate() {
-                *out = a * C::code(block[HEADER + i / C::GROUP * PANEL + lane], i % C::GROUP) + b;
+                *out = weight::<C>(C::code(block[HEADER + i / C::GROUP * PANEL + lane], i % C::GROUP), scale);
             }
         }
     }
@@ -186,14 +203,14 @@ impl<C: Codes, S: MatElement> Kernel for Restore<'_, C, S> {
     fn run<M: Math>(self) {
         let mut rows = self.out.chunks_exact_mut(PANEL * S::GROUP);
         for block in self.panel.chunks_exact(C::WORDS) {
-            let (a, b) = scales::<C>(block);
+            let scales = scales::<C>(block);
             for words in block[HEADER..].as_chunks::<PANEL>().0 {
                 for i in (0..C::GROUP).step_by(S::GROUP) {
                     // The last block may be longer than the matrix.
                     let Some(row) = rows.next() else { return };
                     for part in 0..S::GROUP {
                         for lane in 0..PANEL {
-                            let weight = M::mul_add(a[lane], C::code(words[lane], i + part), b[lane]);
+                            let weight = weight::<C>(C::code(words[lane], i + part), scales[lane]);
                             row[lane * S::GROUP + part] = S::store(weight);
                         }
                     }
@@ -203,91 +220,100 @@ impl<C: Codes, S: MatElement> Kernel for Restore<'_, C, S> {
     }
 }
 
-/// A few rows of activations by some panels.
-struct FewRows<'a, C, E> {
-    /// `[rows][columns up to a block]`.
-    x: &'a [f32],
+/// Tokens by some panels, in integers.
+struct Products<'a, C, E> {
+    isa: Isa,
+    x: Rounded<'a>,
     tokens: usize,
     weight: Quantized<'a>,
     panels: std::ops::Range<usize>,
-    /// Whether there are registers for four panels at once rather than for two.
-    wide: bool,
     epilogue: &'a E,
     codes: std::marker::PhantomData<C>,
 }
 
-impl<C: Codes, E: Epilogue> FewRows<'_, C, E> {
-    /// One tile. Several panels at once, or several rows, hide the latency of the sums.
+impl<C: AnyCodes, E: Epilogue> Products<'_, C, E> {
+    /// One tile. Several panels at once, or several tokens, hide the latency of the sums.
     #[inline(always)]
     fn tile<M: Math, const R: usize, const P: usize>(&self, row: usize, panel: usize) {
-        let blocks = self.weight.columns.div_ceil(BLOCK);
-        let rows: [&[f32]; R] = std::array::from_fn(|r| &self.x[(row + r) * blocks * BLOCK..][..blocks * BLOCK]);
         let panels: [&[u32]; P] = std::array::from_fn(|p| self.weight.panel::<C>(panel + p));
-        let mut sums = [[[0.0_f32; PANEL]; P]; R];
-        for block in 0..blocks {
-            let words: [&[u32]; P] = std::array::from_fn(|p| &panels[p][block * C::WORDS..][..C::WORDS]);
-            let x: [&[f32; BLOCK]; R] = std::array::from_fn(|r| &rows[r].as_chunks::<BLOCK>().0[block]);
-            let scales: [_; P] = std::array::from_fn(|p| scales::<C>(words[p]));
-            let groups: [&[[u32; PANEL]]; P] = std::array::from_fn(|p| words[p][HEADER..].as_chunks().0);
-            for group in 0..BLOCK / C::GROUP {
-                for i in 0..C::GROUP {
-                    for p in 0..P {
-                        let (a, b) = &scales[p];
-                        let mut weights = [0.0_f32; PANEL];
-                        for lane in 0..PANEL {
-                            weights[lane] = M::mul_add(a[lane], C::code(groups[p][group][lane], i), b[lane]);
-                        }
-                        for r in 0..R {
-                            for lane in 0..PANEL {
-                                let x = x[r][group * C::GROUP + i];
-                                sums[r][p][lane] = M::mul_add(x, weights[lane], sums[r][p][lane]);
-                            }
-                        }
-                    }
-                }
-            }
-        }
+        let sums = match self.isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an Isa above Portable exists only where the processor has AVX2 and FMA; panels have the columns' blocks.
+            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => unsafe {
+                avx2::tile::<C, R, P>(&self.x, row, panels)
+            },
+            _ => plain::<C, M, R, P>(&self.x, row, panels),
+        };
         let columns = (P * PANEL).min(self.weight.rows - panel * PANEL);
-        let sums = sums.as_flattened().as_flattened();
-        self.epilogue.store(row, panel * PANEL, R, columns, sums, P * PANEL);
+        self.epilogue.store(row, panel * PANEL, R, columns, sums.as_flattened().as_flattened(), P * PANEL);
     }
 }
 
-impl<C: Codes, E: Epilogue> Kernel for FewRows<'_, C, E> {
+/// The tile of any processor.
+#[inline(always)]
+fn plain<C: Codes, M: Math, const R: usize, const P: usize>(
+    x: &Rounded<'_>,
+    row: usize,
+    panels: [&[u32]; P],
+) -> [[[f32; PANEL]; P]; R] {
+    let mut totals = [[[0.0_f32; PANEL]; P]; R];
+    for (r, totals) in totals.iter_mut().enumerate() {
+        let (codes, x_scales, x_sums) = x.row(row + r);
+        for (block, codes) in codes.iter().enumerate() {
+            for (panel, totals) in panels.iter().zip(&mut *totals) {
+                let words = &panel[block * C::WORDS..][..C::WORDS];
+                let mut sums = [0_i32; PANEL];
+                for (group, words) in words[HEADER..].as_chunks::<PANEL>().0.iter().enumerate() {
+                    for i in 0..C::GROUP {
+                        let x = activations::code(codes, group * C::GROUP + i);
+                        for (sum, word) in sums.iter_mut().zip(words) {
+                            *sum += C::code(*word, i) * x;
+                        }
+                    }
+                }
+                for ((total, sum), (scale, zero)) in totals.iter_mut().zip(sums).zip(scales::<C>(words)) {
+                    let sum = C::STEPS * sum - zero * x_sums[block] as i32;
+                    *total = M::mul_add(sum as f32, scale / C::STEPS as f32 * x_scales[block], *total);
+                }
+            }
+        }
+    }
+    totals
+}
+
+impl<C: AnyCodes, E: Epilogue> Kernel for Products<'_, C, E> {
     type Output = ();
     #[inline(always)]
     fn run<M: Math>(self) {
-        let mut panel = self.panels.start;
-        while panel < self.panels.end {
-            let left = self.panels.end - panel;
-            let mut done = 1;
-            let mut row = 0;
-            while row < self.tokens {
-                let rows = (self.tokens - row).min(ROWS);
-                match (rows, left) {
-                    (1, 4..) if self.wide && self.tokens == 1 => {
-                        self.tile::<M, 1, 4>(row, panel);
-                        done = 4;
-                    }
-                    (1, 2..) if self.tokens == 1 => {
-                        self.tile::<M, 1, 2>(row, panel);
-                        done = 2;
-                    }
-                    (1, _) => self.tile::<M, 1, 1>(row, panel),
-                    (2, _) => self.tile::<M, 2, 1>(row, panel),
-                    (3, _) => self.tile::<M, 3, 1>(row, panel),
-                    _ => self.tile::<M, ROWS, 1>(row, panel),
-                }
-                row += rows;
+        if self.tokens == 1 {
+            let (pairs, last) = (self.panels.len() / 2 * 2, self.panels.len() % 2);
+            for panel in self.panels.clone().take(pairs).step_by(2) {
+                self.tile::<M, 1, 2>(0, panel);
             }
-            panel += done;
+            if last == 1 {
+                self.tile::<M, 1, 1>(0, self.panels.end - 1);
+            }
+            return;
+        }
+        for strip in (0..self.tokens).step_by(STRIP) {
+            let end = self.tokens.min(strip + STRIP);
+            for panel in self.panels.clone() {
+                for row in (strip..end).step_by(ROWS) {
+                    match end - row {
+                        1 => self.tile::<M, 1, 1>(row, panel),
+                        2 => self.tile::<M, 2, 1>(row, panel),
+                        3 => self.tile::<M, 3, 1>(row, panel),
+                        _ => self.tile::<M, ROWS, 1>(row, panel),
+                    }
+                }
+            }
         }
     }
 }
 
-/// Whether many tokens are multiplied by weights rounded to bf16.
-fn rounds(isa: Isa, activations: DType) -> bool {
-    isa >= Isa::Avx512Bf16 && activations == DType::Bf16
+/// Whether products of so many tokens round the activations to 8 bits; otherwise they round the weights to bf16.
+pub(super) fn rounds_activations(isa: Isa, activations: DType, tokens: usize) -> bool {
+    tokens <= FEW_TOKENS || isa < Isa::Avx512Bf16 || activations != DType::Bf16
 }
 
 /// Panels restored at a time.
@@ -297,16 +323,12 @@ fn chunk_panels(columns: usize) -> usize {
 
 /// Bytes of scratch for [`product`] of this many tokens and fewer, of this many columns and fewer.
 pub(super) fn scratch_bytes<S: MatElement>(pool: &Pool, tokens: usize, columns: usize) -> usize {
-    let wide = |tokens: usize| Carver::bytes::<f32>(tokens * columns.next_multiple_of(BLOCK));
-    if tokens <= FEW_TOKENS {
-        return wide(tokens);
+    let rounded = |tokens: usize| activations::bytes(tokens, columns.div_ceil(BLOCK));
+    if rounds_activations(pool.isa(), S::DTYPE, tokens) {
+        return rounded(tokens);
     }
     let panels = CHUNK.max(4 * PANEL * columns.next_multiple_of(2));
-    if rounds(pool.isa(), S::DTYPE) {
-        wide(FEW_TOKENS).max(panels + Carver::bytes::<S>(tokens * columns.next_multiple_of(2)))
-    } else {
-        panels + wide(tokens)
-    }
+    rounded(FEW_TOKENS).max(panels + Carver::bytes::<S>(tokens * columns.next_multiple_of(2)))
 }
 
 /// `x · weightᵀ` into an epilogue.
@@ -321,7 +343,7 @@ pub(super) fn product<S: MatElement, E: Epilogue + Sync>(
     with_codes!(weight.format, C => product_as::<C, S, E>(pool, x, tokens, weight, epilogue, scratch));
 }
 
-fn product_as<C: Codes, S: MatElement, E: Epilogue + Sync>(
+fn product_as<C: AnyCodes, S: MatElement, E: Epilogue + Sync>(
     pool: &Pool,
     x: &[S],
     tokens: usize,
@@ -331,27 +353,16 @@ fn product_as<C: Codes, S: MatElement, E: Epilogue + Sync>(
 ) {
     let k = weight.columns;
     let mut scratch = Carver::new(scratch);
-    if tokens > FEW_TOKENS && rounds(pool.isa(), S::DTYPE) {
-        let panels = scratch.take::<S>(chunk_panels(k) * PANEL * k.next_multiple_of(S::GROUP));
-        let padding = scratch.take::<S>(linear::padding_len::<S>(tokens, k));
-        return by_chunks::<C, S>(pool, weight, panels, |right, columns| {
-            linear::product(pool, x, tokens, right, &epilogue.skip(columns), padding);
-        });
-    }
-    let stride = k.next_multiple_of(BLOCK);
-    let wide = scratch.take::<f32>(tokens * stride);
-    widen(pool, x, (tokens, k, stride), wide);
-    if tokens <= FEW_TOKENS {
-        let (x, wide) = (&*wide, pool.isa() >= Isa::Avx512);
+    if rounds_activations(pool.isa(), S::DTYPE, tokens) {
+        let (x, isa) = (Rounded::new(pool, x, (tokens, k), &mut scratch), pool.isa());
         return pool.for_ranges(weight.rows.div_ceil(PANEL), JOB, |panels| {
-            let codes = std::marker::PhantomData::<C>;
-            pool.isa().run(FewRows { x, tokens, weight, panels, wide, epilogue, codes });
+            isa.run(Products::<C, E> { isa, x, tokens, weight, panels, epilogue, codes: std::marker::PhantomData });
         });
     }
-    let panels = scratch.take::<f32>(chunk_panels(k) * PANEL * k);
-    by_chunks::<C, f32>(pool, weight, panels, |right, columns| {
-        let left = Left::rows(wide, tokens, k, stride);
-        multiply(pool, left, tokens, right, &epilogue.skip(columns));
+    let panels = scratch.take::<S>(chunk_panels(k) * PANEL * k.next_multiple_of(S::GROUP));
+    let padding = scratch.take::<S>(linear::padding_len::<S>(tokens, k));
+    by_chunks::<C, S>(pool, weight, panels, |right, columns| {
+        linear::product(pool, x, tokens, right, &epilogue.skip(columns), padding);
     });
 }
 
@@ -375,33 +386,4 @@ fn by_chunks<C: Codes, S: MatElement>(
         });
         consume(PackedB::new(restored, weight.columns, columns), first * PANEL);
     }
-}
-
-struct Widen<'a, S> {
-    x: &'a [S],
-    out: &'a mut [f32],
-}
-
-impl<S: Storage> Kernel for Widen<'_, S> {
-    type Output = ();
-    #[inline(always)]
-    fn run<M: Math>(self) {
-        let (out, rest) = self.out.split_at_mut(self.x.len());
-        for (to, from) in out.iter_mut().zip(self.x) {
-            *to = from.load();
-        }
-        rest.fill(0.0);
-    }
-}
-
-/// Rows as f32, filled up with zeros.
-fn widen<S: Storage>(pool: &Pool, x: &[S], (tokens, k, stride): (usize, usize, usize), out: &mut [f32]) {
-    let out = Shared::new(out);
-    pool.for_ranges(tokens, 16, |rows| {
-        for row in rows {
-            // SAFETY: rows are disjoint.
-            let out = unsafe { out.slice_mut(row * stride, stride) };
-            pool.isa().run(Widen { x: &x[row * k..][..k], out });
-        }
-    });
 }
