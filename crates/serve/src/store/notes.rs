@@ -35,7 +35,7 @@ pub(super) fn insert(connection: &Connection, conversation: &str, note: &Note) -
 
 impl Database {
     /// Keeps `text`, of `tokens` tokens, as the summary of all from the beginning of the branch to the message
-    /// `through`.
+    /// `through`. Where there is one already, which was made meanwhile, that one stays.
     ///
     /// # Errors
     /// [`StoreError::UnknownMessage`], [`StoreError::Empty`], [`StoreError::TooLong`].
@@ -46,6 +46,10 @@ impl Database {
         check_length("the note", text, limits::CONTENT)?;
         let transaction = self.transaction()?;
         let message = messages::read(&transaction, through)?;
+        let notes = of_conversation(&transaction, &message.conversation_id)?;
+        if let Some(note) = notes.into_iter().find(|note| note.through_id == message.id) {
+            return Ok(note);
+        }
         let note = Note { id: ids::fresh()?, through_id: message.id, text: text.to_owned(), tokens, created_at: now() };
         insert(&transaction, &message.conversation_id, &note)?;
         transaction.commit()?;

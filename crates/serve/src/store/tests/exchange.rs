@@ -11,6 +11,8 @@ fn rich(database: &mut Database) -> String {
     let id = conversation_with(database, &["One <b>\0 \u{2028}", "Erste 🦀", "Two", "Second"]).id;
     let first = database.tree(&id).unwrap().messages[1].id.clone();
     let note = database.add_note(&first, "They greeted.", 4).unwrap();
+    // Made twice at the same time, it is kept once.
+    assert_eq!(database.add_note(&first, "They met.", 3).unwrap(), note);
     let (_, answer) = database.ask(&id, Some(&first), "Edited", TOKENIZER).unwrap();
     database.append(&answer.id, "Branch", &[5, 6]).unwrap();
     let overflow = Some(Overflow { policy: Policy::Summarise, dropped_messages: 2, note_id: Some(note.id) });
