@@ -1,7 +1,8 @@
 //! Causal grouped-query attention over spans, tiled with online softmax (Dao 2023): no `T x T` matrix exists.
 //!
 //! FLOPs a head: forward `2 q kv d` (half of the square is masked), backward `5 q kv d`. A job is one span and head
-//! (forward) or one span and key head (backward), so that every sum has one owner and one order.
+//! (forward; a few neighbouring key heads where a span has few queries) or one span and key head (backward), so that every
+//! sum has one owner and one order.
 
 mod backward;
 mod decode;
