@@ -448,6 +448,9 @@ pub struct BenchChat {
     /// Tokens of each answer
     #[arg(long, default_value_t = 64)]
     pub new_tokens: usize,
+    /// Conversations; each turn's time is the median of theirs
+    #[arg(long, default_value_t = 3)]
+    pub repeat: usize,
     /// Format of the weights
     #[arg(long, value_enum, default_value_t = WeightsKind::Bf16)]
     pub weights: WeightsKind,

@@ -18,7 +18,7 @@ use serde_json::json;
 
 use crate::Ended;
 use crate::args::BenchChat;
-use crate::bench::{config, ids, report};
+use crate::bench::{config, ids, median, report};
 use crate::devices::{self, on_device};
 
 /// Tokens of a pass, as the server has it.
@@ -34,8 +34,8 @@ struct Answered {
 
 /// Measures and prints.
 pub(crate) fn run(flags: &BenchChat) -> Result<Ended> {
-    if flags.turns < 2 || flags.message_tokens == 0 || flags.new_tokens < 2 {
-        bail!("--turns and --new-tokens must be at least 2, --message-tokens at least 1");
+    if flags.turns < 2 || flags.message_tokens == 0 || flags.new_tokens < 2 || flags.repeat == 0 {
+        bail!("--turns and --new-tokens must be at least 2, --message-tokens and --repeat at least 1");
     }
     let context = flags.message_tokens.saturating_add(flags.new_tokens).saturating_mul(flags.turns);
     let model = config(&flags.dimensions, context)?;
@@ -67,41 +67,67 @@ fn engine<D: Device + 'static>(flags: &BenchChat, model: &ModelConfig, device: &
 }
 
 fn measure(flags: &BenchChat, engine: &Engine, vocab_size: usize) -> Result<serde_json::Value> {
-    let message = |turn: usize| ids(flags.message_tokens, vocab_size, turn as u64 + 2);
-    // The kernels' first pass is not a conversation's.
-    answer(engine, &ids(flags.message_tokens, vocab_size, 1), 2)?;
-    let mut conversation = Vec::new();
-    let (mut first, mut again, mut reused) = (Vec::new(), Vec::new(), Vec::new());
-    let mut speed = 0.0;
-    for turn in 0..flags.turns {
-        conversation.extend(message(turn));
-        // The same length, but another beginning, which nothing holds.
-        let mut strange = conversation.clone();
-        strange[0] = (strange[0] + 1 + turn as u32) % vocab_size as u32;
-        let with_cache = answer(engine, &conversation, flags.new_tokens)?;
-        if turn == 0 || turn + 1 == flags.turns {
-            let without = answer(engine, &strange, 2)?;
-            if without.cached > 0 {
-                bail!("{} tokens of an unknown conversation were held", without.cached);
-            }
-            again.push(without.first_token.as_secs_f64());
-        }
-        first.push(with_cache.first_token.as_secs_f64());
-        reused.push(with_cache.cached);
-        speed = with_cache.tokens_per_second;
-        conversation.extend(with_cache.ids);
+    // A server's first pass is not a conversation's: memory is touched, and the engine learns how much it reads at a time.
+    let tokens = flags.message_tokens.max(256).min(engine.context() / 2);
+    for seed in 0..4 {
+        answer(engine, &ids(tokens, vocab_size, u64::MAX - seed), 2)?;
     }
-    let last = first[first.len() - 1];
+    let conversations =
+        (0..flags.repeat).map(|i| converse(flags, engine, vocab_size, i)).collect::<Result<Vec<Conversation>>>()?;
+    let medians = |times: fn(&Conversation) -> &[f64]| -> Vec<f64> {
+        let turn = |turn: usize| median(conversations.iter().map(|one| times(one)[turn]).collect());
+        (0..times(&conversations[0]).len()).map(turn).collect()
+    };
+    let (first, again) = (medians(|one| &one.first), medians(|one| &one.again));
+    let (last, last_again) = (first[first.len() - 1], again[again.len() - 1]);
     Ok(json!({
         "first_token_s": first,
         "last_over_first": last / first[0],
         "read_again_s": again,
-        "read_again_over_first": again[again.len() - 1] / again[0],
-        "read_again_over_cached": again[again.len() - 1] / last,
-        "reused_tokens": reused,
-        "tokens": conversation.len(),
-        "decode_tokens_per_s": speed,
+        "read_again_over_first": last_again / again[0],
+        "read_again_over_cached": last_again / last,
+        "reused_tokens": conversations[0].reused,
+        "tokens": conversations[0].tokens,
+        "decode_tokens_per_s": median(conversations.iter().map(|one| one.decode).collect()),
     }))
+}
+
+/// What one conversation took, in seconds.
+struct Conversation {
+    /// To the first token of each turn.
+    first: Vec<f64>,
+    /// The same of the first and the last turn when nothing is held.
+    again: Vec<f64>,
+    reused: Vec<usize>,
+    tokens: usize,
+    /// Tokens a second of the last answer.
+    decode: f64,
+}
+
+/// Conversation `i`, which has no beginning in common with another.
+fn converse(flags: &BenchChat, engine: &Engine, vocab_size: usize, i: usize) -> Result<Conversation> {
+    let mut said = Vec::new();
+    let mut it = Conversation { first: Vec::new(), again: Vec::new(), reused: Vec::new(), tokens: 0, decode: 0.0 };
+    for turn in 0..flags.turns {
+        said.extend(ids(flags.message_tokens, vocab_size, (i * flags.turns + turn) as u64 + 2));
+        let with_cache = answer(engine, &said, flags.new_tokens)?;
+        if turn == 0 || turn + 1 == flags.turns {
+            // The same length, but another beginning, which nothing holds.
+            let mut strange = said.clone();
+            strange[0] = (strange[0] + 1 + turn as u32) % vocab_size as u32;
+            let without = answer(engine, &strange, 2)?;
+            if without.cached > 0 {
+                bail!("{} tokens of an unknown conversation were held", without.cached);
+            }
+            it.again.push(without.first_token.as_secs_f64());
+        }
+        it.first.push(with_cache.first_token.as_secs_f64());
+        it.reused.push(with_cache.cached);
+        it.decode = with_cache.tokens_per_second;
+        said.extend(with_cache.ids);
+    }
+    it.tokens = said.len();
+    Ok(it)
 }
 
 fn answer(engine: &Engine, prompt: &[u32], new_tokens: usize) -> Result<Answered> {

@@ -11,7 +11,6 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
 use support::{Seeded, Tree, casallm, run, trained, write_inputs};
 use tempfile::TempDir;
 
@@ -50,8 +49,8 @@ impl Running {
         heard
     }
 
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    fn signal(&self, signal: &str) {
+        support::signal(&self.child, signal);
     }
 
     /// Waits for its end: the status, and the last step it told of from here on.
@@ -163,7 +162,7 @@ fn kill_and_resume(stage: &str, kills: usize, seeded: &mut Seeded) {
         // A process that has ended and was not waited for can still be sent a signal; its status tells whether it came.
         running.child.kill().unwrap();
         let (status, _) = running.end();
-        if status.signal() == Some(Signal::KILL.as_raw()) {
+        if status.signal() == Some(signal_hook::consts::SIGKILL) {
             hits += 1;
         } else {
             // It was faster. So it must be done, and another one takes its place.
@@ -206,7 +205,7 @@ fn one_thread_and_two_agree() {
 
 #[test]
 fn interrupt_and_terminate_save_and_exit_130() {
-    let mut cases = vec![("pretrain", Signal::INT), ("pretrain", Signal::TERM), ("sft", Signal::INT)];
+    let mut cases = vec![("pretrain", "INT"), ("pretrain", "TERM"), ("sft", "INT")];
     while let Some(&(stage, signal)) = cases.last() {
         let folder = ahead_of(stage);
         let mut running = Running::start(folder.path(), stage, "2");
@@ -236,14 +235,14 @@ fn a_second_process_on_the_same_folder_is_refused() {
     let mut first = Running::spawn(folder.path(), casallm(folder.path(), &steps));
     first.hear(3).unwrap();
     // Held still, so that it is there for as long as the other one looks.
-    first.signal(Signal::STOP);
+    first.signal("STOP");
     let process = format!("process {}", first.child.id());
     for arguments in [&["pretrain", "tiny.toml", "--resume"][..], &["pretrain", "tiny.toml"], &["sft", "tiny.toml"]] {
         run(folder.path(), arguments).refused(&["run.lock", &process, "wait for it", "run.dir"]);
     }
-    first.signal(Signal::CONT);
+    first.signal("CONT");
     first.hear(3).unwrap();
-    first.signal(Signal::INT);
+    first.signal("INT");
     let (status, _) = first.end();
     assert_eq!(status.code(), Some(130), "{}", stderr(folder.path()));
 }

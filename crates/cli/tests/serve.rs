@@ -9,7 +9,6 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use support::{casallm, run, trained_folder};
 
@@ -62,8 +61,8 @@ impl Serving {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap_or(Value::Null))
     }
 
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    fn signal(&self, signal: &str) {
+        support::signal(&self.child, signal);
     }
 
     fn ended(&mut self) -> Option<i32> {
@@ -92,7 +91,7 @@ fn chat(text: &str) -> Value {
 #[test]
 fn it_answers_and_ends_in_order() {
     let folder = trained_folder();
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in ["TERM", "INT"] {
         let mut serving = Serving::start(folder.path(), &["--ephemeral"]);
         let (status, answer) = serving.ask("POST", "/v1/chat/completions", &chat("Who are you?"));
         assert_eq!(status, 200, "{answer}");
@@ -150,7 +149,7 @@ fn killed_during_fifty_streams_it_keeps_every_finished_message() {
         open.push(serving.open("GET", &events, ""));
         begun.push((path, said["user"].clone()));
     }
-    serving.signal(Signal::KILL);
+    serving.signal("KILL");
     drop(serving);
 
     let serving = Serving::start(folder.path(), &database);

@@ -199,7 +199,8 @@ impl<D: Device> Network<D> {
     }
 
     /// Embedding, blocks and final norm over the tokens loaded into the workspace; the result is in `hidden`. Keys and
-    /// values go to the cache's slots, or to the workspace's own buffers. `dropout_seed` is for training alone.
+    /// values go to the cache's slots, or to the workspace's own buffers. `dropout_seed` is for training alone. `go_on` is asked
+    /// before each block: where it says no the pass ends, the result means nothing, and this is false.
     pub(crate) fn forward(
         &self,
         workspace: &mut Workspace<D::Buffer>,
@@ -207,7 +208,8 @@ impl<D: Device> Network<D> {
         tokens: usize,
         mut cache: Option<&mut KvCache<D::Buffer>>,
         dropout_seed: Option<u64>,
-    ) {
+        go_on: &dyn Fn() -> bool,
+    ) -> bool {
         let device = &*self.device;
         let index = self.parameters.index();
         let d = self.config.n_embd;
@@ -218,6 +220,9 @@ impl<D: Device> Network<D> {
             device.dropout(dropout, tokens * d, &mut shared.x);
         }
         for i in 0..index.layers.len() {
+            if !go_on() {
+                return false;
+            }
             if let Some(x_in) = entrances.get_mut(i) {
                 device.copy(&shared.x, tokens * d, x_in);
             }
@@ -227,6 +232,7 @@ impl<D: Device> Network<D> {
             self.block(i, &pass, shared, &mut layers[at], cache, Extent::Whole);
         }
         device.norm(&self.norm(index.norm), &shared.x, tokens, d, &mut shared.hidden, stats);
+        true
     }
 
     /// Block `i` over the residual stream, in place; what its backward pass needs stays in `acts`, or in `shared` until the

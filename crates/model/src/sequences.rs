@@ -91,6 +91,19 @@ impl<N: Deref<Target = Network<D>>, D: Device> Sequences<N, D> {
     /// tokens, an id outside the vocabulary, a sequence that does not exist or comes twice, or more tokens than a pass
     /// has: nothing is read then. [`ModelError::Compute`] when the device has failed.
     pub fn forward(&mut self, pieces: &[Piece<'_>]) -> Result<&[f32], ModelError> {
+        Ok(self.forward_while(pieces, &|| true)?.unwrap_or_default())
+    }
+
+    /// The same, unless `go_on`, which is asked between the model's blocks, says no before the end: then `None`, and what
+    /// the sequences held at and after their pieces' positions is lost.
+    ///
+    /// # Errors
+    /// As [`Sequences::forward`].
+    pub fn forward_while(
+        &mut self,
+        pieces: &[Piece<'_>],
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Option<&[f32]>, ModelError> {
         self.check(pieces)?;
         let network = &*self.network;
         let (device, config) = (&*network.device, &network.config);
@@ -111,13 +124,18 @@ impl<N: Deref<Target = Network<D>>, D: Device> Sequences<N, D> {
         device.write_u32(&mut self.workspace.slots, 0, &slots);
         let head = network.parameters.matrix(network.parameters.index().head);
         // While decoding, one token after the other is the same work on a cache that grows by a row.
-        device.together(|| {
-            network.forward(&mut self.workspace, &spans, ids.len(), Some(&mut self.cache), None);
-            if !last.is_empty() {
+        let whole = device.together(|| {
+            let whole = network.forward(&mut self.workspace, &spans, ids.len(), Some(&mut self.cache), None, go_on);
+            if whole && !last.is_empty() {
                 device.gather_rows(&self.workspace.shared.hidden, config.n_embd, &last, &mut self.hidden);
                 device.linear(&self.hidden, head, None, last.len(), Out::Store(&mut self.logits));
             }
+            whole
         });
+        if !whole {
+            device.check()?;
+            return Ok(None);
+        }
         let values = &mut self.values[..last.len() * config.vocab_size];
         if last.is_empty() {
             // Waits as well: who reads a long prompt piece by piece, to be able to stop, must not run ahead of the device.
@@ -126,7 +144,7 @@ impl<N: Deref<Target = Network<D>>, D: Device> Sequences<N, D> {
             device.read_f32(&self.logits, 0, values);
         }
         device.check()?;
-        Ok(values)
+        Ok(Some(values))
     }
 
     fn check(&self, pieces: &[Piece<'_>]) -> Result<(), ModelError> {

@@ -108,7 +108,7 @@ impl<D: Device> Network<D> {
     /// [`ModelError::Batch`] or [`ModelError::ContextOverflow`] for a batch that does not fit.
     pub fn loss(&self, workspace: &mut Workspace<D::Buffer>, batch: BatchView<'_>) -> Result<HeadResult, ModelError> {
         let spans = self.load(workspace, batch)?;
-        self.device.together(|| self.forward(workspace, &spans, batch.tokens.len(), None, None));
+        self.device.together(|| self.forward(workspace, &spans, batch.tokens.len(), None, None, &|| true));
         let weight = self.parameters.matrix(self.parameters.index().head);
         let Workspace { shared, targets, weights, losses, .. } = workspace;
         let head = Head { hidden: &shared.hidden, weight, targets, weights, tokens: batch.tokens.len() };
@@ -162,7 +162,7 @@ impl<D: Device> Network<D> {
         let tokens = batch.tokens.len();
         // The batch is on the device: from here on every one of its size and boundaries is the same work.
         self.device.together(|| {
-            self.forward(workspace, &spans, tokens, None, Some(dropout_seed));
+            self.forward(workspace, &spans, tokens, None, Some(dropout_seed), &|| true);
             let result = self.head_backward(workspace, tokens, scale, gradients, head)?;
             self.backward(workspace, &spans, tokens, dropout_seed, gradients);
             Ok(result)

@@ -94,6 +94,24 @@ fn a_prompt_in_pieces_of_five_tokens_or_more_gives_the_same_bits() {
 }
 
 #[test]
+fn a_pass_that_is_broken_off_leaves_what_was_held_before_it() {
+    every_kind(|network, name| {
+        let text = ids(90, 1);
+        let mut sequences = Sequences::new(network, 1, CONTEXT, 512).unwrap();
+        sequences.forward(&[piece(0, 0, &text[..50])]).unwrap();
+        let wanted = bits(sequences.forward(&[piece(0, 50, &text[50..])]).unwrap());
+        let blocks = network.config().n_layer;
+        for allowed in 0..=blocks {
+            let asked = std::cell::Cell::new(0);
+            let go_on = || asked.replace(asked.get() + 1) < allowed;
+            let logits = sequences.forward_while(&[piece(0, 50, &ids(40, 7))], &go_on).unwrap();
+            assert_eq!(logits.is_some(), allowed == blocks, "{name}: {allowed} of {blocks} blocks");
+            assert!(bits(sequences.forward(&[piece(0, 50, &text[50..])]).unwrap()) == wanted, "{name}: {allowed}");
+        }
+    });
+}
+
+#[test]
 fn rows_that_are_put_back_serve_as_if_read_here() {
     every_kind(|network, name| {
         let (text, other) = (ids(90, 1), ids(200, 6));

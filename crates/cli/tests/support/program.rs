@@ -1,7 +1,7 @@
 //! The real binary, run to its end.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
 /// The binary, to be run in `folder` with `arguments`.
 pub fn casallm<S: AsRef<str>>(folder: &Path, arguments: &[S]) -> Command {
@@ -14,6 +14,12 @@ pub fn casallm<S: AsRef<str>>(folder: &Path, arguments: &[S]) -> Command {
 pub fn run<S: AsRef<str>>(folder: &Path, arguments: &[S]) -> Finished {
     let what = arguments.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" ");
     Finished::of(&what, &casallm(folder, arguments).output().unwrap())
+}
+
+/// Sends a process that has not been waited for a signal, by the name that POSIX's `kill` takes: `TERM`.
+pub fn signal(process: &Child, name: &str) {
+    let status = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", process.id())).status().unwrap();
+    assert!(status.success(), "kill -{name}");
 }
 
 /// How a command ended and what it said.

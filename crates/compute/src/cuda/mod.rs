@@ -25,7 +25,6 @@ mod qkv;
 mod quantized;
 mod recorder;
 mod scratch;
-#[cfg(any(test, feature = "simulator"))]
 pub mod simulator;
 mod step;
 #[cfg(test)]

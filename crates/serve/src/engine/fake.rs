@@ -2,6 +2,7 @@
 //! holds them. A row lost, misplaced or of another sequence changes what it says.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ pub struct FakeModel {
     logits: Vec<f32>,
     pace: Duration,
     passes: Passes,
+    broken_off: Arc<AtomicUsize>,
     ill: Option<u32>,
 }
 
@@ -35,6 +37,7 @@ impl FakeModel {
             logits: Vec::new(),
             pace: Duration::ZERO,
             passes: Passes::default(),
+            broken_off: Arc::default(),
             ill: None,
         }
     }
@@ -56,6 +59,11 @@ impl FakeModel {
     /// The passes made so far, and to come.
     pub fn passes(&self) -> Passes {
         self.passes.clone()
+    }
+
+    /// How many passes have been broken off.
+    pub fn broken_off(&self) -> Arc<AtomicUsize> {
+        self.broken_off.clone()
     }
 
     /// What comes after `ids`.
@@ -89,7 +97,7 @@ impl SequenceModel for FakeModel {
         4
     }
 
-    fn forward(&mut self, pieces: &[Piece<'_>]) -> Result<&[f32], ModelError> {
+    fn forward_while(&mut self, pieces: &[Piece<'_>], go_on: &dyn Fn() -> bool) -> Result<Option<&[f32]>, ModelError> {
         self.logits.clear();
         for piece in pieces {
             let end = piece.at + piece.ids.len();
@@ -110,10 +118,16 @@ impl SequenceModel for FakeModel {
             .push(pieces.iter().map(|piece| (piece.sequence, piece.ids.len())).collect());
         let tokens: usize = pieces.iter().map(|piece| piece.ids.len()).sum();
         if !self.pace.is_zero() {
-            // It stands for the time that a model computes.
-            std::thread::sleep(self.pace * tokens as u32);
+            // It stands for the time that a model computes, in eight blocks.
+            for _ in 0..8 {
+                if !go_on() {
+                    self.broken_off.fetch_add(1, Ordering::Relaxed);
+                    return Ok(None);
+                }
+                std::thread::sleep(self.pace * tokens as u32 / 8);
+            }
         }
-        Ok(&self.logits)
+        Ok(Some(&self.logits))
     }
 
     fn save(&self, sequence: usize, tokens: Range<usize>) -> Vec<u8> {

@@ -22,13 +22,20 @@ pub struct EngineConfig {
     pub queue: usize,
     /// Bytes for sequences that are kept outside the model's own cache.
     pub stored_bytes: usize,
-    /// About how long a part of a prompt may take to be read.
+    /// About how long a part of a prompt may take to be read while others wait for their next token.
     pub chunk: Duration,
+    /// And while nobody does: larger parts are read faster, and whoever comes meanwhile waits for the end of one.
+    pub chunk_alone: Duration,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        EngineConfig { queue: 64, stored_bytes: 256 << 20, chunk: Duration::from_millis(100) }
+        EngineConfig {
+            queue: 64,
+            stored_bytes: 256 << 20,
+            chunk: Duration::from_millis(100),
+            chunk_alone: Duration::from_secs(1),
+        }
     }
 }
 

@@ -23,7 +23,15 @@ pub trait SequenceModel {
     ///
     /// # Errors
     /// The pieces do not fit, or the device has failed.
-    fn forward(&mut self, pieces: &[Piece<'_>]) -> Result<&[f32], ModelError>;
+    fn forward(&mut self, pieces: &[Piece<'_>]) -> Result<&[f32], ModelError> {
+        Ok(self.forward_while(pieces, &|| true)?.unwrap_or_default())
+    }
+    /// The same, unless `go_on` says no before the end: then `None`, and the pieces have not been read. It is asked now and
+    /// then, as far as a pass of this model can be broken off.
+    ///
+    /// # Errors
+    /// As [`SequenceModel::forward`].
+    fn forward_while(&mut self, pieces: &[Piece<'_>], go_on: &dyn Fn() -> bool) -> Result<Option<&[f32]>, ModelError>;
     /// What the cache holds of some tokens of a sequence.
     fn save(&self, sequence: usize, tokens: Range<usize>) -> Vec<u8>;
     /// Puts the first `tokens` of what was saved at position `at` of a sequence.
@@ -51,8 +59,8 @@ impl<N: Deref<Target = Network<D>>, D: Device> SequenceModel for Sequences<N, D>
         Sequences::bytes_a_token(self)
     }
 
-    fn forward(&mut self, pieces: &[Piece<'_>]) -> Result<&[f32], ModelError> {
-        Sequences::forward(self, pieces)
+    fn forward_while(&mut self, pieces: &[Piece<'_>], go_on: &dyn Fn() -> bool) -> Result<Option<&[f32]>, ModelError> {
+        Sequences::forward_while(self, pieces, go_on)
     }
 
     fn save(&self, sequence: usize, tokens: Range<usize>) -> Vec<u8> {

@@ -27,6 +27,26 @@ use super::stats::{Counters, add};
 const FIRST_CHUNK: usize = 32;
 const LEAST_CHUNK: usize = 16;
 
+/// How many tokens of a prompt are read in about a given time.
+struct Chunk {
+    time: Duration,
+    tokens: usize,
+}
+
+impl Chunk {
+    fn new(time: Duration, most: usize) -> Self {
+        Chunk { time, tokens: FIRST_CHUNK.min(most) }
+    }
+
+    /// So many took so long.
+    fn learn(&mut self, tokens: usize, took: Duration, most: usize) {
+        let wanted = tokens as f64 * self.time.as_secs_f64() / took.as_secs_f64().max(1e-6);
+        // Never more than twice as much as the last time: one lucky clock reading must not make others wait.
+        let most = (2 * self.tokens).min(most.saturating_sub(LEAST_READ)).max(1);
+        self.tokens = (wanted as usize).max(LEAST_CHUNK).min(most);
+    }
+}
+
 /// What the thread is told.
 pub(super) enum Command {
     Submit(Box<Task>),
@@ -109,8 +129,9 @@ pub(super) struct Worker<M> {
     slots: Slots,
     waiting: VecDeque<Task>,
     running: Vec<Running>,
-    chunk_time: Duration,
-    chunk: usize,
+    /// Of a prompt while other answers are on their way, and while none is.
+    chunk: Chunk,
+    chunk_alone: Chunk,
     ending: bool,
 }
 
@@ -124,14 +145,14 @@ impl<M: SequenceModel> Worker<M> {
     ) -> Self {
         let slots = Slots::new(&model, config.stored_bytes, spill);
         Worker {
-            chunk: FIRST_CHUNK.min(model.pass_tokens()),
+            chunk: Chunk::new(config.chunk, model.pass_tokens()),
+            chunk_alone: Chunk::new(config.chunk_alone, model.pass_tokens()),
             model,
             inbox,
             counters,
             slots,
             waiting: VecDeque::new(),
             running: Vec::new(),
-            chunk_time: config.chunk,
             ending: false,
         }
     }
@@ -244,26 +265,28 @@ impl<M: SequenceModel> Worker<M> {
         Ok(())
     }
 
-    /// A chunk of the prompt that was begun first; those for which nobody waits come last.
+    /// A chunk of the prompt that was begun first; those for which nobody waits come last. It is broken off when whoever
+    /// asked goes away.
     fn read(&mut self) -> Result<(), ModelError> {
         let reading = self.running.iter().enumerate().filter(|(_, running)| !running.decodes());
         let Some((i, _)) = reading.min_by_key(|(i, running)| (running.task.priority, *i)) else { return Ok(()) };
-        let unread = self.running[i].unread();
+        let pass_tokens = self.model.pass_tokens();
+        let alone = self.running.len() == 1 && self.waiting.is_empty();
+        let chunk = if alone { &mut self.chunk_alone } else { &mut self.chunk };
+        let (running, unread) = (&self.running[i], self.running[i].unread());
         // What is left for the last chunk is not so little that another kernel would read it.
-        let tokens = if unread < self.chunk + LEAST_READ { unread } else { self.chunk };
-        let tokens = tokens.min(self.model.pass_tokens());
+        let tokens = if unread < chunk.tokens + LEAST_READ { unread } else { chunk.tokens };
+        let tokens = tokens.min(pass_tokens);
         let begun = Instant::now();
-        let logits = self.model.forward(&[piece(&self.running[i], tokens)])?;
-        let wanted = tokens as f64 * self.chunk_time.as_secs_f64() / begun.elapsed().as_secs_f64().max(1e-6);
+        let go_on = || !running.task.events.is_closed();
+        let Some(logits) = self.model.forward_while(&[piece(running, tokens)], &go_on)? else { return Ok(()) };
+        chunk.learn(tokens, begun.elapsed(), pass_tokens);
         let running = &mut self.running[i];
         advance(running, &mut self.slots, tokens);
         running.task.tell(Event::Reading { read: running.read.min(running.task.prompt), of: running.task.prompt });
         if running.unread() == 0 {
             choose(&mut running.task, logits, &self.counters);
         }
-        // Never more than twice as much as the last time: one lucky clock reading must not make others wait.
-        let most = (2 * self.chunk).min(self.model.pass_tokens().saturating_sub(LEAST_READ)).max(1);
-        self.chunk = (wanted as usize).max(LEAST_CHUNK).min(most);
         self.finish();
         Ok(())
     }

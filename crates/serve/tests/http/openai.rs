@@ -12,7 +12,9 @@ fn ask(text: &str) -> Value {
 #[test]
 fn a_stream_says_what_a_whole_answer_says() {
     let server = Setup::default().start();
-    let whole = post(server.address, "/v1/chat/completions", &ask("Hello"));
+    // Long enough for a part of it not to be read again.
+    let question = "Hello. How many of these words will be read again, please?";
+    let whole = post(server.address, "/v1/chat/completions", &ask(question));
     assert_eq!(whole.status, 200, "{whole:?}");
     let whole = whole.json();
     let choice = &whole["choices"][0];
@@ -23,7 +25,7 @@ fn a_stream_says_what_a_whole_answer_says() {
         usage["prompt_tokens"].as_u64().unwrap() + usage["completion_tokens"].as_u64().unwrap()
     );
 
-    let mut body = ask("Hello");
+    let mut body = ask(question);
     body["stream"] = json!(true);
     body["stream_options"] = json!({"include_usage": true});
     let stream = post(server.address, "/v1/chat/completions", &body);

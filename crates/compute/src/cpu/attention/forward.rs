@@ -3,7 +3,8 @@
 use super::{Inputs, TILE_K, TILE_Q};
 use crate::cpu::buffer::Carver;
 use crate::cpu::gemm::{
-    Add, Left, MatElement, PackedB, Store, multiply_here, pack::packed_len, pack_columns_here, pack_transposed_here,
+    Add, Left, MatElement, PackedB, Store, convert, multiply_here, pack::packed_len, pack_columns_here,
+    pack_transposed_here,
 };
 use crate::cpu::isa::{Isa, Kernel, Math};
 use crate::cpu::math;
@@ -79,13 +80,17 @@ impl<'a, S: Storage> Task<'a, S> {
 }
 
 pub(super) fn scratch_bytes<S: MatElement>(sequence: usize, head_dim: usize) -> usize {
-    Carver::bytes::<S>(packed_len::<S>(head_dim, sequence))
-        + Carver::bytes::<S>(packed_len::<S>(sequence, head_dim))
+    // Operands are `S` or f32: whichever is larger.
+    let pieces = |operand: fn(usize) -> usize| {
+        operand(sequence * head_dim)
+            + operand(packed_len::<S>(head_dim, TILE_K))
+            + operand(packed_len::<S>(TILE_K, head_dim))
+            + operand(TILE_Q * TILE_K)
+    };
+    pieces(Carver::bytes::<f32>)
         + Carver::bytes::<f32>(TILE_Q * TILE_K)
-        + Carver::bytes::<S>(TILE_Q * TILE_K)
-        + Carver::bytes::<f32>(TILE_Q * head_dim)
-        + 2 * Carver::bytes::<f32>(TILE_Q)
-        + Carver::bytes::<f32>(sequence)
+        + Carver::bytes::<f32>(sequence * head_dim)
+        + 2 * Carver::bytes::<f32>(sequence)
 }
 
 /// Online softmax of one tile: scores become probabilities, the accumulator is rescaled.
@@ -141,32 +146,58 @@ impl<S: Storage> Kernel for Softmax<'_, S> {
 }
 
 /// Attends for every query of the span.
-pub(super) fn run<S: MatElement>(task: &Task<'_, S>, mut scratch: Carver<'_>) {
+pub(super) fn run<S: MatElement>(task: &Task<'_, S>, scratch: Carver<'_>) {
+    if task.isa >= Isa::Avx512Bf16 {
+        run_in::<S, S>(task, scratch);
+    } else {
+        // Where bf16 is not multiplied, a tile is widened once, while it is packed.
+        run_in::<S, f32>(task, scratch);
+    }
+}
+
+/// The same with products of operands of type `C`.
+///
+/// A tile of keys and values is packed once and meets all queries that see it while it is in the nearest caches; every
+/// query's sums wait in scratch for the next tile. Tiles are counted from the span's first key, so that a query's bits do
+/// not depend on how many others there are.
+fn run_in<S: MatElement, C: MatElement>(task: &Task<'_, S>, mut scratch: Carver<'_>) {
     let head_dim = task.shape.head_dim;
     let Span { q_len, kv_len, .. } = task.span;
-    let keys = scratch.take::<S>(packed_len::<S>(head_dim, kv_len));
-    pack_transposed_here(task.isa, task.k(), task.kv_stride(), (head_dim, kv_len), keys);
-    let keys = PackedB::new(keys, head_dim, kv_len);
-    let values = scratch.take::<S>(packed_len::<S>(kv_len, head_dim));
-    pack_columns_here(task.isa, task.v(), task.kv_stride(), (kv_len, head_dim), values);
-    let values = PackedB::new(values, kv_len, head_dim);
+    let queries = scratch.take::<C>(q_len * head_dim);
+    for (i, row) in queries.chunks_exact_mut(head_dim).enumerate() {
+        for (to, from) in row.iter_mut().zip(task.q(i)) {
+            *to = convert(*from);
+        }
+    }
+    let packed_keys = scratch.take::<C>(packed_len::<C>(head_dim, TILE_K));
+    let packed_values = scratch.take::<C>(packed_len::<C>(TILE_K, head_dim));
+    let probabilities = scratch.take::<C>(TILE_Q * TILE_K);
     let scores = scratch.take::<f32>(TILE_Q * TILE_K);
-    let probabilities = scratch.take::<S>(TILE_Q * TILE_K);
-    let sum = scratch.take::<f32>(TILE_Q * head_dim);
-    let max = scratch.take::<f32>(TILE_Q);
-    let total = scratch.take::<f32>(TILE_Q);
+    let sums = scratch.take::<f32>(q_len * head_dim);
+    let maxima = scratch.take::<f32>(q_len);
+    let totals = scratch.take::<f32>(q_len);
+    sums.fill(0.0);
+    maxima.fill(f32::NEG_INFINITY);
+    totals.fill(0.0);
 
-    for first in (0..q_len).step_by(TILE_Q) {
-        let rows = TILE_Q.min(q_len - first);
-        sum.fill(0.0);
-        max.fill(f32::NEG_INFINITY);
-        total.fill(0.0);
-        let seen = task.visible(first + rows - 1);
-        for key in (0..seen).step_by(TILE_K) {
-            let columns = TILE_K.min(seen - key);
-            let left = Left::rows(task.q(first), rows, head_dim, task.q_stride());
+    let stride = task.kv_stride();
+    for key in (0..kv_len).step_by(TILE_K) {
+        let keys = TILE_K.min(kv_len - key);
+        pack_transposed_here(task.isa, &task.k()[key * stride..], stride, (head_dim, keys), packed_keys);
+        let right_keys = PackedB::new(packed_keys, head_dim, keys);
+        pack_columns_here(task.isa, &task.v()[key * stride..], stride, (keys, head_dim), packed_values);
+        let right_values = PackedB::new(packed_values, keys, head_dim);
+        for first in (0..q_len).step_by(TILE_Q) {
+            let rows = TILE_Q.min(q_len - first);
+            let seen = task.visible(first + rows - 1);
+            if seen <= key {
+                continue;
+            }
+            let columns = keys.min(seen - key);
+            let left = Left::rows(&queries[first * head_dim..], rows, head_dim, head_dim);
             let store = Store { out: Shared::new(scores), stride: TILE_K, bias: None };
-            multiply_here(task.isa, left, rows, keys.slice(0, head_dim, key, columns), &store);
+            multiply_here(task.isa, left, rows, right_keys.slice(0, head_dim, 0, columns), &store);
+            let sum = &mut sums[first * head_dim..][..rows * head_dim];
             task.isa.run(Softmax {
                 scale: 1.0 / (head_dim as f32).sqrt(),
                 visible: task.visible(first) as isize - key as isize,
@@ -175,16 +206,16 @@ pub(super) fn run<S: MatElement>(task: &Task<'_, S>, mut scratch: Carver<'_>) {
                 probabilities,
                 head_dim,
                 sum,
-                max,
-                total,
+                max: &mut maxima[first..][..rows],
+                total: &mut totals[first..][..rows],
             });
-            let padded = columns.next_multiple_of(S::GROUP);
+            let padded = columns.next_multiple_of(C::GROUP);
             let left = Left::rows(probabilities, rows, padded, TILE_K);
             let add = Add { out: Shared::new(sum), stride: head_dim, bias: None };
-            multiply_here(task.isa, left, rows, values.slice(key, padded, 0, head_dim), &add);
+            multiply_here(task.isa, left, rows, right_values.slice(0, padded, 0, head_dim), &add);
         }
-        for i in 0..rows {
-            task.finish(first + i, &sum[i * head_dim..][..head_dim], max[i], total[i]);
-        }
+    }
+    for i in 0..q_len {
+        task.finish(i, &sums[i * head_dim..][..head_dim], maxima[i], totals[i]);
     }
 }

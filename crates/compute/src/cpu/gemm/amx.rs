@@ -117,7 +117,7 @@ impl<T: Storage> Kernel for TransposedRows<'_, T> {
             // SAFETY: this runs only where AMX and so AVX-512 is; 16 rows of `k` from `k0` lie inside `out`.
             unsafe {
                 let to = self.out.as_mut_ptr().add(k0);
-                super::transpose::pairs_to_rows(step.as_ptr(), k.div_ceil(2), to, row);
+                super::transpose::avx512::pairs_to_rows(step.as_ptr(), k.div_ceil(2), to, row);
             }
         }
     }

@@ -29,7 +29,7 @@ pub(super) struct Shape {
 pub(super) fn shape<S: MatElement>(isa: Isa, left: &Left<S>) -> Shape {
     match isa {
         Isa::Portable => Shape { rows: 2, panels: 1 },
-        Isa::Avx2 => Shape { rows: 2, panels: 1 },
+        Isa::Avx2 => Shape { rows: 2, panels: 2 },
         #[cfg(target_arch = "x86_64")]
         Isa::Amx if S::DTYPE == DType::Bf16 && super::amx::takes(left) => Shape { rows: 32, panels: 2 },
         _ => Shape { rows: 8, panels: 3 },

@@ -24,7 +24,7 @@ mod transpose;
 
 pub(crate) use epilogue::{Add, Epilogue, Store};
 pub(crate) use operand::{left_transposed, pack_columns, pack_columns_here, pack_transposed, pack_transposed_here};
-pub(crate) use pack::{PANEL, PackedB};
+pub(crate) use pack::{PANEL, PackedB, convert};
 
 use super::isa::{Isa, Kernel, Math};
 use super::pool::Pool;

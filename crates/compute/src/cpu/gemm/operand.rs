@@ -28,8 +28,14 @@ impl<T: Storage, S: MatElement> Kernel for TransposedPanel<'_, T, S> {
             // SAFETY: S is Bf16, and the level has AVX-512.
             unsafe {
                 let out = std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<Bf16>(), out.len());
-                super::transpose::transposed_panel(source, stride, (k, n), panel, out);
+                super::transpose::avx512::transposed_panel(source, stride, (k, n), panel, out);
             }
+            return;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if isa >= Isa::Avx2 {
+            // SAFETY: the level has AVX2.
+            unsafe { super::transpose::avx2::transposed_panel(source, stride, (k, n), panel, out) };
             return;
         }
         let _ = isa;

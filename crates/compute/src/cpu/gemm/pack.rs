@@ -71,7 +71,7 @@ impl<'a, S: MatElement> PackedB<'a, S> {
 
 /// A value in the type of the operand; free where it has that type already.
 #[inline(always)]
-fn convert<T: Storage, S: MatElement>(x: T) -> S {
+pub(crate) fn convert<T: Storage, S: MatElement>(x: T) -> S {
     if T::DTYPE == S::DTYPE {
         // SAFETY: a tag belongs to one type, so T is S.
         unsafe { core::mem::transmute_copy(&x) }
@@ -168,7 +168,7 @@ pub(crate) fn panel<T: Storage, S: MatElement>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::isa::{Kernel, Math};
+    use crate::cpu::gemm::{pack_columns_here, pack_transposed_here};
     use crate::dtype::Bf16;
 
     /// Where `B[l, j]` lies, from the format's definition.
@@ -177,31 +177,9 @@ mod tests {
         ((j / PANEL * groups + l / S::GROUP) * PANEL + j % PANEL) * S::GROUP + l % S::GROUP
     }
 
-    /// Packs both ways from `[k][n]` and `[n][k]` rows with a gap between them.
-    struct Both<'a, T, S> {
-        rows: &'a [T],
-        columns: &'a [T],
-        shape: (usize, usize),
-        out: [&'a mut [S]; 2],
-    }
-
-    impl<T: Storage, S: MatElement> Kernel for Both<'_, T, S> {
-        type Output = ();
-        #[inline(always)]
-        fn run<M: Math>(self) {
-            let (k, n) = self.shape;
-            let len = packed_len::<S>(k, PANEL);
-            let [a, b] = self.out;
-            for (p, (a, b)) in a.chunks_exact_mut(len).zip(b.chunks_exact_mut(len)).enumerate() {
-                panel(self.rows, n + 3, self.shape, p, a);
-                transposed_panel(self.columns, k + 3, self.shape, p, b);
-            }
-        }
-    }
-
     fn panels_hold_every_element<T: Storage, S: MatElement>() {
         for isa in crate::cpu::isa::Isa::available() {
-            for (k, n) in [(1, 1), (2, 16), (3, 17), (7, 15), (16, 32), (31, 33), (64, 48)] {
+            for (k, n) in [(1, 1), (2, 16), (3, 17), (7, 15), (16, 32), (31, 33), (32, 25), (64, 48)] {
                 let value = |l: usize, j: usize| (l * n + j + 1) as f32 / 16.0;
                 let nan = T::store(f32::NAN);
                 let mut rows = vec![nan; k * (n + 3)];
@@ -214,7 +192,8 @@ mod tests {
                 }
                 let len = packed_len::<S>(k, n);
                 let (mut a, mut b) = (vec![S::store(f32::NAN); len], vec![S::store(f32::NAN); len]);
-                isa.run(Both { rows: &rows, columns: &columns, shape: (k, n), out: [&mut a, &mut b] });
+                pack_columns_here(isa, &rows, n + 3, (k, n), &mut a);
+                pack_transposed_here(isa, &columns, k + 3, (k, n), &mut b);
                 let mut want = vec![0.0; len];
                 for l in 0..k {
                     for j in 0..n {

@@ -111,7 +111,7 @@ impl SequenceModel for Speller {
         4
     }
 
-    fn forward(&mut self, pieces: &[Piece<'_>]) -> Result<&[f32], ModelError> {
+    fn forward_while(&mut self, pieces: &[Piece<'_>], _: &dyn Fn() -> bool) -> Result<Option<&[f32]>, ModelError> {
         self.logits.clear();
         for piece in pieces {
             let end = piece.at + piece.ids.len();
@@ -124,7 +124,7 @@ impl SequenceModel for Speller {
         }
         // It stands for the time that a model computes.
         std::thread::sleep(Duration::from_millis(self.behaviour.pace.load(Ordering::Relaxed)));
-        Ok(&self.logits)
+        Ok(Some(&self.logits))
     }
 
     fn save(&self, sequence: usize, tokens: Range<usize>) -> Vec<u8> {

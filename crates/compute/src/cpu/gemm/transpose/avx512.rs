@@ -6,7 +6,7 @@ use core::arch::x86_64::{
     _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
-use super::pack::{self, PANEL};
+use crate::cpu::gemm::pack::{self, PANEL};
 use crate::dtype::{Bf16, Storage};
 
 /// `k` of a block.
@@ -17,7 +17,7 @@ const DEPTH: usize = 32;
 /// # Safety
 /// The processor has AVX-512 F.
 #[inline(always)]
-pub(super) unsafe fn transposed_panel<T: Storage>(
+pub(in crate::cpu::gemm) unsafe fn transposed_panel<T: Storage>(
     source: &[T],
     stride: usize,
     (k, n): (usize, usize),
@@ -31,7 +31,7 @@ pub(super) unsafe fn transposed_panel<T: Storage>(
         for (lane, row) in block.iter_mut().enumerate().take(n - first) {
             let from = &source[(first + lane) * stride + start..][..DEPTH];
             for (to, from) in row.iter_mut().zip(from) {
-                *to = Bf16::store(from.load());
+                *to = pack::convert(*from);
             }
         }
         // SAFETY: `to` holds 16 slots of 16 pairs; a transpose is its own inverse, so slots are its rows.
@@ -48,7 +48,7 @@ pub(super) unsafe fn transposed_panel<T: Storage>(
 /// `from` covers 16 x 16 pairs, `to` the 16 rows; `pairs <= 16`; the processor has AVX-512 F.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn pairs_to_rows(from: *const Bf16, pairs: usize, to: *mut Bf16, stride: usize) {
+pub(in crate::cpu::gemm) unsafe fn pairs_to_rows(from: *const Bf16, pairs: usize, to: *mut Bf16, stride: usize) {
     let inside = ((1_u32 << pairs) - 1) as __mmask16;
     let mut x = [_mm512_setzero_si512(); 16];
     for (pair, x) in x.iter_mut().enumerate() {
