@@ -2,8 +2,8 @@
 //!
 //! One thread owns the model. Requests wait in a bounded queue; up to as many as the model has sequences are answered at
 //! once, all of them a token further with each pass over the weights (continuous batching). Prompts are read in chunks
-//! of about a tenth of a second between these passes, so that a long one does not make the others wait, and so that
-//! whoever goes away is noticed soon. What a sequence holds stays after its answer: a later prompt with the same
+//! of about a tenth of a second between these passes, so that a long one does not make the others wait; of a second while
+//! nobody is answered. Whoever goes away is noticed between two blocks of the model, and what was being read is left. What a sequence holds stays after its answer: a later prompt with the same
 //! beginning need not have it read again (`slots`, `stored`, `spill`).
 
 pub mod fake;
