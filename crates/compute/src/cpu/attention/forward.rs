@@ -6,7 +6,7 @@ use crate::cpu::gemm::{
     Add, Left, MatElement, PackedB, Store, convert, multiply_here, pack::packed_len, pack_columns_here,
     pack_transposed_here,
 };
-use crate::cpu::isa::{Isa, Kernel, Math};
+use crate::cpu::isa::{Isa, Kernel, Math, prefetch};
 use crate::cpu::math;
 use crate::cpu::pool::Shared;
 use crate::device::{AttentionShape, Span};
@@ -145,6 +145,13 @@ impl<S: Storage> Kernel for Softmax<'_, S> {
     }
 }
 
+/// Asks for `rows` rows' first `len` elements, `stride` apart.
+fn ask_for<S>(rows_from: &[S], stride: usize, rows: usize, len: usize) {
+    for row in 0..rows {
+        prefetch(&rows_from[row * stride..][..len], 0);
+    }
+}
+
 /// Attends for every query of the span.
 pub(super) fn run<S: MatElement>(task: &Task<'_, S>, scratch: Carver<'_>) {
     if task.isa >= Isa::Avx512Bf16 {
@@ -183,10 +190,17 @@ fn run_in<S: MatElement, C: MatElement>(task: &Task<'_, S>, mut scratch: Carver<
     let stride = task.kv_stride();
     for key in (0..kv_len).step_by(TILE_K) {
         let keys = TILE_K.min(kv_len - key);
+        // A head's rows lie far apart, where no prefetcher follows: the values are asked for while the keys are packed, and
+        // the next tile's keys while this one is multiplied.
+        ask_for(&task.v()[key * stride..], stride, keys, head_dim);
         pack_transposed_here(task.isa, &task.k()[key * stride..], stride, (head_dim, keys), packed_keys);
         let right_keys = PackedB::new(packed_keys, head_dim, keys);
         pack_columns_here(task.isa, &task.v()[key * stride..], stride, (keys, head_dim), packed_values);
         let right_values = PackedB::new(packed_values, keys, head_dim);
+        let next = key + keys;
+        if next < kv_len {
+            ask_for(&task.k()[next * stride..], stride, TILE_K.min(kv_len - next), head_dim);
+        }
         for first in (0..q_len).step_by(TILE_Q) {
             let rows = TILE_Q.min(q_len - first);
             let seen = task.visible(first + rows - 1);
