@@ -46,7 +46,8 @@ export const tests = [
       await page.keyboard.type(" title");
       await page.keyboard.press("Enter");
       await page.waitForFunction(() => document.querySelector("#title").textContent === "Half a title");
-      assert.equal(await page.locator("#conversations a .title").innerText(), "Half a title");
+      // The list is read anew after the title was taken.
+      await page.waitForFunction(() => document.querySelector("#conversations a .title").textContent === "Half a title");
       assert.equal(await page.evaluate(() => document.activeElement.closest("#conversations a") !== null), true);
     },
   },

@@ -111,7 +111,12 @@ export async function startMock(options = {}) {
       // With nobody there it pauses, and looks again.
       if (job.listeners.size === 0 && Date.now() - job.left > GRACE_MS) return step(job);
       // Held until the test has seen what it wants to see, however slow the machine.
-      if (job.at >= control.holdAfter || (job.read > job.prompt / 2 && job.read < job.prompt && control.holdReading)) return step(job);
+      if (job.at >= control.holdAfter) return step(job);
+      if (job.read > job.prompt / 2 && job.read < job.prompt && control.holdReading) {
+        // Told again, as a server does with every piece of a prompt: who comes late has not heard the last one.
+        tell(job, "progress", { read: job.read, of: job.prompt, cached: 0 });
+        return step(job);
+      }
       if (control.prefillMs && job.read < job.prompt) {
         job.read = Math.min(job.prompt, job.read + Math.ceil(job.prompt / 8));
         tell(job, "progress", { read: job.read, of: job.prompt, cached: 0 });
