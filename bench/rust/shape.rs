@@ -83,7 +83,7 @@ impl Shape {
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let peak_kib: u64 = peak.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0);
         println!(
-            r#"{{"tokens_per_s":{tokens_per_s},"gflops_per_s":{},"params":{params},"peak_bytes":{},"isa":"{library}","threads":0}}"#,
+            r#"{{"tokens_per_s":{tokens_per_s},"gflops_per_s":{},"params":{params},"peak_bytes":{},"isa":"{library}"}}"#,
             flops as f64 * tokens_per_s / 1e9,
             peak_kib * 1024,
         );

@@ -22,9 +22,9 @@ pub struct EngineConfig {
     pub queue: usize,
     /// Bytes for sequences that are kept outside the model's own cache.
     pub stored_bytes: usize,
-    /// About how long a part of a prompt may take to be read while others wait for their next token.
+    /// About how long a part of a prompt may take to be read while there are other requests, or where it can wait.
     pub chunk: Duration,
-    /// And while nobody does: larger parts are read faster, and whoever comes meanwhile waits for the end of one.
+    /// And while it is the only one: larger parts are read faster, and whoever comes meanwhile waits for the end of one.
     pub chunk_alone: Duration,
 }
 
@@ -57,7 +57,7 @@ pub struct Engine {
 }
 
 /// What becomes of one request. Dropping it takes the request back: the engine computes nothing more for it after
-/// the pass that it is at.
+/// the pass that it is at, and breaks that off if it reads a prompt.
 #[derive(Debug)]
 pub struct Generation {
     events: UnboundedReceiver<Event>,

@@ -129,7 +129,7 @@ pub(super) struct Worker<M> {
     slots: Slots,
     waiting: VecDeque<Task>,
     running: Vec<Running>,
-    /// Of a prompt while other answers are on their way, and while none is.
+    /// Of a prompt while there are other requests or it can wait, and while it is the only one.
     chunk: Chunk,
     chunk_alone: Chunk,
     ending: bool,
@@ -271,9 +271,11 @@ impl<M: SequenceModel> Worker<M> {
         let reading = self.running.iter().enumerate().filter(|(_, running)| !running.decodes());
         let Some((i, _)) = reading.min_by_key(|(i, running)| (running.task.priority, *i)) else { return Ok(()) };
         let pass_tokens = self.model.pass_tokens();
-        let alone = self.running.len() == 1 && self.waiting.is_empty();
-        let chunk = if alone { &mut self.chunk_alone } else { &mut self.chunk };
         let (running, unread) = (&self.running[i], self.running[i].unread());
+        // What can wait is read in short chunks always: who cannot may come at any time.
+        let alone =
+            self.running.len() == 1 && self.waiting.is_empty() && running.task.priority == Priority::Interactive;
+        let chunk = if alone { &mut self.chunk_alone } else { &mut self.chunk };
         // What is left for the last chunk is not so little that another kernel would read it.
         let tokens = if unread < chunk.tokens + LEAST_READ { unread } else { chunk.tokens };
         let tokens = tokens.min(pass_tokens);
