@@ -38,6 +38,8 @@ def arguments():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--isa", help="instruction set of casallm's side; PyTorch's has the best it knows")
     parser.add_argument("--precision", choices=["bf16", "f32"], default="bf16", help="of both sides")
+    parser.add_argument("--pytorch-precision", choices=["bf16", "f32"],
+                        help="PyTorch's, where it differs: f32 on a processor that has no bf16 arithmetic")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
     parser.add_argument("--casallm", default="target/release/casallm", help="the binary")
     parser.add_argument("--python", default=sys.executable, help="a Python that has torch")
@@ -176,6 +178,8 @@ def main():
     ours = [args.casallm, "bench", "train", *flags, "--json"] + (threads if args.device == "cpu" else [])
     ours += ["--isa", args.isa] if args.isa else []
     theirs = [args.python, os.path.abspath(__file__), "--pytorch-side", *flags, *threads] + ["--compile"] * args.compile
+    # The last one counts.
+    theirs += ["--precision", args.pytorch_precision or args.precision]
     sides = {"casallm": ours, "pytorch": theirs}
     batches = {name: best_batch(name, sides[name]) if args.best_batch else args.batch for name in sides}
     sides = {name: command + ["--batch", str(batches[name])] for name, command in sides.items()}
@@ -193,7 +197,7 @@ def main():
         print(json.dumps(result))
         return
     print(f"{args.n_layer} x {args.n_embd}, {result['params'] / 1e6:.1f} M weights, vocabulary {args.vocab_size}, "
-          f"context {args.context}, {args.precision}, {args.device}; medians of {args.rounds} rounds")
+          f"context {args.context}, {args.precision}, PyTorch {args.pytorch_precision or args.precision}, {args.device}; medians of {args.rounds} rounds")
     print(f"{'':10} {'tokens/s':>10} {'GFLOP/s':>10} {'peak GB':>8}  by")
     for side in sides:
         r = result[side]

@@ -12,7 +12,7 @@ use casallm_model::selftest as model;
 use serde_json::json;
 
 use crate::Ended;
-use crate::args::{Compute, DeviceChoice, Selftest};
+use crate::args::{Compute, DeviceChoice, Selftest, SelftestPart};
 use crate::devices::{self, Opened};
 use crate::streams::{print, tell};
 
@@ -24,7 +24,9 @@ pub(crate) fn run(flags: &Selftest) -> Result<Ended> {
         Opened::Cuda(device) => {
             // The primitives first: what fails there explains what fails after.
             let begun = Instant::now();
-            failed += checked(flags, &device, probe::run(device.driver())?, begun)?;
+            let primitives = asked(flags, SelftestPart::Primitives);
+            let primitives = if primitives { probe::run(device.driver())? } else { Vec::new() };
+            failed += checked(flags, &device, primitives, begun)?;
             // All of the machine: with the processor.
             let compute = Compute { device: DeviceChoice::Cpu, ..flags.compute.clone() };
             if flags.all { Some((devices::cpu(&compute, 0)?.threads(), Isa::available())) } else { None }
@@ -35,6 +37,30 @@ pub(crate) fn run(flags: &Selftest) -> Result<Ended> {
         failed += checked(flags, &Arc::new(CpuDevice::new(threads, isa)?), Vec::new(), Instant::now())?;
     }
     Ok(verdict(failed))
+}
+
+/// Whether a part is to be run.
+fn asked(flags: &Selftest, part: SelftestPart) -> bool {
+    flags.parts.is_empty() || flags.parts.contains(&part)
+}
+
+/// The operations of a part, where they are what it is of.
+fn operation(part: SelftestPart) -> Option<operations::Part> {
+    Some(match part {
+        SelftestPart::Primitives | SelftestPart::Model => return None,
+        SelftestPart::Memory => operations::Part::Memory,
+        SelftestPart::Linear => operations::Part::Linear,
+        SelftestPart::Quantized => operations::Part::Quantized,
+        SelftestPart::Fp8 => operations::Part::Fp8,
+        SelftestPart::Attention => operations::Part::Attention,
+        SelftestPart::Norm => operations::Part::Norm,
+        SelftestPart::Head => operations::Part::Head,
+        SelftestPart::Qkv => operations::Part::Qkv,
+        SelftestPart::Activation => operations::Part::Activation,
+        SelftestPart::Embedding => operations::Part::Embedding,
+        SelftestPart::Dropout => operations::Part::Dropout,
+        SelftestPart::Optimizer => operations::Part::Optimizer,
+    })
 }
 
 /// The last line, where there is bad news.
@@ -48,8 +74,18 @@ fn verdict(failed: usize) -> Ended {
 
 /// Checks a device further and prints what was found; how many checks failed.
 fn checked<D: Device>(flags: &Selftest, device: &Arc<D>, mut checks: Vec<Check>, begun: Instant) -> Result<usize> {
-    checks.extend(operations::run(&**device, flags.seed));
-    checks.extend(model::run(device));
+    if flags.parts.is_empty() {
+        checks.extend(operations::run(&**device, flags.seed));
+    }
+    for part in &flags.parts {
+        let Some(part) = operation(*part) else { continue };
+        for dtype in part.dtypes() {
+            checks.extend(operations::run_part(&**device, flags.seed, part, *dtype));
+        }
+    }
+    if asked(flags, SelftestPart::Model) {
+        checks.extend(model::run(device));
+    }
     let failed = report(flags, &device.info(), &checks, begun)?;
     // Behind the table: it says how far the device came.
     device.check()?;
@@ -63,7 +99,7 @@ fn report(flags: &Selftest, info: &DeviceInfo, checks: &[Check], begun: Instant)
         for check in checks {
             let line = json!({
                 "device": info.name, "isa": info.isa, "operation": check.operation, "case": check.case,
-                "max_error": check.max_error, "tolerance": check.tolerance, "passed": check.passed,
+                "max_error": check.max_error, "tolerance": check.tolerance, "passed": check.passed, "detail": check.detail,
             });
             print(&line.to_string())?;
         }

@@ -240,6 +240,21 @@ fn help_and_version() {
 }
 
 #[test]
+fn a_selftest_of_one_part_has_that_parts_checks() {
+    let folder = tempfile::tempdir().unwrap();
+    let checks = |arguments: &[&str]| -> Vec<String> {
+        let line = [&["selftest", "--device", "cpu", "--json"], arguments].concat();
+        let stdout = run(folder.path(), &line).succeeded().stdout;
+        let rows = stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        rows.map(|row| row["operation"].as_str().unwrap().to_owned()).collect()
+    };
+    let norms = checks(&["--part", "norm"]);
+    assert!(!norms.is_empty() && norms.iter().all(|operation| operation.starts_with("norm")), "{norms:?}");
+    let both = checks(&["--part", "norm", "--part", "head"]);
+    assert!(both.len() > norms.len() && both.contains(&"head".to_owned()), "{both:?}");
+}
+
+#[test]
 fn command_lines_that_are_none_end_with_2() {
     let folder = tempfile::tempdir().unwrap();
     for line in ["", "train", "pretrain", "chat", "chat --model", "bench", "bench train --steps many", "tokenize a.txt"]

@@ -157,19 +157,41 @@ fn stream_key(seed: u64, name: &str) -> u64 {
     digest.iter().take(8).fold(0, |key, &byte| (key << 8) | u64::from(byte))
 }
 
-/// Box-Muller over the counter-based SplitMix64. `libm` and not the platform's mathematics, so that a seed means the
-/// same weights on every machine.
+/// Values that a thread makes at a time: a few milliseconds' work.
+const CHUNK: usize = 1 << 16;
+
+/// Box-Muller over the counter-based SplitMix64, on all cores. `libm` and not the platform's mathematics, so that a seed
+/// means the same weights on every machine.
 fn normal(n: usize, std: f32, key: u64) -> Vec<f32> {
-    let mut values = Vec::with_capacity(n + 1);
-    for pair in 0..n.div_ceil(2) as u64 {
+    let mut values = vec![0.0; n];
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(n.div_ceil(CHUNK));
+    let chunks = std::sync::Mutex::new(values.chunks_mut(CHUNK).enumerate());
+    std::thread::scope(|scope| {
+        let work = || {
+            // The lock is held for the choice alone.
+            let next = || chunks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+            while let Some((chunk, values)) = next() {
+                fill_normal(values, std, key, (chunk * CHUNK / 2) as u64);
+            }
+        };
+        for _ in 1..threads {
+            scope.spawn(work);
+        }
+        work();
+    });
+    values
+}
+
+/// Pairs of values, from pair `first` of the stream on.
+fn fill_normal(values: &mut [f32], std: f32, key: u64, first: u64) {
+    for (pair, values) in (first..).zip(values.chunks_mut(2)) {
         // 1 - u is in (0, 1], where the logarithm is finite.
         let radius = libm::sqrt(-2.0 * libm::log(1.0 - uniform(key, 2 * pair))) * f64::from(std);
-        let angle = std::f64::consts::TAU * uniform(key, 2 * pair + 1);
-        values.push((radius * libm::cos(angle)) as f32);
-        values.push((radius * libm::sin(angle)) as f32);
+        let (sine, cosine) = libm::sincos(std::f64::consts::TAU * uniform(key, 2 * pair + 1));
+        for (value, factor) in values.iter_mut().zip([cosine, sine]) {
+            *value = (radius * factor) as f32;
+        }
     }
-    values.truncate(n);
-    values
 }
 
 #[cfg(test)]

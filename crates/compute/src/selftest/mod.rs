@@ -71,6 +71,17 @@ const OF_ACTIVATIONS: [Part; 8] = [
     Part::Dropout,
 ];
 
+impl Part {
+    /// The storage types of activations that it is run in.
+    pub fn dtypes(self) -> &'static [DType] {
+        match self {
+            Part::Memory | Part::Optimizer => &[DType::F32],
+            Part::Quantized | Part::Fp8 => &[DType::Bf16],
+            _ => &[DType::F32, DType::Bf16],
+        }
+    }
+}
+
 /// Runs every operation of the trait. The same seed gives the same inputs on every device.
 pub fn run<D: Device>(device: &D, seed: u64) -> Vec<Check> {
     let mut trial = Trial::new(device, Random::new(seed));
