@@ -13,10 +13,10 @@
 #define WARPS 4u
 #define THREADS (WARPS * 32u)
 // Blocks of a multiprocessor: without a number the compiler saves a few registers more, and spills.
-#define BLOCKS (BLOCK_ROWS <= 2 ? 8 : BLOCK_ROWS == 4 ? 6 : 3)
+#define BLOCKS (BLOCK_ROWS <= 2 ? 6 : BLOCK_ROWS == 4 ? 4 : 3)
 
 // Rows of values that a warp asks for before it uses the first; divides WARP.
-#define AT_ONCE (BLOCK_ROWS <= 4 ? 8u : 4u)
+#define AT_ONCE (BLOCK_ROWS <= 2 ? 8u : 4u)
 
 // Floats of one row of a part: head_dim sums, the maximum, the total.
 #define PART(head_dim) ((head_dim) + 2u)

@@ -147,7 +147,7 @@ DEVICE u32 warp_row() {
     return blockIdx.x * 8 + threadIdx.x / 32;
 }
 
-extern "C" __global__ __launch_bounds__(256) void norm_forward(
+extern "C" __global__ __launch_bounds__(256, 2) void norm_forward(
     const float* x, const float* weight, const float* bias, S* y, float* stats, u32 tokens, u32 width, float eps,
     u32 centered) {
     u32 row = warp_row();
@@ -174,7 +174,7 @@ extern "C" __global__ __launch_bounds__(256) void norm_forward(
     }
 }
 
-extern "C" __global__ __launch_bounds__(256) void norm_again(
+extern "C" __global__ __launch_bounds__(256, 2) void norm_again(
     const float* x, const float* weight, const float* bias, S* y, const float* stats, u32 tokens, u32 width) {
     u32 row = warp_row();
     if (row >= tokens) {
@@ -329,8 +329,7 @@ DEVICE void gradient_held(const float* x, const float* weight, const S* dy, floa
 // its warps one each at a time; each warp keeps sums of its own, which are added in order in the end. Rows that are held only.
 template <u32 ROUNDS>
 DEVICE void backward_held(const float* x, const float* weight, const float* stats, const S* dy, float* dx, float* partial,
-                          u32 tokens, u32 width, u32 centered, u32 rows) {
-    SHARED_MEMORY(float, sums); // [warps][2][width]
+                          float* sums, u32 tokens, u32 width, u32 centered, u32 rows) {
     u32 warp = threadIdx.x / 32, warps = blockDim.x / 32;
     float* own = sums + u64(warp) * 2 * width;
     const float none[4] = {};
@@ -358,9 +357,10 @@ DEVICE void backward_held(const float* x, const float* weight, const float* stat
 extern "C" __global__ __launch_bounds__(256) void norm_backward(
     const float* x, const float* weight, const float* stats, const S* dy, float* dx, float* partial, u32 tokens, u32 width,
     u32 centered, u32 rows) {
+    SHARED_MEMORY(float, sums); // [warps][2][width]
     if (is_held(width, 8)) {
-        backward_held<8>(x, weight, stats, dy, dx, partial, tokens, width, centered, rows);
+        backward_held<8>(x, weight, stats, dy, dx, partial, sums, tokens, width, centered, rows);
     } else {
-        backward_held<16>(x, weight, stats, dy, dx, partial, tokens, width, centered, rows);
+        backward_held<16>(x, weight, stats, dy, dx, partial, sums, tokens, width, centered, rows);
     }
 }
