@@ -60,6 +60,11 @@ struct Candidate {
 /// Prints the table, and writes the best one's recipe where that was asked for.
 pub(super) fn run(flags: &Plan) -> Result<Ended> {
     let card = flags.gpu.as_deref().map(card).transpose()?;
+    // Before anything is measured.
+    if flags.write.is_some() && flags.text.is_none() {
+        bail!("--write needs --text: the file, or files, that are to be trained on");
+    }
+    let (budget, presets) = (budget(flags, card)?, presets(flags)?);
     let place = place_of(flags, 0, card)?;
     let rates = match card {
         Some(card) => card.rates,
@@ -70,10 +75,9 @@ pub(super) fn run(flags: &Plan) -> Result<Ended> {
         }
         None => on_device!(&place.opened, device => calibrated(device)?),
     };
-    let budget = budget(flags, card)?;
     let context = flags.context.unwrap_or(2048);
     let (mut fit, mut refused) = (Vec::new(), Vec::new());
-    for preset in presets(flags)? {
+    for preset in presets {
         match candidate(preset, context, &place, &rates, &budget)? {
             Ok(candidate) => fit.push(candidate),
             Err(reason) => refused.push((preset, reason)),
