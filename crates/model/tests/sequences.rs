@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use casallm_compute::{CacheFormat, CpuDevice, DType, Isa};
+use casallm_compute::{CacheFormat, CpuDevice, DType, Isa, MatrixUse};
 use casallm_model::config::ModelConfig;
 use casallm_model::decoder::Decoder;
 use casallm_model::error::ModelError;
 use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
 use casallm_model::sequences::{Piece, Sequences};
+use casallm_model::specification::{Init, ParameterKind, ParameterSpec, init_parameter};
 
 const VOCAB_SIZE: usize = 61;
 const CONTEXT: usize = 400;
@@ -16,7 +17,14 @@ const CONTEXT: usize = 400;
 fn network(dtype: DType, isa: Isa) -> Network<CpuDevice> {
     let config = ModelConfig::modern(3, 64, 4, 2, VOCAB_SIZE, CONTEXT).unwrap();
     let device = Arc::new(CpuDevice::new(2, isa).unwrap());
-    let parameters = Parameters::random(device, &config, dtype.into(), 3).unwrap();
+    // Blocks of this kind begin as the identity: of what they hold, nothing would show in the logits.
+    let values = |spec: &ParameterSpec| {
+        Ok(match spec.kind {
+            ParameterKind::Vector => init_parameter(spec, 3),
+            _ => init_parameter(&ParameterSpec { init: Init::Normal { std: 0.1 }, ..spec.clone() }, 3),
+        })
+    };
+    let parameters = Parameters::new(device, &config, dtype.into(), MatrixUse::Inference, values).unwrap();
     Network::new(config, dtype, parameters).unwrap()
 }
 
