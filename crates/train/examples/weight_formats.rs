@@ -1,10 +1,9 @@
-//! What formats of weights and of the KV cache cost: a trained model on its run's held-out text.
+//! What formats of weights cost: a trained model on its run's held-out text.
 //!
 //!     cargo run --release -p casallm-train --example weight_formats -- runs/quickstart
 //!
 //! The model of pre-training, on the run's own validation rows. Above: weights quantised and restored, all else in f32,
-//! ours beside llama.cpp's of the same sizes. Below: the formats as `chat --weights` runs them. Last: those of
-//! `chat --kv-cache`, token by token and in two passes.
+//! ours beside llama.cpp's of the same sizes. Below: the formats as `chat --weights` runs them.
 
 use std::error::Error;
 use std::path::Path;
@@ -12,15 +11,14 @@ use std::sync::Arc;
 
 use casallm_compute::quantize::blocks;
 use casallm_compute::reference::quantized::{dequantize, ggml_q4_0, ggml_q8_0};
-use casallm_compute::{CacheFormat, CpuDevice, DType, MatrixFormat, MatrixUse};
+use casallm_compute::{CpuDevice, DType, MatrixFormat, MatrixUse};
 use casallm_data::loader::ValidationLoader;
 use casallm_data::shards::ShardSet;
 use casallm_data::split::Split;
 use casallm_data::tokenizer::Tokenizer;
 use casallm_model::directory::ModelDirectory;
-use casallm_model::network::{KvCache, Network};
+use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
-use casallm_model::sequences::{Piece, Sequences};
 use casallm_model::specification::{ParameterKind, ParameterSpec};
 use casallm_model::workspace::{Recompute, Workspace, WorkspaceShape};
 use casallm_train::recipe::{Recipe, Stage};
@@ -109,56 +107,6 @@ impl Measured {
     }
 }
 
-/// Rows that are decoded side by side.
-const BESIDE: usize = 16;
-
-impl Measured {
-    /// With bf16 weights and such a cache, the loss of tokens that are read one by one, as answers are; each row begins with
-    /// `prompt` tokens read at once, which are not counted.
-    fn decoded(&self, cache: CacheFormat, prompt: usize) -> Outcome<()> {
-        let (config, usage) = (self.directory.config(), MatrixUse::Inference);
-        let parameters = Parameters::load(self.device.clone(), &self.directory, MatrixFormat::Bf16, usage)?;
-        let network = Network::new(config.clone(), DType::Bf16, parameters)?;
-        let pass = BESIDE * prompt.max(1);
-        let mut sequences = Sequences::with_cache(&network, cache, BESIDE, config.context, pass)?;
-        let (mut loss, mut counted) = (0.0, 0);
-        let batches: Vec<_> = self.sets.iter().flat_map(|set| &set.batches).collect();
-        let rows = batches.iter().flat_map(|batch| {
-            let ends = batch.cu_seqlens.windows(2).map(|ends| ends[0] as usize..ends[1] as usize);
-            ends.map(|row| (&batch.tokens[row.clone()], &batch.targets[row]))
-        });
-        for rows in rows.collect::<Vec<_>>().chunks(BESIDE) {
-            let mut at = 0;
-            while at < rows[0].0.len() {
-                let len = if at < prompt { prompt } else { 1 };
-                let pieces: Vec<Piece<'_>> = rows
-                    .iter()
-                    .enumerate()
-                    .map(|(sequence, (ids, _))| Piece { sequence, at, ids: &ids[at..at + len], logits: true })
-                    .collect();
-                let logits = sequences.forward(&pieces)?;
-                at += len;
-                if at <= prompt {
-                    continue;
-                }
-                for (logits, (_, targets)) in logits.chunks_exact(config.vocab_size).zip(rows) {
-                    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-                    let sum: f64 = logits.iter().map(|x| (f64::from(*x) - largest).exp()).sum();
-                    loss += largest + sum.ln() - f64::from(logits[targets[at - 1] as usize]);
-                    counted += 1;
-                }
-            }
-        }
-        let bytes = KvCache::<()>::bytes(config, cache, 1);
-        let loss = loss / f64::from(counted);
-        println!(
-            "--kv-cache {:<9} {bytes:>8} B a token  loss {loss:.5} over {counted} tokens, after {prompt}",
-            cache.name()
-        );
-        Ok(())
-    }
-}
-
 fn main() -> Outcome<()> {
     let dir = std::env::args().nth(1).ok_or("give the folder of a run, such as runs/quickstart")?;
     let measured = Measured::open(Path::new(&dir))?;
@@ -169,11 +117,6 @@ fn main() -> Outcome<()> {
     measured.restored("llama.cpp's Q4_0", 4.5, ggml_q4_0)?;
     for format in [MatrixFormat::F32, MatrixFormat::Bf16, MatrixFormat::Q8, MatrixFormat::Q4] {
         measured.as_run(format)?;
-    }
-    for prompt in [0, measured.directory.config().context / 2] {
-        for cache in [CacheFormat::Bf16, CacheFormat::Q8] {
-            measured.decoded(cache, prompt)?;
-        }
     }
     Ok(())
 }
