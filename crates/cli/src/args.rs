@@ -269,6 +269,9 @@ pub struct Chat {
     /// Format of the weights in memory
     #[arg(long, value_enum, default_value_t = WeightsKind::Bf16)]
     pub weights: WeightsKind,
+    /// Format of keys and values in memory
+    #[arg(long, value_enum, default_value_t = CacheKind::Bf16)]
+    pub kv_cache: CacheKind,
     /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,
@@ -341,6 +344,15 @@ pub enum WeightsKind {
     Q8,
     /// 4.5 bits a weight
     Q4,
+}
+
+/// Formats of a KV cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CacheKind {
+    /// 16 bits a value; f32 with weights in f32
+    Bf16,
+    /// 8 bits a value and 16 for each head, on the processor
+    Q8,
 }
 
 /// Levels of recomputation.
@@ -452,6 +464,9 @@ pub struct BenchGenerate {
     /// Format of the weights
     #[arg(long, value_enum, default_value_t = WeightsKind::Bf16)]
     pub weights: WeightsKind,
+    /// Format of keys and values in memory
+    #[arg(long, value_enum, default_value_t = CacheKind::Bf16)]
+    pub kv_cache: CacheKind,
     /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,
@@ -481,6 +496,9 @@ pub struct BenchChat {
     /// Format of the weights
     #[arg(long, value_enum, default_value_t = WeightsKind::Bf16)]
     pub weights: WeightsKind,
+    /// Format of keys and values in memory
+    #[arg(long, value_enum, default_value_t = CacheKind::Bf16)]
+    pub kv_cache: CacheKind,
     /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,

@@ -222,18 +222,20 @@ fn generate_on<D: Device>(flags: &BenchGenerate, model: &ModelConfig, device: &A
     let BenchGenerate { prompt_tokens, new_tokens, batch, .. } = *flags;
     let capacity = prompt_tokens.saturating_add(new_tokens);
     let format = devices::format(flags.weights);
-    let dtype = format.activations();
+    let kv_cache = devices::cache(flags.kv_cache, format);
     device.supports(format)?;
+    device.supports_cache(kv_cache)?;
     let usage = MatrixUse::Inference;
     let weights = Parameters::bytes(&**device, model, format, usage);
     let mut memory_plan = casallm_model::memory::MemoryPlan::default();
     memory_plan.add("weights", weights);
-    memory_plan.add("key and value cache", KvCache::<()>::bytes(model, dtype, capacity).saturating_mul(batch as u64));
+    memory_plan
+        .add("key and value cache", KvCache::<()>::bytes(model, kv_cache, capacity).saturating_mul(batch as u64));
     memory_plan.check(device.available_bytes())?;
     let parameters = Parameters::new(device.clone(), model, format, usage, |spec| Ok(init_parameter(spec, 1)))?;
-    let network = Network::new(model.clone(), dtype, parameters)?;
+    let network = Network::new(model.clone(), format.activations(), parameters)?;
     let pass = PASS_TOKENS.min(capacity).max(batch);
-    let mut sequences = Sequences::new(&network, batch, capacity, pass)?;
+    let mut sequences = Sequences::with_cache(&network, kv_cache, batch, capacity, pass)?;
     let prompt = ids(prompt_tokens, model.vocab_size, 2);
     let mut prefill = Vec::new();
     // The first three times are warming up and repetitions.
@@ -256,13 +258,14 @@ fn generate_on<D: Device>(flags: &BenchGenerate, model: &ModelConfig, device: &A
     }
     let pass = begun.elapsed().as_secs_f64() / new_tokens as f64;
     // The embedding is read in full as the head when tied, and once more only where it is not.
-    let bytes = weights + KvCache::<()>::bytes(model, dtype, prompt_tokens + new_tokens / 2) * batch as u64;
+    let bytes = weights + KvCache::<()>::bytes(model, kv_cache, prompt_tokens + new_tokens / 2) * batch as u64;
     let info = device.info();
     Ok(json!({
         "prefill_tokens_per_s": prompt_tokens as f64 / prefill,
         "decode_tokens_per_s": batch as f64 / pass,
         "batch": batch,
         "weights": format.name(),
+        "kv_cache": kv_cache.name(),
         "bytes_per_pass": bytes,
         "decode_bytes_per_s": bytes as f64 / pass,
         "params": model.n_params(),

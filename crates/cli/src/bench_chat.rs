@@ -53,16 +53,18 @@ pub(crate) fn run(flags: &BenchChat) -> Result<Ended> {
 
 fn engine<D: Device + 'static>(flags: &BenchChat, model: &ModelConfig, device: &Arc<D>) -> Result<Engine> {
     let format = devices::format(flags.weights);
+    let kv_cache = devices::cache(flags.kv_cache, format);
     device.supports(format)?;
+    device.supports_cache(kv_cache)?;
     let mut memory = MemoryPlan::default();
     memory.add("weights", Parameters::bytes(&**device, model, format, MatrixUse::Inference));
-    memory.add("key and value caches", KvCache::<()>::bytes(model, format.activations(), 2 * model.context));
+    memory.add("key and value caches", KvCache::<()>::bytes(model, kv_cache, 2 * model.context));
     memory.check(device.available_bytes())?;
     let random = |spec: &_| Ok(init_parameter(spec, 1));
     let parameters = Parameters::new(device.clone(), model, format, MatrixUse::Inference, random)?;
     let network: Arc<Network<D>> = Arc::new(Network::new(model.clone(), format.activations(), parameters)?);
     // One sequence for the conversation, one for what is read again.
-    let sequences = Sequences::new(network, 2, model.context, PASS_TOKENS)?;
+    let sequences = Sequences::with_cache(network, kv_cache, 2, model.context, PASS_TOKENS)?;
     Ok(Engine::start(sequences, &EngineConfig { stored_bytes: 0, ..EngineConfig::default() }, None)?)
 }
 

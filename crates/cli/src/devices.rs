@@ -6,9 +6,9 @@ use anyhow::{Result, bail};
 use casallm_compute::cuda::CudaDevice;
 use casallm_compute::cuda::nvidia::search::Surroundings;
 use casallm_compute::cuda::nvidia::{CudnnUse, NvidiaDriver, NvidiaSettings};
-use casallm_compute::{ComputeError, CpuDevice, Isa, MatrixFormat};
+use casallm_compute::{CacheFormat, ComputeError, CpuDevice, Isa, MatrixFormat};
 
-use crate::args::{Compute, DeviceChoice, PrecisionKind, WeightsKind};
+use crate::args::{CacheKind, Compute, DeviceChoice, PrecisionKind, WeightsKind};
 use crate::streams::tell;
 
 /// A device of either kind.
@@ -86,6 +86,14 @@ pub(crate) fn format(weights: WeightsKind) -> MatrixFormat {
         WeightsKind::Bf16 => MatrixFormat::Bf16,
         WeightsKind::Q8 => MatrixFormat::Q8,
         WeightsKind::Q4 => MatrixFormat::Q4,
+    }
+}
+
+/// The format of a KV cache that a flag means, beside weights of that format.
+pub(crate) fn cache(kind: CacheKind, weights: MatrixFormat) -> CacheFormat {
+    match kind {
+        CacheKind::Bf16 => weights.activations().into(),
+        CacheKind::Q8 => CacheFormat::Q8,
     }
 }
 

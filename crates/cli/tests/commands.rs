@@ -63,6 +63,12 @@ fn bench_generate_prints_one_line() {
     assert_eq!(wide["weights"], "f32");
     let bytes = |row: &Value| row["bytes_per_pass"].as_u64().unwrap();
     assert!(bytes(&wide) > bytes(&row), "{wide} {row}");
+    assert_eq!((&row["kv_cache"], &wide["kv_cache"]), (&Value::from("bf16"), &Value::from("f32")));
+    let small: Vec<&str> = line.split_whitespace().chain(["--kv-cache", "q8"]).collect();
+    let small = one_line(&run(folder.path(), &small).succeeded());
+    assert_eq!((&small["weights"], &small["kv_cache"]), (&Value::from("bf16"), &Value::from("q8")));
+    // Two layers of keys and values, 36 tokens half way: 128 bytes each, or 2 heads of 34 bytes.
+    assert_eq!(bytes(&row) - bytes(&small), 2 * 2 * 36 * (128 - 68), "{small} {row}");
     let eight: Vec<&str> = line.split_whitespace().chain(["--batch", "8"]).collect();
     let eight = one_line(&run(folder.path(), &eight).succeeded());
     assert_eq!(eight["batch"], 8);
@@ -93,6 +99,9 @@ fn chat_prints_one_answer_and_nothing_else() {
     for threads in ["1", "2"] {
         assert_eq!(ask("run/model", &["--threads", threads]).stdout, answer.stdout);
     }
+    // A cache of 8 bits says much the same of a model so sure of it; what is sampled here is the likeliest token.
+    let small = ask("run/model", &["--kv-cache", "q8"]);
+    assert!(small.stderr.is_empty() && !small.stdout.trim().is_empty(), "{small:#?}");
     // It is the model that answers: another one says something else.
     assert_ne!(ask("run/base", &[]).stdout, answer.stdout);
     trained().assert_kept_in(folder.path());

@@ -102,6 +102,29 @@ fn it_answers_and_ends_in_order() {
     }
 }
 
+/// Keys and values of 8 bits go to disk and come back as they were, and not to a server whose cache is another.
+#[test]
+fn a_cache_of_8_bits_outlives_the_server_and_serves_no_other() {
+    let folder = trained_folder();
+    let long = chat(&"Who are you, and where is the cat? ".repeat(8));
+    let ask = |more: &[&str]| {
+        let arguments = ["--ephemeral", "--cache-dir", "kv"];
+        let mut serving = Serving::start(folder.path(), &[&arguments[..], more].concat());
+        let (status, answer) = serving.ask("POST", "/v1/chat/completions", &long);
+        assert_eq!(status, 200, "{answer}");
+        serving.signal("TERM");
+        assert_eq!(serving.ended(), Some(0));
+        let cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+        (answer["choices"][0]["message"]["content"].clone(), cached)
+    };
+    let small = ["--kv-cache", "q8"];
+    let (first, nothing) = ask(&small);
+    let (again, held) = ask(&small);
+    assert!(nothing == 0 && held > 32, "{nothing} {held}");
+    assert_eq!(first, again);
+    assert_eq!(ask(&[]).1, 0, "rows of 8 bits are not rows of 16");
+}
+
 #[test]
 fn what_cannot_be_served_is_refused() {
     let folder = trained_folder();

@@ -9,6 +9,7 @@ mod operands;
 
 pub use operands::*;
 
+use crate::cache_format::CacheFormat;
 use crate::dtype::DType;
 use crate::error::ComputeError;
 use crate::matrix_format::MatrixFormat;
@@ -96,6 +97,19 @@ pub trait Device: Send + Sync {
     fn rounds_activations(&self, format: MatrixFormat, tokens: usize) -> bool {
         let _ = (format, tokens);
         false
+    }
+    /// Whether [`Device::split_qkv`] can write, and [`Device::attention`] read, keys and values held so.
+    ///
+    /// # Errors
+    /// Why they cannot, and what to choose instead.
+    fn supports_cache(&self, format: CacheFormat) -> Result<(), ComputeError> {
+        match format {
+            CacheFormat::F32 | CacheFormat::Bf16 => Ok(()),
+            CacheFormat::Q8 => {
+                let DeviceInfo { name: device, isa, .. } = self.info();
+                Err(ComputeError::NoQuantizedCache { device, isa })
+            }
+        }
     }
     /// An unset matrix of `rows` outputs by `columns` inputs.
     ///
@@ -214,7 +228,8 @@ pub trait Device: Send + Sync {
     );
 
     /// Splits `qkv` rows into queries `S [tokens, n_head * head_dim]` (normalised, rotated) and writes keys and values
-    /// at their slots of `S [slots, n_kv_head * head_dim]` buffers. RoPE turns halves `(i, i + head_dim / 2)` (Su et al. 2021).
+    /// at their slots of `S [slots, n_kv_head * head_dim]` buffers, or of those of another [`CacheFormat`], a
+    /// [`row_len`](CacheFormat::row_len) each. RoPE turns halves `(i, i + head_dim / 2)` (Su et al. 2021).
     fn split_qkv(
         &self,
         split: &QkvSplit<'_, Self::Buffer>,
@@ -235,7 +250,8 @@ pub trait Device: Send + Sync {
         d_norm: Option<(&mut Self::Buffer, &mut Self::Buffer)>,
     );
 
-    /// Causal grouped-query attention within each span (Dao 2023, tiled, online softmax, scale `1 / sqrt(head_dim)`).
+    /// Causal grouped-query attention within each span (Dao 2023, tiled, online softmax, scale `1 / sqrt(head_dim)`). Keys and
+    /// values are `S`, or of another [`CacheFormat`].
     /// `lse`, f32 `[tokens, n_head]`, receives each row's log-sum-exp where the backward pass will need it.
     fn attention(
         &self,

@@ -92,6 +92,16 @@ pub enum ComputeError {
         /// Its instruction set or architecture.
         isa: String,
     },
+    /// The device holds keys and values as activations only.
+    #[error(
+        "a KV cache of 8 bits is for the processor so far; this is {device} ({isa}): use --kv-cache bf16, or --device cpu"
+    )]
+    NoQuantizedCache {
+        /// Its name.
+        device: String,
+        /// Its instruction set or architecture.
+        isa: String,
+    },
     /// The GPU, its driver or one of its libraries refused or failed.
     #[error("the GPU failed at {doing}: {reason}")]
     Gpu {

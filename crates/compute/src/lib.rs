@@ -3,6 +3,7 @@
 //! Owns everything below the model: the [`Device`] trait that `model` and `train` are written against, the CPU device
 //! with its instruction sets, and the naive [`mod@reference`] of every operation. Knows no model.
 
+mod cache_format;
 mod cpu;
 pub mod cuda;
 mod device;
@@ -20,6 +21,7 @@ pub mod selftest;
 mod stochastic;
 mod tally;
 
+pub use cache_format::CacheFormat;
 pub use cpu::isa::Isa;
 pub use cpu::{CpuBuffer, CpuDevice, CpuMatrix};
 pub use device::*;

@@ -109,6 +109,9 @@ impl Device for Faulty {
     fn supports(&self, format: MatrixFormat) -> Result<(), ComputeError> {
         self.device.supports(format)
     }
+    fn supports_cache(&self, format: CacheFormat) -> Result<(), ComputeError> {
+        self.device.supports_cache(format)
+    }
     fn allocate_matrix(
         &self,
         name: &str,

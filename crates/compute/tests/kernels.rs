@@ -2,7 +2,7 @@
 
 use casallm_compute::selftest::{self, Check};
 use casallm_compute::{
-    AttentionShape, ComputeError, CpuDevice, DType, Device, Head, HeadGradient, Isa, MatrixUse, Muon, Out,
+    AttentionShape, CacheFormat, ComputeError, CpuDevice, DType, Device, Head, HeadGradient, Isa, MatrixUse, Muon, Out,
     ScratchShape, Span,
 };
 
@@ -92,6 +92,9 @@ fn the_selftest_covers_every_operation() {
     for operation in OPERATIONS {
         assert!(covers(operation, "f32") && covers(operation, "bf16"), "{operation} is not checked in both types");
     }
+    for operation in ["split_qkv", "attention"] {
+        assert!(covers(operation, "f32, q8 cache") && covers(operation, "bf16, q8 cache"), "{operation} of q8");
+    }
 }
 
 const OPERATIONS: [&str; 22] = [
@@ -139,6 +142,47 @@ fn a_step_allocates_no_scratch_once_reserved() {
                 for vocab_size in [517, 1] {
                     one_step(&CpuDevice::new(threads, isa).unwrap(), dtype, vocab_size);
                 }
+            }
+        }
+    }
+}
+
+/// The same for inference, whatever the format of the cache: prefill, and decoding.
+#[test]
+fn attention_over_any_cache_allocates_no_scratch_once_reserved() {
+    let shape = AttentionShape { n_head: 3, n_kv_head: 1, head_dim: 16 };
+    for isa in Isa::available() {
+        for (dtype, format) in [
+            (DType::F32, CacheFormat::F32),
+            (DType::Bf16, CacheFormat::Bf16),
+            (DType::F32, CacheFormat::Q8),
+            (DType::Bf16, CacheFormat::Q8),
+        ] {
+            let device = CpuDevice::new(3, isa).unwrap();
+            let reserved = ScratchShape {
+                dtype,
+                matrices: dtype.into(),
+                tokens: 200,
+                width: 48,
+                vocab_size: 1,
+                n_embd: 1,
+                sequence: 200,
+                n_head: shape.n_head,
+                n_kv_head: shape.n_kv_head,
+                head_dim: shape.head_dim,
+                training: false,
+            };
+            device.reserve_scratch(&reserved).unwrap();
+            let held = device.scratch_held();
+            let rows = 200 * format.row_len(shape.n_kv_head, shape.head_dim);
+            let cache = || device.buffer("test", format.dtype(), rows).unwrap();
+            let (k, v) = (cache(), cache());
+            for q_len in [1, 200] {
+                let q = device.buffer("test", dtype, q_len * shape.n_head * shape.head_dim).unwrap();
+                let mut out = device.buffer("test", dtype, q.len()).unwrap();
+                let span = Span { q_start: 0, q_len, kv_start: 0, kv_len: 200 };
+                device.attention(shape, &[span], [&q, &k, &v], &mut out, None);
+                assert_eq!(device.scratch_held(), held, "{} {} {q_len}", isa.name(), format.name());
             }
         }
     }

@@ -1,6 +1,6 @@
 //! One sequence through a network with a KV cache: prefill, more prefill on top, decode. Token ids in, logits out.
 
-use casallm_compute::Device;
+use casallm_compute::{CacheFormat, Device};
 
 use crate::error::ModelError;
 use crate::network::Network;
@@ -21,8 +21,17 @@ impl<'a, D: Device> Decoder<'a, D> {
     /// # Errors
     /// The memory cannot be had.
     pub fn new(network: &'a Network<D>, capacity: usize) -> Result<Self, ModelError> {
+        Self::with_cache(network, network.dtype().into(), capacity)
+    }
+
+    /// The same with keys and values held in another format than activations.
+    ///
+    /// # Errors
+    /// The device does not support the format, or the memory cannot be had.
+    pub fn with_cache(network: &'a Network<D>, format: CacheFormat, capacity: usize) -> Result<Self, ModelError> {
         let capacity = capacity.clamp(1, network.config().context);
-        Ok(Decoder { sequences: Sequences::new(network, 1, capacity, CHUNK.min(capacity))?, len: 0 })
+        let sequences = Sequences::with_cache(network, format, 1, capacity, CHUNK.min(capacity))?;
+        Ok(Decoder { sequences, len: 0 })
     }
 
     /// Tokens held.

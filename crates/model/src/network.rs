@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use casallm_compute::{
-    ActivationKind, AttentionShape, DType, Device, Dropout, Norm, NormKind, Out, QkNorm, QkvSplit, Span,
+    ActivationKind, AttentionShape, CacheFormat, DType, Device, Dropout, Norm, NormKind, Out, QkNorm, QkvSplit, Span,
 };
 
 use crate::config::{self, Activation, ModelConfig};
@@ -30,23 +30,29 @@ pub struct Network<D: Device> {
 pub struct KvCache<B> {
     pub(crate) layers: Vec<(B, B)>,
     pub(crate) slots: usize,
+    pub(crate) format: CacheFormat,
 }
 
 impl<B> KvCache<B> {
     /// A cache of that many rows a layer.
     ///
     /// # Errors
-    /// The memory cannot be had.
-    pub fn new<D: Device<Buffer = B>>(network: &Network<D>, slots: usize) -> Result<Self, ModelError> {
-        let width = network.config.kv_width();
-        let one = |name| network.device.allocate(name, network.dtype, slots * width);
+    /// The device does not support the format, or the memory cannot be had.
+    pub fn new<D: Device<Buffer = B>>(
+        network: &Network<D>,
+        format: CacheFormat,
+        slots: usize,
+    ) -> Result<Self, ModelError> {
+        network.device.supports_cache(format)?;
+        let row = format.row_len(network.config.n_kv_head, network.config.head_dim);
+        let one = |name| network.device.allocate(name, format.dtype(), slots * row);
         let layers = (0..network.config.n_layer).map(|_| Ok((one("key cache")?, one("value cache")?)));
-        Ok(KvCache { layers: layers.collect::<Result<_, ModelError>>()?, slots })
+        Ok(KvCache { layers: layers.collect::<Result<_, ModelError>>()?, slots, format })
     }
 
     /// Bytes of a cache of that many rows.
-    pub fn bytes(config: &ModelConfig, dtype: DType, slots: usize) -> u64 {
-        (2 * config.n_layer * config.kv_width() * slots * dtype.size()) as u64
+    pub fn bytes(config: &ModelConfig, format: CacheFormat, slots: usize) -> u64 {
+        (2 * config.n_layer * format.row_bytes(config.n_kv_head, config.head_dim) * slots) as u64
     }
 
     /// Rows a layer.

@@ -7,8 +7,9 @@
 
 use std::ops::{Deref, Range};
 
-use casallm_compute::{DType, Device, Out, Span};
+use casallm_compute::{CacheFormat, DType, Device, Out, Span};
 
+use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::network::{KvCache, Network};
 use crate::workspace::{Workspace, WorkspaceShape};
@@ -46,6 +47,21 @@ impl<N: Deref<Target = Network<D>>, D: Device> Sequences<N, D> {
     /// # Errors
     /// The memory cannot be had.
     pub fn new(network: N, count: usize, capacity: usize, tokens: usize) -> Result<Self, ModelError> {
+        let format = network.dtype().into();
+        Self::with_cache(network, format, count, capacity, tokens)
+    }
+
+    /// The same with keys and values held in another format than activations.
+    ///
+    /// # Errors
+    /// The device does not support the format, or the memory cannot be had.
+    pub fn with_cache(
+        network: N,
+        format: CacheFormat,
+        count: usize,
+        capacity: usize,
+        tokens: usize,
+    ) -> Result<Self, ModelError> {
         let config = network.config();
         let capacity = capacity.clamp(1, config.context);
         let shape = WorkspaceShape {
@@ -56,7 +72,8 @@ impl<N: Deref<Target = Network<D>>, D: Device> Sequences<N, D> {
             training: None,
         };
         let device = network.device();
-        let (cache, workspace) = (KvCache::new(&network, count * capacity)?, Workspace::new(&**device, config, shape)?);
+        let cache = KvCache::new(&network, format, count * capacity)?;
+        let workspace = Workspace::new(&**device, config, shape)?;
         let hidden = device.allocate("last hidden", network.dtype(), count * config.n_embd)?;
         let logits = device.allocate("last logits", DType::F32, count * config.vocab_size)?;
         let values = vec![0.0; count * config.vocab_size];
@@ -180,8 +197,8 @@ impl<N: Deref<Target = Network<D>>, D: Device> Sequences<N, D> {
     /// # Panics
     /// The tokens are beyond the sequence's capacity.
     pub fn save(&self, sequence: usize, tokens: Range<usize>) -> Vec<u8> {
-        let (device, width) = (&*self.network.device, self.network.config.kv_width());
-        let (first, len) = self.rows(sequence, &tokens, width);
+        let device = &*self.network.device;
+        let (first, len) = self.rows(sequence, &tokens);
         let mut bytes = Vec::with_capacity(tokens.len() * self.bytes_a_token());
         for buffer in self.cache.layers.iter().flat_map(|(k, v)| [k, v]) {
             bytes.extend_from_slice(&device.read_bytes(buffer, first, len));
@@ -195,11 +212,10 @@ impl<N: Deref<Target = Network<D>>, D: Device> Sequences<N, D> {
     /// They are beyond the sequence's capacity, or `bytes` holds fewer or is of another network.
     pub fn restore(&mut self, sequence: usize, at: usize, tokens: usize, bytes: &[u8]) {
         let device = &*self.network.device;
-        let width = self.network.config.kv_width();
-        let (first, len) = self.rows(sequence, &(at..at + tokens), width);
+        let (first, len) = self.rows(sequence, &(at..at + tokens));
         let buffers = 2 * self.cache.layers.len();
         assert!(bytes.len().is_multiple_of(buffers), "rows of another network");
-        let (each, size) = (bytes.len() / buffers, self.network.dtype().size());
+        let (each, size) = (bytes.len() / buffers, self.cache.format.dtype().size());
         let buffers = self.cache.layers.iter_mut().flat_map(|(k, v)| [k, v]);
         for (buffer, rows) in buffers.zip(bytes.chunks_exact(each.max(1))) {
             device.write_bytes(buffer, first, &rows[..len * size]);
@@ -207,13 +223,15 @@ impl<N: Deref<Target = Network<D>>, D: Device> Sequences<N, D> {
     }
 
     /// Elements of a buffer of the cache: the first one, and how many.
-    fn rows(&self, sequence: usize, tokens: &Range<usize>, width: usize) -> (usize, usize) {
+    fn rows(&self, sequence: usize, tokens: &Range<usize>) -> (usize, usize) {
         assert!(sequence < self.count && tokens.end <= self.capacity, "rows beyond the sequence");
-        ((sequence * self.capacity + tokens.start) * width, tokens.len() * width)
+        let ModelConfig { n_kv_head, head_dim, .. } = self.network.config;
+        let row = self.cache.format.row_len(n_kv_head, head_dim);
+        ((sequence * self.capacity + tokens.start) * row, tokens.len() * row)
     }
 
     /// Bytes of one token's keys and values in this cache.
     pub fn bytes_a_token(&self) -> usize {
-        KvCache::<D::Buffer>::bytes(&self.network.config, self.network.dtype(), 1) as usize
+        KvCache::<D::Buffer>::bytes(&self.network.config, self.cache.format, 1) as usize
     }
 }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use casallm_compute::{CpuDevice, DType, Isa};
+use casallm_compute::{CacheFormat, CpuDevice, DType, Isa, MatrixUse};
 use casallm_model::config::ModelConfig;
 use casallm_model::decoder::Decoder;
 use casallm_model::error::ModelError;
 use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
 use casallm_model::sequences::{Piece, Sequences};
+use casallm_model::specification::{Init, ParameterKind, ParameterSpec, init_parameter};
 
 const VOCAB_SIZE: usize = 61;
 const CONTEXT: usize = 400;
@@ -16,7 +17,14 @@ const CONTEXT: usize = 400;
 fn network(dtype: DType, isa: Isa) -> Network<CpuDevice> {
     let config = ModelConfig::modern(3, 64, 4, 2, VOCAB_SIZE, CONTEXT).unwrap();
     let device = Arc::new(CpuDevice::new(2, isa).unwrap());
-    let parameters = Parameters::random(device, &config, dtype.into(), 3).unwrap();
+    // Blocks of this kind begin as the identity: of what they hold, nothing would show in the logits.
+    let values = |spec: &ParameterSpec| {
+        Ok(match spec.kind {
+            ParameterKind::Vector => init_parameter(spec, 3),
+            _ => init_parameter(&ParameterSpec { init: Init::Normal { std: 0.1 }, ..spec.clone() }, 3),
+        })
+    };
+    let parameters = Parameters::new(device, &config, dtype.into(), MatrixUse::Inference, values).unwrap();
     Network::new(config, dtype, parameters).unwrap()
 }
 
@@ -28,28 +36,48 @@ fn bits(logits: &[f32]) -> Vec<u32> {
     logits.iter().map(|x| x.to_bits()).collect()
 }
 
-fn every_kind(test: impl Fn(&Network<CpuDevice>, &str)) {
+/// A network and the format of its cache.
+struct Kind {
+    network: Network<CpuDevice>,
+    cache: CacheFormat,
+    name: String,
+}
+
+impl Kind {
+    fn sequences(&self, count: usize) -> Sequences<&Network<CpuDevice>, CpuDevice> {
+        Sequences::with_cache(&self.network, self.cache, count, CONTEXT, 512).unwrap()
+    }
+}
+
+fn every_kind(test: impl Fn(&Kind)) {
     for isa in Isa::available() {
-        for dtype in [DType::F32, DType::Bf16] {
-            test(&network(dtype, isa), &format!("{} {}", isa.name(), dtype.name()));
+        for (dtype, cache) in [
+            (DType::F32, CacheFormat::F32),
+            (DType::Bf16, CacheFormat::Bf16),
+            (DType::F32, CacheFormat::Q8),
+            (DType::Bf16, CacheFormat::Q8),
+        ] {
+            let name = format!("{} {}, {} cache", isa.name(), dtype.name(), cache.name());
+            test(&Kind { network: network(dtype, isa), cache, name });
         }
     }
 }
 
 #[test]
 fn company_changes_no_bit() {
-    every_kind(|network, name| {
+    every_kind(|kind| {
+        let name = &kind.name;
         let texts = [ids(37, 1), ids(5, 2), ids(120, 3), ids(64, 4), ids(11, 5)];
         let alone: Vec<Vec<Vec<u32>>> = texts
             .iter()
             .map(|text| {
-                let mut decoder = Decoder::new(network, CONTEXT).unwrap();
+                let mut decoder = Decoder::with_cache(&kind.network, kind.cache, CONTEXT).unwrap();
                 let first = bits(decoder.extend(text).unwrap());
                 let rest = ids(20, 9).into_iter().map(|id| bits(decoder.extend(&[id]).unwrap()));
                 std::iter::once(first).chain(rest.collect::<Vec<_>>()).collect()
             })
             .collect();
-        let mut sequences = Sequences::new(network, texts.len(), CONTEXT, 512).unwrap();
+        let mut sequences = kind.sequences(texts.len());
         // All prompts in one pass, then one token each, a pass for all.
         let pieces: Vec<Piece<'_>> = texts.iter().enumerate().map(|(i, t)| piece(i, 0, t)).collect();
         let mut together = vec![bits(sequences.forward(&pieces).unwrap())];
@@ -72,9 +100,10 @@ fn piece(sequence: usize, at: usize, ids: &[u32]) -> Piece<'_> {
 
 #[test]
 fn a_prompt_in_pieces_of_five_tokens_or_more_gives_the_same_bits() {
-    every_kind(|network, name| {
+    every_kind(|kind| {
+        let name = &kind.name;
         let text = ids(333, 1);
-        let mut sequences = Sequences::new(network, 2, CONTEXT, 512).unwrap();
+        let mut sequences = kind.sequences(2);
         let whole = bits(sequences.forward(&[piece(0, 0, &text)]).unwrap());
         let rows = sequences.save(0, 0..333);
         for chunk in [5, 16, 37, 64, 128, 200] {
@@ -95,12 +124,13 @@ fn a_prompt_in_pieces_of_five_tokens_or_more_gives_the_same_bits() {
 
 #[test]
 fn a_pass_that_is_broken_off_leaves_what_was_held_before_it() {
-    every_kind(|network, name| {
+    every_kind(|kind| {
+        let name = &kind.name;
         let text = ids(90, 1);
-        let mut sequences = Sequences::new(network, 1, CONTEXT, 512).unwrap();
+        let mut sequences = kind.sequences(1);
         sequences.forward(&[piece(0, 0, &text[..50])]).unwrap();
         let wanted = bits(sequences.forward(&[piece(0, 50, &text[50..])]).unwrap());
-        let blocks = network.config().n_layer;
+        let blocks = kind.network.config().n_layer;
         for allowed in 0..=blocks {
             let asked = std::cell::Cell::new(0);
             let go_on = || asked.replace(asked.get() + 1) < allowed;
@@ -113,9 +143,10 @@ fn a_pass_that_is_broken_off_leaves_what_was_held_before_it() {
 
 #[test]
 fn rows_that_are_put_back_serve_as_if_read_here() {
-    every_kind(|network, name| {
+    every_kind(|kind| {
+        let name = &kind.name;
         let (text, other) = (ids(90, 1), ids(200, 6));
-        let mut sequences = Sequences::new(network, 3, CONTEXT, 512).unwrap();
+        let mut sequences = kind.sequences(3);
         sequences.forward(&[piece(0, 0, &text)]).unwrap();
         let rows = sequences.save(0, 0..90);
         assert_eq!(rows.len(), 90 * sequences.bytes_a_token());

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use casallm_compute::{Device, MatrixFormat};
+use casallm_compute::{CacheFormat, Device, MatrixFormat};
 use casallm_data::chat::Message;
 use casallm_model::sampler::SamplerConfig;
 use casallm_serve::chatbot::{AnswerEvent, AnswerRequest, Chatbot, Done, LoadOptions, Turn};
@@ -23,9 +23,15 @@ use conversation::Conversation;
 pub(crate) const REPETITION_WINDOW: usize = 64;
 
 /// Loads a model directory for somebody who asks one thing after the other.
-pub(crate) fn load<D: Device + 'static>(dir: &Path, device: &Arc<D>, format: MatrixFormat) -> Result<Chatbot> {
+pub(crate) fn load<D: Device + 'static>(
+    dir: &Path,
+    device: &Arc<D>,
+    format: MatrixFormat,
+    kv_cache: CacheFormat,
+) -> Result<Chatbot> {
     let options = LoadOptions {
         format,
+        kv_cache,
         sequences: 1,
         context: None,
         // There is one conversation, and the model's own cache has it.
@@ -87,7 +93,8 @@ pub(crate) fn run(flags: &Chat) -> Result<Ended> {
     // Before a model is loaded for nothing.
     sampling.validate()?;
     let format = devices::format(flags.weights);
-    let bot = on_device!(devices::open(&flags.compute, 0)?, device => load(&flags.model, &device, format)?);
+    let kv_cache = devices::cache(flags.kv_cache, format);
+    let bot = on_device!(devices::open(&flags.compute, 0)?, device => load(&flags.model, &device, format, kv_cache)?);
     let mut conversation = Conversation::new(flags.system.as_deref(), sampling, flags.max_new_tokens);
     match &flags.prompt {
         Some(prompt) => {

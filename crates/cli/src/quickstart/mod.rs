@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use casallm_compute::{Device, MatrixFormat};
+use casallm_compute::{CacheFormat, Device, MatrixFormat};
 use casallm_train::interrupt::Interrupt;
 use casallm_train::recipe::{Recipe, Stage};
 use casallm_train::run_lock::RunLock;
@@ -91,8 +91,8 @@ fn run_on<D: Device + 'static>(flags: &Quickstart, device: &Arc<D>) -> Result<En
     let report = flags.dir.join(REPORT);
     if !report.exists() {
         console.say("asking the model twenty questions about itself and twenty about anything else ...");
-        let bot = chat::load(&dir.model(Stage::Sft), device, MatrixFormat::Bf16)?;
-        let base = chat::load(&dir.model(Stage::Pretrain), device, MatrixFormat::Bf16)?;
+        let bot = chat::load(&dir.model(Stage::Sft), device, MatrixFormat::Bf16, CacheFormat::Bf16)?;
+        let base = chat::load(&dir.model(Stage::Pretrain), device, MatrixFormat::Bf16, CacheFormat::Bf16)?;
         let judged = exam::take(&recipe, &bot, &base)?;
         let page = page::make(&recipe, &dir, &device.info(), &judged)?;
         plan::write(&flags.dir.join(SUMMARY), &format!("{:#}\n", page.summary))?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, ValueEnum};
 
-use crate::args::{Compute, Output, WeightsKind, memory_size};
+use crate::args::{CacheKind, Compute, Output, WeightsKind, memory_size};
 
 /// Flags of `serve`.
 #[derive(Clone, Debug, Args)]
@@ -82,6 +82,9 @@ pub struct Serve {
     /// Format of the weights in memory
     #[arg(long, value_enum, default_value_t = WeightsKind::Bf16)]
     pub weights: WeightsKind,
+    /// Format of keys and values in memory
+    #[arg(long, value_enum, default_value_t = CacheKind::Bf16)]
+    pub kv_cache: CacheKind,
     /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,

@@ -156,8 +156,10 @@ fn url(address: SocketAddr) -> String {
 }
 
 fn load(flags: &Serve, store: Option<Store>) -> Result<Loaded> {
+    let format = devices::format(flags.weights);
     let options = LoadOptions {
-        format: devices::format(flags.weights),
+        format,
+        kv_cache: devices::cache(flags.kv_cache, format),
         sequences: flags.max_sequences as usize,
         context: flags.context.map(|context| context as usize),
         engine: EngineConfig {

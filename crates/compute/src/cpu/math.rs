@@ -73,32 +73,51 @@ pub(crate) fn sum_lanes(lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
+/// What arithmetic widens to f32: values as stored, and signed 8-bit codes, which are kept as bytes.
+pub(crate) trait Widen: Copy {
+    fn widen(self) -> f32;
+}
+
+impl<S: Storage> Widen for S {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.load()
+    }
+}
+
+impl Widen for u8 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from(self as i8)
+    }
+}
+
 /// `sum f(x[i], y[i])` over 16 lanes; a shorter tail goes to the first lanes.
 #[inline(always)]
-pub(crate) fn reduce<X: Storage, Y: Storage>(x: &[X], y: &[Y], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
+pub(crate) fn reduce<X: Widen, Y: Widen>(x: &[X], y: &[Y], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let (xs, ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
     let (xr, yr) = (xs.remainder(), ys.remainder());
     for (a, b) in xs.zip(ys) {
         for i in 0..LANES {
-            lanes[i] = f(a[i].load(), b[i].load(), lanes[i]);
+            lanes[i] = f(a[i].widen(), b[i].widen(), lanes[i]);
         }
     }
     for (i, (a, b)) in xr.iter().zip(yr).enumerate() {
-        lanes[i] = f(a.load(), b.load(), lanes[i]);
+        lanes[i] = f(a.widen(), b.widen(), lanes[i]);
     }
     sum_lanes(lanes)
 }
 
 /// `sum x[i] y[i]`.
 #[inline(always)]
-pub(crate) fn dot<M: Math, X: Storage, Y: Storage>(x: &[X], y: &[Y]) -> f32 {
+pub(crate) fn dot<M: Math, X: Widen, Y: Widen>(x: &[X], y: &[Y]) -> f32 {
     reduce(x, y, |a, b, sum| M::mul_add(a, b, sum))
 }
 
 /// `sum x[i]`.
 #[inline(always)]
-pub(crate) fn sum<X: Storage>(x: &[X]) -> f32 {
+pub(crate) fn sum<X: Widen>(x: &[X]) -> f32 {
     reduce(x, x, |a, _, sum| sum + a)
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::attention::Cached;
 use super::buffer::Carver;
 use super::gemm::{Add, Store};
 use super::pool::Shared;
@@ -9,6 +10,7 @@ use super::{
     CpuBuffer, CpuDevice, CpuMatrix, activation, adamw, attention, elementwise, head, linear, norm, optimizer, qkv,
     quantized, scratch,
 };
+use crate::cache_format::CacheFormat;
 use crate::device::*;
 use crate::dtype::{Bf16, DType, Element};
 use crate::error::ComputeError;
@@ -97,6 +99,10 @@ impl Device for CpuDevice {
             MatrixFormat::F32 | MatrixFormat::Bf16 | MatrixFormat::Q8 | MatrixFormat::Q4 => Ok(()),
             MatrixFormat::Fp8 => Err(ComputeError::no_fp8(&self.info())),
         }
+    }
+
+    fn supports_cache(&self, _: CacheFormat) -> Result<(), ComputeError> {
+        Ok(())
     }
 
     fn rounds_activations(&self, format: MatrixFormat, tokens: usize) -> bool {
@@ -341,7 +347,10 @@ impl Device for CpuDevice {
     ) {
         let split = split_parameters(split, tokens);
         with_storage!(qkv.dtype(), S => {
-            qkv::forward(&self.pool, split, qkv.slice::<S>(), q.slice_mut(), k.slice_mut(), v.slice_mut());
+            attention::with_cached!(k, S, E => {
+                let (k, v) = (E::rows_mut(k), E::rows_mut(v));
+                qkv::forward::<S, E>(&self.pool, split, qkv.slice(), q.slice_mut(), k, v);
+            });
         });
     }
 
@@ -372,15 +381,16 @@ impl Device for CpuDevice {
         out: &mut CpuBuffer,
         lse: Option<&mut CpuBuffer>,
     ) {
-        check_spans(spans, q.len() / (shape.n_head * shape.head_dim), k.len() / (shape.n_kv_head * shape.head_dim));
+        let row = CacheFormat::of(k.dtype()).row_len(shape.n_kv_head, shape.head_dim);
+        check_spans(spans, q.len() / (shape.n_head * shape.head_dim), k.len() / row);
         let lse = lse.map(CpuBuffer::slice_mut::<f32>);
-        with_storage!(q.dtype(), S => {
-            let one = attention::scratch_bytes::<S>(longest(spans), shape.head_dim, false);
+        with_storage!(q.dtype(), S => attention::with_cached!(k, S, E => {
+            let one = attention::forward_bytes::<S, E>(longest(spans), shape.head_dim);
             self.with_scratch(one * self.pool.threads(), |scratch| {
-                let inputs = attention::Inputs { q: q.slice::<S>(), k: k.slice(), v: v.slice() };
+                let inputs = attention::Inputs { q: q.slice::<S>(), k: E::rows(k), v: E::rows(v) };
                 attention::forward(&self.pool, shape, spans, inputs, out.slice_mut(), lse, scratch);
             });
-        });
+        }));
     }
 
     fn attention_backward(
@@ -395,7 +405,7 @@ impl Device for CpuDevice {
     ) {
         check_spans(spans, q.len() / (shape.n_head * shape.head_dim), k.len() / (shape.n_kv_head * shape.head_dim));
         with_storage!(q.dtype(), S => {
-            let one = attention::scratch_bytes::<S>(longest(spans), shape.head_dim, true);
+            let one = attention::backward_bytes::<S>(longest(spans), shape.head_dim);
             self.with_scratch(one * self.pool.threads(), |scratch| {
                 let inputs = attention::Inputs { q: q.slice::<S>(), k: k.slice(), v: v.slice() };
                 let incoming =

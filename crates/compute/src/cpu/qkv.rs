@@ -1,6 +1,7 @@
 //! From a `qkv` row to rotated queries, keys and values, and back. Bytes: one read and one write of `qkv`.
 
-use super::isa::{Kernel, Math};
+use super::attention::Cached;
+use super::isa::{Isa, Kernel, Math};
 use super::math;
 use super::pool::{Pool, Shared};
 use crate::device::AttentionShape;
@@ -38,13 +39,10 @@ impl<'a> Split<'a> {
 pub(super) const MAX_HEAD_DIM: usize = 512;
 
 #[inline(always)]
-fn rotate<M: Math, S: Storage>(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [S]) {
-    let half = cos.len();
-    let (a, b) = x.split_at(half);
-    let (out_a, out_b) = out.split_at_mut(half);
-    for i in 0..half {
-        out_a[i] = S::store(M::mul_add(a[i], cos[i], -(b[i] * sin[i])));
-        out_b[i] = S::store(M::mul_add(b[i], cos[i], a[i] * sin[i]));
+fn rotate<M: Math>(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let (first, second) = x.split_at_mut(cos.len());
+    for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+        (*a, *b) = (M::mul_add(*a, *cos, -(*b * sin)), M::mul_add(*b, *cos, *a * sin));
     }
 }
 
@@ -53,14 +51,14 @@ fn inverse_scale<M: Math>(x: &[f32], eps: f32) -> f32 {
     1.0 / (math::dot::<M, _, _>(x, x) / x.len() as f32 + eps).sqrt()
 }
 
-struct Head<'a, S> {
+struct Head<'a, S, E> {
     from: &'a [S],
     norm: Option<(f32, &'a [f32])>,
     angles: (&'a [f32], &'a [f32]),
-    to: &'a mut [S],
+    to: &'a mut [E],
 }
 
-impl<S: Storage> Kernel for Head<'_, S> {
+impl<S: Storage, E: Cached> Kernel for Head<'_, S, E> {
     type Output = ();
     #[inline(always)]
     fn run<M: Math>(self) {
@@ -75,28 +73,68 @@ impl<S: Storage> Kernel for Head<'_, S> {
                 *x *= scale * w;
             }
         }
-        rotate::<M, S>(x, self.angles.0, self.angles.1, self.to);
+        rotate::<M>(x, self.angles.0, self.angles.1);
+        E::store_head(x, self.to);
+    }
+}
+
+/// How a head of values, which nothing is done to, comes into the cache.
+pub(super) trait Holds<S>: Cached {
+    fn hold(isa: Isa, from: &[S], to: &mut [Self]);
+}
+
+impl<S: Storage> Holds<S> for S {
+    fn hold(_: Isa, from: &[S], to: &mut [S]) {
+        to.copy_from_slice(from);
+    }
+}
+
+impl<S: Storage> Holds<S> for u8 {
+    fn hold(isa: Isa, from: &[S], to: &mut [u8]) {
+        isa.run(Quantize { from, to });
+    }
+}
+
+struct Quantize<'a, S> {
+    from: &'a [S],
+    to: &'a mut [u8],
+}
+
+impl<S: Storage> Kernel for Quantize<'_, S> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        let mut x = [0.0f32; MAX_HEAD_DIM];
+        let x = &mut x[..self.from.len()];
+        for (x, from) in x.iter_mut().zip(self.from) {
+            *x = from.load();
+        }
+        u8::store_head(x, self.to);
     }
 }
 
 /// Writes queries by token, keys and values by slot.
-pub(super) fn forward<S: Storage>(pool: &Pool, split: Split<'_>, qkv: &[S], q: &mut [S], k: &mut [S], v: &mut [S]) {
+pub(super) fn forward<S: Storage, E: Holds<S>>(
+    pool: &Pool,
+    split: Split<'_>,
+    qkv: &[S],
+    q: &mut [S],
+    k: &mut [E],
+    v: &mut [E],
+) {
     let AttentionShape { n_head, n_kv_head, head_dim } = split.shape;
     let (q_width, kv_width) = (n_head * head_dim, n_kv_head * head_dim);
+    let (row, head) = (E::row_len(n_kv_head, head_dim), head_dim + E::TAIL);
     let (q, k, v) = (Shared::new(q), Shared::new(k), Shared::new(v));
     pool.for_ranges(split.positions.len(), TOKENS / 4, |tokens| {
         for token in tokens {
-            let row = &qkv[token * split.row()..][..split.row()];
+            let from = &qkv[token * split.row()..][..split.row()];
             let slot = split.slots[token] as usize;
             // SAFETY: tokens are disjoint, and so are their slots.
             let (q, k, v) = unsafe {
-                (
-                    q.slice_mut(token * q_width, q_width),
-                    k.slice_mut(slot * kv_width, kv_width),
-                    v.slice_mut(slot * kv_width, kv_width),
-                )
+                (q.slice_mut(token * q_width, q_width), k.slice_mut(slot * row, row), v.slice_mut(slot * row, row))
             };
-            let (from_q, rest) = row.split_at(q_width);
+            let (from_q, rest) = from.split_at(q_width);
             let (from_k, from_v) = rest.split_at(kv_width);
             let angles = split.angles(token);
             let q_norm = split.norm.map(|(eps, w, _)| (eps, w));
@@ -104,10 +142,12 @@ pub(super) fn forward<S: Storage>(pool: &Pool, split: Split<'_>, qkv: &[S], q: &
             for (from, to) in from_q.chunks_exact(head_dim).zip(q.chunks_exact_mut(head_dim)) {
                 pool.isa().run(Head { from, norm: q_norm, angles, to });
             }
-            for (from, to) in from_k.chunks_exact(head_dim).zip(k.chunks_exact_mut(head_dim)) {
+            for (from, to) in from_k.chunks_exact(head_dim).zip(k.chunks_exact_mut(head)) {
                 pool.isa().run(Head { from, norm: k_norm, angles, to });
             }
-            v.copy_from_slice(from_v);
+            for (from, to) in from_v.chunks_exact(head_dim).zip(v.chunks_exact_mut(head)) {
+                E::hold(pool.isa(), from, to);
+            }
         }
     });
 }

@@ -14,6 +14,7 @@ pub mod dropout;
 pub mod embedding;
 pub mod fp8;
 pub mod head;
+pub mod kv_cache;
 pub mod linear;
 pub mod moments;
 pub mod muon;

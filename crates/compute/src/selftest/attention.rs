@@ -2,10 +2,12 @@
 
 use super::check::Tolerance;
 use super::random::{round, wide};
-use super::stage::{Expected, Trial};
+use super::stage::{Expected, GUARD, Stage, Trial};
+use crate::cache_format::CacheFormat;
 use crate::device::{AttentionShape, Device, Span};
 use crate::dtype::DType;
-use crate::reference::attention;
+use crate::error::ComputeError;
+use crate::reference::{attention, kv_cache};
 
 const SHAPES: [AttentionShape; 5] = [
     AttentionShape { n_head: 1, n_kv_head: 1, head_dim: 8 },
@@ -33,6 +35,7 @@ pub(super) fn run<D: Device>(trial: &mut Trial<'_, D>, dtype: DType) {
     let pairs = [(4, 133), (1, 9)];
     let operands = Operands::new(trial, dtype, MANY, &pairs, 1.5);
     forward(trial, &operands, &pairs, Tolerance::F32_ATTENTION);
+    quantized(trial, &operands, &pairs, Tolerance::F32_ATTENTION);
     for shape in SHAPES {
         for lengths in TRAINING {
             let pairs: Vec<(usize, usize)> = lengths.iter().map(|n| (*n, *n)).collect();
@@ -43,11 +46,13 @@ pub(super) fn run<D: Device>(trial: &mut Trial<'_, D>, dtype: DType) {
         for pairs in CACHED {
             let operands = Operands::new(trial, dtype, shape, pairs, 1.5);
             forward(trial, &operands, pairs, Tolerance::F32_ATTENTION);
+            quantized(trial, &operands, pairs, Tolerance::F32_ATTENTION);
         }
         // Scores near 100, whose exponentials overflow unless the largest is taken off first.
         let pairs = [(65, 70), (1, 40)];
         let operands = Operands::new(trial, dtype, shape, &pairs, 5.0);
         forward(trial, &operands, &pairs, Tolerance::F32_LARGE_SCORES);
+        quantized(trial, &operands, &pairs, Tolerance::F32_LARGE_SCORES);
     }
 }
 
@@ -130,6 +135,35 @@ fn forward<D: Device>(trial: &mut Trial<'_, D>, operands: &Operands, pairs: &[(u
         stage.0.attention(shape, spans, [&q, &k, &v], &mut alone, None);
         Ok(vec![stage.read(&out), stage.read(&lse), stage.read(&alone)])
     });
+}
+
+/// With a cache of 8 bits, where the device has it. What a key became is taken from the reference's reading of the rows, so
+/// that the comparison is of arithmetic alone.
+fn quantized<D: Device>(trial: &mut Trial<'_, D>, operands: &Operands, pairs: &[(usize, usize)], f32: Tolerance) {
+    if trial.stage().0.supports_cache(CacheFormat::Q8).is_err() {
+        return;
+    }
+    let Operands { dtype, shape, ref spans, ref q, ref k, ref v, .. } = *operands;
+    let [k, v] = [k, v].map(|values| kv_cache::quantize(values, shape.n_kv_head, shape.head_dim));
+    let [restored_k, restored_v] = [&k, &v].map(|rows| kv_cache::dequantize(rows, shape.n_kv_head, shape.head_dim).0);
+    let want = attention::forward(shape, spans, [&wide(q), &restored_k, &restored_v]);
+    let inside = if dtype == DType::Bf16 { Tolerance::BF16_INSIDE } else { f32 };
+    let expected = vec![Expected::new("out", want.out, inside), Expected::new("lse", want.lse, f32)];
+    trial.case("attention", format!("{}, q8 cache", operands.name(pairs)), expected, |stage| {
+        let (q, k, v) = (stage.input(dtype, q)?, rows(stage, &k)?, rows(stage, &v)?);
+        let mut out = stage.output(dtype, operands.q.len())?;
+        let mut lse = stage.output(DType::F32, operands.q.len() / shape.head_dim)?;
+        stage.0.attention(shape, spans, [&q, &k, &v], &mut out, Some(&mut lse));
+        Ok(vec![stage.read(&out), stage.read(&lse)])
+    });
+}
+
+/// Rows to read, and behind them scales that are NaN.
+fn rows<D: Device>(stage: &Stage<'_, D>, rows: &[u8]) -> Result<D::Buffer, ComputeError> {
+    let mut buffer = stage.0.allocate("selftest", DType::U32, rows.len() / 4 + GUARD)?;
+    stage.0.write_bytes(&mut buffer, 0, rows);
+    stage.0.write_bytes(&mut buffer, rows.len() / 4, &[0xff; 4 * GUARD]);
+    Ok(buffer)
 }
 
 fn backward<D: Device>(trial: &mut Trial<'_, D>, operands: &Operands, pairs: &[(usize, usize)]) {

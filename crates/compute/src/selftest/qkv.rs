@@ -2,10 +2,12 @@
 
 use super::check::Tolerance;
 use super::random::{plus, wide};
-use super::stage::{Expected, Trial};
+use super::stage::{Expected, Stage, Trial};
+use crate::cache_format::CacheFormat;
 use crate::device::{AttentionShape, Device, QkNorm, QkvSplit};
 use crate::dtype::DType;
-use crate::reference::qkv;
+use crate::error::ComputeError;
+use crate::reference::{kv_cache, qkv};
 
 const SHAPES: [AttentionShape; 5] = [
     AttentionShape { n_head: 1, n_kv_head: 1, head_dim: 2 },
@@ -67,8 +69,8 @@ fn case<D: Device>(trial: &mut Trial<'_, D>, dtype: DType, shape: AttentionShape
 
     let expected =
         vec![Expected::new("q", q, out), Expected::new("k", k, out), Expected::new("v", v, Tolerance::EXACT)];
-    let on = |stage: &super::stage::Stage<'_, D>| {
-        Ok::<_, crate::ComputeError>(Tables {
+    let on = |stage: &Stage<'_, D>| {
+        Ok::<_, ComputeError>(Tables {
             cos: stage.input(DType::F32, &cos)?,
             sin: stage.input(DType::F32, &sin)?,
             positions: stage.indices(&positions)?,
@@ -87,6 +89,22 @@ fn case<D: Device>(trial: &mut Trial<'_, D>, dtype: DType, shape: AttentionShape
         Ok(vec![stage.read(&q), stage.read(&k), stage.read(&v)])
     });
 
+    if trial.stage().0.supports_cache(CacheFormat::Q8).is_ok() {
+        let [q, k, v] = qkv::forward(&reference, &wide(&rows), slot_count);
+        let (q, k, v) = (Expected::new("q", q, out), Rounded::new(&k, shape), Rounded::new(&v, shape));
+        let expected = vec![q, k.scales(), k.codes(), v.scales(), v.codes()];
+        trial.case("split_qkv", format!("{name}, q8 cache"), expected, |stage| {
+            let tables = on(stage)?;
+            let mut q_out = stage.output(dtype, q_len)?;
+            let (mut k_out, mut v_out) = (k.poisoned(stage)?, v.poisoned(stage)?);
+            let split = tables.split(shape, with_norm);
+            let rows = stage.input(dtype, &rows)?;
+            stage.0.split_qkv(&split, &rows, tokens, &mut q_out, &mut k_out, &mut v_out);
+            let [k, v] = [(k, &k_out), (v, &v_out)].map(|(wanted, out)| wanted.read(stage, out));
+            Ok([vec![stage.read(&q_out)], k, v].concat())
+        });
+    }
+
     let expected = vec![
         Expected::new("d_qkv", gradient.qkv, out),
         Expected::new("d_q_weight", plus(&q_before, &gradient.q_weight), Tolerance::F32),
@@ -104,6 +122,67 @@ fn case<D: Device>(trial: &mut Trial<'_, D>, dtype: DType, shape: AttentionShape
         stage.0.split_qkv_backward(&split, &mut qkv, [&dq, &dk, &dv], tokens, d_norm);
         Ok(vec![stage.read(&qkv), stage.read(&d_q_weight), stage.read(&d_k_weight)])
     });
+}
+
+/// Keys or values that a cache of 8 bits is to hold: NaN in slots that nothing is written to.
+#[derive(Clone, Copy)]
+struct Rounded<'a> {
+    wanted: &'a [f64],
+    shape: AttentionShape,
+}
+
+impl<'a> Rounded<'a> {
+    /// What rows hold that nothing is written to: a code and a scale as good as others.
+    const POISON: u8 = 0x3d;
+
+    fn new(wanted: &'a [f64], shape: AttentionShape) -> Self {
+        Rounded { wanted, shape }
+    }
+
+    fn slots(&self) -> usize {
+        self.wanted.len() / (self.shape.n_kv_head * self.shape.head_dim)
+    }
+
+    fn poisoned<D: Device>(&self, stage: &Stage<'_, D>) -> Result<D::Buffer, ComputeError> {
+        let len = self.slots() * CacheFormat::Q8.row_len(self.shape.n_kv_head, self.shape.head_dim);
+        let mut buffer = stage.0.allocate("selftest", DType::U32, len)?;
+        stage.0.write_bytes(&mut buffer, 0, &vec![Self::POISON; 4 * len]);
+        Ok(buffer)
+    }
+
+    fn scales(&self) -> Expected {
+        // A slot's values are NaN together.
+        let largest =
+            |head: &[f64]| head.iter().fold(head[0].abs(), |most, x| if x.is_nan() { *x } else { most.max(x.abs()) });
+        let largest = self.wanted.chunks_exact(self.shape.head_dim).map(largest).collect();
+        Expected::new("largest magnitudes", largest, Tolerance::BF16_OUT)
+    }
+
+    /// Every code is the nearest one: nothing is further from what it stands for than half a step.
+    fn codes(&self) -> Expected {
+        let none = self.wanted.iter().map(|x| x * 0.0).collect();
+        Expected::new("errors in steps", none, Tolerance { largest: 0.501, typical: 0.33 })
+    }
+
+    /// What the scales say of the largest magnitudes, and how far the values are from the wanted ones in steps of their scales.
+    fn read<D: Device>(&self, stage: &Stage<'_, D>, buffer: &D::Buffer) -> Vec<Vec<f64>> {
+        let AttentionShape { n_kv_head, head_dim, .. } = self.shape;
+        let mut rows = stage.0.bytes(buffer).into_owned();
+        let row_bytes = CacheFormat::Q8.row_bytes(n_kv_head, head_dim);
+        // A row that is as it was is what is wanted of those that nothing is written to.
+        let kept: Vec<bool> =
+            rows.chunks_exact(row_bytes).map(|row| row.iter().all(|byte| *byte == Self::POISON)).collect();
+        for (row, _) in rows.chunks_exact_mut(row_bytes).zip(kept).filter(|(_, kept)| *kept) {
+            row.fill(0xff);
+        }
+        let (values, scales) = kv_cache::dequantize(&rows, n_kv_head, head_dim);
+        let wanted = self.wanted.iter().map(|x| if x.is_nan() { 0.0 } else { *x });
+        let errors = values.iter().zip(wanted).enumerate().map(|(i, (got, wanted))| {
+            let scale = scales[i / head_dim];
+            if scale == 0.0 { got - wanted } else { (got - wanted) / scale }
+        });
+        vec![scales.iter().map(|scale| 127.0 * scale).collect(), errors.collect()]
+    }
 }
 
 /// What a split reads besides activations, on the device.

@@ -8,7 +8,7 @@ use crate::error::ComputeError;
 use crate::matrix_format::MatrixFormat;
 
 /// Elements behind each buffer that no operation may write or depend on: not a multiple of any vector.
-const GUARD: usize = 19;
+pub(super) const GUARD: usize = 19;
 /// What they hold behind outputs; exact in bf16.
 const GUARD_VALUE: f32 = -24576.0;
 

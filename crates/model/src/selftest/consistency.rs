@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use casallm_compute::{DType, Device};
+use casallm_compute::{CacheFormat, DType, Device};
 
 use super::fixture;
 use super::trial::Trial;
@@ -15,22 +15,27 @@ const STORAGE: [DType; 2] = [DType::F32, DType::Bf16];
 
 /// With a cache: one by one, in two pieces, and after taking back what was read.
 pub(super) fn decoding<D: Device>(device: &Arc<D>, findings: &mut Findings) -> Outcome {
-    for dtype in STORAGE {
+    let mut kinds = vec![(DType::F32, CacheFormat::F32), (DType::Bf16, CacheFormat::Bf16)];
+    if device.supports_cache(CacheFormat::Q8).is_ok() {
+        kinds.push((DType::Bf16, CacheFormat::Q8));
+    }
+    for (dtype, cache) in kinds {
         // In bf16 either side is within 2e-2 of the exact logits (as PyTorch's own bf16 is), so they are within twice that.
         let limit = if dtype == DType::F32 { 1e-5 } else { 4e-2 };
         for fixture in &fixture::all()? {
             let trial = Trial::new(fixture, device, dtype)?;
-            let case = |what: &str| format!("{} {}: {what}", fixture.name, dtype.name());
+            let of_cache = if cache == dtype.into() { String::new() } else { format!(", {} cache", cache.name()) };
+            let case = |what: &str| format!("{} {}{of_cache}: {what}", fixture.name, dtype.name());
             let ids = &trial.ids[18..51];
-            let mut whole = Decoder::new(&trial.network, 48)?;
+            let mut whole = Decoder::with_cache(&trial.network, cache, 48)?;
             let wanted = whole.extend(ids)?.to_vec();
-            let mut single = Decoder::new(&trial.network, 48)?;
+            let mut single = Decoder::with_cache(&trial.network, cache, 48)?;
             let mut got = Vec::new();
             for id in ids {
                 got = single.extend(&[*id])?.to_vec();
             }
             findings.near(case("token by token"), &got, &wanted, limit);
-            let mut pieces = Decoder::new(&trial.network, 48)?;
+            let mut pieces = Decoder::with_cache(&trial.network, cache, 48)?;
             pieces.extend(&ids[..20])?;
             pieces.extend(&ids[3..9])?;
             pieces.truncate(20);

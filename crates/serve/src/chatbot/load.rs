@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use casallm_compute::{Device, MatrixFormat, MatrixUse};
+use casallm_compute::{CacheFormat, Device, MatrixFormat, MatrixUse};
 use casallm_data::chat::ChatTemplate;
 use casallm_data::file_lock::LockError;
 use casallm_data::tokenizer::Tokenizer;
@@ -26,6 +26,8 @@ const PASS_TOKENS: usize = 512;
 pub struct LoadOptions {
     /// How weights are held.
     pub format: MatrixFormat,
+    /// How keys and values are held.
+    pub kv_cache: CacheFormat,
     /// Sequences that are answered at once.
     pub sequences: usize,
     /// Most tokens of a sequence; `None` for the model's context.
@@ -119,7 +121,8 @@ impl Chatbot {
         };
         let network: Arc<Network<D>> = Arc::new(Network::new(config.clone(), format.activations(), parameters)?);
         let capacity = options.context.unwrap_or(config.context);
-        let sequences = Sequences::new(network, options.sequences.max(1), capacity, PASS_TOKENS)?;
+        let sequences =
+            Sequences::with_cache(network, options.kv_cache, options.sequences.max(1), capacity, PASS_TOKENS)?;
         let io = |path: &Path| {
             let path = path.to_owned();
             move |source| LoadError::Io { path, source }
@@ -129,7 +132,7 @@ impl Chatbot {
                 // Whoever edits weights removes their checksum; then nobody knows what an old cache is of.
                 let weights =
                     directory.checksum(WEIGHTS).ok_or_else(|| LoadError::NoChecksum { path: dir.to_owned() })?;
-                let fingerprint = format!("{weights} {} {device_name}", format.name());
+                let fingerprint = format!("{weights} {} {} {device_name}", format.name(), options.kv_cache.name());
                 Some(Spill::open(path, &fingerprint, *bytes).map_err(|error| match error {
                     LockError::Held { pid } => LoadError::CacheLocked { path: path.clone(), pid },
                     LockError::Io(source) => io(path)(source),

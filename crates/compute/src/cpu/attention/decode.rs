@@ -1,15 +1,15 @@
 //! Few queries over many keys: keys and values are read once, in the order in which they lie, for several heads at a
-//! time. Bound by memory: `4 kv d` bytes a key head in bf16.
+//! time. Bound by memory: `4 kv d` bytes a key head in bf16, `2 kv (d + 2)` in 8 bits, whose codes are widened in registers.
 //!
 //! Softmax is online over chunks of keys. Chunks are counted from a sequence's first key and a query's sums have one
 //! order, so that a query's bits depend neither on how many there are nor on other sequences.
 
+use super::Cached;
 use super::forward::Task;
 use crate::cpu::buffer::Carver;
 use crate::cpu::gemm::MatElement;
 use crate::cpu::isa::{Kernel, Math, prefetch};
 use crate::cpu::math::{self, LANES};
-use crate::dtype::Storage;
 
 /// Key heads of a job: neighbours in memory, and few, so that there are jobs for all threads.
 pub(super) const HEADS: usize = 4;
@@ -36,7 +36,7 @@ struct State {
 }
 
 /// One chunk of keys.
-struct Chunk<'a, S> {
+struct Chunk<'a, E> {
     heads: usize,
     /// Queries of each key head.
     queries: usize,
@@ -44,8 +44,8 @@ struct Chunk<'a, S> {
     /// Keys of the chunk.
     keys: usize,
     /// From the chunk's first key and the job's first head on.
-    k: &'a [S],
-    v: &'a [S],
+    k: &'a [E],
+    v: &'a [E],
     stride: usize,
     /// `[heads, queries, head_dim]`.
     q: &'a [f32],
@@ -57,16 +57,18 @@ struct Chunk<'a, S> {
     states: &'a mut [State],
 }
 
-impl<S: Storage> Chunk<'_, S> {
+impl<E: Cached> Chunk<'_, E> {
     /// `scores = q k / sqrt(head_dim)`.
     #[inline(always)]
     fn score<M: Math>(&mut self) {
         let n = self.head_dim;
         let scale = 1.0 / (n as f32).sqrt();
         for key in 0..self.keys {
-            let row = &self.k[key * self.stride..][..self.heads * n];
+            let row = &self.k[key * self.stride..][..self.heads * (n + E::TAIL)];
             prefetch(row, AHEAD * self.stride);
-            for (head, k) in row.chunks_exact(n).enumerate() {
+            for (head, k) in row.chunks_exact(n + E::TAIL).enumerate() {
+                let (k, tail) = k.split_at(n);
+                let scale = scale * E::scale(tail);
                 for j in head * self.queries..(head + 1) * self.queries {
                     self.scores[j * KEYS + key] = math::dot::<M, _, _>(&self.q[j * n..][..n], k) * scale;
                 }
@@ -111,27 +113,29 @@ impl<S: Storage> Chunk<'_, S> {
         let n = self.head_dim;
         for first in (0..self.keys).step_by(BLOCK) {
             let block = BLOCK.min(self.keys - first);
-            let rows: [&[S]; BLOCK] = std::array::from_fn(|key| {
-                let row = &self.v[(first + key.min(block - 1)) * self.stride..][..self.heads * n];
+            let rows: [&[E]; BLOCK] = std::array::from_fn(|key| {
+                let row = &self.v[(first + key.min(block - 1)) * self.stride..][..self.heads * (n + E::TAIL)];
                 prefetch(row, AHEAD * self.stride);
                 row
             });
             for (j, (sum, state)) in self.sums.chunks_exact_mut(n).zip(self.states.iter()).enumerate() {
                 let scores = &self.scores[j * KEYS + first..][..block];
                 let seen = block.min(state.visible.saturating_sub(first));
-                let at = j / self.queries * n;
+                let values = rows.map(|row| row[j / self.queries * (n + E::TAIL)..][..n + E::TAIL].split_at(n));
                 if let (BLOCK, [a, b, c, d]) = (seen, scores) {
-                    let [va, vb, vc, vd] = rows.map(|row| &row[at..][..n]);
+                    let [(va, ta), (vb, tb), (vc, tc), (vd, td)] = values;
+                    let (a, b, c, d) = (a * E::scale(ta), b * E::scale(tb), c * E::scale(tc), d * E::scale(td));
                     for (i, x) in sum.iter_mut().enumerate() {
-                        *x = M::mul_add(*a, va[i].load(), *x);
-                        *x = M::mul_add(*b, vb[i].load(), *x);
-                        *x = M::mul_add(*c, vc[i].load(), *x);
-                        *x = M::mul_add(*d, vd[i].load(), *x);
+                        *x = M::mul_add(a, va[i].widen(), *x);
+                        *x = M::mul_add(b, vb[i].widen(), *x);
+                        *x = M::mul_add(c, vc[i].widen(), *x);
+                        *x = M::mul_add(d, vd[i].widen(), *x);
                     }
                 } else {
-                    for (score, row) in scores[..seen].iter().zip(rows) {
-                        for (x, v) in sum.iter_mut().zip(&row[at..][..n]) {
-                            *x = M::mul_add(*score, v.load(), *x);
+                    for (score, (values, tail)) in scores[..seen].iter().zip(values) {
+                        let score = score * E::scale(tail);
+                        for (x, v) in sum.iter_mut().zip(values) {
+                            *x = M::mul_add(score, v.widen(), *x);
                         }
                     }
                 }
@@ -140,7 +144,7 @@ impl<S: Storage> Chunk<'_, S> {
     }
 }
 
-impl<S: Storage> Kernel for Chunk<'_, S> {
+impl<E: Cached> Kernel for Chunk<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<M: Math>(mut self) {
@@ -151,7 +155,7 @@ impl<S: Storage> Kernel for Chunk<'_, S> {
 }
 
 /// Attends for every query of the span whose key head is one of up to [`HEADS`], from that of `task` on.
-pub(super) fn run<S: MatElement>(task: &Task<'_, S>, mut scratch: Carver<'_>) {
+pub(super) fn run<S: MatElement, E: Cached>(task: &Task<'_, S, E>, mut scratch: Carver<'_>) {
     let n = task.shape.head_dim;
     let group = task.shape.n_head / task.shape.n_kv_head;
     let heads = HEADS.min(task.shape.n_kv_head - task.head / group);

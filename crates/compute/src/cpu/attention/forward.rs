@@ -1,11 +1,11 @@
 //! Tiled forward pass of one span and head.
 
-use super::{Inputs, TILE_K, TILE_Q};
+use std::marker::PhantomData;
+
+use super::cached::{Rows, Unpacked};
+use super::{Cached, Inputs, TILE_K, TILE_Q};
 use crate::cpu::buffer::Carver;
-use crate::cpu::gemm::{
-    Add, Left, MatElement, PackedB, Store, convert, multiply_here, pack::packed_len, pack_columns_here,
-    pack_transposed_here,
-};
+use crate::cpu::gemm::{Add, Left, MatElement, PackedB, Store, convert, multiply_here, pack::packed_len};
 use crate::cpu::isa::{Isa, Kernel, Math, prefetch};
 use crate::cpu::math;
 use crate::cpu::pool::Shared;
@@ -13,17 +13,17 @@ use crate::device::{AttentionShape, Span};
 use crate::dtype::Storage;
 
 /// One span and head.
-pub(super) struct Task<'a, S> {
+pub(super) struct Task<'a, S, E> {
     pub(super) isa: Isa,
     pub(super) shape: AttentionShape,
     pub(super) span: Span,
     pub(super) head: usize,
-    pub(super) inputs: Inputs<'a, S>,
+    pub(super) inputs: Inputs<'a, S, E>,
     pub(super) out: Shared<'a, S>,
     pub(super) lse: Option<Shared<'a, f32>>,
 }
 
-impl<'a, S: Storage> Task<'a, S> {
+impl<'a, S: Storage, E: Cached> Task<'a, S, E> {
     /// The same span's task of another head.
     pub(super) fn of_head(&self, head: usize) -> Self {
         Self { head, ..*self }
@@ -34,7 +34,7 @@ impl<'a, S: Storage> Task<'a, S> {
     }
 
     pub(super) fn kv_stride(&self) -> usize {
-        self.shape.n_kv_head * self.shape.head_dim
+        E::row_len(self.shape.n_kv_head, self.shape.head_dim)
     }
 
     /// Query row `i` of the span onwards.
@@ -44,16 +44,16 @@ impl<'a, S: Storage> Task<'a, S> {
 
     fn kv_at(&self) -> usize {
         let kv_head = self.head / (self.shape.n_head / self.shape.n_kv_head);
-        self.span.kv_start * self.kv_stride() + kv_head * self.shape.head_dim
+        self.span.kv_start * self.kv_stride() + kv_head * (self.shape.head_dim + E::TAIL)
     }
 
     /// The span's keys, rows `kv_stride` apart.
-    pub(super) fn k(&self) -> &'a [S] {
+    pub(super) fn k(&self) -> &'a [E] {
         &self.inputs.k[self.kv_at()..]
     }
 
     /// The span's values.
-    pub(super) fn v(&self) -> &'a [S] {
+    pub(super) fn v(&self) -> &'a [E] {
         &self.inputs.v[self.kv_at()..]
     }
 
@@ -79,7 +79,7 @@ impl<'a, S: Storage> Task<'a, S> {
     }
 }
 
-pub(super) fn scratch_bytes<S: MatElement>(sequence: usize, head_dim: usize) -> usize {
+pub(super) fn scratch_bytes<S: MatElement, E: Cached>(sequence: usize, head_dim: usize) -> usize {
     // Operands are `S` or f32: whichever is larger.
     let pieces = |operand: fn(usize) -> usize| {
         operand(sequence * head_dim)
@@ -87,53 +87,76 @@ pub(super) fn scratch_bytes<S: MatElement>(sequence: usize, head_dim: usize) -> 
             + operand(packed_len::<S>(TILE_K, head_dim))
             + operand(TILE_Q * TILE_K)
     };
+    let unpacked = match E::TAIL {
+        0 => 0,
+        _ => Carver::bytes::<f32>(TILE_K * head_dim) + 2 * Carver::bytes::<f32>(TILE_K),
+    };
     pieces(Carver::bytes::<f32>)
+        + unpacked
         + Carver::bytes::<f32>(TILE_Q * TILE_K)
         + Carver::bytes::<f32>(sequence * head_dim)
         + 2 * Carver::bytes::<f32>(sequence)
 }
 
-/// Online softmax of one tile: scores become probabilities, the accumulator is rescaled.
-struct Softmax<'a, S> {
+/// Online softmax of one tile: scores become probabilities, the accumulator is rescaled. Where keys and values are codes, a
+/// score is multiplied by its key's scale, and a probability, on its way to the product with values, by its value's: codes
+/// themselves are exact in any type of operand.
+struct Softmax<'a, S, E> {
     scale: f32,
     /// Visible columns of the tile's first row; each further row sees one more.
     visible: isize,
     columns: usize,
-    scores: &'a [f32],
+    scores: &'a mut [f32],
+    /// By column; empty where there are none.
+    key_scales: &'a [f32],
+    value_scales: &'a [f32],
     probabilities: &'a mut [S],
     head_dim: usize,
     sum: &'a mut [f32],
     max: &'a mut [f32],
     total: &'a mut [f32],
+    cached: PhantomData<E>,
 }
 
-impl<S: Storage> Kernel for Softmax<'_, S> {
+impl<S: Storage, E: Cached> Kernel for Softmax<'_, S, E> {
     type Output = ();
     #[inline(always)]
     fn run<M: Math>(self) {
         let padded = self.columns.next_multiple_of(2);
-        let rows = self.scores.chunks_exact(TILE_K).zip(self.probabilities.chunks_exact_mut(TILE_K));
+        // Those of 16 columns; of plain values a constant, by which nothing is multiplied.
+        let value_scales = |column: usize| match E::TAIL {
+            0 => &[1.0; math::LANES],
+            _ => &self.value_scales[column..],
+        };
+        let rows = self.scores.chunks_exact_mut(TILE_K).zip(self.probabilities.chunks_exact_mut(TILE_K));
         let rows = rows.zip(self.sum.chunks_exact_mut(self.head_dim)).zip(self.max).zip(self.total);
         for (i, ((((scores, p), sum), max), total)) in rows.enumerate() {
             let visible = (self.visible + i as isize).clamp(0, self.columns as isize) as usize;
             if visible > 0 {
+                if E::TAIL > 0 {
+                    for (score, scale) in scores[..visible].iter_mut().zip(self.key_scales) {
+                        *score *= scale;
+                    }
+                }
                 let new_max = (math::max(&scores[..visible]) * self.scale).max(*max);
                 let correction = math::exp::<M>(*max - new_max);
                 *max = new_max;
                 let mut lanes = [0.0f32; math::LANES];
                 let mut chunks = scores[..visible].chunks_exact(math::LANES);
                 let mut to = p.chunks_exact_mut(math::LANES);
-                for (scores, p) in chunks.by_ref().zip(to.by_ref()) {
+                for (i, (scores, p)) in chunks.by_ref().zip(to.by_ref()).enumerate() {
+                    let scales = &value_scales(i * math::LANES)[..math::LANES];
                     for l in 0..math::LANES {
                         let e = math::exp::<M>(M::mul_add(scores[l], self.scale, -new_max));
                         lanes[l] += e;
-                        p[l] = S::store(e);
+                        p[l] = S::store(e * scales[l]);
                     }
                 }
+                let last = visible / math::LANES * math::LANES;
                 for (l, s) in chunks.remainder().iter().enumerate() {
                     let e = math::exp::<M>(M::mul_add(*s, self.scale, -new_max));
                     lanes[l] += e;
-                    p[visible / math::LANES * math::LANES + l] = S::store(e);
+                    p[last + l] = S::store(e * value_scales(last)[l]);
                 }
                 *total = M::mul_add(*total, correction, math::sum_lanes(lanes));
                 for x in sum {
@@ -153,12 +176,12 @@ fn ask_for<S>(rows_from: &[S], stride: usize, rows: usize, len: usize) {
 }
 
 /// Attends for every query of the span.
-pub(super) fn run<S: MatElement>(task: &Task<'_, S>, scratch: Carver<'_>) {
+pub(super) fn run<S: MatElement, E: Cached>(task: &Task<'_, S, E>, scratch: Carver<'_>) {
     if task.isa >= Isa::Avx512Bf16 {
-        run_in::<S, S>(task, scratch);
+        run_in::<S, E, S>(task, scratch);
     } else {
         // Where bf16 is not multiplied, a tile is widened once, while it is packed.
-        run_in::<S, f32>(task, scratch);
+        run_in::<S, E, f32>(task, scratch);
     }
 }
 
@@ -167,7 +190,7 @@ pub(super) fn run<S: MatElement>(task: &Task<'_, S>, scratch: Carver<'_>) {
 /// A tile of keys and values is packed once and meets all queries that see it while it is in the nearest caches; every
 /// query's sums wait in scratch for the next tile. Tiles are counted from the span's first key, so that a query's bits do
 /// not depend on how many others there are.
-fn run_in<S: MatElement, C: MatElement>(task: &Task<'_, S>, mut scratch: Carver<'_>) {
+fn run_in<S: MatElement, E: Cached, C: MatElement>(task: &Task<'_, S, E>, mut scratch: Carver<'_>) {
     let head_dim = task.shape.head_dim;
     let Span { q_len, kv_len, .. } = task.span;
     let queries = scratch.take::<C>(q_len * head_dim);
@@ -183,6 +206,10 @@ fn run_in<S: MatElement, C: MatElement>(task: &Task<'_, S>, mut scratch: Carver<
     let sums = scratch.take::<f32>(q_len * head_dim);
     let maxima = scratch.take::<f32>(q_len);
     let totals = scratch.take::<f32>(q_len);
+    // Of codes, a tile of them as operands and the tiles' scales.
+    let (codes, scales) = if E::TAIL == 0 { (0, 0) } else { (TILE_K * head_dim, TILE_K) };
+    let codes = scratch.take::<C>(codes);
+    let (key_scales, value_scales) = (scratch.take::<f32>(scales), scratch.take::<f32>(scales));
     sums.fill(0.0);
     maxima.fill(f32::NEG_INFINITY);
     totals.fill(0.0);
@@ -192,14 +219,16 @@ fn run_in<S: MatElement, C: MatElement>(task: &Task<'_, S>, mut scratch: Carver<
         let keys = TILE_K.min(kv_len - key);
         // A head's rows lie far apart, where no prefetcher follows: the values are asked for while the keys are packed, and
         // the next tile's keys while this one is multiplied.
-        ask_for(&task.v()[key * stride..], stride, keys, head_dim);
-        pack_transposed_here(task.isa, &task.k()[key * stride..], stride, (head_dim, keys), packed_keys);
+        ask_for(&task.v()[key * stride..], stride, keys, head_dim + E::TAIL);
+        let rows = Rows { isa: task.isa, rows: &task.k()[key * stride..], stride, count: keys, head_dim };
+        E::pack_transposed(&rows, Unpacked { codes, scales: key_scales }, packed_keys);
         let right_keys = PackedB::new(packed_keys, head_dim, keys);
-        pack_columns_here(task.isa, &task.v()[key * stride..], stride, (keys, head_dim), packed_values);
+        let rows = Rows { rows: &task.v()[key * stride..], ..rows };
+        E::pack_columns(&rows, Unpacked { codes, scales: value_scales }, packed_values);
         let right_values = PackedB::new(packed_values, keys, head_dim);
         let next = key + keys;
         if next < kv_len {
-            ask_for(&task.k()[next * stride..], stride, TILE_K.min(kv_len - next), head_dim);
+            ask_for(&task.k()[next * stride..], stride, TILE_K.min(kv_len - next), head_dim + E::TAIL);
         }
         for first in (0..q_len).step_by(TILE_Q) {
             let rows = TILE_Q.min(q_len - first);
@@ -212,16 +241,19 @@ fn run_in<S: MatElement, C: MatElement>(task: &Task<'_, S>, mut scratch: Carver<
             let store = Store { out: Shared::new(scores), stride: TILE_K, bias: None };
             multiply_here(task.isa, left, rows, right_keys.slice(0, head_dim, 0, columns), &store);
             let sum = &mut sums[first * head_dim..][..rows * head_dim];
-            task.isa.run(Softmax {
+            task.isa.run(Softmax::<C, E> {
                 scale: 1.0 / (head_dim as f32).sqrt(),
                 visible: task.visible(first) as isize - key as isize,
                 columns,
-                scores: &scores[..rows * TILE_K],
+                scores: &mut scores[..rows * TILE_K],
+                key_scales,
+                value_scales,
                 probabilities,
                 head_dim,
                 sum,
                 max: &mut maxima[first..][..rows],
                 total: &mut totals[first..][..rows],
+                cached: PhantomData,
             });
             let padded = columns.next_multiple_of(C::GROUP);
             let left = Left::rows(probabilities, rows, padded, TILE_K);

@@ -5,6 +5,7 @@
 //! sum has one owner and one order.
 
 mod backward;
+mod cached;
 mod decode;
 mod forward;
 
@@ -14,6 +15,7 @@ use super::pool::{Pool, Shared};
 use crate::device::{AttentionShape, Span};
 
 pub(super) use backward::{Gradients, Incoming};
+pub(super) use cached::{Cached, with_cached};
 
 /// Query rows and key columns of a forward tile.
 const TILE_Q: usize = 64;
@@ -22,32 +24,43 @@ const TILE_K: usize = 128;
 const DIRECT: usize = 4;
 
 /// Queries by token, keys and values by slot.
-pub(super) struct Inputs<'a, S> {
+pub(super) struct Inputs<'a, S, E = S> {
     pub(super) q: &'a [S],
-    pub(super) k: &'a [S],
-    pub(super) v: &'a [S],
+    pub(super) k: &'a [E],
+    pub(super) v: &'a [E],
 }
 
-impl<S> Clone for Inputs<'_, S> {
+impl<S, E> Clone for Inputs<'_, S, E> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<S> Copy for Inputs<'_, S> {}
+impl<S, E> Copy for Inputs<'_, S, E> {}
 
-/// Bytes of scratch that one worker needs for spans of up to `sequence` keys.
+/// Bytes of scratch that one worker needs to attend to up to `sequence` keys.
+pub(super) fn forward_bytes<S: MatElement, E: Cached>(sequence: usize, head_dim: usize) -> usize {
+    forward::scratch_bytes::<S, E>(sequence, head_dim).max(decode::scratch_bytes(head_dim))
+}
+
+/// The same for the backward pass.
+pub(super) fn backward_bytes<S: MatElement>(sequence: usize, head_dim: usize) -> usize {
+    backward::scratch_bytes::<S>(sequence, head_dim)
+}
+
+/// The same for whatever a model does: it trains, or it infers with a cache of any format.
 pub(super) fn scratch_bytes<S: MatElement>(sequence: usize, head_dim: usize, training: bool) -> usize {
-    let forward = forward::scratch_bytes::<S>(sequence, head_dim).max(decode::scratch_bytes(head_dim));
-    let backward = if training { backward::scratch_bytes::<S>(sequence, head_dim) } else { 0 };
-    forward.max(backward)
+    match training {
+        true => forward_bytes::<S, S>(sequence, head_dim).max(backward_bytes::<S>(sequence, head_dim)),
+        false => forward_bytes::<S, u8>(sequence, head_dim),
+    }
 }
 
 /// Attention of every span; `scratch` is one piece a worker.
-pub(super) fn forward<S: MatElement>(
+pub(super) fn forward<S: MatElement, E: Cached>(
     pool: &Pool,
     shape: AttentionShape,
     spans: &[Span],
-    inputs: Inputs<'_, S>,
+    inputs: Inputs<'_, S, E>,
     out: &mut [S],
     lse: Option<&mut [f32]>,
     scratch: &mut [u8],
