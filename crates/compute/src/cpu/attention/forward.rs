@@ -265,3 +265,81 @@ fn run_in<S: MatElement, E: Cached, C: MatElement>(task: &Task<'_, S, E>, mut sc
         task.finish(i, &sums[i * head_dim..][..head_dim], maxima[i], totals[i]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache_format::CacheFormat;
+    use crate::dtype::Bf16;
+    use crate::reference::{attention, kv_cache};
+
+    /// Normal enough, and the same each time.
+    fn values(len: usize, seed: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 7919 + seed * 104_729) % 1013) as f32 / 253.25 - 2.0).collect()
+    }
+
+    /// Codes and plain values as operands of either type, whichever a processor would choose: bf16 operands are those of
+    /// instruction sets that not every machine has.
+    #[test]
+    fn operands_of_bf16_and_of_f32_hold_to_the_reference() {
+        for isa in Isa::available() {
+            for shape in [
+                AttentionShape { n_head: 2, n_kv_head: 1, head_dim: 18 },
+                AttentionShape { n_head: 3, n_kv_head: 3, head_dim: 64 },
+            ] {
+                for (q_len, kv_len) in [(5, 5), (17, 150), (70, 300)] {
+                    holds_to_the_reference::<Bf16>(isa, shape, (q_len, kv_len));
+                    holds_to_the_reference::<f32>(isa, shape, (q_len, kv_len));
+                }
+            }
+        }
+    }
+
+    fn holds_to_the_reference<C: MatElement>(isa: Isa, shape: AttentionShape, (q_len, kv_len): (usize, usize)) {
+        let AttentionShape { n_head, n_kv_head, head_dim } = shape;
+        let stored = |values: Vec<f32>| values.into_iter().map(Bf16::from_f32).collect::<Vec<_>>();
+        let wide = |values: &[Bf16]| values.iter().map(|x| f64::from(x.to_f32())).collect::<Vec<_>>();
+        let span = Span { q_start: 0, q_len, kv_start: 2, kv_len };
+        let (slots, rows) = (2 + kv_len, q_len * n_head * head_dim);
+        let q = stored(values(rows, 1));
+        let (k, v) = (values(slots * n_kv_head * head_dim, 2), values(slots * n_kv_head * head_dim, 3));
+        let [k_rows, v_rows] = [&k, &v].map(|x| kv_cache::quantize(x, n_kv_head, head_dim));
+        assert_eq!(k_rows.len(), slots * CacheFormat::Q8.row_bytes(n_kv_head, head_dim));
+        let [k_values, v_values] = [&k_rows, &v_rows].map(|x| kv_cache::dequantize(x, n_kv_head, head_dim).0);
+        let coded = Inputs { q: &q[..], k: &k_rows[..], v: &v_rows[..] };
+        let want = attention::forward(shape, &[span], [&wide(&q), &k_values, &v_values]).out;
+        compare(&want, &attended::<u8, C>(isa, shape, span, coded), isa, "codes");
+        let (k, v) = (stored(k), stored(v));
+        let plain = Inputs { q: &q[..], k: &k[..], v: &v[..] };
+        let want = attention::forward(shape, &[span], [&wide(&q), &wide(&k), &wide(&v)]).out;
+        compare(&want, &attended::<Bf16, C>(isa, shape, span, plain), isa, "plain values");
+    }
+
+    fn attended<E: Cached, C: MatElement>(
+        isa: Isa,
+        shape: AttentionShape,
+        span: Span,
+        inputs: Inputs<'_, Bf16, E>,
+    ) -> Vec<Bf16> {
+        let mut out = vec![Bf16::default(); inputs.q.len()];
+        let bytes = scratch_bytes::<Bf16, E>(span.kv_len, shape.head_dim);
+        let mut scratch = crate::cpu::buffer::Memory::new("test", bytes).unwrap();
+        // What scratch held is nothing to anybody.
+        scratch.slice_mut::<f32>().fill(f32::NAN);
+        let shared = Shared::new(&mut out[..]);
+        for head in 0..shape.n_head {
+            let task = Task { isa, shape, span, head, inputs, out: shared, lse: None };
+            run_in::<Bf16, E, C>(&task, Carver::new(crate::cpu::buffer::split_bytes(&mut scratch)));
+        }
+        out
+    }
+
+    /// Within what rounding probabilities and results to bf16 may do.
+    fn compare(want: &[f64], got: &[Bf16], isa: Isa, what: &str) {
+        let square = |sum: f64, x: f64| sum + x * x;
+        let size = want.iter().copied().fold(0.0, square);
+        let apart = want.iter().zip(got).map(|(want, got)| f64::from(got.to_f32()) - want).fold(0.0, square);
+        let error = (apart / size).sqrt();
+        assert!(error < 1.5 / 256.0, "{} {what}: {error:.2e}", isa.name());
+    }
+}
