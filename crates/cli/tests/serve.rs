@@ -106,7 +106,8 @@ fn it_answers_and_ends_in_order() {
 #[test]
 fn a_cache_of_8_bits_outlives_the_server_and_serves_no_other() {
     let folder = trained_folder();
-    let long = chat(&"Who are you, and where is the cat? ".repeat(8));
+    // The model reads 56 tokens.
+    let long = chat("Who are you, and where is the cat? Who are you?");
     let ask = |more: &[&str]| {
         let arguments = ["--ephemeral", "--cache-dir", "kv"];
         let mut serving = Serving::start(folder.path(), &[&arguments[..], more].concat());
@@ -120,7 +121,7 @@ fn a_cache_of_8_bits_outlives_the_server_and_serves_no_other() {
     let small = ["--kv-cache", "q8"];
     let (first, nothing) = ask(&small);
     let (again, held) = ask(&small);
-    assert!(nothing == 0 && held > 32, "{nothing} {held}");
+    assert!(nothing == 0 && held > 16, "{nothing} {held}");
     assert_eq!(first, again);
     assert_eq!(ask(&[]).1, 0, "rows of 8 bits are not rows of 16");
 }
