@@ -117,3 +117,73 @@ impl Dpo {
         Objective { beta: self.beta, label_smoothing: self.label_smoothing, length_normalised: self.length_normalised }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::recipe::{RawRecipe, Recipe, Stage};
+
+    const SMALLEST: &str = "[[data.dpo]]\nname = \"pairs\"\npath = \"pairs.jsonl\"\n\
+        [model]\npreset = \"gpt3-nano\"\ncontext = 256\n[run]\ndir = \"run\"\n[dpo]\n";
+
+    fn parse(flags: &[&str]) -> Result<Recipe, TrainError> {
+        let mut raw = RawRecipe::parse(SMALLEST, "my.toml", Path::new(""))?;
+        flags.iter().try_for_each(|flag| raw.apply_override(flag))?;
+        raw.validate()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_paper_and_come_back() {
+        let recipe = parse(&[]).unwrap();
+        let dpo = recipe.dpo().unwrap();
+        assert_eq!((dpo.beta, dpo.label_smoothing, dpo.length_normalised, dpo.epochs), (0.1, 0.0, false, 1));
+        assert_eq!((dpo.context, dpo.batch_tokens, dpo.validation_fraction), (256, 8192, 0.015));
+        assert_eq!(dpo.micro_rows() * dpo.accumulation() * dpo.context, dpo.batch_tokens);
+        let text = recipe.to_toml().unwrap();
+        let again = RawRecipe::parse(&text, "my.toml", Path::new("")).unwrap().validate().unwrap();
+        assert_eq!(again, recipe);
+        assert!(recipe.sft().is_err() && recipe.stage_toml(Stage::Dpo).unwrap().contains("[dpo]"));
+    }
+
+    #[test]
+    fn a_micro_batch_holds_a_pair() {
+        for (flags, rows) in [
+            (&["dpo.batch_tokens=1792"][..], 7),
+            // Rows so long that one is the usual micro-batch.
+            (&["model.context=16384", "dpo.context=16384", "dpo.batch_tokens=114688"], 7),
+            (&["model.context=16384", "dpo.context=16384", "dpo.batch_tokens=65536"], 2),
+        ] {
+            let recipe = parse(flags).unwrap();
+            assert_eq!(recipe.dpo().unwrap().micro_rows(), rows, "{flags:?}");
+        }
+        for (flag, named) in [
+            ("dpo.micro_batch=1", "two rows"),
+            ("dpo.batch_tokens=256", "use 512 or more"),
+            ("dpo.label_smoothing=0.5", "below 0.5"),
+            ("dpo.beta=0", "above 0"),
+            ("dpo.eval_pairs=0", "from 1"),
+            ("dpo.betta=1", "did you mean `beta`"),
+            ("data.dpo.0.held_out=true", "[[data.dpo]]"),
+            ("data.dpo.0.held_out=1", "true or false"),
+        ] {
+            let error = parse(&[flag]).expect_err(flag).to_string();
+            assert!(error.contains(named), "{flag}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_other_stages_may_change_and_their_data_may_not() {
+        let more = ["data.sft=[{name=\"chat\",path=\"a\"}]", "sft.identity_rate=0"];
+        let saved = parse(&more).unwrap().stage_toml(Stage::Dpo).unwrap();
+        let keys = |flag: &str| -> Vec<String> {
+            let recipe = parse(&[more[0], more[1], flag]).unwrap();
+            recipe.differences(Stage::Dpo, &saved).unwrap().into_iter().map(|d| d.key).collect()
+        };
+        assert_eq!(keys("sft.epochs=9"), Vec::<String>::new());
+        assert_eq!(keys("dpo.keep_last=9"), Vec::<String>::new());
+        assert_eq!(keys("data.sft.0.path=b"), ["data.sft[0].path"]);
+        assert_eq!(keys("dpo.beta=0.2"), ["dpo.beta"]);
+    }
+}
