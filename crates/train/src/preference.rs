@@ -49,8 +49,8 @@ pub struct PreferenceMetrics {
     pub chosen_reward: Option<f64>,
     /// Reward of rejected answers.
     pub rejected_reward: Option<f64>,
-    /// Share of pairs whose chosen answer the model itself finds likelier than the rejected one, with no regard to the
-    /// reference model; a tie counts half.
+    /// Share of pairs whose chosen answer the model itself finds likelier, by its mean over the tokens, than the rejected
+    /// one, with no regard to the reference model; a tie counts half.
     pub ranking: f64,
 }
 
@@ -111,7 +111,8 @@ impl Objective {
         totals.pairs += 1;
         totals.loss += (1.0 - smoothing) * softplus(-margin) + smoothing * softplus(margin);
         totals.accurate += wins(margin);
-        totals.ranked += wins(share[0] * policy[0] - share[1] * policy[1]);
+        let mean = |i: usize| policy[i] / tokens[i].max(1) as f64;
+        totals.ranked += wins(mean(0) - mean(1));
         for (sum, reward) in totals.rewards.iter_mut().zip(rewards) {
             *sum += reward;
         }
@@ -172,11 +173,11 @@ mod tests {
     fn at_the_reference_the_loss_is_log_two_and_nothing_is_preferred() {
         let objective = Objective { beta: 0.1, label_smoothing: 0.0, length_normalised: false };
         let mut totals = PairTotals::default();
-        let derivatives = objective.judge([-12.0, -9.0], [-12.0, -9.0], [4, 3], &mut totals);
+        let derivatives = objective.judge([-12.0, -9.0], [-12.0, -9.0], [4, 2], &mut totals);
         assert_eq!(derivatives, [0.05, -0.05]);
         let mean = totals.mean();
         assert!((mean.loss.unwrap() - std::f64::consts::LN_2).abs() < 1e-15);
-        assert_eq!((mean.margin, mean.accuracy, mean.ranking), (Some(0.0), 0.5, 0.0));
+        assert_eq!((mean.margin, mean.accuracy, mean.ranking), (Some(0.0), 0.5, 1.0));
     }
 
     #[test]
