@@ -135,7 +135,8 @@ fn what_it_cannot_begin_with_is_refused_by_name() {
     // Other settings, no model, no pairs.
     dpo(folder, &["--set", "dpo.epochs=1", "--set", "dpo.beta=0.5", "--resume"]).refused(&["beta"]);
     fs::remove_dir_all(folder.join("run/checkpoints/dpo")).unwrap();
-    dpo(folder, &["--set", "dpo.context=8", "--set", "dpo.batch_tokens=64"]).refused(&["preference pairs", "too long for the context"]);
+    dpo(folder, &["--set", "dpo.context=8", "--set", "dpo.batch_tokens=64"])
+        .refused(&["preference pairs", "too long for the context"]);
     fs::remove_dir_all(folder.join("run/model")).unwrap();
     dpo(folder, &[]).refused(&["run/model", "casallm sft"]);
 }

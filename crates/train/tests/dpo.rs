@@ -176,7 +176,7 @@ fn config(context: usize, steps: u64, lr: f64) -> TrainerConfig {
         clip: 1.0,
         optimizer: OptimizerConfig::default(),
         eval_every: 4,
-        checkpoint_every: 3,
+        checkpoint_every: 4,
         seed: 5,
         micro_tokens: 2 * context,
         recompute: Recompute::Light,
@@ -258,13 +258,8 @@ fn a_run_learns_its_pairs_and_tells_of_them() {
 #[test]
 fn references_that_are_not_finite_stop_the_step_and_leave_the_weights() {
     let tokenizer = tokenizer();
-    let set = PairSet::new(
-        &[record("Hi", "yes".into(), "no".into())],
-        &tokenizer,
-        (64, 128),
-        1,
-        &mut PairReport::default(),
-    );
+    let set =
+        PairSet::new(&[record("Hi", "yes".into(), "no".into())], &tokenizer, (64, 128), 1, &mut PairReport::default());
     let mut trainer = trainer(64, tokenizer.vocab_size(), config(64, 1, 1e-3));
     let before = trainer.network().parameters.read(0).unwrap();
     let feed = DpoFeed::new(set.unwrap(), OBJECTIVE, vec![[f64::NAN, 0.0]], 1, 2);
