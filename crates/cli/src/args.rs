@@ -34,7 +34,7 @@ pub enum Command {
     Sft(Stage),
     /// Third stage of a recipe: learn which of two answers is better
     Dpo(Stage),
-    /// List the memory that training takes, and what fits: on this machine or on another
+    /// What can be trained: memory line by line, and for a budget sizes, speeds, tokens, costs and losses; here or on a named card
     Plan(Plan),
     /// Make a model directory of another program's model: a GGUF file, or a folder with safetensors
     Import(Import),
@@ -159,8 +159,35 @@ pub struct Stage {
 /// Flags of `plan`.
 #[derive(Debug, Args)]
 pub struct Plan {
-    /// A recipe, or a preset such as gpt3-medium
-    pub target: String,
+    /// A recipe, or a preset such as gpt3-medium; without one, or with a budget, every preset is weighed
+    pub target: Option<String>,
+    /// A budget: so many hours of training
+    #[arg(long)]
+    pub hours: Option<f64>,
+    /// A budget: so much money, in the currency of the price
+    #[arg(long)]
+    pub money: Option<f64>,
+    /// Of a rented machine
+    #[arg(long)]
+    pub price_per_hour: Option<f64>,
+    /// Of electricity
+    #[arg(long)]
+    pub price_per_kwh: Option<f64>,
+    /// What the machine draws in training [default: the limit of the card of --gpu]
+    #[arg(long)]
+    pub watts: Option<f64>,
+    /// Tokens of text that there are, like 10e9: at most four passes are made
+    #[arg(long)]
+    pub tokens: Option<f64>,
+    /// A card that need not be here, such as rtx4090 or h100
+    #[arg(long, conflicts_with = "memory")]
+    pub gpu: Option<String>,
+    /// Write the best model's recipe to this new file
+    #[arg(long)]
+    pub write: Option<PathBuf>,
+    /// What that recipe trains on, as `path` in a recipe has it
+    #[arg(long)]
+    pub text: Option<String>,
     /// Plan for so much memory, like 24GB, in place of what is free here; for a GPU that is not there, or with --device cpu
     /// for a processor
     #[arg(long, value_parser = memory_size)]

@@ -1,5 +1,7 @@
 //! `casallm plan`: the memory of a recipe or of a preset, line by line, on this machine or on one of which only the memory
-//! is known.
+//! is known; and what a budget comes to ([`budget`]).
+
+mod budget;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use casallm_compute::cuda::planned::{OVERHEAD, PlannedGpu};
 use casallm_model::memory::{MemoryItem, MemoryPlan};
 use casallm_model::presets::{PRESETS, Preset};
 use casallm_train::TrainError;
+use casallm_train::forecast::Card;
 use casallm_train::planning::{Level, MemoryChoice};
 use casallm_train::recipe::{RawRecipe, Recipe, Stage};
 use casallm_train::stages;
@@ -32,8 +35,12 @@ struct Place {
 
 /// Prints what fits.
 pub(crate) fn run(flags: &Plan) -> Result<Ended> {
-    let recipe = recipe(flags)?;
-    let place = place(flags, recipe.run.threads)?;
+    let Some(target) = flags.target.as_deref().filter(|_| flags.hours.is_none() && flags.money.is_none()) else {
+        return budget::run(flags);
+    };
+    let recipe = recipe(flags, target)?;
+    let card = flags.gpu.as_deref().map(budget::card).transpose()?;
+    let place = place_of(flags, recipe.run.threads, card)?;
     let mut refused = None;
     for stage in Stage::ALL.into_iter().filter(|stage| recipe.stage_tokens(*stage).is_some()) {
         let (levels, choice) = on_device!(&place.opened, device => {
@@ -53,10 +60,10 @@ pub(crate) fn run(flags: &Plan) -> Result<Ended> {
 }
 
 /// The recipe, or one that trains a preset with every default.
-fn recipe(flags: &Plan) -> Result<Recipe> {
-    let mut raw = if Path::new(&flags.target).exists() {
-        RawRecipe::load(flags.target.as_ref())?
-    } else if let Ok(preset) = Preset::by_name(&flags.target) {
+fn recipe(flags: &Plan, target: &str) -> Result<Recipe> {
+    let mut raw = if Path::new(target).exists() {
+        RawRecipe::load(target.as_ref())?
+    } else if let Ok(preset) = Preset::by_name(target) {
         let text = format!(
             "[model]\npreset = \"{}\"\n[run]\ndir = \"runs/plan\"\n[[data.pretrain]]\nname = \"text\"\npath = \"text\"\n\
              [pretrain]\nsteps = 1\nmicro_batch = \"auto\"\n",
@@ -65,7 +72,7 @@ fn recipe(flags: &Plan) -> Result<Recipe> {
         RawRecipe::parse(&text, preset.name, Path::new(""))?
     } else {
         let presets: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
-        bail!("{}: neither a recipe's file nor a preset; the presets are {}", flags.target, presets.join(", "));
+        bail!("{}: neither a recipe's file nor a preset; the presets are {}", target, presets.join(", "));
     };
     if let Some(context) = flags.context {
         raw.apply_override(&format!("model.context={context}"))?;
@@ -83,8 +90,8 @@ fn recipe(flags: &Plan) -> Result<Recipe> {
     Ok(raw.validate()?)
 }
 
-fn place(flags: &Plan, threads: usize) -> Result<Place> {
-    let Some(memory) = flags.memory else {
+fn place_of(flags: &Plan, threads: usize, card: Option<&Card>) -> Result<Place> {
+    let Some(memory) = flags.memory.or(card.map(|card| card.memory)) else {
         let opened = devices::open(&flags.compute, threads)?;
         let (available, name) = on_device!(&opened, device => (device.available_bytes(), device.info().name));
         return Ok(Place { opened, available, name });
@@ -95,7 +102,8 @@ fn place(flags: &Plan, threads: usize) -> Result<Place> {
     }
     let device = CudaDevice::new(Arc::new(PlannedGpu::new(memory)))?;
     let available = device.available_bytes();
-    let name = format!("a GPU of {}, {} of it left to the driver and its libraries", size(memory), size(OVERHEAD));
+    let whose = card.map_or("a GPU", |card| card.name);
+    let name = format!("{whose} of {}, {} of it left to the driver and its libraries", size(memory), size(OVERHEAD));
     Ok(Place { opened: Opened::Cuda(Arc::new(device)), available, name })
 }
 

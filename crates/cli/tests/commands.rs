@@ -255,6 +255,59 @@ fn a_selftest_of_one_part_has_that_parts_checks() {
 }
 
 #[test]
+fn a_budget_on_a_named_card_gives_a_table_and_a_recipe_that_plans() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        let stdout = run(folder.path(), &[&["plan", "--json"], arguments].concat()).succeeded().stdout;
+        serde_json::from_str(stdout.lines().next().unwrap()).unwrap()
+    };
+    // The original: 55 hours on 24 GB.
+    let plan = json(&["--gpu", "RTX 4090", "--hours", "55", "--price-per-kwh", "0.3"]);
+    let rows = plan["candidates"].as_array().unwrap();
+    assert!(rows.len() >= 6, "{plan:#}");
+    for row in rows {
+        let number = |key: &str| row[key].as_f64().unwrap_or_else(|| panic!("{key}: {row:#}"));
+        assert!((number("hours") - 55.0).abs() < 0.01 && number("memory_bytes") < 24.0 * f64::from(1 << 30), "{row:#}");
+        assert!((number("tokens") / (number("tokens_per_s") * 3600.0 * 55.0) - 1.0).abs() < 1e-9);
+        assert!((number("cost") - 0.3 * number("kwh")).abs() < 1e-9 && (number("kwh") - 0.45 * 55.0).abs() < 1e-9);
+    }
+    let best = rows.iter().min_by(|a, b| a["loss"].as_f64().unwrap().total_cmp(&b["loss"].as_f64().unwrap())).unwrap();
+    assert_eq!(plan["best"], best["preset"]);
+    // Less text than could be read: four passes, and no more hours than they take.
+    let short = json(&["gpt3-small", "--gpu", "h200", "--hours", "100", "--tokens", "1e9"]);
+    let row = &short["candidates"][0];
+    assert!(row["tokens"].as_f64() == Some(4e9) && row["hours"].as_f64().unwrap() < 10.0, "{short:#}");
+
+    let line = ["plan", "--gpu", "rtx4090", "--hours", "55", "--write", "my.toml", "--text", "a \"quoted\" name.jsonl"];
+    run(folder.path(), &line).succeeded();
+    let planned = json(&["my.toml", "--memory", "24GB"]);
+    assert_eq!(planned["params"], best["params"]);
+    assert_eq!(planned["chosen"]["micro_batch"], best["micro_batch"]);
+    // Not over what there is.
+    let again = run(folder.path(), &line);
+    assert!(again.code == Some(1) || again.code == Some(2), "{again:#?}");
+    assert!(again.stderr.contains("my.toml: cannot be made"), "{again:#?}");
+}
+
+#[test]
+fn budgets_that_say_nothing_are_refused_with_what_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    for (line, said) in [
+        ("plan", "--hours or --money"),
+        ("plan --gpu rtx9090 --hours 1", "rtx4090"),
+        ("plan --gpu rtx4090 --money 10", "--price-per-hour"),
+        ("plan --gpu rtx4090 --hours 0", "use a number above 0"),
+        ("plan --gpu rtx4090 --hours NaN", "use a number above 0"),
+        ("plan --memory 24GB --hours 5", "--gpu"),
+        ("plan gpt4 --gpu rtx4090 --hours 5", "gpt3-nano"),
+        ("plan --gpu rtx4090 --hours 5 --write new.toml", "--text"),
+    ] {
+        let finished = run(folder.path(), &line.split_whitespace().collect::<Vec<_>>());
+        assert!(finished.code != Some(0) && finished.stderr.contains(said), "{line}: {finished:#?}");
+    }
+}
+
+#[test]
 fn command_lines_that_are_none_end_with_2() {
     let folder = tempfile::tempdir().unwrap();
     for line in ["", "train", "pretrain", "chat", "chat --model", "bench", "bench train --steps many", "tokenize a.txt"]

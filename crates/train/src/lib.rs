@@ -7,6 +7,7 @@
 pub mod checkpoint;
 pub mod error;
 pub mod feed;
+pub mod forecast;
 pub mod interrupt;
 pub mod metrics;
 pub mod optimizer;
