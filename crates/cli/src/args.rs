@@ -32,6 +32,8 @@ pub enum Command {
     Pretrain(Stage),
     /// Second stage of a recipe: learn to answer
     Sft(Stage),
+    /// Third stage of a recipe: learn which of two answers is better
+    Dpo(Stage),
     /// What can be trained: memory line by line, and for a budget sizes, speeds, tokens, costs and losses; here or on a named card
     Plan(Plan),
     /// Make a model directory of another program's model: a GGUF file, or a folder with safetensors
@@ -135,7 +137,7 @@ pub struct Tokenize {
     pub console: Output,
 }
 
-/// Flags of `pretrain` and `sft`.
+/// Flags of `pretrain`, `sft` and `dpo`.
 #[derive(Debug, Args)]
 pub struct Stage {
     /// The recipe, a TOML file (see recipes/)

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use casallm_train::metrics::MetricsRow;
 use casallm_train::planning::MemoryChoice;
+use casallm_train::preference::PreferenceMetrics;
 use casallm_train::recipe::Stage;
 use casallm_train::stages::StageObserver;
 use casallm_train::trainer::Observer;
@@ -30,6 +31,7 @@ pub(crate) struct Console {
     begun: Instant,
     logged: Option<Instant>,
     last_validation: Option<f64>,
+    last_pairs: Option<PreferenceMetrics>,
     /// Why stdout takes no more lines.
     unwritten: Option<io::Error>,
 }
@@ -45,6 +47,7 @@ impl Console {
             begun: Instant::now(),
             logged: None,
             last_validation: None,
+            last_pairs: None,
             unwritten: None,
         }
     }
@@ -161,7 +164,14 @@ impl Observer for Console {
         if row.bits_per_byte.or(row.val_loss).is_some() {
             self.last_validation = row.bits_per_byte;
         }
-        let mut message = format!("loss {:.3}", row.loss.unwrap_or(f64::NAN));
+        if row.val_preference.is_some() {
+            self.last_pairs = row.val_preference;
+        }
+        let mut message = row.loss.map(|loss| format!("loss {loss:.3}")).unwrap_or_default();
+        if let Some(pairs) = self.last_pairs {
+            let (accuracy, ranking) = (100.0 * pairs.accuracy, 100.0 * pairs.ranking);
+            message += &format!("  held-out pairs preferred {accuracy:.1} %, ranked {ranking:.1} %");
+        }
         if let Some(bits) = self.last_validation {
             message += &format!("  validation {bits:.3} bits/byte");
         }
@@ -176,6 +186,7 @@ impl Observer for Console {
             self.clear();
             self.say(&format!("{}: {steps} steps, {message}", row.stage.name()));
             self.last_validation = None;
+            self.last_pairs = None;
         }
     }
 

@@ -56,6 +56,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Tokenize(flags) => tokens::tokenize(&flags),
         Command::Pretrain(flags) => training::pretrain(&flags),
         Command::Sft(flags) => training::sft(&flags),
+        Command::Dpo(flags) => training::dpo(&flags),
         Command::Plan(flags) => plan::run(&flags),
         Command::Import(flags) => import::run(&flags),
         Command::Chat(flags) => chat::run(&flags),

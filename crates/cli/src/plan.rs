@@ -41,9 +41,8 @@ pub(crate) fn run(flags: &Plan) -> Result<Ended> {
     let recipe = recipe(flags, target)?;
     let card = flags.gpu.as_deref().map(budget::card).transpose()?;
     let place = place_of(flags, recipe.run.threads, card)?;
-    let stages = [(Stage::Pretrain, recipe.pretrain.is_some()), (Stage::Sft, recipe.sft.is_some())];
     let mut refused = None;
-    for (stage, _) in stages.into_iter().filter(|(_, there)| *there) {
+    for stage in Stage::ALL.into_iter().filter(|stage| recipe.stage_tokens(*stage).is_some()) {
         let (levels, choice) = on_device!(&place.opened, device => {
             stages::memory_levels(&recipe, stage, &**device, place.available)?
         });
@@ -79,12 +78,9 @@ fn recipe(flags: &Plan, target: &str) -> Result<Recipe> {
         raw.apply_override(&format!("model.context={context}"))?;
         let recipe = raw.validate();
         // A stage that says nothing of its own takes the model's.
-        for (section, there) in [
-            ("pretrain", recipe.as_ref().is_ok_and(|recipe| recipe.pretrain.is_some())),
-            ("sft", recipe.as_ref().is_ok_and(|recipe| recipe.sft.is_some())),
-        ] {
-            if there {
-                raw.apply_override(&format!("{section}.context={context}"))?;
+        for stage in Stage::ALL {
+            if recipe.as_ref().is_ok_and(|recipe| recipe.stage_tokens(stage).is_some()) {
+                raw.apply_override(&format!("{}.context={context}", stage.name()))?;
             }
         }
     }
@@ -120,12 +116,6 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{:.1} MiB", bytes / f64::from(1 << 20))
 }
 
-fn context(recipe: &Recipe, stage: Stage) -> (usize, usize) {
-    let of_pretrain = recipe.pretrain.as_ref().map(|s| (s.context, s.batch_tokens));
-    let of_sft = recipe.sft.as_ref().map(|s| (s.context, s.batch_tokens));
-    if stage == Stage::Pretrain { of_pretrain } else { of_sft }.unwrap_or_default()
-}
-
 fn show(
     recipe: &Recipe,
     stage: Stage,
@@ -133,7 +123,7 @@ fn show(
     levels: &[Level],
     choice: &Result<MemoryChoice, TrainError>,
 ) -> Result<()> {
-    let (context, step) = context(recipe, stage);
+    let (context, step) = recipe.stage_tokens(stage).unwrap_or_default();
     let model = stages::model_config(recipe)?;
     print(&format!(
         "{}: {} layers, width {}, {:.1} M weights; context {context}, {step} tokens a step",
@@ -185,7 +175,7 @@ fn as_json(
     levels: &[Level],
     choice: &Result<MemoryChoice, TrainError>,
 ) -> Result<Value> {
-    let (context, step) = context(recipe, stage);
+    let (context, step) = recipe.stage_tokens(stage).unwrap_or_default();
     let level = |level: &Level| {
         json!({
             "recompute": level.recompute,

@@ -1,4 +1,4 @@
-//! `casallm pretrain` and `casallm sft`.
+//! `casallm pretrain`, `casallm sft` and `casallm dpo`.
 
 use anyhow::Result;
 use casallm_train::interrupt::Interrupt;
@@ -42,6 +42,28 @@ pub(crate) fn sft(flags: &Stage) -> Result<Ended> {
             "{} conversations were cut at a message to fit the context, {} left out",
             setup.fit.cut, setup.fit.too_long
         ));
+    }
+    ended(&outcome, &mut console)
+}
+
+/// The third stage.
+pub(crate) fn dpo(flags: &Stage) -> Result<Ended> {
+    let recipe = Recipe::load(&flags.recipe, &flags.overrides)?;
+    recipe.dpo()?;
+    let device = devices::open(&flags.compute, recipe.run.threads)?;
+    let interrupt = Interrupt::on_signals()?;
+    let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
+    let mut console = Console::new(&flags.output);
+    let (outcome, setup) = on_device!(device, device => {
+        stages::dpo(&recipe, &device, flags.resume, &interrupt, &mut console)?
+    });
+    let report = &setup.report;
+    console.say(&format!("{} pairs trained on, {} held out, of {} rows", setup.train, setup.held_out, report.rows));
+    for (reason, count) in &report.counts {
+        console.say(&format!("{count} pairs left out: {}", reason.name()));
+    }
+    if report.shortened > 0 {
+        console.say(&format!("{} pairs lost their oldest exchanges to fit the context", report.shortened));
     }
     ended(&outcome, &mut console)
 }

@@ -104,12 +104,28 @@ pub fn parse_conversation(record: &Value, source: &str, row: usize) -> Result<Co
     Err(Error::ConversationLayout { path: source.to_owned(), row, found })
 }
 
-struct At<'a> {
-    source: &'a str,
-    row: usize,
+/// A row of a source, for messages.
+pub(crate) struct At<'a> {
+    pub(crate) source: &'a str,
+    pub(crate) row: usize,
 }
 
 impl At<'_> {
+    /// Messages of either layout of turns: a list, or one alone.
+    pub(crate) fn messages(&self, value: &Value, name: &str) -> Result<Vec<Message>, Error> {
+        let one;
+        let list = match value {
+            Value::Object(_) => {
+                one = Value::Array(vec![value.clone()]);
+                &one
+            }
+            list => list,
+        };
+        let sharegpt = list.get(0).is_some_and(|first| first.get("from").is_some());
+        let (role, text) = if sharegpt { ("from", "value") } else { ("role", "content") };
+        Ok(self.turns(list, name, role, text)?.messages)
+    }
+
     fn turns(&self, list: &Value, list_name: &str, role_name: &str, text_name: &str) -> Result<Conversation, Error> {
         let Value::Array(turns) = list else {
             return Err(self.field(list_name, "a list of turns", list));
@@ -137,7 +153,7 @@ impl At<'_> {
         Ok(Conversation::exchange(question, output))
     }
 
-    fn text<'v>(&self, record: &'v Value, key: &str, field: &str) -> Result<&'v str, Error> {
+    pub(crate) fn text<'v>(&self, record: &'v Value, key: &str, field: &str) -> Result<&'v str, Error> {
         match record.get(key) {
             Some(Value::String(text)) => Ok(text),
             Some(other) => Err(self.field(field, "a string", other)),
@@ -159,7 +175,7 @@ impl At<'_> {
         }
     }
 
-    fn field(&self, field: &str, expected: &'static str, found: &Value) -> Error {
+    pub(crate) fn field(&self, field: &str, expected: &'static str, found: &Value) -> Error {
         Error::ConversationField {
             path: self.source.to_owned(),
             row: self.row,
@@ -170,7 +186,7 @@ impl At<'_> {
     }
 }
 
-fn kind(value: &Value) -> &'static str {
+pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "nothing",
         Value::Bool(_) => "a boolean",

@@ -1,7 +1,10 @@
 //! [`Error`]: each way a file can lie or a setting can be wrong, with what was found and what to do about it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::preferences::DropReason;
 
 /// What goes wrong between a file and a batch.
 #[derive(Debug, thiserror::Error)]
@@ -418,6 +421,37 @@ pub enum Error {
         /// Positions of the context.
         context: usize,
     },
+    /// A preference record without its two answers.
+    #[error("{path}: row {row} is no preference pair: it has {found}; expected `chosen` and `rejected`")]
+    PairLayout {
+        /// File or data set.
+        path: String,
+        /// Row from 1.
+        row: usize,
+        /// The keys that exist, or the kind of value.
+        found: String,
+    },
+    /// A micro-batch that cannot hold the two sequences of one pair.
+    #[error("batch of {batch_tokens} tokens is below two sequences of the context of {context}; set it to {} or more", 2 * context)]
+    BatchBelowPair {
+        /// Tokens of a micro-batch.
+        batch_tokens: usize,
+        /// Positions of the context.
+        context: usize,
+    },
+    /// No preference pair left to train on.
+    #[error(
+        "none of {given} preference pairs can be trained on within the context of {context} ({}); give pairs of two different answers to one prompt, shorter ones, or a longer context",
+        dropped(counts)
+    )]
+    NoPairs {
+        /// Pairs given.
+        given: usize,
+        /// Positions of the context.
+        context: usize,
+        /// How many were dropped, by reason.
+        counts: BTreeMap<DropReason, usize>,
+    },
     /// A field of the recipe's `[identity]` that cannot be said.
     #[error(
         "[identity] {field} is `{value}`: must be 1 to 200 characters of plain text, without line breaks, braces or angle brackets"
@@ -449,6 +483,10 @@ impl Error {
 
 fn in_line(line: Option<u64>) -> String {
     line.map(|line| format!(" (line {line})")).unwrap_or_default()
+}
+
+fn dropped(counts: &BTreeMap<DropReason, usize>) -> String {
+    counts.iter().map(|(reason, count)| format!("{count}: {}", reason.name())).collect::<Vec<_>>().join("; ")
 }
 
 fn shown(id: Option<u32>) -> String {

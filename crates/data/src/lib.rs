@@ -2,7 +2,8 @@
 //!
 //! Pre-training: [`source`] streams documents, [`split`] sends each to train or validation, [`tokenizer`] makes ids,
 //! [`shards`] keeps them on disk, [`loader`] serves batches. Fine-tuning: [`conversations`] reads chats, [`cleaning`]
-//! drops what would teach a wrong identity, [`identity`] adds the right one, [`chat`] renders, [`packing`] serves.
+//! drops what would teach a wrong identity, [`identity`] adds the right one, [`chat`] renders, [`packing`] serves. DPO:
+//! [`preferences`] reads and serves pairs of answers.
 //! Called by `train` and the command line. Knows neither models nor devices: its last product is a [`batch::Batch`].
 
 pub mod batch;
@@ -16,6 +17,7 @@ pub mod file_lock;
 pub mod identity;
 pub mod loader;
 pub mod packing;
+pub mod preferences;
 mod seeded;
 pub mod shards;
 pub mod source;

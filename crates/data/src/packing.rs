@@ -125,19 +125,7 @@ impl ConversationSet {
     pub fn plan(&self, epoch: u64) -> EpochPlan<'_> {
         let mut order: Vec<usize> = (0..self.conversations.len()).collect();
         SplitMix64::new(self.seed, epoch).shuffle(&mut order);
-        let mut batches: Vec<Vec<usize>> = Vec::new();
-        let mut room = 0;
-        for index in order {
-            let length = positions(&self.conversations[index]);
-            match batches.last_mut() {
-                Some(batch) if length <= room => batch.push(index),
-                _ => {
-                    batches.push(vec![index]);
-                    room = self.batch_tokens;
-                }
-            }
-            room -= length;
-        }
+        let batches = pack(order, self.batch_tokens, |index| positions(&self.conversations[index]));
         EpochPlan { set: self, epoch, batches }
     }
 
@@ -189,6 +177,24 @@ impl EpochPlan<'_> {
         }
         Some(batch)
     }
+}
+
+/// Puts the items of `order` one after the other into batches of at most `batch_tokens`, which holds the longest item.
+pub(crate) fn pack(order: Vec<usize>, batch_tokens: usize, length: impl Fn(usize) -> usize) -> Vec<Vec<usize>> {
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    let mut room = 0;
+    for index in order {
+        let length = length(index);
+        match batches.last_mut() {
+            Some(batch) if length <= room => batch.push(index),
+            _ => {
+                batches.push(vec![index]);
+                room = batch_tokens;
+            }
+        }
+        room -= length;
+    }
+    batches
 }
 
 /// Splits into (train, validation) by a hash of each conversation's text and `seed`: where one falls depends on

@@ -109,9 +109,14 @@ impl<D: Device> Network<D> {
     pub fn loss(&self, workspace: &mut Workspace<D::Buffer>, batch: BatchView<'_>) -> Result<HeadResult, ModelError> {
         let spans = self.load(workspace, batch)?;
         self.device.together(|| self.forward(workspace, &spans, batch.tokens.len(), None, None, &|| true));
+        self.head_losses(workspace, batch.tokens.len())
+    }
+
+    /// The head without gradients.
+    fn head_losses(&self, workspace: &mut Workspace<D::Buffer>, tokens: usize) -> Result<HeadResult, ModelError> {
         let weight = self.parameters.matrix(self.parameters.index().head);
         let Workspace { shared, targets, weights, losses, .. } = workspace;
-        let head = Head { hidden: &shared.hidden, weight, targets, weights, tokens: batch.tokens.len() };
+        let head = Head { hidden: &shared.hidden, weight, targets, weights, tokens };
         let result = self.device.head(&head, losses, None);
         self.device.check()?;
         Ok(result)
@@ -146,6 +151,40 @@ impl<D: Device> Network<D> {
     ) -> Result<(), ModelError> {
         self.pass(workspace, batch, (scale, dropout_seed), gradients, |device, head, losses, gradient| {
             device.head_to_tally(head, losses, gradient, tally);
+        })
+    }
+
+    /// As [`Network::add_micro_batch`], for an objective that is no weighted sum of losses: between the forward and the
+    /// backward pass `weigh` is given the row losses (nats; 0 where `batch.weights` is 0) and returns a weight of either
+    /// sign for each row, which by the chain rule is the objective's derivative with respect to that row's loss. The
+    /// tally is given the sum of these weights times the losses. Waits for the losses.
+    ///
+    /// # Errors
+    /// As [`Network::loss_and_gradients`]; also weights of another number.
+    pub fn add_weighed(
+        &self,
+        workspace: &mut Workspace<D::Buffer>,
+        batch: BatchView<'_>,
+        (scale, dropout_seed): (f32, u64),
+        gradients: &mut Gradients<D::Buffer>,
+        tally: &mut D::Tally,
+        weigh: impl FnOnce(&[f32]) -> Vec<f32>,
+    ) -> Result<(), ModelError> {
+        let spans = self.load(workspace, batch)?;
+        let tokens = batch.tokens.len();
+        self.device.together(|| self.forward(workspace, &spans, tokens, None, Some(dropout_seed), &|| true));
+        self.head_losses(workspace, tokens)?;
+        let weights = weigh(&self.row_losses(workspace, tokens));
+        if weights.len() != tokens {
+            return Err(ModelError::Batch(format!("{tokens} tokens with {} weights", weights.len())));
+        }
+        self.device.write_f32(&mut workspace.weights, 0, &weights);
+        self.device.together(|| {
+            self.head_backward(workspace, tokens, scale, gradients, |device, head, losses, gradient| {
+                device.head_to_tally(head, losses, gradient, tally);
+            })?;
+            self.backward(workspace, &spans, tokens, dropout_seed, gradients);
+            Ok(())
         })
     }
 

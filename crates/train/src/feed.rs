@@ -3,8 +3,10 @@
 use casallm_data::batch::Batch;
 use casallm_data::loader::PretrainLoader;
 use casallm_data::packing::ConversationSet;
+use casallm_data::preferences::PairSet;
 
 use crate::error::TrainError;
+use crate::preference::{LogProbabilities, Objective, Preferences};
 
 /// The micro-batches of every optimizer step.
 pub trait Feed {
@@ -16,6 +18,46 @@ pub trait Feed {
 
     /// Where the batch of a step comes from, for messages.
     fn describe(&self, step: u64) -> String;
+
+    /// For steps over preference pairs, what those of its micro-batches are judged against: sequences 2 i and 2 i + 1 of
+    /// a batch are the answers of its pair i. `None` where a step is a weighted sum of losses.
+    fn preferences(&self, _step: u64) -> Option<Preferences> {
+        None
+    }
+}
+
+/// Passes over data of which each pass has its own number of micro-batches; the last step of a pass may have fewer.
+struct Passes {
+    accumulation: usize,
+    /// First step of each pass, and the end.
+    starts: Vec<u64>,
+}
+
+impl Passes {
+    /// `batches` is how many micro-batches a pass has.
+    fn new(passes: u64, accumulation: usize, batches: impl Fn(u64) -> usize) -> Self {
+        let mut starts = vec![0];
+        for pass in 0..passes {
+            starts.push(starts[starts.len() - 1] + batches(pass).div_ceil(accumulation) as u64);
+        }
+        Passes { accumulation, starts }
+    }
+
+    fn steps(&self) -> u64 {
+        self.starts[self.starts.len() - 1]
+    }
+
+    /// Pass of a step, and its micro-batches there.
+    fn place(&self, step: u64) -> (u64, std::ops::Range<usize>) {
+        let pass = self.starts.partition_point(|start| *start <= step).saturating_sub(1);
+        let first = (step - self.starts[pass]) as usize * self.accumulation;
+        (pass as u64, first..first + self.accumulation)
+    }
+
+    fn describe(&self, step: u64) -> String {
+        let (pass, batches) = self.place(step);
+        format!("packed batches {} to {} of epoch {pass}", batches.start, batches.end - 1)
+    }
 }
 
 /// Rows of documents.
@@ -49,48 +91,84 @@ impl Feed for PretrainFeed {
 /// Packed conversations.
 pub struct SftFeed {
     set: ConversationSet,
-    accumulation: usize,
-    /// First step of each epoch, and the end.
-    starts: Vec<u64>,
+    passes: Passes,
 }
 
 impl SftFeed {
     /// `epochs` passes over the set, `accumulation` micro-batches a step; the last step of a pass may have fewer.
     pub fn new(set: ConversationSet, epochs: u64, accumulation: usize) -> Self {
-        let mut starts = vec![0];
-        for epoch in 0..epochs {
-            let steps = set.plan(epoch).len().div_ceil(accumulation) as u64;
-            starts.push(starts[starts.len() - 1] + steps);
-        }
-        SftFeed { set, accumulation, starts }
+        let passes = Passes::new(epochs, accumulation, |epoch| set.plan(epoch).len());
+        SftFeed { set, passes }
     }
 
     /// Steps of all passes.
     pub fn steps(&self) -> u64 {
-        self.starts[self.starts.len() - 1]
+        self.passes.steps()
     }
 
     /// The conversations.
     pub fn set(&self) -> &ConversationSet {
         &self.set
     }
-
-    /// Epoch of a step, and its first micro-batch there.
-    fn place(&self, step: u64) -> (u64, usize) {
-        let epoch = self.starts.partition_point(|start| *start <= step).saturating_sub(1);
-        (epoch as u64, (step - self.starts[epoch]) as usize * self.accumulation)
-    }
 }
 
 impl Feed for SftFeed {
     fn micro_batches(&self, step: u64) -> Result<Vec<Batch>, TrainError> {
-        let (epoch, first) = self.place(step);
+        let (epoch, batches) = self.passes.place(step);
         let plan = self.set.plan(epoch);
-        Ok((first..first + self.accumulation).filter_map(|i| plan.batch(i)).collect())
+        Ok(batches.filter_map(|i| plan.batch(i)).collect())
     }
 
     fn describe(&self, step: u64) -> String {
-        let (epoch, first) = self.place(step);
-        format!("packed batches {first} to {} of epoch {epoch}", first + self.accumulation - 1)
+        self.passes.describe(step)
+    }
+}
+
+/// Preference pairs.
+pub struct DpoFeed {
+    set: PairSet,
+    objective: Objective,
+    /// What the reference model gives, by pair.
+    references: Vec<LogProbabilities>,
+    passes: Passes,
+}
+
+impl DpoFeed {
+    /// `epochs` passes over the set, `accumulation` micro-batches a step. `references` has one entry for each pair.
+    pub fn new(
+        set: PairSet,
+        objective: Objective,
+        references: Vec<LogProbabilities>,
+        epochs: u64,
+        accumulation: usize,
+    ) -> Self {
+        assert_eq!(set.pairs().len(), references.len(), "a reference for each pair");
+        let passes = Passes::new(epochs, accumulation, |epoch| set.plan(epoch).len());
+        DpoFeed { set, objective, references, passes }
+    }
+
+    /// Steps of so many passes over a set.
+    pub fn steps(set: &PairSet, epochs: u64, accumulation: usize) -> u64 {
+        Passes::new(epochs, accumulation, |epoch| set.plan(epoch).len()).steps()
+    }
+}
+
+impl Feed for DpoFeed {
+    fn micro_batches(&self, step: u64) -> Result<Vec<Batch>, TrainError> {
+        let (epoch, batches) = self.passes.place(step);
+        let plan = self.set.plan(epoch);
+        Ok(batches.filter_map(|i| plan.batch(i)).collect())
+    }
+
+    fn describe(&self, step: u64) -> String {
+        self.passes.describe(step)
+    }
+
+    fn preferences(&self, step: u64) -> Option<Preferences> {
+        let (epoch, batches) = self.passes.place(step);
+        let plan = self.set.plan(epoch);
+        let of = |i: usize| plan.members(i).iter().map(|pair| self.references[*pair]).collect::<Vec<_>>();
+        let references = batches.map(of).filter(|references| !references.is_empty()).collect();
+        Some(Preferences { objective: self.objective, references })
     }
 }

@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod optimizer;
 pub mod peak;
 pub mod planning;
+pub mod preference;
 pub mod recipe;
 pub mod run_lock;
 pub mod schedule;

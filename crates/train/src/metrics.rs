@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
+use crate::preference::PreferenceMetrics;
 use crate::recipe::Stage;
+use crate::validation::ValidationResult;
 use crate::whole_file;
 
 /// One line. A number that is not finite is written as null and read as `None`.
@@ -23,7 +25,7 @@ pub struct MetricsRow {
     pub stage: Stage,
     /// Tokens trained on so far, within the stage.
     pub tokens: u64,
-    /// Training loss of this step, in nats per supervised token.
+    /// Training loss of this step, in nats per supervised token; of DPO the mean over its pairs.
     pub loss: Option<f64>,
     /// Validation loss, in nats per supervised token, on rows where it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,6 +39,13 @@ pub struct MetricsRow {
     /// Share of validation tokens that the model puts first, in `[0, 1]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
+    /// How the pairs of this step are judged, before its update; of DPO only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preference: Option<PreferenceMetrics>,
+    /// How held-out pairs are judged, on rows where it was measured. DPO's row of step 0 holds it, and `val_loss`, as they
+    /// were before training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_preference: Option<PreferenceMetrics>,
     /// Learning rate of this step.
     pub lr: f64,
     /// Global norm of the gradient before clipping.
@@ -68,6 +77,36 @@ pub struct Timing {
 }
 
 impl MetricsRow {
+    /// A row of a stage of which no step is done.
+    pub fn before(stage: Stage) -> Self {
+        Self {
+            step: 0,
+            stage,
+            tokens: 0,
+            loss: None,
+            val_loss: None,
+            bits_per_byte: None,
+            val: BTreeMap::new(),
+            accuracy: None,
+            preference: None,
+            val_preference: None,
+            lr: 0.0,
+            grad_norm: None,
+            timing: Timing::default(),
+        }
+    }
+
+    /// Takes over what a validation found.
+    pub fn set_validation(&mut self, found: &ValidationResult) {
+        if !found.sources.is_empty() {
+            self.val_loss = Some(found.loss);
+            self.accuracy = Some(found.accuracy);
+        }
+        self.bits_per_byte = found.bits_per_byte;
+        self.val = found.sources.clone();
+        self.val_preference = found.preference;
+    }
+
     /// The line without [`Timing`]: what two runs of one recipe must agree on to the byte.
     ///
     /// # Errors
@@ -202,6 +241,8 @@ mod tests {
             bits_per_byte: None,
             val: if step.is_multiple_of(5) { BTreeMap::from([("books".into(), val)]) } else { BTreeMap::new() },
             accuracy: None,
+            preference: None,
+            val_preference: None,
             lr: 3e-4,
             grad_norm: Some(0.3),
             timing: Timing { seconds: Some(step as f64 * 0.7), tokens_per_s: Some(5600.1), flop_utilisation: None },

@@ -13,6 +13,7 @@ use casallm_model::memory::MemoryPlan;
 use casallm_model::workspace::Recompute;
 
 use crate::error::TrainError;
+use crate::recipe::{PAIR_ROWS, Stage};
 use crate::trainer::{TrainerConfig, plan};
 
 /// Tokens of a micro-batch that keep the matrix kernels busy.
@@ -77,8 +78,11 @@ impl<D: Device> Planner<'_, D> {
     /// Micro-batches to choose from, largest first.
     fn candidates(&self) -> Vec<usize> {
         let rows = (self.config.step_tokens / self.config.context).max(1);
+        let least = if self.config.stage == Stage::Dpo { PAIR_ROWS } else { 1 };
         let most = (MOST_TOKENS / self.config.context).clamp(1, rows);
-        (1..=most).rev().filter(|candidate| rows.is_multiple_of(*candidate)).collect()
+        let divides = |candidate: &usize| rows.is_multiple_of(*candidate);
+        let found: Vec<usize> = (least..=most).rev().filter(divides).collect();
+        if found.is_empty() { (least..=rows).find(divides).into_iter().collect() } else { found }
     }
 
     /// What a level allows, of these micro-batches (largest first).

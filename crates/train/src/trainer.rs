@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use casallm_compute::{Device, DeviceInfo, MatrixFormat};
+use casallm_data::batch::Batch;
 use casallm_model::config::ModelConfig;
 use casallm_model::error::ModelError;
 use casallm_model::memory::MemoryPlan;
@@ -21,10 +22,11 @@ use crate::feed::Feed;
 use crate::interrupt::Interrupt;
 use crate::metrics::{MetricsLog, MetricsRow, Timing};
 use crate::optimizer::{Optimizer, OptimizerConfig};
+use crate::preference::{LogProbabilities, PairTotals, PreferenceMetrics};
 use crate::recipe::Stage;
 use crate::schedule::Schedule;
 use crate::snapshot::{self, Progress};
-use crate::validation::{ValidationResult, ValidationSet, evaluate, view};
+use crate::validation::{ValidationResult, ValidationSet, evaluate, judge_pairs, view};
 
 /// Settings of a run of one stage.
 #[derive(Clone, Debug)]
@@ -91,8 +93,10 @@ pub struct Trainer<D: Device> {
 /// What is known of a step before the device has done it.
 struct Queued {
     step: u64,
-    /// Supervised tokens.
+    /// Supervised tokens, or preference pairs.
     weight: f64,
+    /// What its pairs come to, where it has some.
+    pairs: Option<PairTotals>,
     tokens: u64,
     lr: f64,
     begun: Instant,
@@ -120,6 +124,9 @@ pub fn plan<D: Device>(
     workspace::plan(device, model, shape(config, format), &mut plan);
     plan.add("tables and totals", Network::<D>::table_bytes(model) + device.tally_bytes());
     plan.add_host("batches of a step", BATCH_BYTES.saturating_mul(config.step_tokens as u64));
+    if config.stage == Stage::Dpo {
+        plan.add_host("losses and weights of pairs", 8 * config.micro_tokens as u64);
+    }
     plan
 }
 
@@ -172,7 +179,12 @@ impl<D: Device> Trainer<D> {
         let begun = Instant::now();
         let batches = feed.micro_batches(step)?;
         let device = self.network.device().clone();
-        let weight: f64 = batches.iter().map(casallm_data::batch::Batch::supervised).sum();
+        let preferences = feed.preferences(step);
+        let weight: f64 = match &preferences {
+            Some(preferences) => preferences.references.iter().map(Vec::len).sum::<usize>() as f64,
+            None => batches.iter().map(Batch::supervised).sum(),
+        };
+        let mut pairs = PairTotals::default();
         let tokens = batches.iter().map(|b| b.tokens.len() as u64).sum();
         device.together(|| {
             self.gradients.clear(&*device);
@@ -181,8 +193,16 @@ impl<D: Device> Trainer<D> {
         for (i, batch) in batches.iter().enumerate() {
             let seed = dropout_seed(self.config.seed, self.config.stage, step, i as u64);
             let scale = (1.0 / weight) as f32;
-            let (workspace, gradients) = (&mut self.workspace, &mut self.gradients);
-            self.network.add_micro_batch(workspace, view(batch), (scale, seed), gradients, &mut self.tally)?;
+            let (workspace, gradients, tally) = (&mut self.workspace, &mut self.gradients, &mut self.tally);
+            let (network, scale_and_seed) = (&self.network, (scale, seed));
+            match &preferences {
+                None => network.add_micro_batch(workspace, view(batch), scale_and_seed, gradients, tally)?,
+                Some(preferences) => {
+                    let (objective, references) = (&preferences.objective, &preferences.references[i]);
+                    let weigh = |losses: &[f32]| objective.weigh(batch, losses, references, &mut pairs);
+                    network.add_weighed(workspace, view(batch), scale_and_seed, gradients, tally, weigh)?;
+                }
+            }
         }
         let lr = self.config.schedule.lr(step);
         let rates = (lr as f32, (lr / self.config.schedule.peak) as f32);
@@ -191,18 +211,24 @@ impl<D: Device> Trainer<D> {
             self.optimizer.step(&mut self.network.parameters, &self.gradients, step + 1, rates, &self.tally);
         });
         device.post_tally(&mut self.tally);
-        self.queued.push_back(Queued { step, weight, tokens, lr, begun });
+        let pairs = preferences.map(|_| pairs);
+        self.queued.push_back(Queued { step, weight, pairs, tokens, lr, begun });
         Ok(())
     }
 
     /// Waits for the earliest step that is queued. An update by numbers that are not finite has not happened, nor has any
     /// that was queued behind it.
     fn finish(&mut self, feed: &dyn Feed) -> Result<StepResult, TrainError> {
-        let Queued { step, weight, tokens, lr, begun } = self.queued.pop_front().expect("a step that is queued");
+        let Queued { step, weight, pairs, tokens, lr, begun } = self.queued.pop_front().expect("a step that is queued");
         let device = self.network.device();
         let totals = device.collect_tally(&mut self.tally);
         device.check()?;
-        let (loss, grad_norm) = (totals.head.weighted_loss / weight, totals.gradient_norm);
+        let preference = pairs.map(|pairs| pairs.mean());
+        let loss = match &preference {
+            Some(preference) => preference.loss.unwrap_or(f64::NAN),
+            None => totals.head.weighted_loss / weight,
+        };
+        let grad_norm = totals.gradient_norm;
         for (what, value) in [("the loss", loss), ("the gradient norm", grad_norm)] {
             if !value.is_finite() {
                 let (stage, batch) = (self.config.stage.name(), feed.describe(step));
@@ -216,7 +242,7 @@ impl<D: Device> Trainer<D> {
         // A step that was queued early has been waiting for the one before it.
         let now = Instant::now();
         let seconds = (now - self.finished.replace(now).map_or(begun, |before| begun.max(before))).as_secs_f64();
-        Ok(StepResult { loss, grad_norm, tokens, lr, seconds })
+        Ok(StepResult { loss, preference, grad_norm, tokens, lr, seconds })
     }
 
     /// Whether step `step`, counted from 0, may be queued while the one before it is under way: not if something comes
@@ -233,6 +259,14 @@ impl<D: Device> Trainer<D> {
     /// A batch does not fit.
     pub fn validate(&mut self, sets: &[ValidationSet]) -> Result<ValidationResult, TrainError> {
         evaluate(&self.network, &mut self.workspace, sets)
+    }
+
+    /// The log-probabilities of the pairs of a batch, by the network as it is.
+    ///
+    /// # Errors
+    /// The batch does not fit.
+    pub fn judge_pairs(&mut self, batch: &Batch) -> Result<Vec<LogProbabilities>, TrainError> {
+        judge_pairs(&self.network, &mut self.workspace, batch)
     }
 
     /// Runs from the last good checkpoint, or from the beginning, to the end of the schedule or to an interruption.
@@ -256,6 +290,13 @@ impl<D: Device> Trainer<D> {
         let mut last = ValidationResult::default();
         if step == steps {
             last = self.validate(validation)?;
+        }
+        if step == 0 && validation.iter().any(|set| set.pairs.is_some()) {
+            // What the pairs and the text are like before: what comes after is only worth something beside it.
+            let mut row = MetricsRow::before(self.config.stage);
+            row.set_validation(&self.validate(validation)?);
+            metrics.append(&row)?;
+            observer.step(&row, steps);
         }
         while step < steps {
             if self.queued.is_empty() {
@@ -281,6 +322,8 @@ impl<D: Device> Trainer<D> {
                 bits_per_byte: None,
                 val: Default::default(),
                 accuracy: None,
+                preference: result.preference,
+                val_preference: None,
                 lr: result.lr,
                 grad_norm: Some(result.grad_norm),
                 timing: Timing {
@@ -292,13 +335,11 @@ impl<D: Device> Trainer<D> {
             let mut improved = None;
             if step.is_multiple_of(self.config.eval_every) || step == steps {
                 last = self.validate(validation)?;
-                row.val_loss = Some(last.loss);
-                row.bits_per_byte = last.bits_per_byte;
-                row.val = last.sources.clone();
-                row.accuracy = Some(last.accuracy);
-                if last.loss.is_finite() && progress.best.is_none_or(|best| last.loss < best.val_loss) {
-                    progress.best = Some(Best { step, val_loss: last.loss });
-                    improved = Some(last.loss);
+                row.set_validation(&last);
+                let objective = last.objective();
+                if objective.is_finite() && progress.best.is_none_or(|best| objective < best.val_loss) {
+                    progress.best = Some(Best { step, val_loss: objective });
+                    improved = Some(objective);
                 }
             }
             metrics.append(&row)?;
@@ -367,8 +408,10 @@ impl<D: Device> Trainer<D> {
 /// What a step reports.
 #[derive(Clone, Copy, Debug)]
 pub struct StepResult {
-    /// Mean loss over the supervised tokens, nats.
+    /// Mean loss over the supervised tokens, nats, or over the pairs.
     pub loss: f64,
+    /// How its pairs are judged, where it has some.
+    pub preference: Option<PreferenceMetrics>,
     /// Global norm of the gradient before clipping.
     pub grad_norm: f64,
     /// Tokens read.

@@ -11,6 +11,7 @@ use casallm_model::workspace::Workspace;
 
 use crate::error::TrainError;
 use crate::metrics::SourceValidation;
+use crate::preference::{LogProbabilities, PairTotals, PreferenceMetrics, Preferences, log_probabilities};
 
 /// One source's fixed batches.
 pub struct ValidationSet {
@@ -20,6 +21,8 @@ pub struct ValidationSet {
     pub batches: Vec<Batch>,
     /// Bytes of text that the supervised targets stand for, where known.
     pub bytes: Option<u64>,
+    /// For batches of preference pairs, which are judged and do not enter the loss.
+    pub pairs: Option<Preferences>,
 }
 
 /// What validation found.
@@ -31,8 +34,17 @@ pub struct ValidationResult {
     pub bits_per_byte: Option<f64>,
     /// Share of targets put first.
     pub accuracy: f64,
-    /// By source.
+    /// By source of text.
     pub sources: BTreeMap<String, SourceValidation>,
+    /// Over all preference pairs, where there are some.
+    pub preference: Option<PreferenceMetrics>,
+}
+
+impl ValidationResult {
+    /// What is to become small: the loss of the pairs where there are some, of the text elsewhere.
+    pub fn objective(&self) -> f64 {
+        self.preference.map_or(self.loss, |preference| preference.loss.unwrap_or(f64::NAN))
+    }
 }
 
 /// A batch as the model takes it.
@@ -55,9 +67,22 @@ pub fn from_loader(loader: &ValidationLoader, rows: usize, bytes_of: &[u32]) -> 
         }
         let length = |target: &u32| u64::from(bytes_of.get(*target as usize).copied().unwrap_or(0));
         let bytes = batches.iter().flat_map(|b| &b.targets).map(length).sum();
-        sets.push(ValidationSet { source: source.source.clone(), batches, bytes: Some(bytes) });
+        sets.push(ValidationSet { source: source.source.clone(), batches, bytes: Some(bytes), pairs: None });
     }
     Ok(sets)
+}
+
+/// The log-probabilities of the pairs of a batch.
+///
+/// # Errors
+/// The batch does not fit the workspace.
+pub fn judge_pairs<D: Device>(
+    network: &Network<D>,
+    workspace: &mut Workspace<D::Buffer>,
+    batch: &Batch,
+) -> Result<Vec<LogProbabilities>, TrainError> {
+    network.loss(workspace, view(batch))?;
+    Ok(log_probabilities(batch, &network.row_losses(workspace, batch.len())))
 }
 
 /// Evaluates every set.
@@ -72,7 +97,16 @@ pub fn evaluate<D: Device>(
     let mut result = ValidationResult::default();
     let (mut all_loss, mut all_weight, mut correct, mut counted) = (0.0, 0.0, 0, 0);
     let mut all_bytes = Some(0);
-    for set in sets {
+    let mut pairs = PairTotals::default();
+    for (set, preferences) in sets.iter().filter_map(|set| Some((set, set.pairs.as_ref()?))) {
+        for (batch, references) in set.batches.iter().zip(&preferences.references) {
+            network.loss(workspace, view(batch))?;
+            let losses = network.row_losses(workspace, batch.len());
+            preferences.objective.weigh(batch, &losses, references, &mut pairs);
+        }
+        result.preference = Some(pairs.mean());
+    }
+    for set in sets.iter().filter(|set| set.pairs.is_none()) {
         let (mut loss, mut weight) = (0.0, 0.0);
         for batch in &set.batches {
             let part = network.loss(workspace, view(batch))?;

@@ -185,7 +185,8 @@ fn run<D: Device>(
     let interrupt = Interrupt::new();
     let mut listener = Listener { events, interrupt: interrupt_at.map(|step| (step, interrupt.clone())) };
     let store = CheckpointStore::new(folder.join("checkpoints"), 9).unwrap();
-    let set = || ValidationSet { source: "rows".into(), batches: vec![Batches::Rows.batch(99, 0)], bytes: None };
+    let set =
+        || ValidationSet { source: "rows".into(), batches: vec![Batches::Rows.batch(99, 0)], bytes: None, pairs: None };
     let metrics = folder.join("metrics.jsonl");
     trainer.run(&Told { batches, events }, &[set()], &store, &metrics, &interrupt, &mut listener)
 }

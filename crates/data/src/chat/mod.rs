@@ -116,16 +116,22 @@ pub fn render(conversation: &Conversation, tokenizer: &Tokenizer) -> Result<Rend
     let mut loss_mask = vec![false];
     let mut cuts = Vec::new();
     for message in &conversation.messages {
-        ids.push(role_id(message.role, special));
+        ids.extend(turn(message, tokenizer, special));
         loss_mask.push(false);
-        ids.extend(tokenizer.encode(&message.content));
-        ids.push(special.eos);
         loss_mask.resize(ids.len(), message.role == Role::Assistant);
         if message.role == Role::Assistant {
             cuts.push(ids.len());
         }
     }
     Ok(Rendered { ids, loss_mask, cuts })
+}
+
+/// The ids of one message: its role, its text, its end.
+pub(crate) fn turn(message: &Message, tokenizer: &Tokenizer, special: SpecialTokens) -> Vec<u32> {
+    let mut ids = vec![role_id(message.role, special)];
+    tokenizer.encode_into(&message.content, &mut ids);
+    ids.push(special.eos);
+    ids
 }
 
 /// The ids from which the model goes on as the assistant.

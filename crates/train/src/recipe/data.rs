@@ -81,6 +81,20 @@ pub struct SftSource {
     pub max_rows: Option<u64>,
 }
 
+/// Preference pairs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DpoSource {
+    /// What reports call it.
+    pub name: String,
+    /// A file, a folder, or a pattern with `*`; relative to the recipe's folder. The keys of each row tell its layout.
+    pub path: String,
+    /// Whether its pairs are only ever validated on.
+    pub held_out: bool,
+    /// Most pairs taken, a sample by the seed; `None` takes all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_rows: Option<u64>,
+}
+
 /// What is learned from.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Data {
@@ -94,19 +108,25 @@ pub struct Data {
     /// Conversations.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sft: Vec<SftSource>,
+    /// Preference pairs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dpo: Vec<DpoSource>,
 }
 
 impl Data {
     pub(super) fn read(section: &Section<'_>) -> Result<Self, TrainError> {
         let pretrain = section.sections("pretrain")?;
         let sft = section.sections("sft")?;
-        distinct_names(&pretrain)?;
-        distinct_names(&sft)?;
+        let dpo = section.sections("dpo")?;
+        for sources in [&pretrain, &sft, &dpo] {
+            distinct_names(sources)?;
+        }
         Ok(Self {
             validation_fraction: section.number("validation_fraction", Interval::INSIDE_UNIT)?.unwrap_or(0.015),
             seed: section.integer("seed", 0, MAX_SEED)?.unwrap_or(1),
             pretrain: pretrain.iter().map(PretrainSource::read).collect::<Result<_, _>>()?,
             sft: sft.iter().map(SftSource::read).collect::<Result<_, _>>()?,
+            dpo: dpo.iter().map(DpoSource::read).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -127,6 +147,17 @@ impl SftSource {
         Ok(Self {
             name: source_name(section)?,
             path: source_path(section)?,
+            max_rows: section.integer("max_rows", 1, MAX_SEED)?,
+        })
+    }
+}
+
+impl DpoSource {
+    fn read(section: &Section<'_>) -> Result<Self, TrainError> {
+        Ok(Self {
+            name: source_name(section)?,
+            path: source_path(section)?,
+            held_out: section.boolean("held_out")?.unwrap_or(false),
             max_rows: section.integer("max_rows", 1, MAX_SEED)?,
         })
     }

@@ -7,6 +7,7 @@
 //! Paths of data are relative to the recipe's own folder, `run.dir` to the current directory.
 
 mod data;
+mod dpo;
 mod files;
 mod model;
 mod optimization;
@@ -22,7 +23,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-pub use data::{Data, Identity, PretrainSource, SftSource, Tokenizer};
+pub use data::{Data, DpoSource, Identity, PretrainSource, SftSource, Tokenizer};
+pub use dpo::{Dpo, PAIR_ROWS};
 pub use model::{Activation, Block, Model, Norm};
 pub use optimization::{Moments, Optimization, Optimizer, Span, WeightRounding};
 pub use raw::RawRecipe;
@@ -38,14 +40,20 @@ pub enum Stage {
     Pretrain,
     /// Supervised fine-tuning on conversations.
     Sft,
+    /// Direct preference optimisation on pairs of answers.
+    Dpo,
 }
 
 impl Stage {
+    /// In their order.
+    pub const ALL: [Self; 3] = [Self::Pretrain, Self::Sft, Self::Dpo];
+
     /// The name of its section, which is also what `metrics.jsonl` calls it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pretrain => "pretrain",
             Self::Sft => "sft",
+            Self::Dpo => "dpo",
         }
     }
 }
@@ -66,12 +74,15 @@ pub struct Recipe {
     pub model: Model,
     /// Where, on what, and from which seed.
     pub run: Run,
-    /// First stage. `None`: the recipe only fine-tunes.
+    /// First stage. `None`: the recipe only tunes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pretrain: Option<Pretrain>,
-    /// Second stage. `None`: the recipe only pre-trains.
+    /// Second stage. `None`: the recipe has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sft: Option<Sft>,
+    /// Third stage. `None`: the recipe has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dpo: Option<Dpo>,
     /// Where data paths start: the recipe's folder.
     #[serde(skip)]
     pub base_dir: PathBuf,
@@ -120,6 +131,23 @@ impl Recipe {
         self.sft.as_ref().ok_or_else(|| self.missing("sft", "add an [sft] section and at least one [[data.sft]]"))
     }
 
+    /// The `[dpo]` section.
+    ///
+    /// # Errors
+    /// [`TrainError::RecipeMissingKey`] when the recipe has none.
+    pub fn dpo(&self) -> Result<&Dpo, TrainError> {
+        self.dpo.as_ref().ok_or_else(|| self.missing("dpo", "add a [dpo] section and at least one [[data.dpo]]"))
+    }
+
+    /// Tokens of a row and of an optimizer step of a stage; `None` when the recipe does not have it.
+    pub fn stage_tokens(&self, stage: Stage) -> Option<(usize, usize)> {
+        match stage {
+            Stage::Pretrain => self.pretrain.as_ref().map(|s| (s.context, s.batch_tokens)),
+            Stage::Sft => self.sft.as_ref().map(|s| (s.context, s.batch_tokens)),
+            Stage::Dpo => self.dpo.as_ref().map(|s| (s.context, s.batch_tokens)),
+        }
+    }
+
     fn missing(&self, key: &str, remedy: &str) -> TrainError {
         TrainError::RecipeMissingKey { file: self.file.clone(), key: key.to_owned(), remedy: remedy.to_owned() }
     }
@@ -143,22 +171,20 @@ impl Recipe {
 
     /// The part of the canonical TOML that decides the numbers of one stage: what a resumed run must have in common
     /// with the run that wrote the checkpoint. The directory, the number of threads, what is computed again, where the
-    /// optimizer's state lies and how often checkpoints are written may change; so may the other stage.
+    /// optimizer's state lies and how often checkpoints are written may change; so may the other stages. (What DPO measures
+    /// text on is the other stages' data.)
     ///
     /// # Errors
     /// As [`Recipe::to_toml`].
     pub fn stage_toml(&self, stage: Stage) -> Result<String, TrainError> {
         let mut table = toml::Table::try_from(self).map_err(|error| self.unwritable(&error))?;
-        let other = match stage {
-            Stage::Pretrain => {
-                table.remove("identity");
-                Stage::Sft
-            }
-            Stage::Sft => Stage::Pretrain,
-        };
-        table.remove(other.name());
+        if stage == Stage::Pretrain {
+            table.remove("identity");
+        }
+        let others = Stage::ALL.map(Stage::name).into_iter().filter(|name| *name != stage.name()).collect::<Vec<_>>();
+        others.iter().for_each(|other| drop(table.remove(*other)));
         for (section, keys) in [
-            ("data", &[other.name()][..]),
+            ("data", if stage == Stage::Dpo { &[][..] } else { &others[..] }),
             ("run", &["dir", "threads", "offload"]),
             (stage.name(), &["checkpoint_every", "keep_last", "recompute"]),
         ] {
@@ -186,6 +212,7 @@ impl Recipe {
         match stage {
             Stage::Pretrain => recipe.pretrain.iter_mut().for_each(|s| s.micro_batch = Choice::Given(rows)),
             Stage::Sft => recipe.sft.iter_mut().for_each(|s| s.micro_batch = Choice::Given(rows)),
+            Stage::Dpo => recipe.dpo.iter_mut().for_each(|s| s.micro_batch = Choice::Given(rows)),
         }
         recipe
     }
@@ -228,6 +255,14 @@ impl Recipe {
     /// [`TrainError::RecipeNoFiles`] when the path, folder or pattern leads to none.
     pub fn sft_files(&self, source: &SftSource) -> Result<Vec<PathBuf>, TrainError> {
         self.files(&format!("data.sft.{}.path", source.name), &source.path)
+    }
+
+    /// The files of a source of preference pairs, in order of name.
+    ///
+    /// # Errors
+    /// [`TrainError::RecipeNoFiles`] when the path, folder or pattern leads to none.
+    pub fn dpo_files(&self, source: &DpoSource) -> Result<Vec<PathBuf>, TrainError> {
+        self.files(&format!("data.dpo.{}.path", source.name), &source.path)
     }
 
     fn files(&self, key: &str, path: &str) -> Result<Vec<PathBuf>, TrainError> {

@@ -1,4 +1,4 @@
-//! The keys that both stages share: learning rate, schedule, optimizer.
+//! The keys that all stages share: learning rate, schedule, optimizer.
 
 use serde::{Deserialize, Serialize, Serializer};
 use toml::Value;

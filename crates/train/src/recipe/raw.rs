@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::data::{Data, Identity, Tokenizer};
+use super::dpo::Dpo;
 use super::model::Model;
 use super::section::{Origin, Section};
 use super::stages::{Pretrain, Run, Sft};
@@ -119,8 +120,18 @@ impl RawRecipe {
         let pretrain = root.section("pretrain")?.map(|section| Pretrain::read(&section, &model)).transpose()?;
         let sft = root.section("sft")?.map(|section| Sft::read(&section, &model)).transpose()?;
 
-        if pretrain.is_none() && sft.is_none() {
-            root.require("pretrain", None::<()>, "add a [pretrain] section, an [sft] section, or both")?;
+        let validation_fraction = data.validation_fraction;
+        let dpo = root.section("dpo")?.map(|section| Dpo::read(&section, &model, validation_fraction)).transpose()?;
+
+        if pretrain.is_none() && sft.is_none() && dpo.is_none() {
+            root.require("pretrain", None::<()>, "add a [pretrain], an [sft] or a [dpo] section, or several of them")?;
+        }
+        if dpo.is_some() && data.dpo.iter().all(|source| source.held_out) {
+            data_section.require(
+                "dpo",
+                None::<()>,
+                "DPO needs preference pairs: add [[data.dpo]] with name = \"...\" and path = \"...\"",
+            )?;
         }
         if pretrain.is_some() && data.pretrain.is_empty() {
             data_section.require(
@@ -154,6 +165,7 @@ impl RawRecipe {
             run,
             pretrain,
             sft,
+            dpo,
             base_dir: self.base_dir.clone(),
             file: self.origin.file.clone(),
         })

@@ -2,12 +2,13 @@
 
 /// Sections and their keys. The empty name is the file itself.
 pub(super) const SECTIONS: &[(&str, &[&str])] = &[
-    ("", &["identity", "tokenizer", "data", "model", "run", "pretrain", "sft"]),
+    ("", &["identity", "tokenizer", "data", "model", "run", "pretrain", "sft", "dpo"]),
     ("identity", &["name", "maker", "description"]),
     ("tokenizer", &["vocab_size", "sample_bytes"]),
-    ("data", &["validation_fraction", "seed", "pretrain", "sft"]),
+    ("data", &["validation_fraction", "seed", "pretrain", "sft", "dpo"]),
     ("data.pretrain", &["name", "path", "text_field", "weight"]),
     ("data.sft", &["name", "path", "max_rows"]),
+    ("data.dpo", &["name", "path", "held_out", "max_rows"]),
     (
         "model",
         &[
@@ -89,6 +90,39 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
             "keep_last",
         ],
     ),
+    (
+        "dpo",
+        &[
+            "epochs",
+            "batch_tokens",
+            "micro_batch",
+            "recompute",
+            "context",
+            "beta",
+            "label_smoothing",
+            "length_normalised",
+            "validation_fraction",
+            "lr",
+            "min_lr",
+            "warmup",
+            "schedule",
+            "cooldown",
+            "optimizer",
+            "muon_lr",
+            "moments",
+            "weight_rounding",
+            "weight_decay",
+            "beta1",
+            "beta2",
+            "eps",
+            "clip",
+            "eval_every",
+            "eval_tokens",
+            "eval_pairs",
+            "checkpoint_every",
+            "keep_last",
+        ],
+    ),
 ];
 
 /// The keys of a section given by the path of a key in it: `data.pretrain[2]` has those of `data.pretrain`.
@@ -113,7 +147,7 @@ pub(super) fn remedy_for_unknown(path: &str, key: &str) -> String {
     if let Some((section, _)) = SECTIONS.iter().find(|(_, keys)| keys.contains(&lower.as_str())) {
         return match *section {
             "" => format!("`{lower}` is a section of its own: write [{lower}]"),
-            "data.pretrain" | "data.sft" => format!("`{lower}` belongs to [[{section}]]"),
+            "data.pretrain" | "data.sft" | "data.dpo" => format!("`{lower}` belongs to [[{section}]]"),
             _ => format!("`{lower}` belongs to [{section}]"),
         };
     }

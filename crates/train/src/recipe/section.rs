@@ -43,6 +43,10 @@ impl Interval {
         Self { max, max_included: true, ..self }
     }
 
+    pub(super) const fn below(self, max: f64) -> Self {
+        Self { max, max_included: false, ..self }
+    }
+
     pub(super) const fn above(min: f64) -> Self {
         Self { min, ..Self::POSITIVE }
     }

@@ -258,20 +258,20 @@ impl Sft {
 }
 
 /// How an optimizer step is cut into micro-batches of rows.
-struct Batch {
-    tokens: usize,
-    micro_batch: Choice<usize>,
-    recompute: Choice<Recompute>,
-    context: usize,
+pub(super) struct Batch {
+    pub(super) tokens: usize,
+    pub(super) micro_batch: Choice<usize>,
+    pub(super) recompute: Choice<Recompute>,
+    pub(super) context: usize,
 }
 
 /// Rows of a micro-batch that keeps the matrix kernels busy at little memory.
-fn usual_micro_batch(step_tokens: usize, context: usize) -> usize {
+pub(super) fn usual_micro_batch(step_tokens: usize, context: usize) -> usize {
     divisor_below(step_tokens / context, (ENOUGH_TOKENS / context).max(1))
 }
 
 impl Batch {
-    fn read(section: &Section<'_>, model: &Model, default_tokens: usize) -> Result<Self, TrainError> {
+    pub(super) fn read(section: &Section<'_>, model: &Model, default_tokens: usize) -> Result<Self, TrainError> {
         let context = section.size("context", 1, 1 << 24)?.unwrap_or(model.context);
         if context > model.context {
             return Err(section.bad(

@@ -1,5 +1,7 @@
 //! Conversations to fine-tune on: read, cleaned, mixed with the identity, split.
 
+use std::path::Path;
+
 use casallm_data::chat::Conversation;
 use casallm_data::cleaning::{Cleaner, CleaningReport};
 use casallm_data::conversations::{ConversationRecord, ReadReport, read_conversations};
@@ -7,6 +9,7 @@ use casallm_data::corpus;
 use casallm_data::identity::{Identity, mix};
 use casallm_data::packing::split;
 use casallm_data::tokenizer::Tokenizer;
+use serde::Serialize;
 
 use super::{EMBEDDED, RunDir, StageObserver};
 use crate::error::TrainError;
@@ -44,7 +47,7 @@ impl Conversations {
 }
 
 /// The identity of a recipe, checked.
-fn identity(recipe: &Recipe) -> Result<Option<Identity>, TrainError> {
+pub(super) fn identity(recipe: &Recipe) -> Result<Option<Identity>, TrainError> {
     let checked = |i: &crate::recipe::Identity| Identity::new(&i.name, &i.maker, &i.description);
     Ok(recipe.identity.as_ref().map(checked).transpose()?)
 }
@@ -75,15 +78,18 @@ fn read(recipe: &Recipe, source: &SftSource) -> Result<(Vec<ConversationRecord>,
         all
     };
     if let Some(limit) = source.max_rows {
-        sample(&mut records, usize::try_from(limit).unwrap_or(usize::MAX), recipe.data.seed);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        sample(&mut records, limit, recipe.data.seed, |record| (&record.source, record.row));
     }
     Ok((records, report))
 }
 
 /// Keeps `limit` records, chosen by a hash of their row and the seed, in their order: files often come sorted.
-fn sample(records: &mut Vec<ConversationRecord>, limit: usize, seed: u64) {
-    let key = |record: &ConversationRecord| {
-        xxhash_rust::xxh3::xxh3_64_with_seed(format!("{} {}", record.source, record.row).as_bytes(), seed)
+/// `place` gives a record's source and row.
+pub(super) fn sample<T>(records: &mut Vec<T>, limit: usize, seed: u64, place: impl Fn(&T) -> (&str, usize)) {
+    let key = |record: &T| {
+        let (source, row) = place(record);
+        xxhash_rust::xxh3::xxh3_64_with_seed(format!("{source} {row}").as_bytes(), seed)
     };
     if limit < records.len() {
         let mut keys: Vec<u64> = records.iter().map(key).collect();
@@ -91,6 +97,28 @@ fn sample(records: &mut Vec<ConversationRecord>, limit: usize, seed: u64) {
         let bound = keys.get(limit).copied().unwrap_or(u64::MAX);
         records.retain(|record| key(record) < bound);
     }
+}
+
+/// Reads, cleans and splits all conversations of a recipe; nothing of the identity is among them.
+///
+/// # Errors
+/// The data cannot be read.
+pub(super) fn cleaned(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Conversations, TrainError> {
+    const TASK: &str = "conversations";
+    let identity = identity(recipe)?;
+    let mut records = Vec::new();
+    let mut reading = Vec::new();
+    for (i, source) in recipe.data.sft.iter().enumerate() {
+        observer.progress(TASK, "sources", i as u64, Some(recipe.data.sft.len() as u64));
+        let (found, report) = read(recipe, source)?;
+        records.extend(found);
+        reading.push((source.name.clone(), report));
+    }
+    let (records, cleaning) = Cleaner::new(identity.as_ref()).clean(records);
+    let conversations = records.into_iter().map(|r| r.conversation).collect();
+    let (train, validation) = split(conversations, recipe.data.validation_fraction, recipe.data.seed);
+    observer.finished(TASK);
+    Ok(Conversations { train, validation, cleaning, reading, identity })
 }
 
 /// Reads, cleans and mixes all conversations of a recipe, and writes what cleaning did beside the run.
@@ -103,28 +131,18 @@ pub fn gather(
     dir: &RunDir,
     observer: &mut dyn StageObserver,
 ) -> Result<Conversations, TrainError> {
-    const TASK: &str = "conversations";
-    let identity = identity(recipe)?;
-    let mut records = Vec::new();
-    let mut reading = Vec::new();
-    for (i, source) in recipe.data.sft.iter().enumerate() {
-        observer.progress(TASK, "sources", i as u64, Some(recipe.data.sft.len() as u64));
-        let (found, report) = read(recipe, source)?;
-        records.extend(found);
-        reading.push((source.name.clone(), report));
-    }
-    let (records, cleaning) = Cleaner::new(identity.as_ref()).clean(records);
-    let path = dir.cleaning();
-    let json = serde_json::to_vec_pretty(&cleaning)
-        .map_err(|e| TrainError::RunState { path: path.clone(), reason: e.to_string() })?;
-    whole_file::replace(&path, &json)?;
-    let conversations = records.into_iter().map(|r| r.conversation).collect();
-    let (train, validation) = split(conversations, recipe.data.validation_fraction, recipe.data.seed);
+    let mut found = cleaned(recipe, observer)?;
+    write_report(&dir.cleaning(), &found.cleaning)?;
     // Only the training part is taught the identity: validation measures talk.
-    let train = match &identity {
-        Some(identity) => mix(train, identity, sft.identity_rate, recipe.data.seed)?,
-        None => train,
-    };
-    observer.finished(TASK);
-    Ok(Conversations { train, validation, cleaning, reading, identity })
+    if let Some(identity) = &found.identity {
+        found.train = mix(found.train, identity, sft.identity_rate, recipe.data.seed)?;
+    }
+    Ok(found)
+}
+
+/// Writes what became of the data beside the run.
+pub(super) fn write_report(path: &Path, report: &impl Serialize) -> Result<(), TrainError> {
+    let json = serde_json::to_vec_pretty(report)
+        .map_err(|e| TrainError::RunState { path: path.to_owned(), reason: e.to_string() })?;
+    whole_file::replace(path, &json)
 }

@@ -2,6 +2,7 @@
 
 use casallm_compute::Device;
 
+use super::dpo::dpo_config;
 use super::sft::sft_config;
 use super::{RunDir, config_of, matrices_of, pretrain_config};
 use crate::checkpoint::CheckpointStore;
@@ -69,6 +70,11 @@ fn open_questions(recipe: &Recipe, stage: Stage) -> Result<(TrainerConfig, Asked
             let asked = Asked { micro_batch: keys.micro_batch.given(), recompute: keys.recompute.given() };
             // No memory depends on the number of steps.
             (sft_config(recipe, 1)?, asked)
+        }
+        Stage::Dpo => {
+            let keys = recipe.dpo()?;
+            let asked = Asked { micro_batch: keys.micro_batch.given(), recompute: keys.recompute.given() };
+            (dpo_config(recipe, 1)?, asked)
         }
     })
 }

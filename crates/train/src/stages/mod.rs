@@ -1,12 +1,14 @@
-//! From a recipe to a trained model, stage by stage: tokenizer, shards, pre-training, fine-tuning.
+//! From a recipe to a trained model, stage by stage: tokenizer, shards, pre-training, fine-tuning, DPO.
 //!
 //! Everything goes into the recipe's `run.dir`, whose layout is [`RunDir`]. Each part is skipped where its result is
 //! already there, so that a command run again goes on where it was. Called by the command line.
 
 mod conversations;
 mod documents;
+mod dpo;
 mod memory;
 mod pretrain;
+mod references;
 mod sft;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +27,7 @@ use casallm_model::network::Network;
 pub use conversations::{Conversations, gather};
 use documents::fingerprint;
 pub use documents::{Prepared, shards, tokenizer};
+pub use dpo::{DpoSetup, dpo};
 pub use memory::{Sized, memory_levels, sized};
 pub use pretrain::{model_config, pretrain, pretrain_config, validation_texts};
 pub use sft::{SftSetup, sft, sft_setup};
@@ -81,12 +84,23 @@ impl RunDir {
         match stage {
             Stage::Pretrain => self.root.join("base"),
             Stage::Sft => self.root.join("model"),
+            Stage::Dpo => self.root.join("dpo"),
         }
     }
 
     /// Whether the stage's model is there, whole: its checksums are the last file that a save makes visible.
     pub fn has_model(&self, stage: Stage) -> bool {
         self.model(stage).join(CHECKSUMS).exists()
+    }
+
+    /// What became of the preference pairs.
+    pub fn pairs(&self) -> PathBuf {
+        self.root.join("pairs.json")
+    }
+
+    /// What the model that DPO begins with gives for each pair.
+    pub fn references(&self) -> PathBuf {
+        self.root.join("dpo-references.bin")
     }
 
     /// What cleaning did to the conversations.

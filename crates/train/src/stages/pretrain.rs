@@ -63,13 +63,23 @@ struct Data {
 
 /// The fixed validation of a recipe's first stage.
 fn validation(recipe: &Recipe, stage: &Pretrain, tokenizer: &Tokenizer) -> Result<Vec<ValidationSet>, TrainError> {
+    text_validation(recipe, (stage.context, stage.micro_rows()), stage.eval_tokens, tokenizer)
+}
+
+/// The fixed validation on documents, `micro_rows` rows of `context` tokens a batch.
+pub(super) fn text_validation(
+    recipe: &Recipe,
+    (context, micro_rows): (usize, usize),
+    eval_tokens: u64,
+    tokenizer: &Tokenizer,
+) -> Result<Vec<ValidationSet>, TrainError> {
     let dir = RunDir::new(&recipe.run.dir);
     let sources = &recipe.data.pretrain;
     let open = |name: &str| ShardSet::open(&dir.shards(name), Split::Val, tokenizer);
     let sets = sources.iter().map(|source| open(&source.name)).collect::<Result<_, _>>()?;
-    let rows = stage.eval_tokens.div_ceil((stage.context * sources.len().max(1)) as u64);
-    let loader = ValidationLoader::new(sets, stage.context, rows, tokenizer)?;
-    from_loader(&loader, stage.micro_rows(), &tokenizer.byte_lengths())
+    let rows = eval_tokens.div_ceil((context * sources.len().max(1)) as u64);
+    let loader = ValidationLoader::new(sets, context, rows, tokenizer)?;
+    from_loader(&loader, micro_rows, &tokenizer.byte_lengths())
 }
 
 /// The very text that validation measures, by source: what other compressors are to be measured on.

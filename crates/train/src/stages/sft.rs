@@ -1,4 +1,5 @@
-//! The second stage: fine-tuning on conversations.
+//! The second stage: fine-tuning on conversations. What DPO shares with it, the model that is tuned and the conversations
+//! that are held out, is here too.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use super::{
 use crate::error::TrainError;
 use crate::feed::SftFeed;
 use crate::interrupt::Interrupt;
-use crate::recipe::{Recipe, Sft, Stage};
+use crate::recipe::{Recipe, Stage};
 use crate::trainer::{Outcome, Trainer, TrainerConfig};
 use crate::validation::ValidationSet;
 
@@ -41,17 +42,50 @@ pub struct SftSetup {
     pub tokenizer: Tokenizer,
 }
 
-fn pack(
-    conversations: &[Conversation],
-    tokenizer: &Tokenizer,
-    stage: &Sft,
-    seed: u64,
-) -> Result<(ConversationSet, FitReport), TrainError> {
-    let tokens = stage.micro_rows() * stage.context;
-    Ok(ConversationSet::from_conversations(conversations, tokenizer, stage.context, tokens, seed)?)
+/// How conversations are packed.
+#[derive(Clone, Copy)]
+pub(super) struct Packing {
+    /// Tokens of the longest.
+    pub(super) context: usize,
+    /// Tokens of a micro-batch.
+    pub(super) micro_tokens: usize,
+    /// Seed of the order.
+    pub(super) seed: u64,
 }
 
-/// Refuses a pre-trained model of another shape than the recipe describes, which would be tuned in its place. Dropout is
+impl Packing {
+    fn pack(
+        self,
+        conversations: &[Conversation],
+        tokenizer: &Tokenizer,
+    ) -> Result<(ConversationSet, FitReport), TrainError> {
+        let Packing { context, micro_tokens, seed } = self;
+        Ok(ConversationSet::from_conversations(conversations, tokenizer, context, micro_tokens, seed)?)
+    }
+
+    /// The fixed validation of at least `eval_tokens`, where there are so many.
+    pub(super) fn validation(
+        self,
+        conversations: &[Conversation],
+        tokenizer: &Tokenizer,
+        eval_tokens: u64,
+    ) -> Result<ValidationSet, TrainError> {
+        let (held_out, _) = self.pack(conversations, tokenizer)?;
+        let lengths = tokenizer.byte_lengths();
+        let plan = held_out.plan(0);
+        let rows = eval_tokens.div_ceil(self.micro_tokens as u64).max(1);
+        let batches: Vec<_> =
+            (0..plan.len().min(usize::try_from(rows).unwrap_or(usize::MAX))).filter_map(|i| plan.batch(i)).collect();
+        let supervised = batches.iter().flat_map(|b| b.targets.iter().zip(&b.weights));
+        let bytes = supervised
+            .filter(|(_, weight)| **weight > 0.0)
+            .map(|(target, _)| u64::from(lengths.get(*target as usize).copied().unwrap_or(0)))
+            .sum();
+        Ok(ValidationSet { source: "conversations".to_owned(), batches, bytes: Some(bytes), pairs: None })
+    }
+}
+
+/// Refuses a model of another shape than the recipe describes, which would be tuned in its place. Dropout is
 /// no part of the shape.
 fn check_same_model(recipe: &Recipe, base: &ModelDirectory) -> Result<(), TrainError> {
     let keys = |config: ModelConfig| -> Result<BTreeMap<String, serde_json::Value>, TrainError> {
@@ -73,7 +107,7 @@ fn check_same_model(recipe: &Recipe, base: &ModelDirectory) -> Result<(), TrainE
     Err(TrainError::RunState {
         path: base.path().to_owned(),
         reason: format!(
-            "the pre-trained model is another than the recipe's: {}; restore the recipe, or pre-train in another run.dir",
+            "the model is another than the recipe's: {}; restore the recipe, or train in another run.dir",
             differences.join("; ")
         ),
     })
@@ -103,25 +137,25 @@ pub fn sft_config(recipe: &Recipe, steps: u64) -> Result<TrainerConfig, TrainErr
     })
 }
 
-/// Reads and packs the conversations for the model in [`RunDir::model`] of the first stage.
+/// The model that a stage ended with and its tokenizer, for the stage after it.
 ///
 /// # Errors
-/// There is no such model; the data cannot be read.
-pub fn sft_setup(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<SftSetup, TrainError> {
-    let stage = recipe.sft()?;
+/// There is no such model, or it is not the recipe's.
+pub(super) fn model_of(recipe: &Recipe, stage: Stage) -> Result<(ModelDirectory, Tokenizer), TrainError> {
     let dir = RunDir::new(&recipe.run.dir);
-    let base = dir.model(Stage::Pretrain);
-    if !dir.has_model(Stage::Pretrain) {
+    let path = dir.model(stage);
+    if !dir.has_model(stage) {
+        let what = if stage == Stage::Pretrain { "pre-trained" } else { "fine-tuned" };
         return Err(TrainError::RunState {
-            path: base,
-            reason: "there is no pre-trained model yet; run `casallm pretrain` with this recipe first".to_owned(),
+            path,
+            reason: format!("there is no {what} model yet; run `casallm {}` with this recipe first", stage.name()),
         });
     }
-    let directory = ModelDirectory::open(&base)?;
+    let directory = ModelDirectory::open(&path)?;
     let tokenizer = Tokenizer::from_bytes(directory.text(TOKENIZER)?.as_bytes())?;
     if directory.config().vocab_size != tokenizer.vocab_size() {
         return Err(TrainError::RunState {
-            path: base,
+            path,
             reason: format!(
                 "the model has a vocabulary of {}, its tokenizer.json one of {}; restore the pair",
                 directory.config().vocab_size,
@@ -130,22 +164,24 @@ pub fn sft_setup(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Sf
         });
     }
     check_same_model(recipe, &directory)?;
+    Ok((directory, tokenizer))
+}
+
+/// Reads and packs the conversations for the model in [`RunDir::model`] of the first stage.
+///
+/// # Errors
+/// There is no such model; the data cannot be read.
+pub fn sft_setup(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<SftSetup, TrainError> {
+    let stage = recipe.sft()?;
+    let dir = RunDir::new(&recipe.run.dir);
+    let (_, tokenizer) = model_of(recipe, Stage::Pretrain)?;
     let conversations = gather(recipe, stage, &dir, observer)?;
-    let (set, fit) = pack(&conversations.train, &tokenizer, stage, recipe.data.seed)?;
+    let packing =
+        Packing { context: stage.context, micro_tokens: stage.micro_rows() * stage.context, seed: recipe.data.seed };
+    let (set, fit) = packing.pack(&conversations.train, &tokenizer)?;
     let mut validation = Vec::new();
     if !conversations.validation.is_empty() {
-        let (held_out, _) = pack(&conversations.validation, &tokenizer, stage, recipe.data.seed)?;
-        let lengths = tokenizer.byte_lengths();
-        let plan = held_out.plan(0);
-        let rows = stage.eval_tokens.div_ceil((stage.micro_rows() * stage.context) as u64).max(1);
-        let batches: Vec<_> =
-            (0..plan.len().min(usize::try_from(rows).unwrap_or(usize::MAX))).filter_map(|i| plan.batch(i)).collect();
-        let supervised = batches.iter().flat_map(|b| b.targets.iter().zip(&b.weights));
-        let bytes = supervised
-            .filter(|(_, weight)| **weight > 0.0)
-            .map(|(target, _)| u64::from(lengths.get(*target as usize).copied().unwrap_or(0)))
-            .sum();
-        validation.push(ValidationSet { source: "conversations".to_owned(), batches, bytes: Some(bytes) });
+        validation.push(packing.validation(&conversations.validation, &tokenizer, stage.eval_tokens)?);
     }
     let feed = SftFeed::new(set, stage.epochs, stage.accumulation());
     let steps = feed.steps();

@@ -1,0 +1,318 @@
+//! [`PairSet`]: pairs as token ids, fitted to the context and packed into batches.
+//!
+//! A pair stands in a batch as two sequences, the chosen answer's before the rejected one's, each with the whole prompt;
+//! a pair is never divided between batches, because its two losses make its weight. The order is a function of (seed,
+//! epoch) alone. Every sequence has a supervised token, the `</s>` of its answer at least.
+
+use super::{DropReason, PairRecord, PairReport};
+use crate::batch::Batch;
+use crate::chat::{Message, Role, turn};
+use crate::error::Error;
+use crate::packing::pack;
+use crate::seeded::SplitMix64;
+use crate::tokenizer::Tokenizer;
+
+/// A pair as ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenPair {
+    /// `<s>` and the turns before the answers.
+    pub prompt: Vec<u32>,
+    /// The chosen and the rejected answer: role token, text, `</s>`.
+    pub answers: [Vec<u32>; 2],
+}
+
+impl TokenPair {
+    /// Positions of both sequences; the last id of each is only a target.
+    pub fn positions(&self) -> usize {
+        self.answers.iter().map(|answer| self.prompt.len() + answer.len() - 1).sum()
+    }
+
+    /// Targets of the chosen and the rejected answer: all of it but the role token, which the program writes.
+    pub fn supervised(&self) -> [usize; 2] {
+        [0, 1].map(|i| self.answers[i].len() - 1)
+    }
+
+    /// The pair's ids, if its last question and longer answer fit `context` positions, and whether it lost its oldest
+    /// exchanges to do so. Instructions that precede the conversation stay.
+    fn fit(record: &PairRecord, tokenizer: &Tokenizer, context: usize) -> Result<Option<(Self, bool)>, Error> {
+        let special = tokenizer.special()?;
+        let messages = &record.pair.prompt;
+        let answer = |text: &String| turn(&Message::assistant(text.as_str()), tokenizer, special);
+        let answers = [answer(&record.pair.chosen), answer(&record.pair.rejected)];
+        let mut turns: Vec<Vec<u32>> = messages.iter().map(|m| turn(m, tokenizer, special)).collect();
+        let system = messages.iter().take_while(|m| m.role == Role::System).count();
+        let longest = answers.iter().map(Vec::len).max().unwrap_or(0);
+        // `<s>` takes a position, and the last id takes none.
+        let room = context.saturating_sub(longest);
+        let mut total: usize = turns.iter().map(Vec::len).sum();
+        let mut first = system;
+        while total > room {
+            let next = messages.iter().enumerate().skip(first + 1).find(|(_, m)| m.role == Role::User);
+            let Some((next, _)) = next else { return Ok(None) };
+            total -= turns[first..next].iter().map(Vec::len).sum::<usize>();
+            first = next;
+        }
+        turns.drain(system..first);
+        let prompt = std::iter::once(special.bos).chain(turns.into_iter().flatten()).collect();
+        Ok(Some((TokenPair { prompt, answers }, first > system)))
+    }
+}
+
+/// Pairs that fit the context, ready to be packed.
+#[derive(Debug, Clone)]
+pub struct PairSet {
+    pairs: Vec<TokenPair>,
+    batch_tokens: usize,
+    seed: u64,
+}
+
+impl PairSet {
+    /// Fits each pair to `context` positions a sequence. `batch_tokens` bounds the tokens of a micro-batch and must be at
+    /// least twice `context`. What is shortened or left out is added to `report`.
+    ///
+    /// # Errors
+    /// [`Error::BatchBelowPair`]; [`Error::NoPairs`] when none is left; [`Error::TokenizerNotOwn`].
+    pub fn new(
+        records: &[PairRecord],
+        tokenizer: &Tokenizer,
+        (context, batch_tokens): (usize, usize),
+        seed: u64,
+        report: &mut PairReport,
+    ) -> Result<Self, Error> {
+        if batch_tokens < context.saturating_mul(2) {
+            return Err(Error::BatchBelowPair { batch_tokens, context });
+        }
+        let mut pairs = Vec::with_capacity(records.len());
+        for record in records {
+            match TokenPair::fit(record, tokenizer, context)? {
+                Some((pair, shortened)) => {
+                    report.shortened += usize::from(shortened);
+                    pairs.push(pair);
+                }
+                None => report.drop(&record.source, record.row, DropReason::TooLong),
+            }
+        }
+        if pairs.is_empty() {
+            return Err(Error::NoPairs { given: report.rows, context, counts: report.counts.clone() });
+        }
+        Ok(Self { pairs, batch_tokens, seed })
+    }
+
+    /// The pairs; a reference log-probability belongs to an index here. Never empty.
+    pub fn pairs(&self) -> &[TokenPair] {
+        &self.pairs
+    }
+
+    /// At most `count` pairs, those that come first in a random order by the seed.
+    #[must_use]
+    pub fn sample(mut self, count: usize) -> Self {
+        let mut order: Vec<usize> = (0..self.pairs.len()).collect();
+        SplitMix64::new(self.seed, u64::MAX).shuffle(&mut order);
+        order.truncate(count.max(1));
+        order.sort_unstable();
+        self.pairs = order.into_iter().map(|i| self.pairs[i].clone()).collect();
+        self
+    }
+
+    /// The batches of one pass over the pairs, in an order by the seed and `epoch`.
+    pub fn plan(&self, epoch: u64) -> PairPlan<'_> {
+        let mut order: Vec<usize> = (0..self.pairs.len()).collect();
+        SplitMix64::new(self.seed, epoch).shuffle(&mut order);
+        self.planned(order)
+    }
+
+    /// The batches of the pairs as they stand, for passes that teach nothing.
+    pub fn in_order(&self) -> PairPlan<'_> {
+        self.planned((0..self.pairs.len()).collect())
+    }
+
+    fn planned(&self, order: Vec<usize>) -> PairPlan<'_> {
+        let batches = pack(order, self.batch_tokens, |index| self.pairs[index].positions());
+        PairPlan { set: self, batches }
+    }
+}
+
+/// The batches of one pass.
+#[derive(Debug, Clone)]
+pub struct PairPlan<'a> {
+    set: &'a PairSet,
+    batches: Vec<Vec<usize>>,
+}
+
+impl PairPlan<'_> {
+    /// Batches of the pass, at least one.
+    pub fn len(&self) -> usize {
+        self.batches.len()
+    }
+
+    /// Never true: a set has at least one pair.
+    pub fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// Indices of the pairs in batch number `index`; none past the end.
+    pub fn members(&self, index: usize) -> &[usize] {
+        self.batches.get(index).map_or(&[], Vec::as_slice)
+    }
+
+    /// Batch number `index`; `None` past the end. Sequences 2 i and 2 i + 1 are the chosen and the rejected answer of
+    /// member i; a weight is 1 where the target is of the answer.
+    pub fn batch(&self, index: usize) -> Option<Batch> {
+        let members = self.batches.get(index)?;
+        let mut batch = Batch { cu_seqlens: vec![0], ..Batch::default() };
+        for &member in members {
+            let pair = &self.set.pairs[member];
+            for answer in &pair.answers {
+                let ids: Vec<u32> = pair.prompt.iter().chain(answer).copied().collect();
+                batch.tokens.extend_from_slice(&ids[..ids.len() - 1]);
+                batch.targets.extend_from_slice(&ids[1..]);
+                // The target of the prompt's last id is the role token.
+                batch.weights.resize(batch.weights.len() + pair.prompt.len(), 0.0);
+                batch.weights.resize(batch.tokens.len(), 1.0);
+                batch.cu_seqlens.push(batch.tokens.len() as u32);
+            }
+        }
+        Some(batch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::{Conversation, render};
+    use crate::preferences::PreferencePair;
+    use crate::tokenizer::tests::byte_tokenizer;
+    use proptest::prelude::*;
+
+    fn record(prompt: Vec<Message>, chosen: &str, rejected: &str) -> PairRecord {
+        let pair = PreferencePair { prompt, chosen: chosen.into(), rejected: rejected.into() };
+        PairRecord { source: "s".into(), row: 1, pair }
+    }
+
+    fn set(records: &[PairRecord], context: usize) -> Result<(PairSet, PairReport), Error> {
+        let mut report = PairReport { rows: records.len(), ..PairReport::default() };
+        let set = PairSet::new(records, &byte_tokenizer(), (context, 2 * context), 1, &mut report)?;
+        Ok((set, report))
+    }
+
+    #[test]
+    fn a_pair_is_two_conversations_of_which_the_last_answer_is_learned() {
+        let prompt = vec![
+            Message::system("Be kind."),
+            Message::user("Hi"),
+            Message::assistant("Yes?"),
+            Message::user("How are you?"),
+        ];
+        let (set, report) = set(&[record(prompt.clone(), "Well.", "None of your business.")], 128).unwrap();
+        assert_eq!((report.shortened, report.dropped.len()), (0, 0));
+        let batch = set.plan(3).batch(0).unwrap();
+        assert_eq!(batch.cu_seqlens.len(), 3);
+        let tokenizer = byte_tokenizer();
+        for (i, answer) in ["Well.", "None of your business."].into_iter().enumerate() {
+            let messages = prompt.iter().cloned().chain([Message::assistant(answer)]).collect();
+            let whole = render(&Conversation { messages }, &tokenizer).unwrap().ids;
+            let (from, to) = (batch.cu_seqlens[i] as usize, batch.cu_seqlens[i + 1] as usize);
+            assert_eq!(batch.tokens[from..to], whole[..whole.len() - 1]);
+            assert_eq!(batch.targets[from..to], whole[1..]);
+            let learned: Vec<u32> = (from..to).filter(|t| batch.weights[*t] == 1.0).map(|t| batch.targets[t]).collect();
+            let mut expected = tokenizer.encode(answer);
+            expected.push(tokenizer.special().unwrap().eos);
+            assert_eq!(learned, expected);
+            assert_eq!(set.pairs()[0].supervised()[i], expected.len());
+        }
+        Batch::new(batch.tokens, batch.targets, batch.weights, batch.cu_seqlens).unwrap();
+    }
+
+    #[test]
+    fn the_oldest_exchanges_go_first_and_instructions_stay() {
+        let prompt = vec![
+            Message::system("S"),
+            Message::user("a".repeat(40)),
+            Message::assistant("b"),
+            Message::user("c"),
+            Message::assistant("d"),
+            Message::user("e"),
+        ];
+        let (set, report) = set(&[record(prompt, "f", &"g".repeat(30))], 64).unwrap();
+        assert_eq!(report.shortened, 1);
+        let tokenizer = byte_tokenizer();
+        let kept = [Message::system("S"), Message::user("c"), Message::assistant("d"), Message::user("e")];
+        let expected = render(&Conversation { messages: kept.to_vec() }, &tokenizer).unwrap().ids;
+        assert_eq!(set.pairs()[0].prompt, expected);
+    }
+
+    #[test]
+    fn the_last_question_and_answer_fit_exactly_or_not_at_all() {
+        // <s> <|user|> q </s> <|assistant|>, 59 bytes, </s>: 65 ids, of which the last takes no position.
+        let fits = record(vec![Message::user("q")], &"x".repeat(59), "y");
+        assert_eq!(set(std::slice::from_ref(&fits), 64).unwrap().0.pairs()[0].answers[0].len(), 61);
+        let error = set(&[record(vec![Message::user("q")], "y", &"x".repeat(60))], 64).unwrap_err();
+        let Error::NoPairs { given: 1, context: 64, counts } = &error else { panic!("{error}") };
+        assert_eq!(counts[&DropReason::TooLong], 1);
+        assert!(error.to_string().contains("1: too long"), "{error}");
+        let mut report = PairReport::default();
+        let small = PairSet::new(&[fits], &byte_tokenizer(), (64, 127), 1, &mut report);
+        assert!(matches!(small, Err(Error::BatchBelowPair { batch_tokens: 127, context: 64 })));
+    }
+
+    #[test]
+    fn a_sample_is_a_part_and_the_same_each_time() {
+        let records: Vec<_> =
+            (0..50).map(|i| record(vec![Message::user(format!("{i}"))], "yes", &"n".repeat(i + 1))).collect();
+        let all = set(&records, 64).unwrap().0;
+        let sampled = all.clone().sample(7);
+        assert_eq!(sampled.pairs().len(), 7);
+        assert_eq!(sampled.pairs(), all.clone().sample(7).pairs());
+        assert!(sampled.pairs().iter().all(|pair| all.pairs().contains(pair)));
+        assert_eq!(all.clone().sample(1000).pairs(), all.pairs());
+    }
+
+    proptest! {
+        #[test]
+        fn every_pair_that_is_kept_is_learned_once_a_pass(
+            context in 64usize..300,
+            extra in 0usize..300,
+            seed: u64,
+            lengths in prop::collection::vec(
+                (prop::collection::vec(0usize..90, 1..6), 0usize..200, 0usize..200), 1..25),
+        ) {
+            let records: Vec<PairRecord> = lengths.iter().map(|(prompt, chosen, rejected)| {
+                // The last message of a prompt is the person's.
+                let role = |i: usize| if (prompt.len() - i) % 2 == 1 { Role::User } else { Role::Assistant };
+                let message = |(i, n): (usize, &usize)| Message { role: role(i), content: "p".repeat(*n) };
+                let prompt = prompt.iter().enumerate().map(message).collect();
+                record(prompt, &"c".repeat(*chosen), &"r".repeat(*rejected))
+            }).collect();
+            let mut report = PairReport { rows: records.len(), ..PairReport::default() };
+            let batch_tokens = 2 * context + extra;
+            let made = PairSet::new(&records, &byte_tokenizer(), (context, batch_tokens), seed, &mut report);
+            let kept = made.as_ref().map_or(0, |set| set.pairs().len());
+            prop_assert_eq!(kept + report.dropped.len(), records.len());
+            let Ok(set) = made else { return Ok(()) };
+            let wanted: usize = set.pairs().iter().flat_map(TokenPair::supervised).sum();
+            for epoch in 0..2 {
+                let plan = set.plan(epoch);
+                let (mut members, mut supervised) = (Vec::new(), 0.0);
+                for i in 0..plan.len() {
+                    let batch = plan.batch(i).unwrap();
+                    prop_assert!(batch.len() <= batch_tokens);
+                    prop_assert_eq!(batch.cu_seqlens.len(), 2 * plan.members(i).len() + 1);
+                    for bounds in batch.cu_seqlens.windows(2) {
+                        let (from, to) = (bounds[0] as usize, bounds[1] as usize);
+                        prop_assert!(to - from <= context);
+                        prop_assert!(batch.weights[from..to].contains(&1.0));
+                    }
+                    supervised += batch.supervised();
+                    members.extend_from_slice(plan.members(i));
+                    prop_assert!(
+                        Batch::new(batch.tokens, batch.targets, batch.weights, batch.cu_seqlens).is_ok()
+                    );
+                }
+                members.sort_unstable();
+                prop_assert_eq!(members, (0..kept).collect::<Vec<_>>());
+                prop_assert_eq!(supervised as usize, wanted);
+                prop_assert!(plan.batch(plan.len()).is_none());
+            }
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! Direct preference optimisation: gradients beside PyTorch's, training at any context and any lengths, and what a run
+//! writes of its pairs.
+
+use std::sync::Arc;
+
+use casallm_compute::cuda::CudaDevice;
+use casallm_compute::cuda::simulator::Simulator;
+use casallm_compute::{CpuDevice, DType, Device, Isa, MatrixUse};
+use casallm_data::batch::Batch;
+use casallm_data::chat::Message;
+use casallm_data::preferences::{PairRecord, PairReport, PairSet, PreferencePair};
+use casallm_data::tokenizer::{Tokenizer, TrainOptions};
+use casallm_model::config::ModelConfig;
+use casallm_model::network::Network;
+use casallm_model::parameters::Parameters;
+use casallm_model::training::Gradients;
+use casallm_model::workspace::{Recompute, Workspace, WorkspaceShape};
+use casallm_train::checkpoint::CheckpointStore;
+use casallm_train::feed::{DpoFeed, Feed};
+use casallm_train::interrupt::Interrupt;
+use casallm_train::metrics::{self, MetricsRow};
+use casallm_train::optimizer::OptimizerConfig;
+use casallm_train::preference::{LogProbabilities, Objective, PairTotals, Preferences};
+use casallm_train::recipe::Stage;
+use casallm_train::schedule::{Schedule, Shape};
+use casallm_train::trainer::{Observer, Outcome, Trainer, TrainerConfig};
+use casallm_train::validation::{ValidationSet, judge_pairs, view};
+use proptest::prelude::*;
+use safetensors::SafeTensors;
+
+const FIXTURE: &[u8] = include_bytes!("fixtures/dpo.safetensors");
+
+/// The fixture of `make_dpo_fixture.py`.
+struct Fixture {
+    config: ModelConfig,
+    tensors: SafeTensors<'static>,
+}
+
+impl Fixture {
+    fn open() -> Self {
+        let (_, header) = SafeTensors::read_metadata(FIXTURE).unwrap();
+        let config = ModelConfig::from_json(&header.metadata().as_ref().unwrap()["config"]).unwrap();
+        Fixture { config, tensors: SafeTensors::deserialize(FIXTURE).unwrap() }
+    }
+
+    fn words(&self, name: &str) -> Vec<u32> {
+        self.tensors.tensor(name).unwrap().data().as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()
+    }
+
+    fn numbers(&self, name: &str) -> Vec<f32> {
+        self.words(name).into_iter().map(f32::from_bits).collect()
+    }
+
+    fn network<D: Device>(&self, device: &Arc<D>, group: &str) -> Network<D> {
+        let parameters =
+            Parameters::new(device.clone(), &self.config, DType::F32.into(), MatrixUse::Training, |spec| {
+                Ok(self.numbers(&format!("{group}.{}", spec.name)))
+            });
+        Network::new(self.config.clone(), DType::F32, parameters.unwrap()).unwrap()
+    }
+
+    /// The first two pairs and the third: two micro-batches.
+    fn batches(&self) -> [Batch; 2] {
+        let (ids, targets, mask) = (self.words("ids"), self.words("targets"), self.numbers("mask"));
+        let bounds = self.words("cu_seqlens");
+        [0..4, 4..6].map(|sequences| {
+            let (from, to) = (bounds[sequences.start], bounds[sequences.end]);
+            let rows = from as usize..to as usize;
+            let bounds = bounds[sequences.start..=sequences.end].iter().map(|b| b - from).collect();
+            Batch::new(ids[rows.clone()].to_vec(), targets[rows.clone()].to_vec(), mask[rows].to_vec(), bounds).unwrap()
+        })
+    }
+
+    fn workspace<D: Device>(&self, device: &D, recompute: Recompute) -> Workspace<D::Buffer> {
+        let shape = WorkspaceShape {
+            tokens: self.words("ids").len(),
+            sequence: self.config.context,
+            dtype: DType::F32,
+            matrices: DType::F32.into(),
+            training: Some(recompute),
+        };
+        Workspace::new(device, &self.config, shape).unwrap()
+    }
+}
+
+/// Relative L2 distance.
+fn distance(found: &[f32], wanted: &[f32]) -> f64 {
+    assert_eq!(found.len(), wanted.len());
+    let square = |x: f64| x * x;
+    let off: f64 = found.iter().zip(wanted).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
+    (off / wanted.iter().map(|x| square(f64::from(*x))).sum::<f64>()).sqrt()
+}
+
+fn equals_pytorch<D: Device>(device: &Arc<D>, recompute: Recompute) {
+    let fixture = Fixture::open();
+    let batches = fixture.batches();
+    let mut workspace = fixture.workspace(&**device, recompute);
+    let reference = fixture.network(device, "reference");
+    let references: Vec<Vec<LogProbabilities>> =
+        batches.iter().map(|batch| judge_pairs(&reference, &mut workspace, batch).unwrap()).collect();
+    let found: Vec<f32> = references.iter().flatten().flatten().map(|x| *x as f32).collect();
+    assert!(distance(&found, &fixture.numbers("reference_logps")) < 1e-5, "{found:?}");
+
+    let network = fixture.network(device, "param");
+    for name in ["plain", "smoothed", "normalised"] {
+        let settings = fixture.numbers(&format!("{name}.settings"));
+        let objective = Objective {
+            beta: f64::from(settings[0]),
+            label_smoothing: f64::from(settings[1]),
+            length_normalised: settings[2] == 1.0,
+        };
+        let mut gradients = Gradients::new(&**device, &fixture.config).unwrap();
+        let mut tally = device.allocate_tally().unwrap();
+        let mut totals = PairTotals::default();
+        for (batch, references) in batches.iter().zip(&references) {
+            let weigh = |losses: &[f32]| objective.weigh(batch, losses, references, &mut totals);
+            network
+                .add_weighed(&mut workspace, view(batch), (1.0 / 3.0, 0), &mut gradients, &mut tally, weigh)
+                .unwrap();
+        }
+        let loss = totals.mean().loss.unwrap();
+        let wanted = f64::from(fixture.numbers(&format!("{name}.loss"))[0]);
+        assert!((loss - wanted).abs() < 1e-5 * wanted, "{name}: loss {loss}, PyTorch {wanted}");
+        let rewards = fixture.numbers(&format!("{name}.rewards"));
+        let chosen = rewards.iter().step_by(2).sum::<f32>() / 3.0;
+        assert!((totals.mean().chosen_reward.unwrap() - f64::from(chosen)).abs() < 1e-4, "{name}");
+        for (i, spec) in fixture.config.parameters().iter().enumerate() {
+            let mut found = vec![0.0; spec.len()];
+            device.read_f32(gradients.get(i), 0, &mut found);
+            let off = distance(&found, &fixture.numbers(&format!("{name}.grad.{}", spec.name)));
+            assert!(off < 1e-4, "{name}: gradient of {}: {off:.1e}", spec.name);
+        }
+    }
+}
+
+#[test]
+fn gradients_equal_pytorch_at_every_instruction_set_and_recomputation() {
+    for isa in Isa::available() {
+        equals_pytorch(&Arc::new(CpuDevice::new(2, isa).unwrap()), Recompute::Light);
+    }
+    for recompute in Recompute::ALL {
+        equals_pytorch(&cpu(), recompute);
+    }
+}
+
+#[test]
+fn gradients_equal_pytorch_on_the_gpu() {
+    if let Some(simulator) = Simulator::for_test(1) {
+        equals_pytorch(&Arc::new(CudaDevice::new(simulator).unwrap()), Recompute::Light);
+    }
+}
+
+fn cpu() -> Arc<CpuDevice> {
+    Arc::new(CpuDevice::new(2, *Isa::available().last().unwrap()).unwrap())
+}
+
+fn tokenizer() -> Tokenizer {
+    let texts = (0..40).map(|i| Ok(format!("Some words {i} to learn bytes and a few pairs of letters from.")));
+    let options = TrainOptions { vocab_size: 270, ..TrainOptions::default() };
+    Tokenizer::train(texts, &options, &mut |_| {}).unwrap()
+}
+
+fn record(question: &str, chosen: String, rejected: String) -> PairRecord {
+    let prompt = vec![Message::user(question)];
+    PairRecord { source: "test".into(), row: 1, pair: PreferencePair { prompt, chosen, rejected } }
+}
+
+const OBJECTIVE: Objective = Objective { beta: 0.3, label_smoothing: 0.05, length_normalised: false };
+
+/// A stage of `steps` steps, two micro-batches of two rows each at most.
+fn config(context: usize, steps: u64, lr: f64) -> TrainerConfig {
+    TrainerConfig {
+        stage: Stage::Dpo,
+        settings: String::new(),
+        schedule: Schedule { shape: Shape::Cosine, steps, warmup: 1, cooldown: 0, peak: lr, min: lr },
+        clip: 1.0,
+        optimizer: OptimizerConfig::default(),
+        eval_every: 4,
+        checkpoint_every: 4,
+        seed: 5,
+        micro_tokens: 2 * context,
+        recompute: Recompute::Light,
+        step_tokens: 4 * context,
+        context,
+        peak: None,
+    }
+}
+
+fn trainer(context: usize, vocab_size: usize, config: TrainerConfig) -> Trainer<CpuDevice> {
+    let model = ModelConfig::modern(2, 32, 2, 1, vocab_size, context).unwrap();
+    let parameters = Parameters::random(cpu(), &model, DType::Bf16.into(), 3).unwrap();
+    Trainer::new(Network::new(model, DType::Bf16, parameters).unwrap(), config).unwrap()
+}
+
+/// What the trainer's network gives for the pairs of a set, in order.
+fn references(trainer: &mut Trainer<CpuDevice>, set: &PairSet) -> Vec<LogProbabilities> {
+    let plan = set.in_order();
+    (0..plan.len()).flat_map(|i| trainer.judge_pairs(&plan.batch(i).unwrap()).unwrap()).collect()
+}
+
+struct Silent;
+
+impl Observer for Silent {
+    fn step(&mut self, _: &MetricsRow, _: u64) {}
+    fn note(&mut self, _: &str) {}
+}
+
+#[test]
+fn a_run_learns_its_pairs_and_tells_of_them() {
+    let tokenizer = tokenizer();
+    let records: Vec<_> = (0..12)
+        .map(|i| record(&format!("Question {i}?"), "Yes, gladly.".into(), format!("No, and go away, {i}!")))
+        .collect();
+    let mut report = PairReport::default();
+    let set = PairSet::new(&records, &tokenizer, (64, 128), 1, &mut report).unwrap();
+    let steps = DpoFeed::steps(&set, 6, 2);
+    let mut trainer = trainer(64, tokenizer.vocab_size(), config(64, steps, 3e-3));
+    let references = references(&mut trainer, &set);
+    let plan = set.in_order();
+    let of_batch = |i: usize| plan.members(i).iter().map(|pair| references[*pair]).collect();
+    let pairs = Preferences { objective: OBJECTIVE, references: (0..plan.len()).map(of_batch).collect() };
+    let batches = (0..plan.len()).map(|i| plan.batch(i).unwrap()).collect();
+    let held_out = ValidationSet { source: "pairs".into(), batches, bytes: None, pairs: Some(pairs) };
+    let text = Batch::from_rows([[7u32; 30].as_slice(), &[9; 30]]).unwrap();
+    let text = ValidationSet { source: "text".into(), batches: vec![text], bytes: Some(58), pairs: None };
+    let feed = DpoFeed::new(set.clone(), OBJECTIVE, references.clone(), 6, 2);
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("metrics.jsonl");
+    let store = CheckpointStore::new(folder.path().join("checkpoints"), 9).unwrap();
+    let outcome = trainer.run(&feed, &[text, held_out], &store, &path, &Interrupt::new(), &mut Silent).unwrap();
+    let Outcome::Finished(last) = outcome else { panic!("{outcome:?}") };
+    let rows = metrics::read(&path).unwrap();
+    assert_eq!(rows.iter().map(|row| row.step).collect::<Vec<_>>(), (0..=steps).collect::<Vec<_>>());
+
+    // Before: nothing is preferred to the reference, to the bit.
+    let before = rows[0].val_preference.unwrap();
+    assert_eq!((before.margin, before.accuracy, rows[0].loss), (Some(0.0), 0.5, None));
+    assert!((before.loss.unwrap() - std::f64::consts::LN_2).abs() < 1e-12);
+    assert!(rows[0].val_loss.unwrap() > 1.0 && rows[0].val.contains_key("text") && rows[0].val.len() == 1);
+    let first = rows[1].preference.unwrap();
+    assert_eq!(rows[1].loss, first.loss);
+
+    let after = rows.last().unwrap().val_preference.unwrap();
+    assert_eq!(Some(after), last.preference);
+    assert!(after.accuracy == 1.0 && after.ranking == 1.0, "{after:?}");
+    assert!(after.margin.unwrap() > 1.0 && after.loss.unwrap() < 0.5, "{after:?}");
+    let difference = after.chosen_reward.unwrap() - after.rejected_reward.unwrap();
+    assert!((difference - after.margin.unwrap()).abs() < 1e-9);
+    // The best checkpoint is that of the pairs' loss, not that of the text's.
+    let lowest = rows.iter().filter_map(|r| r.val_preference?.loss).fold(f64::INFINITY, f64::min);
+    assert_eq!(last.objective(), after.loss.unwrap());
+    let best = std::fs::read_to_string(folder.path().join("checkpoints/best.json")).unwrap();
+    let best: serde_json::Value = serde_json::from_str(&best).unwrap();
+    assert!((best["val_loss"].as_f64().unwrap() - lowest).abs() < 1e-12, "{best} {lowest}");
+}
+
+#[test]
+fn references_that_are_not_finite_stop_the_step_and_leave_the_weights() {
+    let tokenizer = tokenizer();
+    let set =
+        PairSet::new(&[record("Hi", "yes".into(), "no".into())], &tokenizer, (64, 128), 1, &mut PairReport::default());
+    let mut trainer = trainer(64, tokenizer.vocab_size(), config(64, 1, 1e-3));
+    let before = trainer.network().parameters.read(0).unwrap();
+    let feed = DpoFeed::new(set.unwrap(), OBJECTIVE, vec![[f64::NAN, 0.0]], 1, 2);
+    let error = trainer.step(&feed, 0).err().unwrap().to_string();
+    assert!(error.contains("dpo step 1: the loss is NaN"), "{error}");
+    assert_eq!(trainer.network().parameters.read(0).unwrap(), before);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// Any context from 64 up, any lengths: each pair is trained on once a pass, its tokens are counted exactly, and no
+    /// number is anything but finite.
+    #[test]
+    fn any_context_and_any_lengths_train(
+        context in 64usize..400,
+        seed: u64,
+        lengths in prop::collection::vec((0usize..150, 1usize..400, 1usize..400), 1..12),
+        length_normalised: bool,
+    ) {
+        let tokenizer = tokenizer();
+        let records: Vec<_> = lengths
+            .iter()
+            .map(|(q, c, r)| record(&"q".repeat(q + 1), "c".repeat(*c), "r".repeat(*r)))
+            .collect();
+        let mut report = PairReport::default();
+        let Ok(set) = PairSet::new(&records, &tokenizer, (context, 2 * context), seed, &mut report) else {
+            prop_assert_eq!(report.dropped.len(), records.len());
+            return Ok(());
+        };
+        prop_assert_eq!(set.pairs().len() + report.dropped.len(), records.len());
+        let positions: usize = set.pairs().iter().map(|pair| pair.positions()).sum();
+        let supervised: usize = set.pairs().iter().flat_map(|pair| pair.supervised()).sum();
+        let steps = DpoFeed::steps(&set, 2, 2);
+        let mut trainer = trainer(context, tokenizer.vocab_size(), config(context, steps, 1e-2));
+        let references = references(&mut trainer, &set);
+        let objective = Objective { length_normalised, ..OBJECTIVE };
+        let feed = DpoFeed::new(set, objective, references, 2, 2);
+        let (mut tokens, mut learned) = (0, 0.0);
+        for step in 0..steps {
+            learned += feed.micro_batches(step).unwrap().iter().map(Batch::supervised).sum::<f64>();
+            let result = trainer.step(&feed, step).unwrap();
+            tokens += result.tokens as usize;
+            let pairs = result.preference.unwrap();
+            let numbers = [Some(result.loss), Some(result.grad_norm), pairs.margin, pairs.chosen_reward];
+            prop_assert!(numbers.iter().all(|x| x.is_some_and(f64::is_finite)), "{result:?}");
+        }
+        prop_assert_eq!((tokens, learned as usize), (2 * positions, 2 * supervised));
+    }
+}
