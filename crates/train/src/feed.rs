@@ -8,7 +8,8 @@ use crate::error::TrainError;
 
 /// The micro-batches of every optimizer step.
 pub trait Feed {
-    /// The micro-batches of step `step`, counted from 0; never empty, never without a supervised token.
+    /// The micro-batches of step `step`, counted from 0; never empty, never without a supervised token. Where batches have
+    /// been passed over the stage asks for as many beyond its last step.
     ///
     /// # Errors
     /// The data cannot be read.
@@ -75,10 +76,23 @@ impl SftFeed {
         &self.set
     }
 
-    /// Epoch of a step, and its first micro-batch there.
+    /// Epoch of a step, and its first micro-batch there. Beyond the last step another epoch begins.
     fn place(&self, step: u64) -> (u64, usize) {
-        let epoch = self.starts.partition_point(|start| *start <= step).saturating_sub(1);
-        (epoch as u64, (step - self.starts[epoch]) as usize * self.accumulation)
+        let passed = self.starts.partition_point(|start| *start <= step).saturating_sub(1);
+        let (mut epoch, mut start) = (passed as u64, self.starts[passed]);
+        while step >= self.steps() {
+            let steps = self.steps_of(epoch);
+            if step < start + steps {
+                break;
+            }
+            (epoch, start) = (epoch + 1, start + steps);
+        }
+        (epoch, (step - start) as usize * self.accumulation)
+    }
+
+    /// Steps of an epoch: at least one.
+    fn steps_of(&self, epoch: u64) -> u64 {
+        self.set.plan(epoch).len().div_ceil(self.accumulation).max(1) as u64
     }
 }
 

@@ -30,7 +30,8 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
             "dropout",
         ],
     ),
-    ("run", &["dir", "seed", "device", "precision", "threads", "offload"]),
+    ("run", &["dir", "seed", "device", "precision", "threads", "offload", "checkpoint", "guard"]),
+    ("run.guard", &["window", "z", "spike", "non_finite", "before"]),
     (
         "pretrain",
         &[
@@ -58,6 +59,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
             "eval_tokens",
             "checkpoint_every",
             "keep_last",
+            "keep_every",
         ],
     ),
     (
@@ -87,6 +89,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
             "eval_tokens",
             "checkpoint_every",
             "keep_last",
+            "keep_every",
         ],
     ),
 ];
