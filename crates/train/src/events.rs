@@ -79,7 +79,7 @@ pub enum What {
     NotFinite {
         /// Which of the two.
         quantity: Quantity,
-        /// What it is; JSON has no number for it.
+        /// What it is, in words: JSON has no number for it.
         value: String,
         /// Where the batch came from.
         batch: String,
@@ -93,7 +93,8 @@ pub enum What {
     },
     /// The run has gone back to a checkpoint.
     RolledBack {
-        /// Steps done there.
+        /// Steps done there. Which checkpoints there are depends on when a run was interrupted: of all that a repeated run
+        /// tells again this alone may be another.
         to: u64,
         /// Batches that are passed over from now on, by their numbers in the feed, from 0.
         passed_over: Vec<u64>,

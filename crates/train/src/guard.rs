@@ -191,7 +191,10 @@ impl Outlier {
         let Outlier { quantity, value, above } = *self;
         match above {
             Some((mean, z)) => What::Spike { quantity, value, mean, z, batch, action },
-            None => What::NotFinite { quantity, value: value.to_string(), batch, action },
+            None => {
+                let value = if value.is_nan() { "not a number" } else { "infinite" }.to_owned();
+                What::NotFinite { quantity, value, batch, action }
+            }
         }
     }
 }

