@@ -3,6 +3,9 @@
 //! q4's codes are unsigned and at most 15: a block's eight products in each lane, `8 * 2 * 15 * 127`, fit into 16 bits, and
 //! are widened once. q8's are signed: the sign goes over to the activations' codes, and each product is widened, as two
 //! of `127 * 127` are all that fits.
+//!
+//! Loops, not `array::map` and closures: what a closure that is not inlined calls is an intrinsic as a function, and the
+//! tile a third as fast. `.ci/run` looks for such functions in the program.
 
 use super::activations::{self, Rounded};
 use super::{Codes, HEADER, PANEL, Q4, Q8};
@@ -42,6 +45,16 @@ unsafe fn load(words: &[u32], at: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(words.as_ptr().add(at).cast()) }
 }
 
+/// The words of a panel's two halves from `at` on.
+///
+/// # Safety
+/// As [`load`]'s.
+#[inline(always)]
+unsafe fn halves(words: &[u32], at: usize) -> [__m256i; HALVES] {
+    // SAFETY: the caller's promise.
+    unsafe { [load(words, at), load(words, at + 8)] }
+}
+
 impl Avx2Codes for Q8 {
     #[inline(always)]
     unsafe fn sums<const R: usize>(words: &[u32], x: [&[u32; activations::WORDS]; R]) -> [[__m256i; HALVES]; R] {
@@ -50,7 +63,7 @@ impl Avx2Codes for Q8 {
             let mut sums = [[_mm256_setzero_si256(); HALVES]; R];
             let ones = _mm256_set1_epi16(1);
             for group in 0..activations::WORDS {
-                let weights: [_; HALVES] = std::array::from_fn(|half| load(words, HEADER + group * PANEL + 8 * half));
+                let weights = halves(words, HEADER + group * PANEL);
                 for (sums, x) in sums.iter_mut().zip(x) {
                     let x = _mm256_set1_epi32(x[group] as i32);
                     for (sum, weights) in sums.iter_mut().zip(weights) {
@@ -78,19 +91,25 @@ impl Avx2Codes for Q4 {
             let mut sums = [[_mm256_setzero_si256(); HALVES]; R];
             let low = _mm256_set1_epi8(15);
             for group in 0..activations::WORDS / 2 {
-                let weights: [_; HALVES] = std::array::from_fn(|half| load(words, HEADER + group * PANEL + 8 * half));
-                let first = weights.map(|weights| _mm256_and_si256(weights, low));
-                let second = weights.map(|weights| _mm256_and_si256(_mm256_srli_epi16::<4>(weights), low));
+                let weights = halves(words, HEADER + group * PANEL);
+                let mut codes = [[_mm256_setzero_si256(); 2]; HALVES];
+                for (codes, weights) in codes.iter_mut().zip(weights) {
+                    *codes = [_mm256_and_si256(weights, low), _mm256_and_si256(_mm256_srli_epi16::<4>(weights), low)];
+                }
                 for (sums, x) in sums.iter_mut().zip(x) {
-                    let [a, b] = [x[2 * group], x[2 * group + 1]].map(|x| _mm256_set1_epi32(x as i32));
-                    for ((sum, first), second) in sums.iter_mut().zip(first).zip(second) {
+                    let a = _mm256_set1_epi32(x[2 * group] as i32);
+                    let b = _mm256_set1_epi32(x[2 * group + 1] as i32);
+                    for (sum, [first, second]) in sums.iter_mut().zip(codes) {
                         let pairs = _mm256_add_epi16(_mm256_maddubs_epi16(first, a), _mm256_maddubs_epi16(second, b));
                         *sum = _mm256_add_epi16(*sum, pairs);
                     }
                 }
             }
             let steps = _mm256_set1_epi16(Q4::STEPS as i16);
-            sums.map(|halves| halves.map(|sum| _mm256_madd_epi16(sum, steps)))
+            for sum in sums.as_flattened_mut() {
+                *sum = _mm256_madd_epi16(*sum, steps);
+            }
+            sums
         }
     }
 
@@ -116,7 +135,10 @@ pub(super) unsafe fn tile<C: Avx2Codes, const R: usize, const P: usize>(
     row: usize,
     panels: [&[u32]; P],
 ) -> [[[f32; PANEL]; P]; R] {
-    let rows: [_; R] = std::array::from_fn(|r| x.row(row + r));
+    let mut rows = [x.row(row); R];
+    for (r, of) in rows.iter_mut().enumerate() {
+        *of = x.row(row + r);
+    }
     let blocks = rows[0].1.len();
     // SAFETY: the caller's promises.
     unsafe {
@@ -124,7 +146,11 @@ pub(super) unsafe fn tile<C: Avx2Codes, const R: usize, const P: usize>(
         for block in 0..blocks {
             for (p, panel) in panels.iter().enumerate() {
                 let words = &panel[block * C::WORDS..][..C::WORDS];
-                let sums = C::sums::<R>(words, std::array::from_fn(|r| &rows[r].0[block]));
+                let mut codes = [&rows[0].0[block]; R];
+                for (codes, row) in codes.iter_mut().zip(&rows) {
+                    *codes = &row.0[block];
+                }
+                let sums = C::sums::<R>(words, codes);
                 let headers = load(words, 0);
                 let halves = [_mm256_and_si256(headers, _mm256_set1_epi32(0xffff)), _mm256_srli_epi32::<16>(headers)];
                 for (half, headers) in halves.into_iter().enumerate() {
