@@ -202,10 +202,9 @@ impl fmt::Display for Event {
                 write!(f, "{stage} step {step}: there is no checkpoint to go back to; the update was left out")
             }
             What::Resumed => write!(f, "resumed {stage} after step {step}"),
-            What::OtherDevice { made_on, now_on } => write!(
-                f,
-                "the checkpoint was made on {made_on}; on {now_on} the run goes on, but not to the same bits"
-            ),
+            What::OtherDevice { made_on, now_on } => {
+                write!(f, "the checkpoint was made on {made_on}; on {now_on} the run goes on, but not to the same bits")
+            }
             What::DamagedCheckpoint { reason } => write!(f, "skipped a damaged checkpoint: {reason}"),
             What::CheckpointFailed { reason } => write!(
                 f,

@@ -208,9 +208,9 @@ fn events(folder: &Path) -> Vec<Event> {
 /// Rows and reproducible events in their order, as text.
 fn reproducible(folder: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
-    let lines = text.lines().filter(|line| {
-        serde_json::from_str::<Event>(line).map_or(true, |event| event.what.is_reproducible())
-    });
+    let lines = text
+        .lines()
+        .filter(|line| serde_json::from_str::<Event>(line).map_or(true, |event| event.what.is_reproducible()));
     let untimed = |line: &str| line.split(",\"timing\":").next().unwrap().to_owned();
     // Which checkpoint a run went back to depends on which there were.
     let anywhere = |line: String| match line.split_once("\"to\":") {
@@ -265,7 +265,8 @@ fn a_run_that_goes_back_past_bad_batches_is_one_that_never_had_them() {
     assert_no_nan(with.path());
     // The same without a guard shows what it is good for: the batches are seen, and leave their mark.
     let harmed = tempfile::tempdir().unwrap();
-    let warned = whole(GuardConfig { window: 16, ..Default::default() }, &Data::with(THREE, Bad::Random), harmed.path());
+    let warned =
+        whole(GuardConfig { window: 16, ..Default::default() }, &Data::with(THREE, Bad::Random), harmed.path());
     let spikes = self::events(harmed.path());
     assert_eq!(spikes.iter().take(3).map(|event| event.step).collect::<Vec<_>>(), [55, 56, 57], "{spikes:?}");
     assert!(warned.weights != clean.weights);
@@ -318,7 +319,11 @@ fn a_resumed_run_judges_as_one_that_never_stopped() {
             let mut ended = None;
             for stop in stops.iter().copied().chain([u64::MAX]) {
                 let interrupt = Interrupt::new();
-                let at_row = |step| if step == stop { interrupt.request() };
+                let at_row = |step| {
+                    if step == stop {
+                        interrupt.request()
+                    }
+                };
                 let part = run(trainer(&cpu(), guard, true), &data, folder.path(), &interrupt, at_row);
                 assert!(matches!(&part.outcome, Ok(Outcome::Interrupted(at)) if *at == stop) || stop == u64::MAX);
                 ended = Some(part);
@@ -433,7 +438,9 @@ fn a_checkpoint_that_cannot_be_written_is_said_and_tried_again() {
             let ended = run(trainer, &Data::clean(), folder.path(), &Interrupt::new(), at_row);
             let failed: Vec<u64> = events(folder.path())
                 .iter()
-                .filter(|event| matches!(&event.what, What::CheckpointFailed { reason } if reason.contains("checkpoints")))
+                .filter(
+                    |event| matches!(&event.what, What::CheckpointFailed { reason } if reason.contains("checkpoints")),
+                )
                 .map(|event| event.step)
                 .collect();
             if heals {

@@ -108,7 +108,8 @@ fn disk_without_room_for_the_checkpoints() {
     let run_dir = disk.path().join("run");
     let set = format!("run.dir={}", run_dir.display());
     let refused = run(folder.path(), &["pretrain", "tiny.toml", "--set", &set]);
-    let named = ["checkpoints/pretrain", "4 checkpoints of", "more bytes are needed", "are free", "keep_last", "run.dir"];
+    let named =
+        ["checkpoints/pretrain", "4 checkpoints of", "more bytes are needed", "are free", "keep_last", "run.dir"];
     refused.refused(&named);
     let left: Vec<_> = Tree::of(&run_dir).0.into_keys().collect();
     assert_eq!(left, [Path::new("run.lock")], "nothing was begun");

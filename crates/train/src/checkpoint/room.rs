@@ -26,7 +26,8 @@ impl CheckpointStore {
         // Where the system does not tell, the writes themselves will.
         let Ok(available) = self.disk.available(&self.directory) else { return Ok(()) };
         let there = self.steps()?.len() as u64;
-        let written = (ahead.steps - ahead.step.min(ahead.steps)).div_ceil(ahead.every.max(1)) + u64::from(ahead.step == 0);
+        let written =
+            (ahead.steps - ahead.step.min(ahead.steps)).div_ceil(ahead.every.max(1)) + u64::from(ahead.step == 0);
         let kept = self.keep_every.map_or(0, |every| ahead.steps / every);
         let most = (self.keep_last as u64 + 2).saturating_add(kept).min(there.saturating_add(written));
         let needed = most.saturating_sub(there).saturating_mul(ahead.bytes).saturating_add(MARGIN);

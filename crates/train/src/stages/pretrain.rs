@@ -15,8 +15,8 @@ use casallm_model::parameters::Parameters;
 use casallm_model::workspace::Recompute;
 
 use super::{
-    Prepared, RunDir, Sized, StageObserver, check_room, config_of, fingerprint, matrices_of, open_store, optimizer_config, peak,
-    save, shards, sized, tokenizer,
+    Prepared, RunDir, Sized, StageObserver, check_room, config_of, fingerprint, matrices_of, open_store,
+    optimizer_config, peak, save, shards, sized, tokenizer,
 };
 use crate::error::TrainError;
 use crate::feed::PretrainFeed;

@@ -15,9 +15,9 @@ use crate::snapshot::{self, Progress};
 pub(super) fn say_failed(saved: Saved, diary: &mut Diary<'_>) -> Result<(), TrainError> {
     let Saved { step, result } = saved;
     match result {
-        Err(
-            error @ (TrainError::DiskFull { .. } | TrainError::Io { .. } | TrainError::CheckpointNotFinite { .. }),
-        ) => diary.event(step, What::CheckpointFailed { reason: error.to_string() }),
+        Err(error @ (TrainError::DiskFull { .. } | TrainError::Io { .. } | TrainError::CheckpointNotFinite { .. })) => {
+            diary.event(step, What::CheckpointFailed { reason: error.to_string() })
+        }
         result => result,
     }
 }
@@ -85,7 +85,8 @@ impl<D: Device> Trainer<D> {
                 // Beginning anew would bury what went wrong, and overwrite it.
                 return Err(skipped.error);
             }
-            let progress = Progress { settings: self.config.settings.clone(), device: device_name, ..Default::default() };
+            let progress =
+                Progress { settings: self.config.settings.clone(), device: device_name, ..Default::default() };
             return Ok((0, progress));
         };
         let mut progress = self.load(&mut checkpoint)?;
