@@ -93,8 +93,8 @@ pub enum What {
     },
     /// The run has gone back to a checkpoint.
     RolledBack {
-        /// Steps done there. Which checkpoints there are depends on when a run was interrupted: of all that a repeated run
-        /// tells again this alone may be another.
+        /// Steps done there: at the newest checkpoint that is whole and old enough. Of all that a repeated run tells again
+        /// this alone may be another, where checkpoints were damaged.
         to: u64,
         /// Batches that are passed over from now on, by their numbers in the feed, from 0.
         passed_over: Vec<u64>,

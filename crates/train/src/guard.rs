@@ -16,6 +16,8 @@ use crate::events::{Action, Quantity, What};
 pub(crate) const IN_A_ROW: u64 = 32;
 /// Rollbacks for the same place after which the run ends.
 pub(crate) const ROLLBACKS: u64 = 3;
+/// Steps by which a run must have come further than at the last rollback, or else it is at the same place.
+const SAME_PLACE: u64 = 4;
 /// The deviation is taken for at least this share of the mean: a change of `z` percent is no spike, however quiet the
 /// steps before were.
 const LEAST_DEVIATION: f64 = 0.01;
@@ -174,7 +176,7 @@ impl Guard {
     /// Rollbacks for the place of step `step`, one at it included.
     pub(crate) fn rollbacks_at(&self, step: u64) -> u64 {
         let (count, last) = self.state.rollbacks;
-        if count > 0 && step <= last + IN_A_ROW { count + 1 } else { 1 }
+        if count > 0 && step <= last + SAME_PLACE { count + 1 } else { 1 }
     }
 
     fn trim(&mut self) {
@@ -283,7 +285,7 @@ mod tests {
         let mut guard = guard(4, 0);
         assert_eq!(guard.rollbacks_at(100), 1);
         guard.pass_over(&[99], (90, 100), 1);
-        assert_eq!((guard.rollbacks_at(100 + IN_A_ROW), guard.rollbacks_at(101 + IN_A_ROW)), (2, 1));
+        assert_eq!((guard.rollbacks_at(104), guard.rollbacks_at(105)), (2, 1));
     }
 
     #[test]

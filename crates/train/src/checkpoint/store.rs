@@ -167,16 +167,16 @@ impl CheckpointStore {
     /// [`TrainError::Io`] when the directory cannot be listed. Damaged checkpoints are no error: they are in
     /// [`Latest::skipped`], which the caller must show.
     pub fn latest_good(&self) -> Result<Latest, TrainError> {
-        self.latest_good_until(u64::MAX)
+        self.latest_good_of(|_| true)
     }
 
-    /// As [`CheckpointStore::latest_good`], of the checkpoints of at most so many steps.
+    /// As [`CheckpointStore::latest_good`], of the checkpoints whose steps fit.
     ///
     /// # Errors
     /// As of [`CheckpointStore::latest_good`].
-    pub fn latest_good_until(&self, most: u64) -> Result<Latest, TrainError> {
+    pub fn latest_good_of(&self, fits: impl Fn(u64) -> bool) -> Result<Latest, TrainError> {
         let mut skipped = Vec::new();
-        for step in self.steps()?.into_iter().rev().filter(|step| *step <= most) {
+        for step in self.steps()?.into_iter().rev().filter(|step| fits(*step)) {
             match self.open(step) {
                 Ok(checkpoint) => return Ok(Latest { checkpoint: Some(checkpoint), skipped }),
                 Err(error) => skipped.push(Skipped { path: self.path_of(step), error }),

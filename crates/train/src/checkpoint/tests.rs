@@ -276,7 +276,7 @@ fn a_run_that_is_set_back_loses_the_way_it_went() {
         save(&store, step).unwrap();
     }
     store.mark_best(4, 1.0).unwrap();
-    assert_eq!(store.latest_good_until(3).unwrap().checkpoint.unwrap().step(), 3);
+    assert_eq!(store.latest_good_of(|step| step <= 3).unwrap().checkpoint.unwrap().step(), 3);
     store.set_back(2, Some(Best { step: 1, val_loss: 2.0 })).unwrap();
     assert_eq!(store.steps().unwrap(), [1, 2]);
     assert_eq!(store.best().unwrap(), Some(Best { step: 1, val_loss: 2.0 }));

@@ -121,9 +121,11 @@ impl<D: Device> Trainer<D> {
             say_failed(saved, diary)?;
         }
         let store = saver.store();
-        let mut latest = store.latest_good_until(step.saturating_sub(self.guard.config.before))?;
+        let (before, every) = (step.saturating_sub(self.guard.config.before), self.config.checkpoint_every);
+        // One that is there because the run was interrupted would not be there had it not been.
+        let mut latest = store.latest_good_of(|at| at <= before && at.is_multiple_of(every))?;
         if latest.checkpoint.is_none() {
-            latest = store.latest_good_until(step)?;
+            latest = store.latest_good_of(|at| at <= step)?;
         }
         for skipped in &latest.skipped {
             diary.event(step + 1, What::DamagedCheckpoint { reason: skipped.error.to_string() })?;
