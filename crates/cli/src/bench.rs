@@ -92,6 +92,8 @@ pub(crate) fn timed_config(context: usize, rows: usize, matrices: MatrixUpdate) 
         optimizer: OptimizerConfig { matrices, ..Default::default() },
         eval_every: u64::MAX,
         checkpoint_every: u64::MAX,
+        background: true,
+        guard: Default::default(),
         seed: 1,
         micro_tokens: context * rows,
         recompute: Recompute::Light,

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use casallm_train::events::Event;
 use casallm_train::metrics::MetricsRow;
 use casallm_train::planning::MemoryChoice;
 use casallm_train::preference::PreferenceMetrics;
@@ -192,6 +193,16 @@ impl Observer for Console {
 
     fn note(&mut self, text: &str) {
         self.say(text);
+    }
+
+    fn event(&mut self, event: &Event) {
+        if self.json {
+            match serde_json::to_value(event) {
+                Ok(value) => self.emit(&value),
+                Err(error) => tell(&format!("casallm: {error}")),
+            }
+        }
+        self.say(&event.to_string());
     }
 }
 

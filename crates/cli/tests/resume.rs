@@ -60,9 +60,10 @@ impl Running {
     }
 }
 
+/// The step of a row; events have one too.
 fn step_of(line: &str) -> Option<u64> {
     let row: serde_json::Value = serde_json::from_str(line).unwrap();
-    row["step"].as_u64()
+    row["step"].as_u64().filter(|_| row["event"].is_null())
 }
 
 fn stderr(folder: &Path) -> String {
@@ -71,14 +72,16 @@ fn stderr(folder: &Path) -> String {
     text
 }
 
-/// The lines of `metrics.jsonl` up to `timing`, which stands last in each.
+/// The rows of `metrics.jsonl` up to `timing`, which stands last in each.
 fn reproducible(metrics: &[u8]) -> Vec<String> {
     let untimed = |line: &str| {
         let row: serde_json::Value = serde_json::from_str(line).unwrap();
         assert!(row["timing"].is_object() && row["loss"].is_f64(), "{line}");
         line.split(",\"timing\":").next().unwrap().to_owned()
     };
-    String::from_utf8(metrics.to_vec()).unwrap().lines().map(untimed).collect()
+    let text = String::from_utf8(metrics.to_vec()).unwrap();
+    // Events are of each process and its machine: these runs have no others.
+    text.lines().filter(|line| !line.starts_with("{\"event\":")).map(untimed).collect()
 }
 
 /// The folder's run holds, to the byte, what the uninterrupted one does; of its stages after `stage`, nothing is asked.

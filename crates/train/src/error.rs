@@ -34,6 +34,25 @@ pub enum TrainError {
         available: Option<u64>,
     },
 
+    /// The checkpoints of a run that is about to begin or go on have no room.
+    #[error(
+        "{}: {checkpoints} checkpoints of {each} bytes each will be here at once: {needed} more bytes are needed, \
+         {available} are free; free some space, lower keep_last, raise keep_every, or set run.dir to another disk",
+        path.display()
+    )]
+    DiskTooSmall {
+        /// The folder of the checkpoints.
+        path: PathBuf,
+        /// Most of them at once.
+        checkpoints: u64,
+        /// Bytes of one.
+        each: u64,
+        /// Bytes that must be free.
+        needed: u64,
+        /// Bytes that are.
+        available: u64,
+    },
+
     /// The recipe is not TOML.
     #[error("{file}: not valid TOML: {message}")]
     RecipeSyntax {
@@ -226,7 +245,7 @@ pub enum TrainError {
     #[error(
         "{stage} step {step}: {what} is {value}; the batch is {batch}. Weights were not touched and the last \
          checkpoint is intact, but the same recipe would come here again: lower lr, raise warmup, or set clip = 1.0, \
-         and begin in another run.dir"
+         and begin in another run.dir; or let the run go past it: --resume --set run.guard.non_finite=rollback"
     )]
     NonFinite {
         /// The stage.
@@ -238,6 +257,45 @@ pub enum TrainError {
         /// What it is.
         value: f64,
         /// Where the batch came from.
+        batch: String,
+    },
+    /// The guard has gone back again and again, and it did not help.
+    #[error(
+        "{stage} step {step}: {times} rollbacks for the same place and {what} is still {value}; the last checkpoint is \
+         intact: lower lr or raise warmup in another run.dir, raise run.guard.before so that more batches are passed \
+         over, or go on as it is with --resume --set run.guard.spike=warn"
+    )]
+    GuardGaveUp {
+        /// The stage.
+        stage: &'static str,
+        /// The step, from 1.
+        step: u64,
+        /// Rollbacks, the one that was not done included.
+        times: u64,
+        /// The loss or the gradient norm.
+        what: &'static str,
+        /// What it is.
+        value: f64,
+    },
+    /// The weights or the optimizer's state hold a number that is not finite: nothing was written.
+    #[error(
+        "{}: not written: {tensor} holds a number that is not finite; the last checkpoint is intact: resume from it with \
+         a lower lr in another run.dir, or with run.guard.spike = \"rollback\"", path.display()
+    )]
+    CheckpointNotFinite {
+        /// The checkpoint that would have been written.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// A feed has no batch where the run needs one.
+    #[error("{stage} step {step}: {batch} has no supervised token; add data, or lower the number of steps")]
+    NoBatch {
+        /// The stage.
+        stage: &'static str,
+        /// The step, from 1.
+        step: u64,
+        /// Where the batch would have come from.
         batch: String,
     },
     /// A checkpoint was made with other settings.

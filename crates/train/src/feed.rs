@@ -10,7 +10,8 @@ use crate::preference::{LogProbabilities, Objective, Preferences};
 
 /// The micro-batches of every optimizer step.
 pub trait Feed {
-    /// The micro-batches of step `step`, counted from 0; never empty, never without a supervised token.
+    /// The micro-batches of step `step`, counted from 0; never empty, never without a supervised token. Where batches have
+    /// been passed over the stage asks for as many beyond its last step.
     ///
     /// # Errors
     /// The data cannot be read.
@@ -47,15 +48,25 @@ impl Passes {
         self.starts[self.starts.len() - 1]
     }
 
-    /// Pass of a step, and its micro-batches there.
-    fn place(&self, step: u64) -> (u64, std::ops::Range<usize>) {
-        let pass = self.starts.partition_point(|start| *start <= step).saturating_sub(1);
-        let first = (step - self.starts[pass]) as usize * self.accumulation;
-        (pass as u64, first..first + self.accumulation)
+    /// Pass of a step, and its micro-batches there. Beyond the last step another pass begins; `batches` as in
+    /// [`Passes::new`].
+    fn place(&self, step: u64, batches: impl Fn(u64) -> usize) -> (u64, std::ops::Range<usize>) {
+        let passed = self.starts.partition_point(|start| *start <= step).saturating_sub(1);
+        let (mut pass, mut start) = (passed as u64, self.starts[passed]);
+        while step >= self.steps() {
+            // At least one step, also of a pass over nothing.
+            let steps = batches(pass).div_ceil(self.accumulation).max(1) as u64;
+            if step < start + steps {
+                break;
+            }
+            (pass, start) = (pass + 1, start + steps);
+        }
+        let first = (step - start) as usize * self.accumulation;
+        (pass, first..first + self.accumulation)
     }
 
-    fn describe(&self, step: u64) -> String {
-        let (pass, batches) = self.place(step);
+    fn describe(&self, step: u64, batches: impl Fn(u64) -> usize) -> String {
+        let (pass, batches) = self.place(step, batches);
         format!("packed batches {} to {} of epoch {pass}", batches.start, batches.end - 1)
     }
 }
@@ -114,13 +125,13 @@ impl SftFeed {
 
 impl Feed for SftFeed {
     fn micro_batches(&self, step: u64) -> Result<Vec<Batch>, TrainError> {
-        let (epoch, batches) = self.passes.place(step);
+        let (epoch, batches) = self.passes.place(step, |epoch| self.set.plan(epoch).len());
         let plan = self.set.plan(epoch);
         Ok(batches.filter_map(|i| plan.batch(i)).collect())
     }
 
     fn describe(&self, step: u64) -> String {
-        self.passes.describe(step)
+        self.passes.describe(step, |epoch| self.set.plan(epoch).len())
     }
 }
 
@@ -155,17 +166,17 @@ impl DpoFeed {
 
 impl Feed for DpoFeed {
     fn micro_batches(&self, step: u64) -> Result<Vec<Batch>, TrainError> {
-        let (epoch, batches) = self.passes.place(step);
+        let (epoch, batches) = self.passes.place(step, |epoch| self.set.plan(epoch).len());
         let plan = self.set.plan(epoch);
         Ok(batches.filter_map(|i| plan.batch(i)).collect())
     }
 
     fn describe(&self, step: u64) -> String {
-        self.passes.describe(step)
+        self.passes.describe(step, |epoch| self.set.plan(epoch).len())
     }
 
     fn preferences(&self, step: u64) -> Option<Preferences> {
-        let (epoch, batches) = self.passes.place(step);
+        let (epoch, batches) = self.passes.place(step, |epoch| self.set.plan(epoch).len());
         let plan = self.set.plan(epoch);
         let of = |i: usize| plan.members(i).iter().map(|pair| self.references[*pair]).collect::<Vec<_>>();
         let references = batches.map(of).filter(|references| !references.is_empty()).collect();

@@ -116,6 +116,20 @@ fn residence(config: &OptimizerConfig, spec: &ParameterSpec) -> (MomentFormat, P
     }
 }
 
+/// Bytes of the state of all parameters, wherever it lies.
+pub(crate) fn state_bytes(model: &ModelConfig, config: &OptimizerConfig) -> u64 {
+    state_bytes_at(model, config, None)
+}
+
+fn state_bytes_at(model: &ModelConfig, config: &OptimizerConfig, place: Option<Place>) -> u64 {
+    let there = |spec: &ParameterSpec| {
+        let (format, at) = residence(config, spec);
+        let buffers = if uses_muon(config, spec) { 1 } else { 2 };
+        if place.is_none_or(|place| at == place) { buffers * format.bytes(spec.len()) as u64 } else { 0 }
+    };
+    model.parameters().iter().map(there).sum()
+}
+
 /// Of a tensor's stochastic rounding at a step (SplitMix64's finaliser over all that distinguishes it).
 fn rounding_seed(seed: u64, step: u64, tensor: usize) -> u64 {
     let mut x = seed;
@@ -152,16 +166,8 @@ impl<D: Device> Optimizer<D> {
 
     /// What [`Optimizer::new`] would allocate, added to a plan.
     pub fn plan(model: &ModelConfig, config: &OptimizerConfig, plan: &mut MemoryPlan) {
-        let bytes_at = |place: Place| {
-            let here = |spec: &ParameterSpec| {
-                let (format, at) = residence(config, spec);
-                let buffers = if uses_muon(config, spec) { 1 } else { 2 };
-                if at == place { buffers * format.bytes(spec.len()) as u64 } else { 0 }
-            };
-            model.parameters().iter().map(here).sum()
-        };
         for place in [Place::Device, Place::Host] {
-            match bytes_at(place) {
+            match state_bytes_at(model, config, Some(place)) {
                 0 => {}
                 bytes => plan.add_at(place, "optimizer moments", bytes),
             }

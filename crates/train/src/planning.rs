@@ -143,8 +143,8 @@ impl<D: Device> Planner<'_, D> {
                 choice.micro_batch,
                 choice.recompute.name()
             ),
-            _ => "not even one row with recompute = \"block\" fits: it takes pretrain.moments = \"8bit\", on a GPU \
-                  run.offload = \"optimizer\", or a device with more memory"
+            _ => "not even one row with recompute = \"block\" fits: it takes pretrain.moments = \"8bit\", on a processor \
+                  run.checkpoint = \"between_steps\", on a GPU run.offload = \"optimizer\", or a device with more memory"
                 .to_owned(),
         };
         TrainError::DoesNotFit { plan: Box::new(plan), remedy }

@@ -1,15 +1,19 @@
 //! What a checkpoint holds of a run: weights, optimizer state, and the few numbers beside them.
 
+use std::borrow::Cow;
+
 use casallm_compute::{Bf16, Device, MomentFormat};
+use casallm_model::config::ModelConfig;
 use casallm_model::parameters::Parameters;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Best, Checkpoint, CheckpointStore, Dtype, TensorRef};
 use crate::error::TrainError;
-use crate::optimizer::{Optimizer, StateBuffer};
+use crate::guard::GuardState;
+use crate::optimizer::{Optimizer, OptimizerConfig, StateBuffer, state_bytes};
 
 /// The numbers beside the tensors.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Progress {
     /// The stage's settings, canonical.
     pub(crate) settings: String,
@@ -21,9 +25,76 @@ pub(crate) struct Progress {
     pub(crate) seconds: f64,
     /// Where validation was best so far.
     pub(crate) best: Option<Best>,
+    /// Lines of the stage in `metrics.jsonl` that a run repeated from here will not write again.
+    #[serde(default)]
+    pub(crate) lines: Option<u64>,
+    /// What the guard knows.
+    #[serde(default)]
+    pub(crate) guard: GuardState,
 }
 
-/// Writes a checkpoint of `step` finished steps.
+/// A tensor's name, type, shape and what it consists of.
+type Tensor<B> = (String, Dtype, Vec<usize>, B);
+
+/// Everything that a checkpoint holds.
+fn buffers<'a, D: Device>(parameters: &'a Parameters<D>, optimizer: &'a Optimizer<D>) -> Vec<Tensor<&'a D::Buffer>> {
+    let mut tensors = Vec::new();
+    for i in 0..parameters.len() {
+        let spec = parameters.spec(i);
+        if let Some(values) = parameters.values(i) {
+            tensors.push((spec.name.clone(), Dtype::F32, spec.shape.clone(), values));
+        }
+        for StateBuffer { name, format, buffer } in optimizer.state(i) {
+            let (dtype, shape) = stored(format, &spec.shape);
+            tensors.push((format!("{}.{name}", spec.name), dtype, shape, buffer));
+        }
+    }
+    tensors
+}
+
+/// Bytes of the tensors of a checkpoint, and of the copy that is written in the background.
+pub(crate) fn bytes(model: &ModelConfig, optimizer: &OptimizerConfig) -> u64 {
+    4 * model.n_params() as u64 + state_bytes(model, optimizer)
+}
+
+/// A copy of all that a checkpoint holds, so that training can go on while it is written. Its memory is used again.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    tensors: Vec<Tensor<Vec<u8>>>,
+}
+
+impl Snapshot {
+    /// Copies what stands after the steps done.
+    pub(crate) fn capture<D: Device>(
+        &mut self,
+        parameters: &Parameters<D>,
+        optimizer: &Optimizer<D>,
+    ) -> Result<(), TrainError> {
+        let device = parameters.device();
+        let mut kept = std::mem::take(&mut self.tensors).into_iter().map(|(.., bytes)| bytes);
+        for (name, dtype, shape, buffer) in buffers(parameters, optimizer) {
+            // One tensor after the other, so that the old copy and the new are never both there.
+            let mut copy = kept.next().filter(|_| device.is_host()).unwrap_or_default();
+            match device.bytes(buffer) {
+                Cow::Owned(bytes) => copy = bytes,
+                Cow::Borrowed(bytes) => {
+                    copy.clear();
+                    copy.extend_from_slice(bytes);
+                }
+            }
+            self.tensors.push((name, dtype, shape, copy));
+        }
+        // What a device that has failed gives back means nothing, and must not become the newest checkpoint.
+        Ok(device.check()?)
+    }
+
+    /// Writes the checkpoint of `step` finished steps.
+    pub(crate) fn write(&self, store: &CheckpointStore, step: u64, progress: &Progress) -> Result<(), TrainError> {
+        write_tensors(store, step, progress, &self.tensors)
+    }
+}
+
+/// Writes a checkpoint of `step` finished steps, from where the tensors are.
 pub(crate) fn save<D: Device>(
     store: &CheckpointStore,
     step: u64,
@@ -31,23 +102,46 @@ pub(crate) fn save<D: Device>(
     parameters: &Parameters<D>,
     optimizer: &Optimizer<D>,
 ) -> Result<(), TrainError> {
-    let device = &**parameters.device();
-    let mut owned = Vec::new();
-    for i in 0..parameters.len() {
-        let spec = parameters.spec(i);
-        if let Some(values) = parameters.values(i) {
-            owned.push((spec.name.clone(), Dtype::F32, spec.shape.clone(), device.bytes(values)));
-        }
-        for StateBuffer { name, format, buffer } in optimizer.state(i) {
-            let (dtype, shape) = stored(format, &spec.shape);
-            owned.push((format!("{}.{name}", spec.name), dtype, shape, device.bytes(buffer)));
-        }
-    }
-    // What a device that has failed gives back means nothing, and must not become the newest checkpoint.
+    let device = parameters.device();
+    let bytes = |(name, dtype, shape, buffer)| (name, dtype, shape, device.bytes(buffer));
+    let tensors: Vec<Tensor<Cow<'_, [u8]>>> = buffers(parameters, optimizer).into_iter().map(bytes).collect();
     device.check()?;
-    let tensors = owned.iter().map(|(name, dtype, shape, bytes)| TensorRef { name, dtype: *dtype, shape, bytes });
-    store.save(step, progress, tensors)?;
+    write_tensors(store, step, progress, &tensors)
+}
+
+fn write_tensors<B: AsRef<[u8]>>(
+    store: &CheckpointStore,
+    step: u64,
+    progress: &Progress,
+    tensors: &[Tensor<B>],
+) -> Result<(), TrainError> {
+    if let Some((name, ..)) = tensors.iter().find(|(_, dtype, _, bytes)| !all_finite(*dtype, bytes.as_ref())) {
+        return Err(TrainError::CheckpointNotFinite { path: store.path_of(step), tensor: name.clone() });
+    }
+    let refs = tensors.iter().map(|(name, dtype, shape, bytes)| {
+        let bytes = bytes.as_ref();
+        TensorRef { name, dtype: *dtype, shape, bytes }
+    });
+    store.save(step, progress, refs)?;
     Ok(())
+}
+
+/// Whether no exponent is all ones. Codes of 8-bit moments cannot say.
+fn all_finite(dtype: Dtype, bytes: &[u8]) -> bool {
+    // Without a branch for each number, so that it runs as fast as memory.
+    match dtype {
+        Dtype::F32 => {
+            const INFINITE: u32 = 0x7f80_0000;
+            let infinite = |b: &[u8; 4]| u32::from(u32::from_le_bytes(*b) & INFINITE == INFINITE);
+            bytes.as_chunks::<4>().0.iter().map(infinite).fold(0, |any, one| any | one) == 0
+        }
+        Dtype::Bf16 => {
+            const INFINITE: u16 = 0x7f80;
+            let infinite = |b: &[u8; 2]| u16::from(u16::from_le_bytes(*b) & INFINITE == INFINITE);
+            bytes.as_chunks::<2>().0.iter().map(infinite).fold(0, |any, one| any | one) == 0
+        }
+        Dtype::F64 | Dtype::U8 | Dtype::U32 | Dtype::U64 => true,
+    }
 }
 
 /// Reads a checkpoint into parameters and optimizer.
@@ -96,6 +190,27 @@ fn write<D: Device>(device: &D, buffer: &mut D::Buffer, format: MomentFormat, by
         MomentFormat::Bf16 => {
             let widened = bytes.as_chunks::<2>().0.iter().map(|b| Bf16(u16::from_le_bytes(*b)).to_f32());
             device.write_f32(buffer, 0, &widened.collect::<Vec<f32>>());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_finite_is_seen_wherever_it_stands() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::NAN] {
+            for place in [0, 5, 16] {
+                let mut values = [1.0f32, -0.0, f32::MAX, f32::MIN_POSITIVE / 2.0, 3.0].repeat(4);
+                let bytes = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+                let halves = |values: &[f32]| {
+                    values.iter().flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes()).collect::<Vec<u8>>()
+                };
+                assert!(all_finite(Dtype::F32, &bytes(&values)) && all_finite(Dtype::Bf16, &halves(&values)));
+                values[place] = bad;
+                assert!(!all_finite(Dtype::F32, &bytes(&values)) && !all_finite(Dtype::Bf16, &halves(&values)));
+            }
         }
     }
 }

@@ -2,12 +2,16 @@
 //!
 //! A step gathers its micro-batches, divides by the supervised tokens of all of them, and updates once. Everything a
 //! step does is a function of the settings and the step's number, so that a resumed run repeats an uninterrupted one to
-//! the bit. Called by [`crate::stages`]; tells an [`Observer`] how it goes.
+//! the bit. Called by [`crate::stages`]; tells an [`Observer`] how it goes. What is done about steps that the guard does
+//! not like stands in `trainer/guarded.rs`, checkpoints in `trainer/saving.rs`.
+
+mod guarded;
+mod saving;
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use casallm_compute::{Device, DeviceInfo, MatrixFormat};
+use casallm_compute::{Device, MatrixFormat};
 use casallm_data::batch::Batch;
 use casallm_model::config::ModelConfig;
 use casallm_model::error::ModelError;
@@ -17,15 +21,20 @@ use casallm_model::training::Gradients;
 use casallm_model::workspace::{self, Recompute, Workspace, WorkspaceShape};
 
 use crate::checkpoint::{Best, CheckpointStore};
+use crate::diary::Diary;
 use crate::error::TrainError;
+use crate::events::{Event, What};
 use crate::feed::Feed;
+use crate::guard::{Guard, GuardConfig};
 use crate::interrupt::Interrupt;
-use crate::metrics::{MetricsLog, MetricsRow, Timing};
+use crate::metrics::{MetricsLog, MetricsRow, Position, Timing};
 use crate::optimizer::{Optimizer, OptimizerConfig};
+use crate::pace::Pace;
 use crate::preference::{LogProbabilities, PairTotals, PreferenceMetrics};
 use crate::recipe::Stage;
+use crate::saver::Saver;
 use crate::schedule::Schedule;
-use crate::snapshot::{self, Progress};
+use crate::snapshot;
 use crate::validation::{ValidationResult, ValidationSet, evaluate, judge_pairs, view};
 
 /// Settings of a run of one stage.
@@ -43,8 +52,12 @@ pub struct TrainerConfig {
     pub optimizer: OptimizerConfig,
     /// Steps between validations; the last step always has one.
     pub eval_every: u64,
-    /// Steps between checkpoints; the last step always has one.
+    /// Steps between checkpoints; the last step always has one. `u64::MAX`: none is written, nor memory planned for it.
     pub checkpoint_every: u64,
+    /// Whether checkpoints are copied and written while the next steps run, or from where they are while those wait.
+    pub background: bool,
+    /// What is done about steps that are out of the ordinary.
+    pub guard: GuardConfig,
     /// Seed of dropout.
     pub seed: u64,
     /// Most tokens of a micro-batch.
@@ -63,8 +76,12 @@ pub struct TrainerConfig {
 pub trait Observer {
     /// A step is done.
     fn step(&mut self, row: &MetricsRow, steps: u64);
-    /// Something worth a line: a checkpoint skipped, a run resumed.
+    /// Something worth a line.
     fn note(&mut self, text: &str);
+    /// Something happened to the run: a checkpoint skipped, a run resumed, a spike.
+    fn event(&mut self, event: &Event) {
+        self.note(&event.to_string());
+    }
 }
 
 /// How a run ended.
@@ -87,25 +104,44 @@ pub struct Trainer<D: Device> {
     queued: VecDeque<Queued>,
     /// When the last step was.
     finished: Option<Instant>,
+    guard: Guard,
     config: TrainerConfig,
 }
 
 /// What is known of a step before the device has done it.
 struct Queued {
-    step: u64,
-    /// Supervised tokens, or preference pairs.
-    weight: f64,
-    /// What its pairs come to, where it has some.
-    pairs: Option<PairTotals>,
-    tokens: u64,
+    weighed: Weighed,
     lr: f64,
     begun: Instant,
+}
+
+/// What a step's gradients are of.
+struct Weighed {
+    /// Supervised tokens, or preference pairs.
+    weight: f64,
+    tokens: u64,
+    /// What its pairs come to, where it has some.
+    pairs: Option<PairTotals>,
+}
+
+impl Weighed {
+    /// The step's loss: of its pairs, where it has some, else the mean of what the device has added up.
+    fn loss(&self, weighted_loss: f64) -> f64 {
+        match &self.pairs {
+            Some(pairs) => pairs.mean().loss.unwrap_or(f64::NAN),
+            None => weighted_loss / self.weight,
+        }
+    }
 }
 
 /// Bytes of a token in a batch: its id, its target, its weight, and its share of the boundaries at most.
 const BATCH_BYTES: u64 = 16;
 
-/// What [`Trainer::new`] and its network allocate, and the batches of a step, which are read together.
+/// What a plan calls the copy of a checkpoint.
+pub const COPY: &str = "copy of a checkpoint";
+
+/// What [`Trainer::new`] and its network allocate, the batches of a step, which are read together, and the copy that a
+/// checkpoint is written from.
 pub fn plan<D: Device>(
     device: &D,
     model: &ModelConfig,
@@ -126,6 +162,9 @@ pub fn plan<D: Device>(
     plan.add_host("batches of a step", BATCH_BYTES.saturating_mul(config.step_tokens as u64));
     if config.stage == Stage::Dpo {
         plan.add_host("losses and weights of pairs", 8 * config.micro_tokens as u64);
+    }
+    if config.background && config.checkpoint_every < u64::MAX {
+        plan.add_host(COPY, snapshot::bytes(model, &config.optimizer));
     }
     plan
 }
@@ -149,8 +188,8 @@ impl<D: Device> Trainer<D> {
         let rounding_seed = dropout_seed(!config.seed, config.stage, 0, 0);
         let optimizer = Optimizer::new(&*device, &model, config.optimizer, rounding_seed)?;
         let tally = device.allocate_tally().map_err(ModelError::from)?;
-        let (queued, finished) = (VecDeque::new(), None);
-        Ok(Trainer { network, workspace, gradients, optimizer, tally, queued, finished, config })
+        let (queued, finished, guard) = (VecDeque::new(), None, Guard::new(config.guard));
+        Ok(Trainer { network, workspace, gradients, optimizer, tally, queued, finished, guard, config })
     }
 
     /// The network, trained so far.
@@ -170,20 +209,55 @@ impl<D: Device> Trainer<D> {
     /// and no later step of this trainer changes them.
     pub fn step(&mut self, feed: &dyn Feed, step: u64) -> Result<StepResult, TrainError> {
         self.queue(feed, step)?;
-        self.finish(feed)
+        let result = self.finish()?;
+        match self.guard.judge(result.loss, result.grad_norm).filter(|outlier| outlier.above.is_none()) {
+            None => Ok(result),
+            Some(outlier) => Err(self.not_finite(feed, step, outlier)),
+        }
     }
 
     /// Has the device do step `step`. Where the device works on its own, nothing is waited for: the step may then be
     /// queued before the last one is finished.
     fn queue(&mut self, feed: &dyn Feed, step: u64) -> Result<(), TrainError> {
         let begun = Instant::now();
-        let batches = feed.micro_batches(step)?;
+        let weighed = self.add_gradients(feed, step, self.guard.batch_of(step))?;
         let device = self.network.device().clone();
-        let preferences = feed.preferences(step);
+        let lr = self.config.schedule.lr(step);
+        let rates = (lr as f32, (lr / self.config.schedule.peak) as f32);
+        let clip = self.config.clip;
+        // Where an outlier may lead to no update, the update waits for the judgement.
+        let judged = self.guard.config.decides();
+        let updates = !judged || {
+            device.clip(&self.gradients.all(), clip, &mut self.tally);
+            let totals = device.read_tally(&self.tally);
+            self.guard.judge(weighed.loss(totals.head.weighted_loss), totals.gradient_norm).is_none()
+        };
+        device.together(|| {
+            if !judged {
+                device.clip(&self.gradients.all(), clip, &mut self.tally);
+            }
+            if updates {
+                self.optimizer.step(&mut self.network.parameters, &self.gradients, step + 1, rates, &self.tally);
+            }
+        });
+        device.post_tally(&mut self.tally);
+        self.queued.push_back(Queued { weighed, lr, begun });
+        Ok(())
+    }
+
+    /// Has the device compute loss and gradients of batch `batch`, as step `step` does.
+    fn add_gradients(&mut self, feed: &dyn Feed, step: u64, batch: u64) -> Result<Weighed, TrainError> {
+        let batches = feed.micro_batches(batch)?;
+        let device = self.network.device().clone();
+        let preferences = feed.preferences(batch);
         let weight: f64 = match &preferences {
             Some(preferences) => preferences.references.iter().map(Vec::len).sum::<usize>() as f64,
             None => batches.iter().map(Batch::supervised).sum(),
         };
+        if weight == 0.0 {
+            let (stage, batch) = (self.config.stage.name(), feed.describe(batch));
+            return Err(TrainError::NoBatch { stage, step: step + 1, batch });
+        }
         let mut pairs = PairTotals::default();
         let tokens = batches.iter().map(|b| b.tokens.len() as u64).sum();
         device.together(|| {
@@ -204,41 +278,18 @@ impl<D: Device> Trainer<D> {
                 }
             }
         }
-        let lr = self.config.schedule.lr(step);
-        let rates = (lr as f32, (lr / self.config.schedule.peak) as f32);
-        device.together(|| {
-            device.clip(&self.gradients.all(), self.config.clip, &mut self.tally);
-            self.optimizer.step(&mut self.network.parameters, &self.gradients, step + 1, rates, &self.tally);
-        });
-        device.post_tally(&mut self.tally);
-        let pairs = preferences.map(|_| pairs);
-        self.queued.push_back(Queued { step, weight, pairs, tokens, lr, begun });
-        Ok(())
+        Ok(Weighed { weight, tokens, pairs: preferences.map(|_| pairs) })
     }
 
     /// Waits for the earliest step that is queued. An update by numbers that are not finite has not happened, nor has any
     /// that was queued behind it.
-    fn finish(&mut self, feed: &dyn Feed) -> Result<StepResult, TrainError> {
-        let Queued { step, weight, pairs, tokens, lr, begun } = self.queued.pop_front().expect("a step that is queued");
+    fn finish(&mut self) -> Result<StepResult, TrainError> {
+        let Queued { weighed, lr, begun } = self.queued.pop_front().expect("a step that is queued");
         let device = self.network.device();
         let totals = device.collect_tally(&mut self.tally);
         device.check()?;
-        let preference = pairs.map(|pairs| pairs.mean());
-        let loss = match &preference {
-            Some(preference) => preference.loss.unwrap_or(f64::NAN),
-            None => totals.head.weighted_loss / weight,
-        };
-        let grad_norm = totals.gradient_norm;
-        for (what, value) in [("the loss", loss), ("the gradient norm", grad_norm)] {
-            if !value.is_finite() {
-                let (stage, batch) = (self.config.stage.name(), feed.describe(step));
-                // What is behind it has been done without its update, and comes to nothing.
-                for _ in self.queued.drain(..) {
-                    device.collect_tally(&mut self.tally);
-                }
-                return Err(TrainError::NonFinite { stage, step: step + 1, what, value, batch });
-            }
-        }
+        let (loss, grad_norm) = (weighed.loss(totals.head.weighted_loss), totals.gradient_norm);
+        let (preference, tokens) = (weighed.pairs.map(|pairs| pairs.mean()), weighed.tokens);
         // A step that was queued early has been waiting for the one before it.
         let now = Instant::now();
         let seconds = (now - self.finished.replace(now).map_or(begun, |before| begun.max(before))).as_secs_f64();
@@ -250,7 +301,8 @@ impl<D: Device> Trainer<D> {
     fn may_run_ahead(&self, step: u64, interrupt: &Interrupt) -> bool {
         let TrainerConfig { eval_every, checkpoint_every, schedule, .. } = &self.config;
         let stops = [*eval_every, *checkpoint_every].iter().any(|every| step.is_multiple_of(*every));
-        self.network.device().runs_ahead() && step < schedule.steps && !stops && !interrupt.requested()
+        let decided = self.guard.config.decides();
+        self.network.device().runs_ahead() && step < schedule.steps && !stops && !decided && !interrupt.requested()
     }
 
     /// Evaluates on fixed sets.
@@ -282,12 +334,44 @@ impl<D: Device> Trainer<D> {
         interrupt: &Interrupt,
         observer: &mut dyn Observer,
     ) -> Result<Outcome, TrainError> {
-        let (mut step, mut progress) = self.resume(store, observer)?;
-        let mut metrics = MetricsLog::open(metrics_path, self.config.stage, (step > 0).then_some(step))?;
+        // The run ends only when the thread that writes checkpoints has: a scope waits for its threads.
+        std::thread::scope(|scope| {
+            let saver = Saver::new(store, self.config.background, scope);
+            self.run_saving(feed, validation, saver, metrics_path, interrupt, observer)
+        })
+    }
+
+    fn run_saving(
+        &mut self,
+        feed: &dyn Feed,
+        validation: &[ValidationSet],
+        mut saver: Saver<'_>,
+        metrics_path: &std::path::Path,
+        interrupt: &Interrupt,
+        observer: &mut dyn Observer,
+    ) -> Result<Outcome, TrainError> {
+        let stage = self.config.stage;
+        let mut told = Vec::new();
+        let resumed = self.resume(saver.store(), &mut told);
+        let (mut step, mut progress) = resumed.inspect_err(|_| {
+            told.drain(..).for_each(|what| observer.event(&Event { what, step: 0, stage }));
+        })?;
         let steps = self.config.schedule.steps;
+        let begun = told.contains(&What::Resumed).then_some(Position { step, lines: progress.lines });
+        self.check_room(saver.store(), step)?;
+        let mut diary = Diary::new(stage, MetricsLog::open(metrics_path, stage, begun)?, observer);
+        for what in told {
+            // Of a run that is done nothing more is written.
+            if step < steps { diary.event(step, what)? } else { diary.say(step, what) }
+        }
+        if step == 0 && begun.is_none() && self.config.guard.goes_back() {
+            self.save(&mut saver, &mut diary, (step, false), &mut progress, None)?;
+        }
         let flops = self.network.config().flops_per_token(self.config.context) as f64;
-        let mut last_saved = step;
+        let mut pace = Pace::new();
         let mut last = ValidationResult::default();
+        // Seconds that the steps have waited for a checkpoint since the last row.
+        let mut waited = None;
         if step == steps {
             last = self.validate(validation)?;
         }
@@ -295,8 +379,7 @@ impl<D: Device> Trainer<D> {
             // What the pairs and the text are like before: what comes after is only worth something beside it.
             let mut row = MetricsRow::before(self.config.stage);
             row.set_validation(&self.validate(validation)?);
-            metrics.append(&row)?;
-            observer.step(&row, steps);
+            diary.row(&row, steps)?;
         }
         while step < steps {
             if self.queued.is_empty() {
@@ -308,14 +391,28 @@ impl<D: Device> Trainer<D> {
                 true => self.queue(feed, step + 1),
                 false => Ok(()),
             };
-            let result = self.finish(feed)?;
+            let result = self.finish()?;
+            let updated = match self.guard.judge(result.loss, result.grad_norm) {
+                None => {
+                    self.guard.take(result.loss, result.grad_norm);
+                    true
+                }
+                Some(outlier) => match self.handle(outlier, (feed, step), &mut saver, &mut diary, &mut progress)? {
+                    guarded::Handled::GoneBack(to) => {
+                        step = to;
+                        continue;
+                    }
+                    guarded::Handled::Updated => true,
+                    guarded::Handled::NotUpdated => false,
+                },
+            };
             step += 1;
             let speed = result.tokens as f64 / result.seconds;
-            progress.tokens += result.tokens;
+            progress.tokens += if updated { result.tokens } else { 0 };
             progress.seconds += result.seconds;
             let mut row = MetricsRow {
                 step,
-                stage: self.config.stage,
+                stage,
                 tokens: progress.tokens,
                 loss: Some(result.loss),
                 val_loss: None,
@@ -330,6 +427,7 @@ impl<D: Device> Trainer<D> {
                     seconds: Some(progress.seconds),
                     tokens_per_s: Some(speed),
                     flop_utilisation: self.config.peak.map(|peak| speed * flops / peak),
+                    checkpoint_s: waited.take(),
                 },
             };
             let mut improved = None;
@@ -342,66 +440,28 @@ impl<D: Device> Trainer<D> {
                     improved = Some(objective);
                 }
             }
-            metrics.append(&row)?;
-            observer.step(&row, steps);
-            if let Some(note) = self.network.device().take_note() {
-                observer.note(&note);
+            diary.row(&row, steps)?;
+            for what in [pace.step(result.seconds), pace.clock()].into_iter().flatten() {
+                diary.event(step, what)?;
+            }
+            if let Some(text) = self.network.device().take_note() {
+                diary.event(step, What::Note { text })?;
+            }
+            if let Some(saved) = saver.poll() {
+                saving::say_failed(saved, &mut diary)?;
             }
             ahead?;
             // What is queued is part of the run: it is finished first.
             let stop = interrupt.requested() && step < steps && self.queued.is_empty();
             if step.is_multiple_of(self.config.checkpoint_every) || step == steps || stop {
-                metrics.sync()?;
-                snapshot::save(store, step, &progress, &self.network.parameters, &self.optimizer)?;
-                last_saved = step;
-            }
-            if let (Some(loss), true) = (improved, last_saved == step) {
-                store.mark_best(step, loss)?;
+                let last = stop || step == steps;
+                waited = Some(self.save(&mut saver, &mut diary, (step, last), &mut progress, improved)?);
             }
             if stop {
                 return Ok(Outcome::Interrupted(step));
             }
         }
         Ok(Outcome::Finished(last))
-    }
-
-    /// Loads the newest good checkpoint, if any: steps done and what is known of them.
-    fn resume(&mut self, store: &CheckpointStore, observer: &mut dyn Observer) -> Result<(u64, Progress), TrainError> {
-        let DeviceInfo { name, isa, .. } = self.network.device().info();
-        let device_name = format!("{name} ({isa})");
-        let latest = store.latest_good()?;
-        for skipped in &latest.skipped {
-            observer.note(&format!("skipped a damaged checkpoint: {}", skipped.error));
-        }
-        let Some(mut checkpoint) = latest.checkpoint else {
-            if let Some(skipped) = latest.skipped.into_iter().next() {
-                // Beginning anew would bury what went wrong, and overwrite it.
-                return Err(skipped.error);
-            }
-            let settings = self.config.settings.clone();
-            return Ok((0, Progress { settings, device: device_name, tokens: 0, seconds: 0.0, best: None }));
-        };
-        let saved: Progress = checkpoint.meta()?;
-        if saved.settings != self.config.settings {
-            return Err(TrainError::RecipeChanged {
-                path: checkpoint.path().to_owned(),
-                differences: differences(&saved.settings, &self.config.settings),
-            });
-        }
-        let mut progress = snapshot::load(&mut checkpoint, &mut self.network.parameters, &mut self.optimizer)?;
-        if progress.device != device_name {
-            observer.note(&format!(
-                "the checkpoint was made on {}; on {device_name} the run goes on, but not to the same bits",
-                progress.device
-            ));
-            progress.device = device_name;
-        }
-        if let Some(best) = progress.best.filter(|best| best.step == checkpoint.step()) {
-            // The process may have ended between saving this checkpoint and marking it.
-            store.mark_best(best.step, best.val_loss)?;
-        }
-        observer.note(&format!("resumed {} after step {}", self.config.stage.name(), checkpoint.step()));
-        Ok((checkpoint.step(), progress))
     }
 }
 
@@ -420,15 +480,6 @@ pub struct StepResult {
     pub lr: f64,
     /// From the end of the step before, or from this one's beginning if that was later, to its end.
     pub seconds: f64,
-}
-
-/// Lines that differ between two canonical settings.
-fn differences(saved: &str, now: &str) -> String {
-    let lines = |text: &str| text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
-    let (saved, now) = (lines(saved), lines(now));
-    let was = saved.difference(&now).map(|line| format!("was `{line}`"));
-    let is = now.difference(&saved).map(|line| format!("is `{line}`"));
-    was.chain(is).collect::<Vec<_>>().join(", ")
 }
 
 /// A seed for each micro-batch (SplitMix64's finaliser over all that distinguishes it).

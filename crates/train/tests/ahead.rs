@@ -113,6 +113,8 @@ fn config(matrices: MatrixUpdate) -> TrainerConfig {
         optimizer: OptimizerConfig { matrices, ..Default::default() },
         eval_every: 4,
         checkpoint_every: 6,
+        background: true,
+        guard: Default::default(),
         seed: 5,
         micro_tokens: TOKENS,
         recompute: Recompute::Light,

@@ -53,6 +53,8 @@ fn losses(format: MatrixFormat, schedule: u64) -> Option<Vec<f64>> {
         optimizer: OptimizerConfig::default(),
         eval_every: 1,
         checkpoint_every: 1,
+        background: true,
+        guard: Default::default(),
         seed: 5,
         micro_tokens: ROWS * CONTEXT,
         recompute: Recompute::Light,

@@ -64,6 +64,8 @@ fn config(matrices: MatrixUpdate) -> TrainerConfig {
         optimizer: OptimizerConfig { matrices, ..Default::default() },
         eval_every: 1,
         checkpoint_every: 1,
+        background: true,
+        guard: Default::default(),
         seed: 5,
         micro_tokens: ROWS * CONTEXT,
         recompute: Recompute::Light,

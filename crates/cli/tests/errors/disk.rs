@@ -4,7 +4,7 @@
 //! that one file meet a full disk, without any rights. Checkpoints, whose temporary folders are removed at the start,
 //! meet a small disk of their own where the system mounts one, and everywhere a limit on the size of a file.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
@@ -99,61 +99,20 @@ fn file_size_limit_under_a_checkpoint() {
     }
 }
 
+/// Before a token is read: what is needed, what is there, and what to do.
 #[test]
-fn full_disk_under_checkpoints() {
-    let Some(disk) = SmallDisk::new(6 << 10) else { return };
+fn disk_without_room_for_the_checkpoints() {
+    let Some(disk) = SmallDisk::new(2 << 10) else { return };
     let folder = tempfile::tempdir().unwrap();
     write_inputs(folder.path());
     let run_dir = disk.path().join("run");
-    // Room for two or three checkpoints.
-    fs::write(disk.path().join("ballast"), vec![1; 4 << 20]).unwrap();
     let set = format!("run.dir={}", run_dir.display());
     let refused = run(folder.path(), &["pretrain", "tiny.toml", "--set", &set]);
-    refused.refused(&[
-        "checkpoints/pretrain/step-0000",
-        "the disk is full",
-        "bytes are needed",
-        "free some space",
-        "--resume",
-    ]);
-    let before = Tree::of(&run_dir);
-    let saved = before.0.keys().filter(|path| path.ends_with("tensors.safetensors")).count();
-    assert!(saved > 0, "not one checkpoint was written");
-    before.assert_kept_in(&run_dir);
-    // Still full: refused again, and nothing is lost by trying.
-    run(folder.path(), &["pretrain", "tiny.toml", "--resume", "--set", &set]).refused(&["the disk is full"]);
-    before.without("metrics.jsonl").assert_kept_in(&run_dir);
-    fs::remove_file(disk.path().join("ballast")).unwrap();
-    run(folder.path(), &["pretrain", "tiny.toml", "--resume", "--set", &set]).succeeded();
-    assert!(Tree::of(&run_dir).file("base/model.safetensors") == trained().file("run/base/model.safetensors"));
-}
-
-#[test]
-fn disk_full_to_the_last_byte() {
-    let Some(disk) = SmallDisk::new(4 << 10) else { return };
-    let folder = tempfile::tempdir().unwrap();
-    write_inputs(folder.path());
-    let run_dir = disk.path().join("run");
-    // Tokenizer and shards are there already; not even a line of metrics fits beside them.
-    for (path, bytes) in &trained().without("run/checkpoints").0 {
-        if path.starts_with("run/data") || path.ends_with("run/tokenizer.json") {
-            let path = disk.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, bytes).unwrap();
-        }
-    }
-    fs::write(run_dir.join("run.lock"), "1\n").unwrap();
-    let mut ballast = File::create(disk.path().join("ballast")).unwrap();
-    while std::io::Write::write(&mut ballast, &[1; 4096]).is_ok() {}
-    drop(ballast);
-    let before = Tree::of(&run_dir).without("run.lock");
-    let set = format!("run.dir={}", run_dir.display());
-    let refused = run(folder.path(), &["pretrain", "tiny.toml", "--set", &set]);
-    refused.refused(&["metrics.jsonl", "the disk is full", "free some space"]);
-    before.assert_kept_in(&run_dir);
-    fs::remove_file(disk.path().join("ballast")).unwrap();
-    run(folder.path(), &["pretrain", "tiny.toml", "--set", &set]).succeeded();
-    assert!(Tree::of(&run_dir).file("base/model.safetensors") == trained().file("run/base/model.safetensors"));
+    let named =
+        ["checkpoints/pretrain", "4 checkpoints of", "more bytes are needed", "are free", "keep_last", "run.dir"];
+    refused.refused(&named);
+    let left: Vec<_> = Tree::of(&run_dir).0.into_keys().collect();
+    assert_eq!(left, [Path::new("run.lock")], "nothing was begun");
 }
 
 #[test]

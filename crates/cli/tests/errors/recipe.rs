@@ -85,7 +85,7 @@ fn memory_that_is_not_there() {
     let folder = trained_folder();
     let mut arguments = vec!["pretrain", "tiny.toml", "--set", "run.dir=elsewhere"];
     large.iter().for_each(|value| arguments.extend(["--set", value]));
-    let named = ["the plan needs", "MiB are free", "weights", "choose a smaller model"];
+    let named = ["the plan needs", "MiB are free", "optimizer moments", "choose a smaller model"];
     run(folder.path(), &arguments).refused(&named);
     let batch = ["pretrain", "tiny.toml", "--set", "run.dir=elsewhere", "--set", "pretrain.batch_tokens=1099511627776"];
     run(folder.path(), &batch).refused(&["the plan needs", "batches of a step", "choose a smaller model, batch"]);

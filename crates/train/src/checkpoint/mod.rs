@@ -12,6 +12,7 @@ mod checksums;
 mod disk;
 mod read;
 mod retention;
+mod room;
 mod store;
 mod tensors;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod tests;
 
 pub use read::{Checkpoint, Skipped};
 pub use retention::Best;
+pub use room::Ahead;
 pub use store::{CheckpointStore, Latest};
 pub use tensors::{Dtype, TensorRef};
 

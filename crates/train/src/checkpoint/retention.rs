@@ -103,16 +103,35 @@ pub(super) fn mark_best(directory: &Path, best: Best) -> Result<(), TrainError> 
     whole_file::replace(&path, &text)
 }
 
-/// Removes all checkpoints up to `newest` but the last `keep_last` of them and the best.
+/// Takes the mark away.
+pub(super) fn unmark_best(directory: &Path) -> Result<(), TrainError> {
+    let path = directory.join(BEST);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(TrainError::from_io(&path, "remove", 0, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes all checkpoints up to `newest` but the last `keep_last` of them, those of every `keep_every`th step, and the
+/// best.
 ///
 /// Later ones are left alone: they are damaged ones that a resume passed over, or of a run that has been set back,
 /// and neither may push out a good one.
-pub(super) fn prune(directory: &Path, newest: u64, keep_last: usize) -> Result<(), TrainError> {
+pub(super) fn prune(
+    directory: &Path,
+    newest: u64,
+    (keep_last, keep_every): (usize, Option<u64>),
+) -> Result<(), TrainError> {
     // A mark that cannot be read may stand for any of them: keep all until the next one is written.
     let Ok(best) = best(directory) else { return Ok(()) };
     let steps: Vec<u64> = steps(directory)?.into_iter().filter(|step| *step <= newest).collect();
+    let stays = |step: u64| {
+        best.is_some_and(|best| best.step == step) || keep_every.is_some_and(|every| step > 0 && step % every == 0)
+    };
     for step in &steps[..steps.len().saturating_sub(keep_last)] {
-        if best.is_none_or(|best| best.step != *step) {
+        if !stays(*step) {
             remove(&directory.join(name_of(*step)))?;
         }
     }

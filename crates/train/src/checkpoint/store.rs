@@ -16,16 +16,17 @@ use crate::error::TrainError;
 use crate::whole_file::sync_directory;
 
 /// Left free on the disk beside a checkpoint, for file system blocks, metrics and the like.
-const MARGIN: u64 = 1 << 20;
+pub(super) const MARGIN: u64 = 1 << 20;
 
 /// The directory of a run's checkpoints.
 ///
 /// One process at a time: [`crate::run_lock::RunLock`] sees to it.
 #[derive(Debug)]
 pub struct CheckpointStore {
-    directory: PathBuf,
-    keep_last: usize,
-    disk: Box<dyn Disk>,
+    pub(super) directory: PathBuf,
+    pub(super) keep_last: usize,
+    pub(super) keep_every: Option<u64>,
+    pub(super) disk: Box<dyn Disk>,
 }
 
 /// What [`CheckpointStore::latest_good`] found.
@@ -58,7 +59,13 @@ impl CheckpointStore {
     pub(super) fn on(directory: PathBuf, keep_last: usize, disk: Box<dyn Disk>) -> Result<Self, TrainError> {
         fs::create_dir_all(&directory).map_err(|source| TrainError::from_io(&directory, "create", 0, source))?;
         retention::remove_unfinished(&directory)?;
-        Ok(Self { directory, keep_last: keep_last.max(1), disk })
+        Ok(Self { directory, keep_last: keep_last.max(1), keep_every: None, disk })
+    }
+
+    /// The same, which also keeps every checkpoint whose step is a multiple of `steps`.
+    #[must_use]
+    pub fn keeping_every(self, steps: Option<u64>) -> Self {
+        Self { keep_every: steps.filter(|steps| *steps > 0), ..self }
     }
 
     /// Where the checkpoints are.
@@ -119,7 +126,7 @@ impl CheckpointStore {
             return Err(error);
         }
         sync_directory(&self.directory)?;
-        retention::prune(&self.directory, step, self.keep_last)?;
+        retention::prune(&self.directory, step, (self.keep_last, self.keep_every))?;
         Ok(path)
     }
 
@@ -130,6 +137,20 @@ impl CheckpointStore {
     /// [`TrainError::CheckpointBestMark`] when the loss is not finite, [`TrainError::Io`], [`TrainError::DiskFull`].
     pub fn mark_best(&self, step: u64, val_loss: f64) -> Result<(), TrainError> {
         retention::mark_best(&self.directory, Best { step, val_loss })
+    }
+
+    /// Removes the checkpoints after `step`, which are of a way that the run has gone back on, and makes `best` the best.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`], [`TrainError::DiskFull`].
+    pub fn set_back(&self, step: u64, best: Option<Best>) -> Result<(), TrainError> {
+        for later in self.steps()?.into_iter().filter(|later| *later > step) {
+            retention::remove(&self.path_of(later))?;
+        }
+        match best {
+            Some(best) if self.path_of(best.step).exists() => retention::mark_best(&self.directory, best),
+            _ => retention::unmark_best(&self.directory),
+        }
     }
 
     /// The best so far.
@@ -146,8 +167,16 @@ impl CheckpointStore {
     /// [`TrainError::Io`] when the directory cannot be listed. Damaged checkpoints are no error: they are in
     /// [`Latest::skipped`], which the caller must show.
     pub fn latest_good(&self) -> Result<Latest, TrainError> {
+        self.latest_good_of(|_| true)
+    }
+
+    /// As [`CheckpointStore::latest_good`], of the checkpoints whose steps fit.
+    ///
+    /// # Errors
+    /// As of [`CheckpointStore::latest_good`].
+    pub fn latest_good_of(&self, fits: impl Fn(u64) -> bool) -> Result<Latest, TrainError> {
         let mut skipped = Vec::new();
-        for step in self.steps()?.into_iter().rev() {
+        for step in self.steps()?.into_iter().rev().filter(|step| fits(*step)) {
             match self.open(step) {
                 Ok(checkpoint) => return Ok(Latest { checkpoint: Some(checkpoint), skipped }),
                 Err(error) => skipped.push(Skipped { path: self.path_of(step), error }),

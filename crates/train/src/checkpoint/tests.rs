@@ -259,6 +259,59 @@ fn the_last_few_and_the_best_are_kept() {
 }
 
 #[test]
+fn those_of_every_so_many_steps_are_kept_for_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = CheckpointStore::new(dir.path(), 1).unwrap().keeping_every(Some(20));
+    for step in [0, 10, 20, 30, 40, 50] {
+        save(&store, step).unwrap();
+    }
+    assert_eq!(store.steps().unwrap(), [20, 40, 50]);
+}
+
+#[test]
+fn a_run_that_is_set_back_loses_the_way_it_went() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = CheckpointStore::new(dir.path(), 9).unwrap();
+    for step in [1, 2, 3, 4] {
+        save(&store, step).unwrap();
+    }
+    store.mark_best(4, 1.0).unwrap();
+    assert_eq!(store.latest_good_of(|step| step <= 3).unwrap().checkpoint.unwrap().step(), 3);
+    store.set_back(2, Some(Best { step: 1, val_loss: 2.0 })).unwrap();
+    assert_eq!(store.steps().unwrap(), [1, 2]);
+    assert_eq!(store.best().unwrap(), Some(Best { step: 1, val_loss: 2.0 }));
+    store.set_back(1, None).unwrap();
+    assert_eq!((store.steps().unwrap(), store.best().unwrap()), (vec![1], None));
+}
+
+#[test]
+fn a_disk_too_small_for_all_that_will_be_there_is_refused_ahead() {
+    let dir = tempfile::tempdir().unwrap();
+    let on = |stated: u64| {
+        let disk = SmallDisk { left: Arc::new(u64::MAX.into()), stated };
+        CheckpointStore::on(dir.path().into(), 2, Box::new(disk)).unwrap()
+    };
+    let ahead = Ahead { bytes: 1 << 20, every: 10, step: 0, steps: 100 };
+    // Two, the best, one being written, and room beside them.
+    let exactly = 5 << 20;
+    on(exactly).check_room(ahead).unwrap();
+    match on(exactly - 1).check_room(ahead) {
+        Err(error @ TrainError::DiskTooSmall { checkpoints: 4, needed: 5_242_880, available: 5_242_879, .. }) => {
+            assert!(error.to_string().contains("lower keep_last"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let kept = on(exactly).keeping_every(Some(50)).check_room(ahead);
+    assert!(matches!(kept, Err(TrainError::DiskTooSmall { checkpoints: 6, .. })), "{kept:?}");
+    // A short run writes fewer, one that is done none, and those that are there are there.
+    on(2 << 20).check_room(Ahead { step: 90, ..ahead }).unwrap();
+    on(0).check_room(Ahead { step: 100, ..ahead }).unwrap();
+    [1, 2, 3].map(|step| save(&on(u64::MAX), step).unwrap());
+    on(3 << 20).check_room(Ahead { step: 30, ..ahead }).unwrap();
+    assert!(on((3 << 20) - 1).check_room(Ahead { step: 30, ..ahead }).is_err());
+}
+
+#[test]
 fn a_damaged_mark_is_an_error_and_removes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = CheckpointStore::new(dir.path(), 1).unwrap();

@@ -9,6 +9,7 @@
 mod data;
 mod dpo;
 mod files;
+mod guard;
 mod model;
 mod optimization;
 mod raw;
@@ -28,7 +29,7 @@ pub use dpo::{Dpo, PAIR_ROWS};
 pub use model::{Activation, Block, Model, Norm};
 pub use optimization::{Moments, Optimization, Optimizer, Span, WeightRounding};
 pub use raw::RawRecipe;
-pub use stages::{Choice, DeviceKind, Offload, Precision, Pretrain, Run, Sft};
+pub use stages::{Checkpointing, Choice, DeviceKind, Offload, Precision, Pretrain, Run, Sft};
 
 use crate::error::TrainError;
 
@@ -171,8 +172,8 @@ impl Recipe {
 
     /// The part of the canonical TOML that decides the numbers of one stage: what a resumed run must have in common
     /// with the run that wrote the checkpoint. The directory, the number of threads, what is computed again, where the
-    /// optimizer's state lies and how often checkpoints are written may change; so may the other stages. (What DPO measures
-    /// text on is the other stages' data.)
+    /// optimizer's state lies, when and how checkpoints are written and kept, and what the guard does from here on may
+    /// change; so may the other stages. (What DPO measures text on is the other stages' data.)
     ///
     /// # Errors
     /// As [`Recipe::to_toml`].
@@ -185,8 +186,8 @@ impl Recipe {
         others.iter().for_each(|other| drop(table.remove(*other)));
         for (section, keys) in [
             ("data", if stage == Stage::Dpo { &[][..] } else { &others[..] }),
-            ("run", &["dir", "threads", "offload"]),
-            (stage.name(), &["checkpoint_every", "keep_last", "recompute"]),
+            ("run", &["dir", "threads", "offload", "checkpoint", "guard"]),
+            (stage.name(), &["checkpoint_every", "keep_last", "keep_every", "recompute"]),
         ] {
             if let Some(toml::Value::Table(section)) = table.get_mut(section) {
                 for key in keys {

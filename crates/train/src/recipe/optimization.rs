@@ -92,7 +92,7 @@ pub enum WeightRounding {
 }
 
 /// Whether a value is the default: keys that came later are left out then, so that older checkpoints can be resumed.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

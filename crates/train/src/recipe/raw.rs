@@ -7,6 +7,7 @@ use toml::{Table, Value};
 
 use super::data::{Data, Identity, Tokenizer};
 use super::dpo::Dpo;
+use super::guard;
 use super::model::Model;
 use super::section::{Origin, Section};
 use super::stages::{Pretrain, Run, Sft};
@@ -116,7 +117,8 @@ impl RawRecipe {
         let data_section = section("data")?;
         let data = Data::read(&data_section)?;
         let model = Model::read(&section("model")?)?;
-        let run = Run::read(&section("run")?)?;
+        let run_section = section("run")?;
+        let run = Run::read(&run_section)?;
         let pretrain = root.section("pretrain")?.map(|section| Pretrain::read(&section, &model)).transpose()?;
         let sft = root.section("sft")?.map(|section| Sft::read(&section, &model)).transpose()?;
 
@@ -157,7 +159,7 @@ impl RawRecipe {
                 )?;
             }
         }
-        Ok(Recipe {
+        let recipe = Recipe {
             identity,
             tokenizer,
             data,
@@ -168,7 +170,9 @@ impl RawRecipe {
             dpo,
             base_dir: self.base_dir.clone(),
             file: self.origin.file.clone(),
-        })
+        };
+        guard::check_kept(&run_section, &recipe)?;
+        Ok(recipe)
     }
 }
 

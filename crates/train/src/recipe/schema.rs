@@ -31,7 +31,8 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
             "dropout",
         ],
     ),
-    ("run", &["dir", "seed", "device", "precision", "threads", "offload"]),
+    ("run", &["dir", "seed", "device", "precision", "threads", "offload", "checkpoint", "guard"]),
+    ("run.guard", &["window", "z", "spike", "non_finite", "before"]),
     (
         "pretrain",
         &[
@@ -59,6 +60,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
             "eval_tokens",
             "checkpoint_every",
             "keep_last",
+            "keep_every",
         ],
     ),
     (
@@ -88,6 +90,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
             "eval_tokens",
             "checkpoint_every",
             "keep_last",
+            "keep_every",
         ],
     ),
     (

@@ -4,10 +4,12 @@ use casallm_model::workspace::Recompute;
 use serde::{Deserialize, Serialize, Serializer};
 use toml::Value;
 
+use super::guard;
 use super::model::Model;
-use super::optimization::{MAX_STEPS, Optimization};
+use super::optimization::{MAX_STEPS, Optimization, is_default};
 use super::section::{Interval, Section};
 use crate::error::TrainError;
+use crate::guard::GuardConfig;
 use crate::planning::ENOUGH_TOKENS;
 use crate::schedule::Schedule;
 
@@ -43,8 +45,19 @@ pub enum Offload {
     Optimizer,
 }
 
+/// When checkpoints are written. Results do not depend on it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Checkpointing {
+    /// While the next steps run, from a copy in the host's memory.
+    #[default]
+    Background,
+    /// Between two steps, which wait for the disk; no copy is made.
+    BetweenSteps,
+}
+
 /// Where, on what, and from which seed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Run {
     /// Directory of everything that the run makes; relative to the current directory.
     pub dir: String,
@@ -58,6 +71,12 @@ pub struct Run {
     pub threads: usize,
     /// What lies in the host's memory while a GPU trains.
     pub offload: Offload,
+    /// When checkpoints are written.
+    #[serde(skip_serializing_if = "is_default")]
+    pub checkpoint: Checkpointing,
+    /// What is done about steps that are out of the ordinary.
+    #[serde(skip_serializing_if = "is_default")]
+    pub guard: GuardConfig,
 }
 
 impl Run {
@@ -73,6 +92,13 @@ impl Run {
             offload: section
                 .choice("offload", &[("none", Offload::None), ("optimizer", Offload::Optimizer)])?
                 .unwrap_or_default(),
+            checkpoint: section
+                .choice(
+                    "checkpoint",
+                    &[("background", Checkpointing::Background), ("between_steps", Checkpointing::BetweenSteps)],
+                )?
+                .unwrap_or_default(),
+            guard: guard::read(section)?,
         })
     }
 }
@@ -129,6 +155,9 @@ pub struct Pretrain {
     pub checkpoint_every: u64,
     /// Checkpoints kept besides the best.
     pub keep_last: usize,
+    /// Checkpoints of multiples of so many steps are kept too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_every: Option<u64>,
 }
 
 impl Pretrain {
@@ -158,6 +187,7 @@ impl Pretrain {
         let optimization = Optimization::read(section, 3e-4, 3e-5)?;
         optimization.check_fits(section, steps)?;
         let eval_every = section.integer("eval_every", 1, MAX_STEPS)?.unwrap_or((steps / 20).clamp(1, 250));
+        let checkpoint_every = section.integer("checkpoint_every", 1, MAX_STEPS)?.unwrap_or(eval_every);
         Ok(Self {
             steps,
             batch_tokens: batch.tokens,
@@ -167,8 +197,9 @@ impl Pretrain {
             optimization,
             eval_every,
             eval_tokens: section.integer("eval_tokens", 1, 1 << 50)?.unwrap_or(1 << 18),
-            checkpoint_every: section.integer("checkpoint_every", 1, MAX_STEPS)?.unwrap_or(eval_every),
+            checkpoint_every,
             keep_last: section.size("keep_last", 1, 1 << 20)?.unwrap_or(2),
+            keep_every: keep_every(section, checkpoint_every)?,
         })
     }
 
@@ -219,6 +250,9 @@ pub struct Sft {
     pub checkpoint_every: u64,
     /// Checkpoints kept besides the best.
     pub keep_last: usize,
+    /// Checkpoints of multiples of so many steps are kept too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_every: Option<u64>,
 }
 
 impl Sft {
@@ -226,6 +260,7 @@ impl Sft {
         let context = section.size("context", 1, 1 << 24)?.unwrap_or(model.context);
         let batch = Batch::read(section, model, context.saturating_mul(32))?;
         let eval_every = section.integer("eval_every", 1, MAX_STEPS)?.unwrap_or(100);
+        let checkpoint_every = section.integer("checkpoint_every", 1, MAX_STEPS)?.unwrap_or(eval_every);
         Ok(Self {
             epochs: section.integer("epochs", 1, 10_000)?.unwrap_or(3),
             batch_tokens: batch.tokens,
@@ -236,8 +271,9 @@ impl Sft {
             optimization: Optimization::read(section, 5e-5, 1e-5)?,
             eval_every,
             eval_tokens: section.integer("eval_tokens", 1, 1 << 50)?.unwrap_or(1 << 17),
-            checkpoint_every: section.integer("checkpoint_every", 1, MAX_STEPS)?.unwrap_or(eval_every),
+            checkpoint_every,
             keep_last: section.size("keep_last", 1, 1 << 20)?.unwrap_or(2),
+            keep_every: keep_every(section, checkpoint_every)?,
         })
     }
 
@@ -255,6 +291,17 @@ impl Sft {
     pub fn schedule(&self, steps: u64) -> Schedule {
         self.optimization.schedule(steps)
     }
+}
+
+/// Reads `keep_every`: of other steps there is no checkpoint to keep.
+fn keep_every(section: &Section<'_>, checkpoint_every: u64) -> Result<Option<u64>, TrainError> {
+    let every = section.integer("keep_every", 1, MAX_STEPS)?;
+    if let Some(every) = every.filter(|every| every % checkpoint_every != 0) {
+        let next = every.next_multiple_of(checkpoint_every);
+        let remedy = format!("use a multiple of checkpoint_every = {checkpoint_every}, like {next}");
+        return Err(section.bad("keep_every", every, remedy));
+    }
+    Ok(every)
 }
 
 /// How an optimizer step is cut into micro-batches of rows.

@@ -273,6 +273,15 @@ fn every_wrong_value_is_named_with_its_key_its_flag_and_a_remedy() {
         (SMALLEST, "pretrain.muon_lr=0.02", "pretrain.muon_lr", "0.02", "optimizer = \"muon\""),
         (SMALLEST, "pretrain.eval_every=0", "pretrain.eval_every", "0", "from 1"),
         (SMALLEST, "pretrain.keep_last=0", "pretrain.keep_last", "0", "from 1"),
+        (SMALLEST, "pretrain.keep_every=7", "pretrain.keep_every", "7", "checkpoint_every = 5, like 10"),
+        (SMALLEST, "run.checkpoint=later", "run.checkpoint", "\"later\"", "\"background\" or \"between_steps\""),
+        (SMALLEST, "run.guard=5", "run.guard", "5 (integer)", "[run.guard]"),
+        (SMALLEST, "run.guard.zscore=5", "run.guard.zscore", "5", "known keys here are window, z"),
+        (SMALLEST, "run.guard.z=0", "run.guard.z", "0", "above 0"),
+        (SMALLEST, "run.guard.window=1", "run.guard.window", "1", "from 2"),
+        (SMALLEST, "run.guard.spike=stop", "run.guard.spike", "\"stop\"", "\"warn\", \"skip\" or \"rollback\""),
+        (SMALLEST, "run.guard.non_finite=warn", "run.guard.non_finite", "\"warn\"", "\"stop\", \"skip\" or"),
+        (SMALLEST, "run.guard.before=-1", "run.guard.before", "-1", "from 0"),
         (SMALLEST, "pretrain=5", "pretrain", "5 (integer)", "[pretrain]"),
         (SMALLEST, "data.pretrain=books", "data.pretrain", "\"books\" (string)", "[[data.pretrain]]"),
         (SMALLEST, "data.pretrain=[1]", "data.pretrain", "1 (integer)", "[[data.pretrain]]"),
@@ -313,6 +322,24 @@ fn every_wrong_value_is_named_with_its_key_its_flag_and_a_remedy() {
             assert_eq!(file, format!("flag {flag}"));
         }
     }
+}
+
+#[test]
+fn a_guard_goes_back_only_where_checkpoints_are_kept_for_it() {
+    let guard = |flags: &[&str]| parse_with(SMALLEST, &[&["run.guard.spike=rollback"], flags].concat());
+    // A checkpoint each 5 steps, of which the last two stay.
+    let error = guard(&[]).unwrap_err();
+    let (_, key, found, message) = named(&error);
+    assert_eq!((&*key, &*found), ("run.guard.before", "16"));
+    assert!(message.contains("keep_last = 2") && message.contains("none older than 5"), "{message}");
+    guard(&["run.guard.before=5"]).unwrap();
+    let recipe = guard(&["pretrain.checkpoint_every=16"]).unwrap();
+    assert!(recipe.run.guard.goes_back() && parse(&recipe.to_toml().unwrap()).unwrap().run == recipe.run);
+    // What is not said changes no recipe's text; and a run may be resumed with another guard.
+    assert!(!parse(SMALLEST).unwrap().to_toml().unwrap().contains("guard"));
+    let settings = |recipe: &Recipe| recipe.stage_toml(Stage::Pretrain).unwrap();
+    let kept = guard(&["run.guard.before=5", "run.checkpoint=between_steps", "pretrain.keep_every=10"]).unwrap();
+    assert_eq!(settings(&kept), settings(&parse(SMALLEST).unwrap()));
 }
 
 #[test]

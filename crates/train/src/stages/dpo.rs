@@ -26,7 +26,7 @@ use crate::error::TrainError;
 use crate::feed::DpoFeed;
 use crate::interrupt::Interrupt;
 use crate::preference::{LogProbabilities, Preferences};
-use crate::recipe::{Dpo, Recipe, Stage};
+use crate::recipe::{Checkpointing, Dpo, Recipe, Stage};
 use crate::trainer::{Outcome, Trainer, TrainerConfig};
 use crate::validation::ValidationSet;
 
@@ -61,6 +61,8 @@ pub fn dpo_config(recipe: &Recipe, steps: u64) -> Result<TrainerConfig, TrainErr
         step_tokens: stage.batch_tokens,
         context: stage.context,
         peak: None,
+        background: recipe.run.checkpoint == Checkpointing::Background,
+        guard: recipe.run.guard,
     })
 }
 

@@ -129,8 +129,7 @@ mod tests {
         let settings = scarce.recipe.stage_toml(Stage::Pretrain).unwrap();
         let store = CheckpointStore::new(RunDir::new(folder.path()).checkpoints(Stage::Pretrain), 2).unwrap();
         for step in [3, 6] {
-            let progress =
-                Progress { settings: settings.clone(), device: String::new(), tokens: 1, seconds: 1.0, best: None };
+            let progress = Progress { settings: settings.clone(), ..Default::default() };
             store.save(step, &progress, std::iter::empty()).unwrap();
         }
         let resumed = sized(None);

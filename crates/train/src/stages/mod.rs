@@ -32,12 +32,13 @@ pub use memory::{Sized, memory_levels, sized};
 pub use pretrain::{model_config, pretrain, pretrain_config, validation_texts};
 pub use sft::{SftSetup, sft, sft_setup};
 
-use crate::checkpoint::CheckpointStore;
+use crate::checkpoint::{Ahead, CheckpointStore};
 use crate::error::TrainError;
 use crate::optimizer::{MatrixUpdate, OptimizerConfig};
 use crate::planning::MemoryChoice;
 use crate::recipe::{self, Offload, Precision, Recipe, Stage};
-use crate::trainer::Observer;
+use crate::snapshot;
+use crate::trainer::{Observer, TrainerConfig};
 
 /// Marks a data path as a source that the program carries: `embedded:openstax`.
 pub const EMBEDDED: &str = "embedded:";
@@ -165,6 +166,13 @@ fn open_store(dir: &RunDir, stage: Stage, keep_last: usize, resume: bool) -> Res
         }),
         _ => Ok(store),
     }
+}
+
+/// Refuses a stage whose checkpoints do not fit the disk, before its data is prepared. ([`crate::trainer::Trainer::run`] asks again.)
+fn check_room(store: &CheckpointStore, model: &ModelConfig, config: &TrainerConfig) -> Result<(), TrainError> {
+    let bytes = snapshot::bytes(model, &config.optimizer);
+    let step = store.steps()?.last().copied().unwrap_or(0);
+    store.check_room(Ahead { bytes, every: config.checkpoint_every, step, steps: config.schedule.steps })
 }
 
 /// Writes a network as a model directory with its tokenizer.

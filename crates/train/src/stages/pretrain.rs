@@ -15,13 +15,13 @@ use casallm_model::parameters::Parameters;
 use casallm_model::workspace::Recompute;
 
 use super::{
-    Prepared, RunDir, Sized, StageObserver, config_of, fingerprint, matrices_of, open_store, optimizer_config, peak,
-    save, shards, sized, tokenizer,
+    Prepared, RunDir, Sized, StageObserver, check_room, config_of, fingerprint, matrices_of, open_store,
+    optimizer_config, peak, save, shards, sized, tokenizer,
 };
 use crate::error::TrainError;
 use crate::feed::PretrainFeed;
 use crate::interrupt::Interrupt;
-use crate::recipe::{Pretrain, Recipe, Stage};
+use crate::recipe::{Checkpointing, Pretrain, Recipe, Stage};
 use crate::trainer::{Outcome, Trainer, TrainerConfig};
 use crate::validation::{ValidationSet, from_loader};
 
@@ -47,6 +47,8 @@ pub fn pretrain_config(recipe: &Recipe) -> Result<TrainerConfig, TrainError> {
         optimizer: optimizer_config(&stage.optimization, recipe.run.offload),
         eval_every: stage.eval_every,
         checkpoint_every: stage.checkpoint_every,
+        background: recipe.run.checkpoint == Checkpointing::Background,
+        guard: recipe.run.guard,
         seed: recipe.run.seed,
         micro_tokens: stage.micro_rows() * stage.context,
         recompute: stage.recompute.given().unwrap_or(Recompute::Light),
@@ -133,13 +135,14 @@ pub fn pretrain<D: Device>(
     let dtype = matrices.activations();
     // Before any time is spent: can the device do it, does it fit, is there something in the way?
     device.supports(matrices).map_err(ModelError::from)?;
-    let keep_last = recipe.pretrain()?.keep_last;
+    let (keep_last, keep_every) = (recipe.pretrain()?.keep_last, recipe.pretrain()?.keep_every);
     let Sized { recipe, choice } = &sized(recipe, Stage::Pretrain, &**device, device.available_bytes())?;
     choice.plan.check_host(casallm_compute::memory::available())?;
-    let store = open_store(&dir, Stage::Pretrain, keep_last, resume)?;
+    let store = open_store(&dir, Stage::Pretrain, keep_last, resume)?.keeping_every(keep_every);
     observer.planned(Stage::Pretrain, choice);
     let stage = recipe.pretrain()?;
     let mut config = TrainerConfig { recompute: choice.recompute, ..pretrain_config(recipe)? };
+    check_room(&store, &model, &config)?;
     let tokenizer = tokenizer(recipe, &dir, observer)?;
     let prepared = shards(recipe, &dir, &tokenizer, !store.steps()?.is_empty(), observer)?;
     config.settings += &format!("shards = \"{}\"\n", fingerprint(&prepared));

@@ -22,7 +22,7 @@ use super::{
 use crate::error::TrainError;
 use crate::feed::SftFeed;
 use crate::interrupt::Interrupt;
-use crate::recipe::{Recipe, Stage};
+use crate::recipe::{Checkpointing, Recipe, Stage};
 use crate::trainer::{Outcome, Trainer, TrainerConfig};
 use crate::validation::ValidationSet;
 
@@ -128,6 +128,8 @@ pub fn sft_config(recipe: &Recipe, steps: u64) -> Result<TrainerConfig, TrainErr
         optimizer: optimizer_config(&stage.optimization, recipe.run.offload),
         eval_every: stage.eval_every,
         checkpoint_every: stage.checkpoint_every,
+        background: recipe.run.checkpoint == Checkpointing::Background,
+        guard: recipe.run.guard,
         seed: recipe.run.seed,
         micro_tokens: stage.micro_rows() * stage.context,
         recompute: stage.recompute.given().unwrap_or(Recompute::Light),
@@ -208,7 +210,7 @@ pub fn sft<D: Device>(
     let matrices = matrices_of(recipe.run.precision);
     let dtype = matrices.activations();
     device.supports(matrices).map_err(ModelError::from)?;
-    let store = open_store(&dir, Stage::Sft, recipe.sft()?.keep_last, resume)?;
+    let store = open_store(&dir, Stage::Sft, recipe.sft()?.keep_last, resume)?.keeping_every(recipe.sft()?.keep_every);
     let Sized { recipe, choice } = &sized(recipe, Stage::Sft, &**device, device.available_bytes())?;
     choice.plan.check_host(casallm_compute::memory::available())?;
     observer.planned(Stage::Sft, choice);

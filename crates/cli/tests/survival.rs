@@ -1,0 +1,291 @@
+//! What befalls a run overnight: a disk that fills, folders that cannot be written, checkpoints that are damaged or half
+//! gone, a clock that is set back, bad batches, a process that is killed. The run goes on from the newest good state, ends
+//! with the same bytes as one that nothing befell, and says what it did.
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Lines};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Stdio};
+use std::time::{Duration, SystemTime};
+
+use support::{Seeded, SmallDisk, Tree, casallm, documents, run, trained, trained_folder, write_inputs};
+
+const CHECKPOINTS: &str = "run/checkpoints/pretrain";
+
+/// A run under way, heard line by line.
+struct Running {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    errors: PathBuf,
+}
+
+impl Running {
+    fn start(folder: &Path, arguments: &[&str]) -> Self {
+        let errors = folder.join("stderr.txt");
+        let mut command = casallm(folder, &[&["pretrain", "tiny.toml", "--json", "--resume"], arguments].concat());
+        let mut child = command.stdout(Stdio::piped()).stderr(fs::File::create(&errors).unwrap()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Running { child, lines, errors }
+    }
+
+    /// Hears lines until one that fits, or to the end.
+    fn hear(&mut self, fits: impl Fn(&serde_json::Value) -> bool) -> Option<serde_json::Value> {
+        self.lines.by_ref().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).find(fits)
+    }
+
+    /// Hears until an event of this name.
+    fn hear_event(&mut self, name: &str) -> Option<serde_json::Value> {
+        self.hear(|line| line["event"] == name)
+    }
+
+    fn end(mut self) -> (Option<i32>, String) {
+        self.hear(|_| false);
+        let status = self.child.wait().unwrap();
+        (status.code(), fs::read_to_string(self.errors).unwrap())
+    }
+}
+
+/// The rows of `metrics.jsonl` and the events that come again, without the timing.
+fn reproducible(metrics: &[u8]) -> Vec<String> {
+    let again = ["spike", "not_finite", "new_level", "rolled_back", "not_rolled_back"];
+    let text = String::from_utf8(metrics.to_vec()).unwrap();
+    let untimed = |line: &str| {
+        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let own = line["event"].as_str().is_some_and(|event| !again.contains(&event));
+        line.as_object_mut().unwrap().remove("timing");
+        (!own).then(|| line.to_string())
+    };
+    text.lines().filter_map(untimed).collect()
+}
+
+fn assert_same(expected: &Tree, run_dir: &Path) {
+    let found = Tree::of(run_dir);
+    for file in ["base/model.safetensors", "checkpoints/pretrain/step-000040/tensors.safetensors"] {
+        assert!(found.file(file) == expected.file(&format!("run/{file}")), "{file} differs");
+    }
+    let of_stage = |metrics: &[u8]| {
+        let mut lines = reproducible(metrics);
+        lines.retain(|line| line.contains("\"stage\":\"pretrain\""));
+        lines
+    };
+    assert_eq!(of_stage(found.file("metrics.jsonl")), of_stage(expected.file("run/metrics.jsonl")));
+    for path in found.0.keys() {
+        assert!(!path.to_string_lossy().contains(".tmp"), "{} was left behind", path.display());
+    }
+}
+
+/// The disk fills while the run is under way, to the last byte: training goes on, lines of metrics wait in memory, and once
+/// there is room everything is as if there always had been.
+#[test]
+fn disk_that_fills_and_is_emptied_again() {
+    let Some(disk) = SmallDisk::new(8 << 10) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    write_inputs(folder.path());
+    let run_dir = disk.path().join("run");
+    let set = format!("run.dir={}", run_dir.display());
+    let mut running = Running::start(folder.path(), &["--set", &set]);
+    running.hear(|line| line["step"] == 7 && line["event"].is_null()).unwrap();
+    let ballast = disk.path().join("ballast");
+    let mut file = fs::File::create(&ballast).unwrap();
+    while std::io::Write::write(&mut file, &[1; 4096]).is_ok_and(|written| written > 0) {}
+    drop(file);
+    let event = running.hear_event("checkpoint_failed");
+    fs::remove_file(&ballast).unwrap();
+    let (code, errors) = running.end();
+    let reason = event.unwrap_or_else(|| panic!("it was faster: {errors}"))["reason"].to_string();
+    assert!(reason.contains("the disk is full") && reason.contains("free some space"), "{reason}");
+    // It may have ended before there was room again; then it says so, and goes on once it is asked to.
+    if code != Some(0) {
+        assert!(code == Some(2) && errors.contains("the disk is full"), "{code:?} {errors}");
+        run(folder.path(), &["pretrain", "tiny.toml", "--resume", "--set", &set]).succeeded();
+    }
+    assert_same(trained(), &run_dir);
+}
+
+/// It stays full: the run comes to its end, says that the last checkpoint could not be written, and loses none that was.
+#[test]
+fn disk_that_stays_full() {
+    let Some(disk) = SmallDisk::new(8 << 10) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    write_inputs(folder.path());
+    let run_dir = disk.path().join("run");
+    let set = format!("run.dir={}", run_dir.display());
+    let mut running = Running::start(folder.path(), &["--set", &set]);
+    running.hear(|line| line["step"] == 7 && line["event"].is_null()).unwrap();
+    let ballast = disk.path().join("ballast");
+    let mut file = fs::File::create(&ballast).unwrap();
+    while std::io::Write::write(&mut file, &[1; 4096]).is_ok_and(|written| written > 0) {}
+    drop(file);
+    let (code, errors) = running.end();
+    assert_eq!(code, Some(2), "{errors}");
+    assert!(errors.contains("the disk is full") && errors.contains("--resume"), "{errors}");
+    let saved = fs::read_dir(run_dir.join("checkpoints/pretrain")).unwrap().count();
+    assert!(saved > 0, "not one checkpoint is left");
+    let refused = run(folder.path(), &["pretrain", "tiny.toml", "--resume", "--set", &set]);
+    refused.refused(&["are free", "free some space"]);
+    fs::remove_file(&ballast).unwrap();
+    run(folder.path(), &["pretrain", "tiny.toml", "--resume", "--set", &set]).succeeded();
+    assert_same(trained(), &run_dir);
+}
+
+#[test]
+fn folder_that_cannot_be_written() {
+    let Some(mut disk) = SmallDisk::new(8 << 10) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    write_inputs(folder.path());
+    let run_dir = disk.path().join("run");
+    let set = format!("run.dir={}", run_dir.display());
+    let resume = || run(folder.path(), &["pretrain", "tiny.toml", "--resume", "--set", &set]);
+    disk.set_read_only(true);
+    resume().refused(&["run", "Read-only file system", "permissions"]);
+    disk.set_read_only(false);
+    let mut running = Running::start(folder.path(), &["--set", &set]);
+    running.hear(|line| line["step"] == 10 && line["event"].is_null()).unwrap();
+    running.child.kill().unwrap();
+    running.end();
+    let before = Tree::of(&run_dir);
+    disk.set_read_only(true);
+    resume().refused(&["run.lock", "Read-only file system", "permissions"]);
+    assert!(Tree::of(&run_dir) == before);
+    disk.set_read_only(false);
+    resume().succeeded();
+    assert_same(trained(), &run_dir);
+}
+
+/// Checkpoints of the finished run, oldest first.
+fn checkpoints() -> Vec<PathBuf> {
+    let parents = trained().0.keys().filter(|path| path.starts_with(CHECKPOINTS)).filter_map(|path| path.parent());
+    let mut found: Vec<PathBuf> = parents.filter(|path| !path.ends_with("pretrain")).map(Path::to_owned).collect();
+    found.dedup();
+    found
+}
+
+/// Each file of the newest checkpoint, all of it, a half, or its folder left empty: the one before serves.
+#[test]
+fn checkpoint_damaged_anywhere_or_half_deleted() {
+    let mut seeded = Seeded(6);
+    let newest = checkpoints().pop().unwrap();
+    let files = ["checksums.txt", "state.json", "tensors.safetensors"];
+    let damages: [(&str, &dyn Fn(&Path, &mut Seeded)); 5] = [
+        ("flipped", &|folder, seeded| {
+            let path = folder.join(seeded.pick(&files));
+            let mut bytes = fs::read(&path).unwrap();
+            for _ in 0..1 + seeded.below(4) {
+                let at = seeded.below(bytes.len() as u64) as usize;
+                bytes[at] ^= 1 + seeded.below(255) as u8;
+            }
+            fs::write(path, bytes).unwrap();
+        }),
+        ("one file gone", &|folder, seeded| fs::remove_file(folder.join(seeded.pick(&files))).unwrap()),
+        ("two files gone", &|folder, seeded| {
+            let kept = seeded.pick(&files);
+            files.iter().filter(|file| **file != kept).for_each(|file| fs::remove_file(folder.join(file)).unwrap());
+        }),
+        ("empty", &|folder, _| files.iter().for_each(|file| fs::remove_file(folder.join(file)).unwrap())),
+        ("a folder in the place of a file", &|folder, _| {
+            fs::remove_file(folder.join("tensors.safetensors")).unwrap();
+            fs::create_dir(folder.join("tensors.safetensors")).unwrap();
+        }),
+    ];
+    for (what, damage) in damages {
+        let folder = trained_folder();
+        damage(&folder.path().join(&newest), &mut seeded);
+        fs::remove_dir_all(folder.path().join("run/base")).unwrap();
+        let resumed = run(folder.path(), &["pretrain", "tiny.toml", "--resume"]).succeeded();
+        let said = ["skipped a damaged checkpoint", newest.to_str().unwrap(), "resumed pretrain after step 39"];
+        for said in said {
+            assert!(resumed.stderr.contains(said), "{what}: {said:?} is not in {}", resumed.stderr);
+        }
+        let metrics = fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
+        assert!(metrics.contains("\"event\":\"damaged_checkpoint\""), "{what}: {metrics}");
+        assert_same(trained(), &folder.path().join("run"));
+    }
+}
+
+/// The order of checkpoints is that of their steps, whatever the clock says; nothing else asks it.
+#[test]
+fn clock_set_back() {
+    let folder = trained_folder();
+    let mut age = Duration::ZERO;
+    for checkpoint in checkpoints() {
+        age += Duration::from_secs(400 * 86_400);
+        for file in ["checksums.txt", "state.json", "tensors.safetensors"] {
+            let file = fs::OpenOptions::new().write(true).open(folder.path().join(&checkpoint).join(file)).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+        }
+        fs::File::open(folder.path().join(&checkpoint)).unwrap().set_modified(SystemTime::now() - age).unwrap();
+    }
+    let metrics = fs::OpenOptions::new().append(true).open(folder.path().join("run/metrics.jsonl")).unwrap();
+    metrics.set_modified(SystemTime::now() + age).unwrap();
+    fs::remove_dir_all(folder.path().join("run/base")).unwrap();
+    let resumed = run(folder.path(), &["pretrain", "tiny.toml", "--resume"]).succeeded();
+    assert!(resumed.stderr.contains("resumed pretrain after step 40"), "{}", resumed.stderr);
+    assert_same(trained(), &folder.path().join("run"));
+}
+
+/// A page of random letters in the middle of the text, of which each row is a step of its own.
+fn write_inputs_with_a_bad_page(folder: &Path) {
+    write_inputs(folder);
+    let mut seeded = Seeded(77);
+    let mut texts = documents(240, 1);
+    let page = (0..200).map(|_| char::from(33 + seeded.below(94) as u8)).collect();
+    texts.insert(120, page);
+    let lines: String = texts.iter().map(|text| format!("{}\n", serde_json::json!({ "text": text }))).collect();
+    fs::write(folder.join("text.jsonl"), lines).unwrap();
+    let recipe = support::RECIPE.replace("[run]", GUARDED).replace("steps = 40", "steps = 160");
+    let recipe = recipe.replacen("batch_tokens = 256\nmicro_batch = 2", "batch_tokens = 64\nmicro_batch = 1", 1);
+    fs::write(folder.join("tiny.toml"), recipe.replacen("checkpoint_every = 3", "checkpoint_every = 8", 1)).unwrap();
+}
+
+const GUARDED: &str = "[run.guard]\nspike = \"rollback\"\nwindow = 24\nbefore = 2\n\n[run]";
+
+/// The program itself meets a bad page, goes back past it, and does the same however often it is killed.
+#[test]
+fn bad_page_and_kills() {
+    let whole = tempfile::tempdir().unwrap();
+    write_inputs_with_a_bad_page(whole.path());
+    let told = run(whole.path(), &["pretrain", "tiny.toml"]).succeeded();
+    assert!(told.stderr.contains("deviations above the mean") && told.stderr.contains("back to step"), "{told:#?}");
+    let expected = Tree::of(whole.path());
+    let metrics = String::from_utf8(expected.file("run/metrics.jsonl").to_vec()).unwrap();
+    assert!(metrics.contains("\"event\":\"rolled_back\"") && !metrics.contains("null"), "{metrics}");
+
+    let folder = tempfile::tempdir().unwrap();
+    write_inputs_with_a_bad_page(folder.path());
+    let mut seeded = Seeded(5);
+    for _ in 0..6 {
+        let mut running = Running::start(folder.path(), &[]);
+        for _ in 0..10 + seeded.below(40) {
+            running.hear(|line| line["event"].is_null());
+        }
+        // Whether it was still there or not.
+        running.child.kill().unwrap();
+        running.end();
+    }
+    run(folder.path(), &["pretrain", "tiny.toml", "--resume"]).succeeded();
+    let found = Tree::of(folder.path());
+    assert!(found.file("run/base/model.safetensors") == expected.file("run/base/model.safetensors"));
+    let (found, expected) = (found.file("run/metrics.jsonl"), expected.file("run/metrics.jsonl"));
+    assert_eq!(reproducible(found), reproducible(expected));
+}
+
+/// Those of every so many steps are kept for good, beside the last and the best.
+#[test]
+fn checkpoints_that_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    write_inputs(folder.path());
+    let set = ["pretrain.keep_last=1", "pretrain.keep_every=12", "run.checkpoint=between_steps"];
+    let flags: Vec<&str> = set.iter().flat_map(|set| ["--set", set]).collect();
+    run(folder.path(), &[&["pretrain", "tiny.toml"], &flags[..]].concat()).succeeded();
+    let kept: Vec<String> = Tree::of(&folder.path().join(CHECKPOINTS))
+        .0
+        .into_keys()
+        .filter(|path| path.ends_with("state.json"))
+        .map(|path| path.parent().unwrap().display().to_string())
+        .collect();
+    assert_eq!(kept, ["step-000012", "step-000024", "step-000036", "step-000040"]);
+    assert!(Tree::of(folder.path()).file("run/base/model.safetensors") == trained().file("run/base/model.safetensors"));
+}
