@@ -236,7 +236,8 @@ fn begin<D: Device>(
 ) -> Result<usize, EvalError> {
     let Some(shared) = &group.shared else { return Ok(0) };
     // Nothing that counts is predicted from what is only copied.
-    let of = |request: &Request| common(shared, &request.tokens[..request.tokens.len() - 1]).min(request.scored_from - 1);
+    let of =
+        |request: &Request| common(shared, &request.tokens[..request.tokens.len() - 1]).min(request.scored_from - 1);
     let held = group.requests.iter().map(of).min().unwrap_or(0).min(sequences.capacity());
     if held < MIN_SHARED {
         return Ok(0);

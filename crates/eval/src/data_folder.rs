@@ -134,7 +134,9 @@ impl Record {
     pub fn index(&self, field: &'static str) -> Result<usize, EvalError> {
         let value = self.value.get(field);
         let number = value.and_then(|v| v.as_u64().or_else(|| v.as_str()?.trim().parse().ok()));
-        number.and_then(|n| usize::try_from(n).ok()).ok_or_else(|| self.fault(field, "a number from 0, which this split may lack"))
+        number
+            .and_then(|n| usize::try_from(n).ok())
+            .ok_or_else(|| self.fault(field, "a number from 0, which this split may lack"))
     }
 
     /// Whether a field is there.

@@ -129,3 +129,63 @@ fn opening_of(processor: &Value) -> Option<&str> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use casallm_data::tokenizer::TrainOptions;
+
+    fn tokenizer() -> Tokenizer {
+        let text = "the cat and the dog and the bird were there ".repeat(20);
+        let options = TrainOptions { vocab_size: 280, ..TrainOptions::default() };
+        Tokenizer::train([Ok(text)].into_iter(), &options, &mut |_| {}).unwrap()
+    }
+
+    #[test]
+    fn a_pair_is_one_text_and_the_context_alone_says_where_the_continuation_begins() {
+        let tokenizer = tokenizer();
+        let encoding = Encoding::new(&tokenizer, "{}");
+        let bos = tokenizer.special().unwrap().bos;
+        let with_bos = |text: &str| [&[bos][..], &tokenizer.encode(text)].concat();
+        let expected = Request { tokens: with_bos("the cat and"), scored_from: with_bos("the cat").len() };
+        assert_eq!(encoding.pair("the cat", " and", 100).unwrap().unwrap(), expected);
+        // Spaces at the end of the context are the continuation's.
+        assert_eq!(encoding.pair("the cat ", "and", 100).unwrap().unwrap(), expected);
+        assert_eq!(
+            encoding.pair("", "the", 100).unwrap().unwrap(),
+            Request { tokens: with_bos("the"), scored_from: 1 }
+        );
+        assert_eq!(encoding.pair("the", "", 100).unwrap(), None);
+        // Of what is too long the end stays: as many tokens as are read, and the last, which is not.
+        let all = with_bos("the cat and the dog and");
+        let cut = encoding.pair("the cat and the dog", " and", 3).unwrap().unwrap();
+        assert_eq!((&cut.tokens[..], cut.scored_from), (&all[all.len() - 4..], 3));
+    }
+
+    #[test]
+    fn windows_score_each_token_once() {
+        let tokenizer = tokenizer();
+        let encoding = Encoding::new(&tokenizer, "{}");
+        let text = "the cat and the dog and the bird were there";
+        let all = [&[tokenizer.special().unwrap().bos][..], &tokenizer.encode(text)].concat();
+        for room in 2..=all.len() + 1 {
+            let windows = encoding.windows(text, room).unwrap();
+            let scored: Vec<u32> = windows.iter().flat_map(|w| w.tokens[w.scored_from..].to_vec()).collect();
+            assert_eq!(scored, all[1..], "{room}");
+            assert!(windows.iter().all(|w| w.tokens.len() <= room + 1));
+            assert!(windows[1..].iter().all(|w| w.tokens.len() == room + 1), "{room}");
+        }
+        assert!(encoding.windows("", 8).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_begins_a_text_is_told_by_the_files_of_an_imported_model() {
+        let template =
+            |id: &str| serde_json::json!({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": id}}]});
+        assert_eq!(opening_of(&template("<s>")), Some("<s>"));
+        let sequence = serde_json::json!({"type": "Sequence", "processors": [{"type": "ByteLevel"}, template("<b>")]});
+        assert_eq!(opening_of(&sequence), Some("<b>"));
+        assert_eq!(opening_of(&serde_json::json!({"type": "ByteLevel"})), None);
+        assert_eq!(opening_of(&Value::Null), None);
+    }
+}

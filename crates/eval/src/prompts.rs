@@ -87,7 +87,8 @@ mod tests {
         let pool = [doc("1", Some("us_law")), doc("2", Some("art")), doc("3", Some("us_law"))];
         let docs = [doc("a", Some("us_law")), doc("b", Some("us_law")), doc("c", Some("art"))];
         let all = headers(Task::Mmlu, &docs, Some(&pool), 1).unwrap();
-        let expected = "The following are multiple choice questions (with answers) about us law.\n\nQuestion: 1\nAnswer: yes\n\n";
+        let expected =
+            "The following are multiple choice questions (with answers) about us law.\n\nQuestion: 1\nAnswer: yes\n\n";
         assert_eq!(&*all[0], expected);
         assert!(Arc::ptr_eq(&all[0], &all[1]) && all[2].contains("Question: 2"));
         let error = headers(Task::Mmlu, &docs, Some(&pool), 2).unwrap_err().to_string();

@@ -75,7 +75,8 @@ fn wanted(flags: &Eval) -> Result<Wanted> {
     if let (None, Some(task)) = (&flags.data, tasks.first()) {
         bail!("--tasks {}: give the folder of its data with --data", task.facts().name);
     }
-    let identity = !named && flags.text.is_empty() || flags.tasks.iter().any(|name| name == IDENTITY);
+    let all = !named && (flags.data.is_some() || flags.text.is_empty());
+    let identity = all || flags.tasks.iter().any(|name| name == IDENTITY);
     Ok(Wanted { tasks, identity, named })
 }
 
@@ -84,15 +85,22 @@ fn judge<D: Device>(flags: &Eval, wanted: &Wanted, device: &Arc<D>) -> Result<En
     let mut console = Console::new(&flags.output);
     let dir = &flags.model;
     let directory = ModelDirectory::open(dir)?;
-    let tokenizer = Tokenizer::of_model(directory.text(TOKENIZER)?.as_bytes()).with_context(|| dir.display().to_string())?;
+    let tokenizer =
+        Tokenizer::of_model(directory.text(TOKENIZER)?.as_bytes()).with_context(|| dir.display().to_string())?;
     let settings = directory.text(TOKENIZER_CONFIG)?;
     let config = directory.config().clone();
     if config.vocab_size != tokenizer.vocab_size() {
         let (model, tokens) = (config.vocab_size, tokenizer.vocab_size());
-        bail!("{}: the model has a vocabulary of {model}, its tokenizer.json one of {tokens}; restore the pair", dir.display());
+        bail!(
+            "{}: the model has a vocabulary of {model}, its tokenizer.json one of {tokens}; restore the pair",
+            dir.display()
+        );
     }
     let Some(weights) = directory.checksum(WEIGHTS).map(str::to_owned) else {
-        bail!("{}: checksums.json has no line for {WEIGHTS}, by which results are told apart; restore it", dir.display());
+        bail!(
+            "{}: checksums.json has no line for {WEIGHTS}, by which results are told apart; restore it",
+            dir.display()
+        );
     };
     let context = flags.context.map_or(config.context, |context| context as usize);
     if context > config.context {
@@ -121,11 +129,8 @@ fn judge<D: Device>(flags: &Eval, wanted: &Wanted, device: &Arc<D>) -> Result<En
         }),
         context,
     };
-    let options = Options {
-        fewshot: flags.fewshot,
-        limit: flags.limit.map(|limit| limit as usize),
-        journals: out.join("items"),
-    };
+    let options =
+        Options { fewshot: flags.fewshot, limit: flags.limit.map(|limit| limit as usize), journals: out.join("items") };
     console.say(&format!(
         "{}: {} parameters, weights in {}, on {on}; results of items go to {}",
         dir.display(),

@@ -23,7 +23,8 @@ pub fn extracted(answer: &str) -> [String; 2] {
     // What the harness has where nothing matches.
     let none = || "[invalid]".to_owned();
     let strict = STRICT.as_ref().and_then(|pattern| Some(pattern.captures(answer)?.get(1)?.as_str().trim().to_owned()));
-    let flexible = FLEXIBLE.as_ref().and_then(|pattern| Some(pattern.find_iter(answer).last()?.as_str().trim().to_owned()));
+    let flexible =
+        FLEXIBLE.as_ref().and_then(|pattern| Some(pattern.find_iter(answer).last()?.as_str().trim().to_owned()));
     [strict.unwrap_or_else(none), flexible.unwrap_or_else(none)]
 }
 

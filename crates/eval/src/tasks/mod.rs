@@ -182,17 +182,17 @@ impl Task {
                 examples: Examples::Drawn("test"),
                 ..choice("lambada_openai", &["lambada_openai", "lambada"], TEST, false, 0.0, Some(0.0))
             },
-            Task::Mmlu => Facts { examples: Examples::First("dev"), ..choice("mmlu", &["mmlu"], TEST, false, 0.25, None) },
+            Task::Mmlu => {
+                Facts { examples: Examples::First("dev"), ..choice("mmlu", &["mmlu"], TEST, false, 0.25, None) }
+            }
             Task::SciQ => choice("sciq", &["sciq"], TEST, true, 0.25, None),
             Task::CommonsenseQa => {
                 let files = &["commonsense_qa", "commonsenseqa"];
                 choice("commonsense_qa", files, VALIDATION, false, 0.2, Some(0.2))
             }
-            Task::Gsm8k => Facts {
-                kind: Kind::Generation,
-                fewshot: 5,
-                ..choice("gsm8k", &["gsm8k"], TEST, false, 0.0, None)
-            },
+            Task::Gsm8k => {
+                Facts { kind: Kind::Generation, fewshot: 5, ..choice("gsm8k", &["gsm8k"], TEST, false, 0.0, None) }
+            }
         }
     }
 
