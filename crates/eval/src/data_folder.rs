@@ -195,7 +195,7 @@ mod tests {
         ]);
         let find = |name, split| data.find("a task", &[name], split).unwrap();
         assert_eq!(find("arc_easy", "test"), [dir.path().join("arc-easy_test.jsonl")]);
-        assert_eq!(find("arc_easy", "train"), [PathBuf::new(); 0]);
+        assert!(find("arc_easy", "train").is_empty());
         assert_eq!(find("arc_challenge", "test").len(), 2);
         // Neither a part of a word nor a word before the name is a split.
         assert!(find("hellaswag", "test").is_empty() && find("easy", "validation").len() == 1);
