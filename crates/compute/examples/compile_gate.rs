@@ -3,6 +3,10 @@
 //!
 //!     compile_gate TABLE.tsv             compares with the committed table
 //!     compile_gate TABLE.tsv --update    writes it
+//!     compile_gate TABLE.tsv --all       compares, and takes no one's word
+//!
+//! The table also has, for each module, a hash of everything that the compiler's result is a function of. Where it is still the
+//! same, what the table says of the module is what the compiler said, and it is not asked again (but with --all).
 //!
 //! A kernel that spills registers (a loop that was not unrolled, an array that is indexed at run time), or has static shared
 //! memory (the simulator watches dynamic memory only), fails in any case; a number that differs from the table fails until
@@ -17,17 +21,47 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use casallm_compute::cuda::kernels::{entries, modules};
 use casallm_compute::cuda::nvidia::compiler::{Compiler, Target, module_name};
-use casallm_compute::cuda::nvidia::report::{log, needs};
+use casallm_compute::cuda::nvidia::report::{log, needs, text_key};
 use casallm_compute::cuda::nvidia::search::Surroundings;
 
 const ARCHITECTURES: [&str; 6] = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120a"];
 
-/// Everything compiled, on all processors: rows of (module and entry) to cells by architecture; and what went wrong.
-fn compile(compiler: &Compiler, kept: &Path) -> (BTreeMap<String, Vec<String>>, Vec<String>) {
-    let modules = modules();
+/// In the place of an entry, on the row that has a module's hash.
+const TEXT: &str = "(text)";
+
+/// Rows of (module and entry) to cells by architecture, or of (module and [`TEXT`]) to its hash.
+type Rows = BTreeMap<String, Vec<String>>;
+
+/// The rows of a table.
+fn parse(table: &str) -> Rows {
+    let row = |line: &str| {
+        let mut cells = line.split('\t').map(str::to_owned);
+        Some((format!("{}\t{}", cells.next()?, cells.next()?), cells.collect()))
+    };
+    table.lines().filter(|line| !line.starts_with('#')).filter_map(row).collect()
+}
+
+/// All modules but those of which `known` has rows for the same text, on all processors: rows of all; how many were compiled;
+/// what went wrong.
+fn compile(compiler: &Compiler, kept: &Path, known: &Rows) -> (Rows, usize, Vec<String>) {
+    let targets = ARCHITECTURES.map(|arch| Target::Cubin(arch.to_owned()));
+    let mut found = Rows::new();
+    let mut changed = Vec::new();
+    for module in modules() {
+        let name = module_name(&module);
+        let text = (format!("{name}\t{TEXT}"), vec![text_key(compiler, &module, &targets)]);
+        if known.get(&text.0) == Some(&text.1) {
+            let of_module = |row: &&String| row.strip_prefix(&name).is_some_and(|rest| rest.starts_with('\t'));
+            found.extend(known.keys().filter(of_module).map(|row| (row.clone(), known[row].clone())));
+        } else {
+            changed.push(module);
+        }
+        found.insert(text.0, text.1);
+    }
+    let modules = changed;
     let jobs: Vec<_> = modules.iter().flat_map(|module| (0..ARCHITECTURES.len()).map(move |a| (module, a))).collect();
     let next = AtomicUsize::new(0);
-    let rows = Mutex::new(BTreeMap::new());
+    let rows = Mutex::new(found);
     let wrong = Mutex::new(Vec::new());
     let work = || {
         while let Some((module, architecture)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -65,7 +99,7 @@ fn compile(compiler: &Compiler, kept: &Path) -> (BTreeMap<String, Vec<String>>, 
             scope.spawn(work);
         }
     });
-    (rows.into_inner().unwrap(), wrong.into_inner().unwrap())
+    (rows.into_inner().unwrap(), modules.len(), wrong.into_inner().unwrap())
 }
 
 fn table(compiler: &Compiler, rows: &BTreeMap<String, Vec<String>>) -> String {
@@ -83,11 +117,12 @@ fn table(compiler: &Compiler, rows: &BTreeMap<String, Vec<String>>) -> String {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (path, update) = match &arguments[..] {
-        [path] => (path, false),
-        [path, flag] if flag == "--update" => (path, true),
+    let (path, update, all) = match &arguments[..] {
+        [path] => (path, false, false),
+        [path, flag] if flag == "--update" => (path, true, true),
+        [path, flag] if flag == "--all" => (path, false, true),
         _ => {
-            eprintln!("usage: compile_gate TABLE.tsv [--update]");
+            eprintln!("usage: compile_gate TABLE.tsv [--update | --all]");
             return ExitCode::from(2);
         }
     };
@@ -100,14 +135,15 @@ fn main() -> ExitCode {
         }
     };
     let kept = surroundings.cache().unwrap_or_else(std::env::temp_dir).join("gate");
-    let (rows, mut wrong) = compile(&compiler, &kept);
+    let committed = std::fs::read_to_string(path).unwrap_or_default();
+    let known = if all { Rows::new() } else { parse(&committed) };
+    let (rows, compiled, mut wrong) = compile(&compiler, &kept, &known);
     let text = table(&compiler, &rows);
     if update {
         if let Err(error) = std::fs::write(path, &text) {
             wrong.push(format!("{path}: {error}"));
         }
     } else {
-        let committed = std::fs::read_to_string(path).unwrap_or_default();
         let (old, new): (Vec<_>, Vec<_>) = (committed.lines().collect(), text.lines().collect());
         let changed = old.iter().filter(|line| !new.contains(line)).map(|line| format!("- {line}"));
         let changes: Vec<_> =
@@ -120,6 +156,10 @@ fn main() -> ExitCode {
         println!("{problem}");
     }
     let (modules, architectures) = (modules().len(), ARCHITECTURES.len());
-    println!("{modules} modules, {} kernels, {architectures} architectures: {} problems", rows.len(), wrong.len());
+    let kernels = rows.len() - modules;
+    println!(
+        "{modules} modules, {kernels} kernels, {architectures} architectures; {compiled} modules compiled: {} problems",
+        wrong.len()
+    );
     if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -175,7 +175,7 @@ impl CudaDevice {
             needs.extend([
                 measure(step::usual_layout),
                 measure(|c| elementwise::token_order(c, tokens)),
-                measure(|c| norm::partial_sums(c, tokens, width.max(n_embd))),
+                measure(|c| norm::partial_sums(c, tokens, n_embd)),
                 measure(|c| linear::partial_sums(c, tokens, width.max(n_embd))),
                 measure(|c| qkv::partial_sums(c, tokens, head_dim)),
                 measure(|c| optimizer::muon_layout(c, width.max(n_embd), n_embd)),

@@ -126,13 +126,13 @@ pub(super) fn backward_weight(
             // The product sums what it reads anyway, where the library offers that. It overwrites, so that the sums are added
             // by a kernel in either case.
             if device.matmul_with_row_sums(&matmul, partial) {
-                add_partials(device, partial, 1, rows, rows, d_bias);
+                add_partials(device, partial, (1, rows), rows, d_bias, None);
             } else {
                 device.matmul(&matmul);
                 let grid = Launch { grid: [rows.div_ceil(32) as u32, chunks.count, 1], ..SUMS };
                 let arguments = arguments![dy, partial, tokens as u32, rows as u32, chunks.rows,];
                 device.launch(Family::Columns, Some(dtype), "column_sums", grid, &arguments);
-                add_partials(device, partial, chunks.count, rows, rows, d_bias);
+                add_partials(device, partial, (chunks.count, rows), rows, d_bias, None);
             }
         },
     );
@@ -163,17 +163,19 @@ impl Chunks {
     }
 }
 
-/// `out[c] += sum over chunks of partial[chunk * stride + c]`.
+/// `out[c] += sum over chunks of partial[chunk * stride + c]`; for a second output, of what lies `width` behind.
 pub(super) fn add_partials(
     device: &CudaDevice,
     partial: Address,
-    chunks: u32,
-    stride: usize,
+    (chunks, stride): (u32, usize),
     width: usize,
     out: Address,
+    second: Option<Address>,
 ) {
-    let launch = Launch { grid: [width.div_ceil(32) as u32, 1, 1], ..SUMS };
-    let arguments = arguments![partial, out, chunks, stride as u32, width as u32];
+    let grid = [width.div_ceil(32) as u32, 1 + u32::from(second.is_some()), 1];
+    let launch = Launch { grid, block: [1024, 1, 1], shared_bytes: 4 * 1024 };
+    let second = second.unwrap_or(Address::NULL);
+    let arguments = arguments![partial, out, second, chunks, stride as u32, width as u32];
     // Partial sums are f32 whatever the storage type of what they are sums of.
     device.launch(Family::Columns, Some(DType::F32), "add_partials", launch, &arguments);
 }

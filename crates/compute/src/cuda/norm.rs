@@ -70,9 +70,37 @@ pub(super) fn again(
     device.launch(Family::Norm, Some(storage), "norm_again", rows(tokens), &arguments);
 }
 
-/// `[chunks][2][width]`: sums for the weight, then for the bias.
+/// Widest row that `norm_backward` holds in registers.
+const HELD: usize = 2048;
+/// Shared memory that every GPU gives a block.
+const SHARED: usize = 48 << 10;
+
+/// How `norm_backward` is launched: a function of the sizes alone, as sums depend on it.
+struct Fused {
+    warps: usize,
+    rows: usize,
+    blocks: usize,
+}
+
+impl Fused {
+    /// `None` for rows that it does not hold.
+    fn of(tokens: usize, width: usize) -> Option<Self> {
+        /// Enough for a large GPU's multiprocessors; each is a row of partial sums.
+        const MOST_BLOCKS: usize = 512;
+        const LEAST_ROWS: usize = 16;
+        if !width.is_multiple_of(4) || width > HELD {
+            return None;
+        }
+        let warps = [8, 4, 2].into_iter().find(|warps| warps * 2 * 4 * width <= SHARED)?;
+        let rows = tokens.div_ceil(MOST_BLOCKS).max(LEAST_ROWS);
+        Some(Fused { warps, rows, blocks: tokens.div_ceil(rows) })
+    }
+}
+
+/// `[blocks or chunks][2][width]`: sums for the weight, then for the bias.
 pub(super) fn partial_sums(carver: &mut Carver, tokens: usize, width: usize) -> Address {
-    carver.take(4 * Chunks::of(tokens).count as usize * 2 * width)
+    let rows = Fused::of(tokens, width).map_or(Chunks::of(tokens).count as usize, |fused| fused.blocks);
+    carver.take(4 * rows * 2 * width)
 }
 
 #[allow(clippy::too_many_arguments)] // The operands of the operation.
@@ -91,32 +119,34 @@ pub(super) fn backward(
     let x = x.input(DType::F32, tokens * width);
     let stats = stats.input(DType::F32, 2 * tokens);
     let dy = dy.input(storage, tokens * width);
-    let arguments = arguments![
-        x,
-        weight,
-        stats,
-        dy,
-        dx.output(DType::F32, tokens * width),
-        tokens as u32,
-        width as u32,
-        centered(norm),
-    ];
-    device.launch(Family::Norm, Some(storage), "norm_backward_input", rows(tokens), &arguments);
-
+    let dx = dx.output(DType::F32, tokens * width);
     let d_weight = gradient.weight.output(DType::F32, width);
     let d_bias = gradient.bias.map(|b| b.output(DType::F32, width));
-    let chunks = Chunks::of(tokens);
+    let (tokens_u32, width_u32) = (tokens as u32, width as u32);
     device.with_scratch(
         |carver| partial_sums(carver, tokens, width),
         |partial| {
-            let grid = [width.div_ceil(32) as u32, chunks.count, 1];
-            let launch = Launch { grid, block: [256, 1, 1], shared_bytes: 2 * 4 * 256 };
-            let arguments = arguments![x, stats, dy, partial, tokens as u32, width as u32, chunks.rows,];
-            device.launch(Family::Norm, Some(storage), "norm_backward_parameters", launch, &arguments);
-            add_partials(device, partial, chunks.count, 2 * width, width, d_weight);
-            if let Some(d_bias) = d_bias {
-                add_partials(device, partial.offset(4 * width), chunks.count, 2 * width, width, d_bias);
-            }
+            let launch = |entry, launch, arguments: &[_]| {
+                device.launch(Family::Norm, Some(storage), entry, launch, arguments);
+            };
+            let sums = if let Some(Fused { warps, rows, blocks }) = Fused::of(tokens, width) {
+                let arguments =
+                    arguments![x, weight, stats, dy, dx, partial, tokens_u32, width_u32, centered(norm), rows as u32,];
+                let shared = (warps * 2 * 4 * width) as u32;
+                let grid = Launch::linear(blocks as u32, 32 * warps as u32).with_shared(shared);
+                launch("norm_backward", grid, &arguments);
+                blocks as u32
+            } else {
+                let arguments = arguments![x, weight, stats, dy, dx, tokens_u32, width_u32, centered(norm),];
+                launch("norm_backward_input", rows(tokens), &arguments);
+                let chunks = Chunks::of(tokens);
+                let grid = [width.div_ceil(32) as u32, chunks.count, 1];
+                let grid = Launch { grid, block: [256, 1, 1], shared_bytes: 2 * 4 * 256 };
+                let arguments = arguments![x, stats, dy, partial, tokens_u32, width_u32, chunks.rows,];
+                launch("norm_backward_parameters", grid, &arguments);
+                chunks.count
+            };
+            add_partials(device, partial, (sums, 2 * width), width, d_weight, d_bias);
         },
     );
 }

@@ -11,12 +11,16 @@ use crate::dtype::DType;
 
 /// As in the kernel.
 const THREADS: usize = 256;
-const TOKENS: usize = 32;
+/// Tokens of a block in the backward pass with a norm, whose gradient has a partial sum for each block.
+const SUMMED_TOKENS: usize = 32;
+/// Without one: as many blocks as keep a large GPU busy.
+const TOKENS: usize = 8;
 
 /// Heads that a block works on at once; mirrors the kernel's constants.
 fn groups(head_dim: usize) -> usize {
     let half = head_dim / 2;
-    let pieces = if half.is_multiple_of(4) { half / 4 } else { half };
+    let neighbours = [8, 4, 1].into_iter().find(|n| half.is_multiple_of(*n)).unwrap_or(1);
+    let pieces = half / neighbours;
     THREADS / pieces.next_power_of_two().min(32)
 }
 
@@ -81,7 +85,7 @@ pub(super) fn forward(
 
 /// `[blocks][2][head_dim]`.
 pub(super) fn partial_sums(carver: &mut Carver, tokens: usize, head_dim: usize) -> Address {
-    carver.take(4 * tokens.div_ceil(TOKENS) * 2 * head_dim)
+    carver.take(4 * tokens.div_ceil(SUMMED_TOKENS) * 2 * head_dim)
 }
 
 pub(super) fn backward(
@@ -95,7 +99,8 @@ pub(super) fn backward(
     let AttentionShape { n_head, n_kv_head, head_dim } = split.shape;
     let storage = qkv.dtype();
     let Tables { weights: [q_weight, k_weight], rest: [cos, sin, positions, slots], eps } = tables(split, tokens);
-    let blocks = tokens.div_ceil(TOKENS) as u32;
+    let block_tokens = if split.norm.is_some() { SUMMED_TOKENS } else { TOKENS };
+    let blocks = tokens.div_ceil(block_tokens) as u32;
     let qkv = qkv.output(storage, tokens * row(split.shape));
     device.with_scratch(
         |carver| partial_sums(carver, tokens, head_dim),
@@ -113,6 +118,7 @@ pub(super) fn backward(
                 dv.input(storage, dv.len()),
                 partial,
                 tokens as u32,
+                block_tokens as u32,
                 n_head as u32,
                 n_kv_head as u32,
                 eps,
@@ -123,10 +129,7 @@ pub(super) fn backward(
             device.launch_with(Family::Qkv, Some(storage), define, "split_qkv_backward", launch, &arguments);
             if let (Some(_), Some((d_q, d_k))) = (&split.norm, d_norm) {
                 let outs = [d_q, d_k].map(|d| d.output(DType::F32, head_dim));
-                for (i, out) in outs.into_iter().enumerate() {
-                    let from = partial.offset(4 * i * head_dim);
-                    add_partials(device, from, blocks, 2 * head_dim, head_dim, out);
-                }
+                add_partials(device, partial, (blocks, 2 * head_dim), head_dim, outs[0], Some(outs[1]));
             }
         },
     );

@@ -73,7 +73,7 @@ fn each_barrier_is_needed(family: Family, barriers: usize, parts: &[(Part, DType
 
 #[test]
 fn the_barriers_of_norms_and_column_sums_are_needed() {
-    each_barrier_is_needed(Family::Norm, 1, &[(Part::Norm, DType::F32)]);
+    each_barrier_is_needed(Family::Norm, 2, &[(Part::Norm, DType::F32)]);
     each_barrier_is_needed(Family::Columns, 1, &[(Part::Norm, DType::F32)]);
 }
 

@@ -240,7 +240,7 @@ impl<C: AnyCodes, E: Epilogue> Products<'_, C, E> {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an Isa above Portable exists only where the processor has AVX2 and FMA; panels have the columns' blocks.
             Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => unsafe {
-                avx2::tile::<C, R, P>(&self.x, row, panels)
+                avx2::tile::<C, R, P>(self.isa > Isa::Avx2, &self.x, row, panels)
             },
             _ => plain::<C, M, R, P>(&self.x, row, panels),
         };

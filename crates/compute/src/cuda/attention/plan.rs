@@ -12,7 +12,7 @@ const DECODE_QUERIES: usize = 8;
 /// Most rows of a block of `attention_rows.cu`.
 const MOST_BLOCK_ROWS: usize = 8;
 /// Keys that are worth a block of their own while there are few blocks.
-const RANGE_KEYS: usize = 256;
+const RANGE_KEYS: usize = 128;
 /// Blocks that fill any GPU: up to here a cache is cut into ranges. Bounds the scratch for parts.
 const ENOUGH_BLOCKS: usize = 1024;
 /// Rows of an item of the row-wise backward kernels, and queries of one of `attention_backward_queries`.

@@ -13,7 +13,10 @@
 #define WARPS 4u
 #define THREADS (WARPS * 32u)
 // Blocks of a multiprocessor: without a number the compiler saves a few registers more, and spills.
-#define BLOCKS (BLOCK_ROWS <= 2 ? 8 : BLOCK_ROWS == 4 ? 6 : 3)
+#define BLOCKS (BLOCK_ROWS <= 2 ? 6 : BLOCK_ROWS == 4 ? 4 : 3)
+
+// Rows of values that a warp asks for before it uses the first; divides WARP.
+#define AT_ONCE (BLOCK_ROWS <= 2 ? 8u : 4u)
 
 // Floats of one row of a part: head_dim sums, the maximum, the total.
 #define PART(head_dim) ((head_dim) + 2u)
@@ -111,18 +114,27 @@ extern "C" __global__ __launch_bounds__(THREADS, BLOCKS) void attention_rows(con
             }
         }
         __syncwarp();
-        const S* row = v + key * kv_stride;
-        for (u32 j = 0; j < count; ++j, row += kv_stride) {
+        // AT_ONCE rows on their way together: one after the other would wait for memory each time. Behind the last row it
+        // stands again, with weights of 0.
+        const S* values = v + key * kv_stride;
+        for (u32 j = 0; j < count; j += AT_ONCE) {
 #pragma unroll
             for (u32 p = 0; p < MOST_PAIRS; ++p) {
                 u32 d = 2 * (lane + p * WARP);
                 if (d < head_dim) {
-                    float2 value = load_pair(row + d);
+                    float2 value[AT_ONCE];
 #pragma unroll
-                    for (u32 r = 0; r < BLOCK_ROWS; ++r) {
-                        float weight = weights[j * BLOCK_ROWS + r];
-                        sums[r][p].x += weight * value.x;
-                        sums[r][p].y += weight * value.y;
+                    for (u32 i = 0; i < AT_ONCE; ++i) {
+                        value[i] = load_pair(values + min(j + i, count - 1) * kv_stride + d);
+                    }
+#pragma unroll
+                    for (u32 i = 0; i < AT_ONCE; ++i) {
+#pragma unroll
+                        for (u32 r = 0; r < BLOCK_ROWS; ++r) {
+                            float weight = weights[(j + i) * BLOCK_ROWS + r];
+                            sums[r][p].x += weight * value[i].x;
+                            sums[r][p].y += weight * value[i].y;
+                        }
                     }
                 }
             }

@@ -11,15 +11,13 @@
 
 constexpr u32 HALF = HEAD_DIM / 2;
 // Neighbours that a thread takes at once of either half.
-constexpr u32 N = HALF % 4 == 0 ? 4 : 1;
+constexpr u32 N = HALF % 8 == 0 ? 8 : HALF % 4 == 0 ? 4 : 1;
 constexpr u32 PIECES = HALF / N;
 // The next power of two, at most a warp.
 constexpr u32 GROUP = PIECES > 16 ? 32 : PIECES > 8 ? 16 : PIECES > 4 ? 8 : PIECES > 2 ? 4 : PIECES > 1 ? 2 : 1;
 constexpr u32 ROUNDS = (PIECES + GROUP - 1) / GROUP;
 constexpr u32 THREADS = 256;
 constexpr u32 GROUPS = THREADS / GROUP;
-// Tokens of a block in the backward pass.
-constexpr u32 TOKENS = 32;
 
 // What a thread holds of a head: in round r, N neighbours of each half from place (r GROUP + lane) N on; 0 beyond the end.
 struct Share {
@@ -175,16 +173,16 @@ DEVICE void add_product(Share& sum, const Share& g, const Share& h) {
 }
 
 // In place: a thread stores where it alone has loaded; without a norm nothing is loaded from qkv.
-// A block takes TOKENS tokens; a group, every GROUPS-th of their heads. With a norm, partial [blocks][2][HEAD_DIM] receives
+// A block takes `block_tokens` tokens; a group, every GROUPS-th of their heads. With a norm, partial [blocks][2][HEAD_DIM] receives
 // the block's share of the gradients of q_weight and k_weight: each group adds up its heads in order, then the groups are
 // added in order.
 extern "C" __global__ __launch_bounds__(THREADS) void split_qkv_backward(
     S* qkv, const float* q_weight, const float* k_weight, const float* cos, const float* sin, const u32* positions,
-    const u32* slots, const S* dq, const S* dk, const S* dv, float* partial, u32 tokens, u32 n_head, u32 n_kv_head,
-    float eps) {
+    const u32* slots, const S* dq, const S* dk, const S* dv, float* partial, u32 tokens, u32 block_tokens, u32 n_head,
+    u32 n_kv_head, float eps) {
     u32 heads = n_head + 2 * n_kv_head;
-    u32 first = blockIdx.x * TOKENS;
-    u32 count = tokens - first < TOKENS ? tokens - first : TOKENS;
+    u32 first = blockIdx.x * block_tokens;
+    u32 count = min(tokens - first, block_tokens);
     u32 group = threadIdx.x / GROUP;
     Share q_sum = zeros(), k_sum = zeros();
     // Whole warps stay together: the sums over a head need every lane.

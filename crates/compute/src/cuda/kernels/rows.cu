@@ -38,7 +38,7 @@ DEVICE void score_rows(float (&scores)[OWN], const float* own, const T* others, 
         u32 width = min(CHUNK, head_dim - start);
         if (2 * lane < width) {
             const T* from = others + start + 2 * lane;
-#pragma unroll 4
+#pragma unroll 16
             for (u32 j = 0; j < WARP; ++j) {
                 float2 pair = load_pair(from);
                 from += j + 1 < count ? stride : 0;

@@ -19,7 +19,8 @@ DEVICE double block_total(double x) {
             sums[threadIdx.x] += sums[threadIdx.x + half];
         }
     }
-    return sums[0];
+    // No other thread may read it: the last sum is behind the last barrier.
+    return threadIdx.x == 0 ? sums[0] : 0.0;
 }
 
 // The sum over x[first .. first + piece], as far as there is x; valid in thread 0.

@@ -35,6 +35,13 @@ impl fmt::Display for Needs {
     }
 }
 
+/// A name for everything that the machine code of a module for these targets is a function of: text, options, compiler.
+pub fn text_key(compiler: &Compiler, module: &Kernel, targets: &[Target]) -> String {
+    let inputs: Vec<String> = targets.iter().map(|target| compiler.inputs(module, target)).collect();
+    let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+    super::cache::key(&inputs)[..16].to_owned()
+}
+
 /// What the compiler says of a module: from `folder`, where it was compiled before, or by compiling it.
 ///
 /// # Errors
