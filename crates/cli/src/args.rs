@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use crate::eval::flags::Eval;
 pub use crate::serve::flags::{OverflowKind, Serve};
 
 /// Train a language model of your own, at home: from raw text to a chatbot, in one binary.
@@ -38,6 +39,8 @@ pub enum Command {
     Plan(Plan),
     /// Make a model directory of another program's model: a GGUF file, or a folder with safetensors
     Import(Import),
+    /// Judge a model: benchmark tasks, bits per byte of texts, and whether it knows its name
+    Eval(Eval),
     /// Talk to a model
     Chat(Chat),
     /// Serve a model: a page to chat in, and OpenAI's interface

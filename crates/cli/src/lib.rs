@@ -9,6 +9,7 @@ mod bench_chat;
 mod chat;
 mod console;
 mod devices;
+mod eval;
 mod import;
 mod plan;
 mod quickstart;
@@ -59,6 +60,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Dpo(flags) => training::dpo(&flags),
         Command::Plan(flags) => plan::run(&flags),
         Command::Import(flags) => import::run(&flags),
+        Command::Eval(flags) => eval::run(&flags),
         Command::Chat(flags) => chat::run(&flags),
         Command::Serve(flags) => serve::run(&flags),
         Command::Bench(Bench::Train(flags)) => bench::train(&flags),

@@ -1,4 +1,4 @@
-//! [`NewFile`]: a file that becomes visible only whole. Called by `tokenizer` and `shards`.
+//! [`NewFile`]: a file that becomes visible only whole. Called by `tokenizer`, `shards` and `eval`.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -76,15 +76,21 @@ impl Drop for NewFile {
     }
 }
 
-/// Writes a whole file at once.
-pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+/// Writes a whole file at once: it becomes visible whole, or not at all.
+///
+/// # Errors
+/// [`Error::Io`] and [`Error::DiskFull`].
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut file = NewFile::create(path)?;
     file.write(bytes)?;
     file.commit()
 }
 
 /// SHA-256 of a file, hexadecimal.
-pub(crate) fn sha256_of_file(path: &Path) -> Result<String, Error> {
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn sha256_of_file(path: &Path) -> Result<String, Error> {
     let failed = |e| Error::io("read", path, e);
     let mut file = File::open(path).map_err(failed)?;
     let mut digest = Sha256::new();

@@ -11,7 +11,7 @@ pub mod chat;
 pub mod cleaning;
 pub mod conversations;
 pub mod corpus;
-mod durable;
+pub mod durable;
 pub mod error;
 pub mod file_lock;
 pub mod identity;

@@ -12,6 +12,7 @@ pub mod presets;
 mod random;
 mod safetensors_header;
 pub mod sampler;
+pub mod scoring;
 pub mod selftest;
 pub mod sequences;
 pub mod specification;

@@ -29,13 +29,13 @@ pub struct Piece<'a> {
 
 /// Sequences of one network. `N` is how the network is held: borrowed or shared.
 pub struct Sequences<N, D: Device> {
-    network: N,
-    cache: KvCache<D::Buffer>,
-    workspace: Workspace<D::Buffer>,
+    pub(crate) network: N,
+    pub(crate) cache: KvCache<D::Buffer>,
+    pub(crate) workspace: Workspace<D::Buffer>,
     /// Hidden rows whose logits are wanted, and these logits.
-    hidden: D::Buffer,
-    logits: D::Buffer,
-    values: Vec<f32>,
+    pub(crate) hidden: D::Buffer,
+    pub(crate) logits: D::Buffer,
+    pub(crate) values: Vec<f32>,
     count: usize,
     capacity: usize,
 }
@@ -121,28 +121,14 @@ impl<N: Deref<Target = Network<D>>, D: Device> Sequences<N, D> {
         pieces: &[Piece<'_>],
         go_on: &dyn Fn() -> bool,
     ) -> Result<Option<&[f32]>, ModelError> {
-        self.check(pieces)?;
+        let (spans, last) = self.lay_out(pieces)?;
+        let tokens = pieces.iter().map(|piece| piece.ids.len()).sum();
         let network = &*self.network;
         let (device, config) = (&*network.device, &network.config);
-        let (mut ids, mut positions, mut slots) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut spans, mut last) = (Vec::new(), Vec::new());
-        for piece in pieces {
-            let (q_start, q_len, kv_start) = (ids.len(), piece.ids.len(), piece.sequence * self.capacity);
-            spans.push(Span { q_start, q_len, kv_start, kv_len: piece.at + q_len });
-            ids.extend_from_slice(piece.ids);
-            positions.extend((piece.at as u32..).take(q_len));
-            slots.extend(((kv_start + piece.at) as u32..).take(q_len));
-            if piece.logits {
-                last.push(ids.len() as u32 - 1);
-            }
-        }
-        device.write_u32(&mut self.workspace.ids, 0, &ids);
-        device.write_u32(&mut self.workspace.positions, 0, &positions);
-        device.write_u32(&mut self.workspace.slots, 0, &slots);
         let head = network.parameters.matrix(network.parameters.index().head);
         // While decoding, one token after the other is the same work on a cache that grows by a row.
         let whole = device.together(|| {
-            let whole = network.forward(&mut self.workspace, &spans, ids.len(), Some(&mut self.cache), None, go_on);
+            let whole = network.forward(&mut self.workspace, &spans, tokens, Some(&mut self.cache), None, go_on);
             if whole && !last.is_empty() {
                 device.gather_rows(&self.workspace.shared.hidden, config.n_embd, &last, &mut self.hidden);
                 device.linear(&self.hidden, head, None, last.len(), Out::Store(&mut self.logits));
@@ -162,6 +148,29 @@ impl<N: Deref<Target = Network<D>>, D: Device> Sequences<N, D> {
         }
         device.check()?;
         Ok(Some(values))
+    }
+
+    /// Checks the pieces and writes their ids, positions and slots to the device. Gives their spans, and the rows whose logits
+    /// are wanted.
+    pub(crate) fn lay_out(&mut self, pieces: &[Piece<'_>]) -> Result<(Vec<Span>, Vec<u32>), ModelError> {
+        self.check(pieces)?;
+        let (mut ids, mut positions, mut slots) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut spans, mut last) = (Vec::new(), Vec::new());
+        for piece in pieces {
+            let (q_start, q_len, kv_start) = (ids.len(), piece.ids.len(), piece.sequence * self.capacity);
+            spans.push(Span { q_start, q_len, kv_start, kv_len: piece.at + q_len });
+            ids.extend_from_slice(piece.ids);
+            positions.extend((piece.at as u32..).take(q_len));
+            slots.extend(((kv_start + piece.at) as u32..).take(q_len));
+            if piece.logits {
+                last.push(ids.len() as u32 - 1);
+            }
+        }
+        let device = &*self.network.device;
+        device.write_u32(&mut self.workspace.ids, 0, &ids);
+        device.write_u32(&mut self.workspace.positions, 0, &positions);
+        device.write_u32(&mut self.workspace.slots, 0, &slots);
+        Ok((spans, last))
     }
 
     fn check(&self, pieces: &[Piece<'_>]) -> Result<(), ModelError> {
