@@ -189,7 +189,7 @@ fn score_in<D: Device>(
 
 /// How many sequences of a length there is memory for.
 fn count<D: Device>(network: &Network<D>, capacity: usize, wanted: usize, most: usize) -> usize {
-    let one = KvCache::<D::Buffer>::bytes(network.config(), network.dtype(), capacity).max(1);
+    let one = KvCache::<D::Buffer>::bytes(network.config(), network.dtype().into(), capacity).max(1);
     let room = network.device().available_bytes().map_or(CACHE_BYTES, |bytes| (bytes / 4).min(CACHE_BYTES));
     ((room / one) as usize).clamp(1, most.min(wanted))
 }

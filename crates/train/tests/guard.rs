@@ -181,7 +181,8 @@ fn run<D: Device>(
     at_row: impl Fn(u64),
 ) -> Ended {
     let store = CheckpointStore::new(folder.join("checkpoints"), 9).unwrap();
-    let set = ValidationSet { source: "text".into(), batches: (9000..9008).map(text).collect(), bytes: None };
+    let set =
+        ValidationSet { source: "text".into(), batches: (9000..9008).map(text).collect(), bytes: None, pairs: None };
     let mut listener = Listener { told: RefCell::default(), at_row: Box::new(at_row) };
     let metrics = folder.join("metrics.jsonl");
     let outcome = trainer.run(data, &[set], &store, &metrics, interrupt, &mut listener);

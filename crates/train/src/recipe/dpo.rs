@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::model::Model;
 use super::optimization::{MAX_STEPS, Optimization};
 use super::section::{Interval, Section};
-use super::stages::{Batch, Choice, usual_micro_batch};
+use super::stages::{Batch, Choice, keep_every, usual_micro_batch};
 use crate::error::TrainError;
 use crate::preference::Objective;
 use crate::schedule::Schedule;
@@ -48,6 +48,9 @@ pub struct Dpo {
     pub checkpoint_every: u64,
     /// Checkpoints kept besides the best.
     pub keep_last: usize,
+    /// Checkpoints of every so many steps are kept besides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_every: Option<u64>,
 }
 
 impl Dpo {
@@ -75,6 +78,7 @@ impl Dpo {
             choice => choice,
         };
         let eval_every = section.integer("eval_every", 1, MAX_STEPS)?.unwrap_or(25);
+        let checkpoint_every = section.integer("checkpoint_every", 1, MAX_STEPS)?.unwrap_or(eval_every);
         Ok(Self {
             epochs: section.integer("epochs", 1, 10_000)?.unwrap_or(1),
             batch_tokens: batch.tokens,
@@ -91,8 +95,9 @@ impl Dpo {
             eval_every,
             eval_tokens: section.integer("eval_tokens", 1, 1 << 50)?.unwrap_or(1 << 16),
             eval_pairs: section.size("eval_pairs", 1, 1 << 40)?.unwrap_or(512),
-            checkpoint_every: section.integer("checkpoint_every", 1, MAX_STEPS)?.unwrap_or(eval_every),
+            checkpoint_every,
             keep_last: section.size("keep_last", 1, 1 << 20)?.unwrap_or(2),
+            keep_every: keep_every(section, checkpoint_every)?,
         })
     }
 

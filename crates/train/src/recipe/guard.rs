@@ -31,6 +31,7 @@ pub(super) fn check_kept(run: &Section<'_>, recipe: &Recipe) -> Result<(), Train
     let stages = [
         recipe.pretrain.as_ref().map(|s| (Stage::Pretrain, s.checkpoint_every, s.keep_last)),
         recipe.sft.as_ref().map(|s| (Stage::Sft, s.checkpoint_every, s.keep_last)),
+        recipe.dpo.as_ref().map(|s| (Stage::Dpo, s.checkpoint_every, s.keep_last)),
     ];
     for (stage, every, keep_last) in stages.into_iter().flatten() {
         let oldest = every.saturating_mul(keep_last as u64 - 1);

@@ -124,6 +124,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
             "eval_pairs",
             "checkpoint_every",
             "keep_last",
+            "keep_every",
         ],
     ),
 ];

@@ -294,7 +294,7 @@ impl Sft {
 }
 
 /// Reads `keep_every`: of other steps there is no checkpoint to keep.
-fn keep_every(section: &Section<'_>, checkpoint_every: u64) -> Result<Option<u64>, TrainError> {
+pub(super) fn keep_every(section: &Section<'_>, checkpoint_every: u64) -> Result<Option<u64>, TrainError> {
     let every = section.integer("keep_every", 1, MAX_STEPS)?;
     if let Some(every) = every.filter(|every| every % checkpoint_every != 0) {
         let next = every.next_multiple_of(checkpoint_every);

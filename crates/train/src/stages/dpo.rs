@@ -210,7 +210,7 @@ pub fn dpo<D: Device>(
     let matrices = matrices_of(recipe.run.precision);
     let dtype = matrices.activations();
     device.supports(matrices).map_err(ModelError::from)?;
-    let store = open_store(&dir, Stage::Dpo, recipe.dpo()?.keep_last, resume)?;
+    let store = open_store(&dir, Stage::Dpo, recipe.dpo()?.keep_last, resume)?.keeping_every(recipe.dpo()?.keep_every);
     let Sized { recipe, choice } = &sized(recipe, Stage::Dpo, &**device, device.available_bytes())?;
     choice.plan.check_host(casallm_compute::memory::available())?;
     observer.planned(Stage::Dpo, choice);
