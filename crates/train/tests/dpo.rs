@@ -183,6 +183,8 @@ fn config(context: usize, steps: u64, lr: f64) -> TrainerConfig {
         step_tokens: 4 * context,
         context,
         peak: None,
+        background: true,
+        guard: Default::default(),
     }
 }
 
