@@ -195,13 +195,9 @@ fn run<D: Device>(
 
 /// The rows of a metrics file without their timing.
 fn rows(folder: &Path) -> Vec<MetricsRow> {
-    let text = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
-    let row = |line| {
-        let mut row: MetricsRow = serde_json::from_str(line).unwrap();
-        row.timing = Default::default();
-        row
-    };
-    text.lines().map(row).collect()
+    let mut rows = casallm_train::metrics::read(&folder.join("metrics.jsonl")).unwrap();
+    rows.iter_mut().for_each(|row| row.timing = Default::default());
+    rows
 }
 
 /// Reads and rows of steps that are queued one ahead, but for those that a validation or a checkpoint precedes.

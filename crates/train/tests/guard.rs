@@ -441,7 +441,8 @@ fn a_checkpoint_that_cannot_be_written_is_said_and_tried_again() {
                 .collect();
             if heals {
                 assert!(ended.outcome.is_ok(), "{:?}", ended.outcome);
-                assert_eq!(failed, [30, 40]);
+                // One that is written in the background may be late enough to find the folder again.
+                assert!(failed == [30, 40] || background && failed == [30], "{failed:?}");
                 assert_no_nan(folder.path());
             } else {
                 let error = ended.outcome.unwrap_err();
