@@ -169,7 +169,8 @@ fn checkpoint_damaged_anywhere_or_half_deleted() {
     let mut seeded = Seeded(6);
     let newest = checkpoints().pop().unwrap();
     let files = ["checksums.txt", "state.json", "tensors.safetensors"];
-    let damages: [(&str, &dyn Fn(&Path, &mut Seeded)); 5] = [
+    type Damage<'a> = &'a dyn Fn(&Path, &mut Seeded);
+    let damages: [(&str, Damage<'_>); 5] = [
         ("flipped", &|folder, seeded| {
             let path = folder.join(seeded.pick(&files));
             let mut bytes = fs::read(&path).unwrap();

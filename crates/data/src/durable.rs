@@ -1,4 +1,4 @@
-//! [`NewFile`]: a file that becomes visible only whole. Called by `tokenizer`, `shards` and `eval`.
+//! Files that become visible only whole. Called by `tokenizer`, `shards` and `eval`.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};

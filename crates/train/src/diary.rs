@@ -50,8 +50,8 @@ impl<'a> Diary<'a> {
     }
 
     /// The file, which must be synced before a checkpoint that knows its lines becomes visible.
-    pub(crate) fn to_sync(&mut self) -> Result<File, TrainError> {
-        self.metrics.to_sync()
+    pub(crate) fn for_sync(&mut self) -> Result<File, TrainError> {
+        self.metrics.for_sync()
     }
 
     /// Cuts the file back to a checkpoint.

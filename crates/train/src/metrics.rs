@@ -91,6 +91,7 @@ pub struct Position {
 }
 
 /// A line of the file.
+#[allow(clippy::large_enum_variant)] // Nearly all lines are rows.
 enum Line {
     Row(MetricsRow),
     Event(Event),
@@ -278,7 +279,7 @@ impl MetricsLog {
     ///
     /// # Errors
     /// [`TrainError::DiskFull`] when lines wait, [`TrainError::Io`].
-    pub fn to_sync(&mut self) -> Result<File, TrainError> {
+    pub fn for_sync(&mut self) -> Result<File, TrainError> {
         self.flush()?;
         self.file.try_clone().map_err(|source| TrainError::from_io(&self.path, "open", 0, source))
     }

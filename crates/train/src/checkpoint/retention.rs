@@ -128,7 +128,8 @@ pub(super) fn prune(
     let Ok(best) = best(directory) else { return Ok(()) };
     let steps: Vec<u64> = steps(directory)?.into_iter().filter(|step| *step <= newest).collect();
     let stays = |step: u64| {
-        best.is_some_and(|best| best.step == step) || keep_every.is_some_and(|every| step > 0 && step % every == 0)
+        best.is_some_and(|best| best.step == step)
+            || keep_every.is_some_and(|every| step > 0 && step.is_multiple_of(every))
     };
     for step in &steps[..steps.len().saturating_sub(keep_last)] {
         if !stays(*step) {

@@ -29,7 +29,7 @@ fn log(path: &Path, stage: Stage, from: Option<u64>, steps: std::ops::RangeInclu
     for step in steps {
         log.append(&row(stage, step)).unwrap();
     }
-    log.to_sync().unwrap().sync_data().unwrap();
+    log.for_sync().unwrap().sync_data().unwrap();
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn what_a_full_disk_does_not_take_waits_until_there_is_room() {
     log.append(&row(Stage::Sft, 1)).unwrap();
     log.append(&row(Stage::Sft, 2)).unwrap();
     assert!(log.waits_for().unwrap().contains("the disk is full"));
-    let error = log.to_sync().unwrap_err();
+    let error = log.for_sync().unwrap_err();
     assert!(matches!(error, TrainError::DiskFull { available: None, .. }), "{error}");
     log.file = room;
     log.append(&row(Stage::Sft, 3)).unwrap();

@@ -51,7 +51,7 @@ impl<D: Device> Trainer<D> {
         let (begun, seconds) = timed(|| {
             progress.lines = Some(diary.lines());
             progress.guard = self.guard.state().clone();
-            let metrics = match diary.to_sync() {
+            let metrics = match diary.for_sync() {
                 Ok(metrics) => metrics,
                 Err(error) => return Ok(Some(Saved { step, result: Err(error) })),
             };

@@ -333,7 +333,7 @@ mod tests {
             // No code of weights or activations is -128.
             let word =
                 |i: usize| u32::from_le_bytes([4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3].map(|i| byte(i).max(129)));
-            let small = |i: usize| word(i) & if i % 3 == 0 { 0x7f01_7f7f } else { u32::MAX };
+            let small = |i: usize| word(i) & if i.is_multiple_of(3) { 0x7f01_7f7f } else { u32::MAX };
             let words: Vec<u32> = (0..C::WORDS).map(|i| if seed == 0 { 0x7f7f_7f7f } else { small(i) }).collect();
             let x = std::array::from_fn(|i| if seed < 2 { 0x8181_8181 } else { small(i + 1000) });
             // SAFETY: found above, and below.
