@@ -131,6 +131,14 @@ pub fn fit(flops: f64, bandwidth: f64, measured: [(Work, f64); 2]) -> Option<Rat
     (x > 0.0 && y > 0.0 && x.is_finite() && y.is_finite()).then_some(shares)
 }
 
+/// One share for both kinds, of both steps together: where attention is too small a part of them to be told apart.
+pub fn fit_together(flops: f64, bandwidth: f64, measured: [(Work, f64); 2]) -> Rates {
+    let seconds: f64 = measured.iter().map(|(work, seconds)| seconds - work.bytes / bandwidth).sum();
+    let work: f64 = measured.iter().map(|(work, _)| work.linear + work.attention).sum();
+    let share = work / (seconds * flops);
+    Rates { flops, bandwidth, linear: share, attention: share }
+}
+
 /// What the law is and where it holds, for whoever reads its number.
 pub const LAW: &str = "L = 1.8172 + 482.01 / N^0.3478 + 2085.43 / D^0.3658, nats a token (Besiroglu et al. 2024, arXiv 2404.10102, a \
                        correction of Chinchilla's), fitted to 44M to 16B weights on MassiveText with a vocabulary of 32,000: another text and \

@@ -356,10 +356,13 @@ fn calibrated<D: Device>(device: &Arc<D>) -> Result<Rates> {
         }
     }
     let [short, long] = &runs[..] else { bail!("two runs are measured") };
-    let rates = forecast::fit(flops, ceilings.bandwidth.best(), [(short.work, short.least), (long.work, long.least)]);
+    // Work is a token.s, a step.s seconds are all its tokens.
+    let measured = [short, long].map(|run| (run.work, run.least / run.tokens));
+    let bandwidth = ceilings.bandwidth.best();
     // A share beyond 1 is noise, and so is one of a hundredth.
     let sound = |rates: &Rates| [rates.linear, rates.attention].iter().all(|share| (0.02..1.5).contains(share));
-    rates.filter(sound).context(
+    let rates = forecast::fit(flops, bandwidth, measured).filter(sound);
+    rates.or(Some(forecast::fit_together(flops, bandwidth, measured)).filter(sound)).context(
         "two short runs contradict each other, so nothing can be said of a long one: something else keeps this machine busy; \
          try again when it is quiet",
     )
@@ -374,6 +377,7 @@ struct ShortRun<D: Device> {
     trainer: Trainer<D>,
     feed: RandomFeed,
     work: Work,
+    tokens: f64,
     least: f64,
 }
 
@@ -387,7 +391,7 @@ impl<D: Device> ShortRun<D> {
         let feed = RandomFeed::new(model.vocab_size, context, rows)?;
         let parameters = Parameters::random(device.clone(), model, format, 1)?;
         let trainer = Trainer::new(Network::new(model.clone(), DType::Bf16, parameters)?, settings)?;
-        Ok(ShortRun { trainer, feed, work, least: f64::INFINITY })
+        Ok(ShortRun { trainer, feed, work, tokens: (context * rows) as f64, least: f64::INFINITY })
     }
 
     fn step(&mut self, step: u64) -> Result<()> {
