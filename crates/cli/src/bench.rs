@@ -1,5 +1,7 @@
 //! `casallm bench`: speed as one JSON line.
 
+pub(crate) mod flags;
+
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -2,6 +2,7 @@
 //! is known; and what a budget comes to ([`budget`]).
 
 mod budget;
+pub(crate) mod flags;
 
 use std::path::Path;
 use std::sync::Arc;

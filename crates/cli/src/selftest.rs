@@ -1,5 +1,7 @@
 //! `casallm selftest`: every kernel of this machine against its reference, and the whole model against PyTorch and itself.
 
+pub(crate) mod flags;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;

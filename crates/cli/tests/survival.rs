@@ -77,21 +77,38 @@ fn assert_same(expected: &Tree, run_dir: &Path) {
     }
 }
 
+/// A run on a disk that has been filled to the last byte while it was under way.
+struct FullDisk {
+    folder: tempfile::TempDir,
+    run_dir: PathBuf,
+    /// The run's folder, as `--set` takes it.
+    set: String,
+    running: Running,
+    /// What fills the disk.
+    ballast: PathBuf,
+}
+
+impl FullDisk {
+    fn filled_after_step_7(disk: &SmallDisk) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        write_inputs(folder.path());
+        let run_dir = disk.path().join("run");
+        let set = format!("run.dir={}", run_dir.display());
+        let mut running = Running::start(folder.path(), &["--set", &set]);
+        running.hear(|line| line["step"] == 7 && line["event"].is_null()).unwrap();
+        let ballast = disk.path().join("ballast");
+        let mut file = fs::File::create(&ballast).unwrap();
+        while std::io::Write::write(&mut file, &[1; 4096]).is_ok_and(|written| written > 0) {}
+        FullDisk { folder, run_dir, set, running, ballast }
+    }
+}
+
 /// The disk fills while the run is under way, to the last byte: training goes on, lines of metrics wait in memory, and once
 /// there is room everything is as if there always had been.
 #[test]
 fn disk_that_fills_and_is_emptied_again() {
     let Some(disk) = SmallDisk::new(8 << 10) else { return };
-    let folder = tempfile::tempdir().unwrap();
-    write_inputs(folder.path());
-    let run_dir = disk.path().join("run");
-    let set = format!("run.dir={}", run_dir.display());
-    let mut running = Running::start(folder.path(), &["--set", &set]);
-    running.hear(|line| line["step"] == 7 && line["event"].is_null()).unwrap();
-    let ballast = disk.path().join("ballast");
-    let mut file = fs::File::create(&ballast).unwrap();
-    while std::io::Write::write(&mut file, &[1; 4096]).is_ok_and(|written| written > 0) {}
-    drop(file);
+    let FullDisk { folder, run_dir, set, mut running, ballast } = FullDisk::filled_after_step_7(&disk);
     let event = running.hear_event("checkpoint_failed");
     fs::remove_file(&ballast).unwrap();
     let (code, errors) = running.end();
@@ -109,16 +126,7 @@ fn disk_that_fills_and_is_emptied_again() {
 #[test]
 fn disk_that_stays_full() {
     let Some(disk) = SmallDisk::new(8 << 10) else { return };
-    let folder = tempfile::tempdir().unwrap();
-    write_inputs(folder.path());
-    let run_dir = disk.path().join("run");
-    let set = format!("run.dir={}", run_dir.display());
-    let mut running = Running::start(folder.path(), &["--set", &set]);
-    running.hear(|line| line["step"] == 7 && line["event"].is_null()).unwrap();
-    let ballast = disk.path().join("ballast");
-    let mut file = fs::File::create(&ballast).unwrap();
-    while std::io::Write::write(&mut file, &[1; 4096]).is_ok_and(|written| written > 0) {}
-    drop(file);
+    let FullDisk { folder, run_dir, set, running, ballast } = FullDisk::filled_after_step_7(&disk);
     let (code, errors) = running.end();
     assert_eq!(code, Some(2), "{errors}");
     assert!(errors.contains("the disk is full") && errors.contains("--resume"), "{errors}");

@@ -134,7 +134,7 @@ impl<'env> Saver<'env> {
     }
 }
 
-/// Waits for the earlier checkpoint, and how long that took.
+/// What `what` gives, and the seconds that it takes.
 pub(crate) fn timed<T>(what: impl FnOnce() -> T) -> (T, f64) {
     let begun = Instant::now();
     let result = what();

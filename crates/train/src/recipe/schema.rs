@@ -1,138 +1,66 @@
 //! The names of all sections and keys, and the answer to a key that is none of them.
 
-/// Sections and their keys. The empty name is the file itself.
-pub(super) const SECTIONS: &[(&str, &[&str])] = &[
-    ("", &["identity", "tokenizer", "data", "model", "run", "pretrain", "sft", "dpo"]),
-    ("identity", &["name", "maker", "description"]),
-    ("tokenizer", &["vocab_size", "sample_bytes"]),
-    ("data", &["validation_fraction", "seed", "pretrain", "sft", "dpo"]),
-    ("data.pretrain", &["name", "path", "text_field", "weight"]),
-    ("data.sft", &["name", "path", "max_rows"]),
-    ("data.dpo", &["name", "path", "held_out", "max_rows"]),
-    (
-        "model",
-        &[
-            "preset",
-            "block",
-            "n_layer",
-            "n_embd",
-            "n_head",
-            "n_kv_head",
-            "head_dim",
-            "n_ff",
-            "context",
-            "norm",
-            "norm_eps",
-            "qk_norm",
-            "activation",
-            "bias",
-            "tie_embeddings",
-            "rope_theta",
-            "dropout",
-        ],
-    ),
-    ("run", &["dir", "seed", "device", "precision", "threads", "offload", "checkpoint", "guard"]),
-    ("run.guard", &["window", "z", "spike", "non_finite", "before"]),
-    (
-        "pretrain",
-        &[
-            "tokens",
-            "steps",
-            "batch_tokens",
-            "micro_batch",
-            "recompute",
-            "context",
-            "lr",
-            "min_lr",
-            "warmup",
-            "schedule",
-            "cooldown",
-            "optimizer",
-            "muon_lr",
-            "moments",
-            "weight_rounding",
-            "weight_decay",
-            "beta1",
-            "beta2",
-            "eps",
-            "clip",
-            "eval_every",
-            "eval_tokens",
-            "checkpoint_every",
-            "keep_last",
-            "keep_every",
-        ],
-    ),
-    (
-        "sft",
-        &[
-            "epochs",
-            "batch_tokens",
-            "micro_batch",
-            "recompute",
-            "context",
-            "identity_rate",
-            "lr",
-            "min_lr",
-            "warmup",
-            "schedule",
-            "cooldown",
-            "optimizer",
-            "muon_lr",
-            "moments",
-            "weight_rounding",
-            "weight_decay",
-            "beta1",
-            "beta2",
-            "eps",
-            "clip",
-            "eval_every",
-            "eval_tokens",
-            "checkpoint_every",
-            "keep_last",
-            "keep_every",
-        ],
-    ),
-    (
-        "dpo",
-        &[
-            "epochs",
-            "batch_tokens",
-            "micro_batch",
-            "recompute",
-            "context",
-            "beta",
-            "label_smoothing",
-            "length_normalised",
-            "validation_fraction",
-            "lr",
-            "min_lr",
-            "warmup",
-            "schedule",
-            "cooldown",
-            "optimizer",
-            "muon_lr",
-            "moments",
-            "weight_rounding",
-            "weight_decay",
-            "beta1",
-            "beta2",
-            "eps",
-            "clip",
-            "eval_every",
-            "eval_tokens",
-            "eval_pairs",
-            "checkpoint_every",
-            "keep_last",
-            "keep_every",
-        ],
-    ),
+/// Sections and their keys, in groups of which stages share some. The empty name is the file itself.
+const SECTIONS: &[(&str, &[&[&str]])] = &[
+    ("", &[&["identity", "tokenizer", "data", "model", "run", "pretrain", "sft", "dpo"]]),
+    ("identity", &[&["name", "maker", "description"]]),
+    ("tokenizer", &[&["vocab_size", "sample_bytes"]]),
+    ("data", &[&["validation_fraction", "seed", "pretrain", "sft", "dpo"]]),
+    ("data.pretrain", &[&["name", "path", "text_field", "weight"]]),
+    ("data.sft", &[&["name", "path", "max_rows"]]),
+    ("data.dpo", &[&["name", "path", "held_out", "max_rows"]]),
+    ("model", &[MODEL]),
+    ("run", &[&["dir", "seed", "device", "precision", "threads", "offload", "checkpoint", "guard"]]),
+    ("run.guard", &[&["window", "z", "spike", "non_finite", "before"]]),
+    ("pretrain", &[&["tokens", "steps"], BATCH, OPTIMIZATION, EVALUATION, CHECKPOINTS]),
+    ("sft", &[&["epochs"], BATCH, &["identity_rate"], OPTIMIZATION, EVALUATION, CHECKPOINTS]),
+    ("dpo", &[&["epochs"], BATCH, PREFERENCE, OPTIMIZATION, EVALUATION, &["eval_pairs"], CHECKPOINTS]),
 ];
 
+const MODEL: &[&str] = &[
+    "preset",
+    "block",
+    "n_layer",
+    "n_embd",
+    "n_head",
+    "n_kv_head",
+    "head_dim",
+    "n_ff",
+    "context",
+    "norm",
+    "norm_eps",
+    "qk_norm",
+    "activation",
+    "bias",
+    "tie_embeddings",
+    "rope_theta",
+    "dropout",
+];
+const BATCH: &[&str] = &["batch_tokens", "micro_batch", "recompute", "context"];
+const PREFERENCE: &[&str] = &["beta", "label_smoothing", "length_normalised", "validation_fraction"];
+const OPTIMIZATION: &[&str] = &[
+    "lr",
+    "min_lr",
+    "warmup",
+    "schedule",
+    "cooldown",
+    "optimizer",
+    "muon_lr",
+    "moments",
+    "weight_rounding",
+    "weight_decay",
+    "beta1",
+    "beta2",
+    "eps",
+    "clip",
+];
+const EVALUATION: &[&str] = &["eval_every", "eval_tokens"];
+const CHECKPOINTS: &[&str] = &["checkpoint_every", "keep_last", "keep_every"];
+
 /// The keys of a section given by the path of a key in it: `data.pretrain[2]` has those of `data.pretrain`.
-pub(super) fn keys_of(path: &str) -> &'static [&'static str] {
+pub(super) fn keys_of(path: &str) -> Vec<&'static str> {
     let name = path.split('[').next().unwrap_or_default();
-    SECTIONS.iter().find(|(section, _)| *section == name).map_or(&[], |(_, keys)| keys)
+    SECTIONS.iter().find(|(section, _)| *section == name).map_or_else(Vec::new, |(_, groups)| groups.concat())
 }
 
 /// What to write instead of `key`, which the section at `path` does not have.
@@ -148,7 +76,8 @@ pub(super) fn remedy_for_unknown(path: &str, key: &str) -> String {
     {
         return format!("did you mean `{candidate}`?");
     }
-    if let Some((section, _)) = SECTIONS.iter().find(|(_, keys)| keys.contains(&lower.as_str())) {
+    let has_it = |groups: &[&[&str]]| groups.iter().any(|keys| keys.contains(&lower.as_str()));
+    if let Some((section, _)) = SECTIONS.iter().find(|(_, groups)| has_it(groups)) {
         return match *section {
             "" => format!("`{lower}` is a section of its own: write [{lower}]"),
             "data.pretrain" | "data.sft" | "data.dpo" => format!("`{lower}` belongs to [[{section}]]"),
