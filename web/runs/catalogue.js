@@ -36,9 +36,9 @@ export const CHARTS = [
   { id: "tokens_per_s", title: "Tokens per second", format: rate, zero: true, lines: [{ column: "tokens_per_s", smooth: true }] },
   { id: "flop_utilisation", title: "FLOP utilisation", unit: "share of the machine's peak", format: percent, zero: true, lines: [{ column: "flop_utilisation", smooth: true }] },
   { id: "memory", title: "Memory", unit: "held by the run", format: bytes, zero: true, lines: [{ column: "memory_bytes" }] },
-  { id: "gpu_load", title: "GPU load", format: percent, within: [0, 1], zero: true, lines: [{ column: "gpu_load" }] },
-  { id: "gpu_temperature", title: "GPU temperature", format: celsius, lines: [{ column: "gpu_temperature_c" }] },
-  { id: "gpu_power", title: "GPU power", format: watts, zero: true, lines: [{ column: "gpu_power_w" }] },
+  { id: "gpu_load", title: "GPU load", format: percent, within: [0, 1], zero: true, lines: [{ column: "gpu_load", smooth: true }] },
+  { id: "gpu_temperature", title: "GPU temperature", format: celsius, lines: [{ column: "gpu_temperature_c", smooth: true }] },
+  { id: "gpu_power", title: "GPU power", format: watts, zero: true, lines: [{ column: "gpu_power_w", smooth: true }] },
   { id: "gpu_memory", title: "GPU memory", unit: "of all programs", format: bytes, zero: true, lines: [{ column: "gpu_memory_bytes" }] },
   { id: "accuracy", title: "Validation accuracy", unit: "tokens put first", format: percent, lines: [{ column: "accuracy", sparse: true }] },
 ];

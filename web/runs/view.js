@@ -5,7 +5,8 @@ import { COLOURS } from "./catalogue.js";
 
 /** Rows over which is smoothed, by the notches of the slider. */
 export const SMOOTHING = [1, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000];
-const USUAL_SMOOTHING = 50;
+/** Where nobody has chosen, this part of all rows: more would lag behind where curves are steep. */
+const USUAL_PART = 1 / 60;
 
 export class View {
   /** @param {{changed: () => void, redrawn: () => void, pointed: () => void}} page */
@@ -16,7 +17,8 @@ export class View {
     /** The stage that was chosen, null for the newest. @type {string|null} */
     this.stage = null;
     this.axis = "step";
-    this.smoothing = USUAL_SMOOTHING;
+    /** Rows over which is smoothed, as chosen; null for what is usual. @type {number|null} */
+    this.smooth = null;
     this.logarithmic = false;
     this.robust = true;
     /** @type {"zoom"|"pan"} */
@@ -52,6 +54,13 @@ export class View {
     history.replaceState(null, "", `#${said}`);
   }
 
+  /** Rows over which is smoothed; 1 for not at all. */
+  get smoothing() {
+    if (this.smooth !== null) return this.smooth;
+    const rows = Math.max(0, ...this.shown.map(({ data }) => data?.rows ?? 0));
+    return SMOOTHING.findLast((notch) => notch <= rows * USUAL_PART) ?? 1;
+  }
+
   /** A number of the page's colours, the first that nobody shown has. */
   colourOf(name) {
     if (!this.colours.has(name)) {
@@ -72,7 +81,7 @@ export class View {
     this.page.changed();
   }
 
-  /** @param {{stage?: string|null, axis?: string, smoothing?: number, logarithmic?: boolean, robust?: boolean, tool?: "zoom"|"pan"}} what */
+  /** @param {{stage?: string|null, axis?: string, smooth?: number, logarithmic?: boolean, robust?: boolean, tool?: "zoom"|"pan"}} what */
   set(what) {
     if ("stage" in what || "axis" in what) {
       this.range = null;

@@ -13,6 +13,8 @@ pub use crate::plan::flags::Plan;
 pub(crate) use crate::plan::flags::memory_size;
 pub use crate::selftest::flags::{Selftest, SelftestPart};
 pub use crate::serve::flags::{OverflowKind, Serve};
+pub use crate::serve::watching::Watch;
+pub use crate::watch::WatchRun;
 
 /// Train a language model of your own, at home: from raw text to a chatbot, in one binary.
 ///
@@ -50,8 +52,10 @@ pub enum Command {
     Eval(Eval),
     /// Talk to a model
     Chat(Chat),
-    /// Serve a model: a page to chat in, and OpenAI's interface
+    /// Serve a model: a page to chat in, and OpenAI's interface; and a dashboard of training runs
     Serve(Box<Serve>),
+    /// See how a training run goes, in the terminal
+    Watch(WatchRun),
     /// Measure speed
     #[command(subcommand)]
     Bench(Bench),
@@ -80,6 +84,9 @@ pub struct Quickstart {
     /// Who made it, as in "I was made by ..."
     #[arg(long, default_value = "the Casa family")]
     pub maker: String,
+    /// Whether it is shown in a browser meanwhile.
+    #[command(flatten)]
+    pub watch: Watch,
     /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,
@@ -158,6 +165,9 @@ pub struct Stage {
     /// Override a value of the recipe: --set pretrain.lr=1e-3 (may be given again)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
+    /// Whether it is shown in a browser meanwhile.
+    #[command(flatten)]
+    pub watch: Watch,
     /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,

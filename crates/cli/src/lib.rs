@@ -20,6 +20,7 @@ mod serve;
 pub mod streams;
 mod tokens;
 mod training;
+mod watch;
 
 use args::{Arguments, Bench, Command, TokenizerCommand};
 
@@ -63,6 +64,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Eval(flags) => eval::run(&flags),
         Command::Chat(flags) => chat::run(&flags),
         Command::Serve(flags) => serve::run(&flags),
+        Command::Watch(flags) => watch::run(&flags),
         Command::Bench(Bench::Train(flags)) => bench::train(&flags),
         Command::Bench(Bench::Generate(flags)) => bench::generate(&flags),
         Command::Bench(Bench::Chat(flags)) => bench_chat::run(&flags),

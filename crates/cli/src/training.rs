@@ -11,6 +11,7 @@ use crate::Ended;
 use crate::args::Stage;
 use crate::console::Console;
 use crate::devices::{self, on_device};
+use crate::serve::watching::watch;
 
 /// The first stage.
 pub(crate) fn pretrain(flags: &Stage) -> Result<Ended> {
@@ -20,6 +21,7 @@ pub(crate) fn pretrain(flags: &Stage) -> Result<Ended> {
     let interrupt = Interrupt::on_signals()?;
     let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
     let mut console = Console::new(&flags.output);
+    let _watching = watch(&flags.watch, recipe.run.dir.as_ref(), &mut console);
     let outcome = on_device!(device, device => {
         stages::pretrain(&recipe, &device, flags.resume, &interrupt, &mut console)?
     });
@@ -34,6 +36,7 @@ pub(crate) fn sft(flags: &Stage) -> Result<Ended> {
     let interrupt = Interrupt::on_signals()?;
     let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
     let mut console = Console::new(&flags.output);
+    let _watching = watch(&flags.watch, recipe.run.dir.as_ref(), &mut console);
     let (outcome, setup) = on_device!(device, device => {
         stages::sft(&recipe, &device, flags.resume, &interrupt, &mut console)?
     });
@@ -54,6 +57,7 @@ pub(crate) fn dpo(flags: &Stage) -> Result<Ended> {
     let interrupt = Interrupt::on_signals()?;
     let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
     let mut console = Console::new(&flags.output);
+    let _watching = watch(&flags.watch, recipe.run.dir.as_ref(), &mut console);
     let (outcome, setup) = on_device!(device, device => {
         stages::dpo(&recipe, &device, flags.resume, &interrupt, &mut console)?
     });

@@ -4,6 +4,7 @@ mod browser;
 pub mod flags;
 mod settings;
 mod signals;
+pub mod watching;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
@@ -102,6 +103,9 @@ async fn serve(
         let dashboard = format!("{url}/runs/");
         console.say(&format!("the runs of {} are shown at {dashboard}", runs.display()));
         console.emit(&json!({ "event": "dashboard", "url": dashboard }));
+    }
+    if let Some(runs) = server.options.runs.clone() {
+        tokio::task::spawn_blocking(move || runs.read_newest());
     }
 
     let limits = Connections { most: flags.max_connections as usize, ..Connections::default() };
