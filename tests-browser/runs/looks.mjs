@@ -97,7 +97,7 @@ const looks = (scheme, width) => ({
     await look(tools, `runs-${scheme}-${width}-two`);
     const both = await inks(page, "loss");
     assert.ok(both[0] > 200 && both[1] > 200, `${both} pixels of the colours`);
-    await page.getByText("Log scale").click();
+    await page.getByLabel("Log scale").check();
     await look(tools, `runs-${scheme}-${width}-log`);
   },
 });

@@ -60,7 +60,8 @@ export class Column {
       this.levels[level] ??= { low: new Grow(Float32Array), high: new Grow(Float32Array) };
       const of = this.levels[level];
       const blocks = Math.ceil(low.length / FACTOR);
-      const first = Math.floor(from / FACTOR);
+      // The last block may have been part of one; those of a new level are all to be made.
+      const first = Math.min(Math.floor(from / FACTOR), of.low.length);
       of.low.resize(blocks);
       of.high.resize(blocks);
       const [lows, highs, belowLow, belowHigh] = [of.low.array, of.high.array, low.array, high.array];

@@ -5,8 +5,6 @@ import { untilItWorks } from "../js/retry.js";
 import { StageData, decode } from "./columns.js";
 
 const EVERY_MS = 2000;
-/** Where nothing is being trained. */
-const SELDOM_MS = 5000;
 /** A list that takes longer is lost; a million rows may take longer. */
 const PATIENCE_MS = 20_000;
 const LONG_PATIENCE_MS = 180_000;
@@ -66,9 +64,8 @@ export class Live {
   async start() {
     for (;;) {
       await untilItWorks((worked) => this.#refresh(worked), { onWait: this.page.onWait }).catch((error) => this.page.failed(error));
-      const running = this.list?.runs.some((run) => run.running);
       await new Promise((resolve) => {
-        const timer = setTimeout(resolve, running ? EVERY_MS : SELDOM_MS);
+        const timer = setTimeout(resolve, EVERY_MS);
         this.wake = () => {
           clearTimeout(timer);
           resolve(null);
@@ -164,10 +161,7 @@ export class Live {
       if (found.events.length === 0) break;
     }
     if (run.recipe === undefined) {
-      run.recipe = await this.#body(`${path}/recipe`, (response) => response.json()).catch((error) => {
-        if (error instanceof ApiError && error.status === 404) return null;
-        throw error;
-      });
+      run.recipe = await this.#body(`${path}/recipe`, (response) => response.json());
     }
     run.upTo = upTo;
   }

@@ -80,9 +80,11 @@ byId("grid").addEventListener("keydown", (event) => {
   if (event.target.matches(".chart-card") && onChartKey(event, view)) event.preventDefault();
 });
 
-/** The stage that is shown: the chosen one, else the newest of the first run. */
+/** The stage that is shown: the chosen one, if any run has it, else the newest of the first run. */
 function stage() {
-  return view.stage ?? live.runs.get(view.selected[0])?.info.latest?.stage ?? null;
+  const known = view.selected.flatMap((name) => live.runs.get(name)?.known ?? []);
+  const chosen = known.length === 0 || known.some(({ name }) => name === view.stage) ? view.stage : null;
+  return chosen ?? live.runs.get(view.selected[0])?.info.latest?.stage ?? null;
 }
 
 let asked = { frame: 0, all: false };

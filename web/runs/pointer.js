@@ -14,6 +14,11 @@ export function followPointer(plot, view, selection) {
   };
   const at = (clientX, [from, to] = view.window) => from + share(clientX) * (to - from);
 
+  // Nothing is selected by dragging: selected text would be dragged away by the next time.
+  over.addEventListener("mousedown", (event) => {
+    event.preventDefault();
+    over.closest(".chart-card").focus({ preventScroll: true });
+  });
   over.addEventListener("pointerdown", (event) => {
     if (event.button > 1) return;
     down.set(event.pointerId, event.clientX);

@@ -131,7 +131,7 @@ fn the_list_events_and_recipe_say_what_the_folder_holds() {
     let recipe = get(server.address, "/api/runs/a/recipe").json();
     assert_eq!(recipe["text"], "[pretrain]\nsteps = 9\n");
     assert_eq!(recipe["sha256"].as_str().unwrap().len(), 64);
-    assert_eq!(get(server.address, "/api/runs/deep%2Fb%20c/recipe").is_error()["code"], "not_found");
+    assert_eq!(get(server.address, "/api/runs/deep%2Fb%20c/recipe").json(), Value::Null);
 }
 
 #[test]

@@ -185,15 +185,12 @@ struct Recipe {
     sha256: String,
 }
 
-/// The recipe of a run, and its hash.
+/// The recipe of a run, and its hash; null where its folder has none.
 #[utoipa::path(get, path = "/api/runs/{name}/recipe", tag = "runs", params(("name" = String, Path)),
-    responses((status = 200, body = Recipe), (status = 404, body = ErrorResponse)))]
-async fn recipe(State(server): State<Arc<Server>>, Segment(name): Segment) -> Result<Json<Recipe>, ApiError> {
+    responses((status = 200, body = Option<Recipe>), (status = 404, body = ErrorResponse)))]
+async fn recipe(State(server): State<Arc<Server>>, Segment(name): Segment) -> Result<Json<Option<Recipe>>, ApiError> {
     let settings = blocking(&server, move |runs| Ok(Settings::of(&runs.folder(&name)?))).await?;
-    let settings = settings.ok_or_else(|| {
-        ApiError::not_found("this run has neither settings.toml nor recipe.toml in its folder")
-    })?;
-    Ok(Json(Recipe { file: settings.file, text: settings.text, sha256: settings.sha256 }))
+    Ok(Json(settings.map(|Settings { file, text, sha256 }| Recipe { file, text, sha256 })))
 }
 
 /// Reads files on a thread that may wait for them.
