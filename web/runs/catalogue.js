@@ -25,8 +25,8 @@ import { bytes, celsius, fixed, percent, rate, scientific, watts } from "./numbe
 
 /** @type {Definition[]} */
 export const CHARTS = [
-  { id: "loss", title: "Training loss", unit: "nats per token", wide: true, log: true, format: fixed, lines: [{ column: "loss", smooth: true }] },
-  { id: "val_loss", title: "Validation loss", unit: "nats per token", log: true, format: fixed, lines: [{ column: "val_loss", sparse: true }], more: /^val\/(.*)\/loss$/ },
+  { id: "loss", title: "Training loss", unit: "nats", wide: true, log: true, format: fixed, lines: [{ column: "loss", smooth: true }] },
+  { id: "val_loss", title: "Validation loss", unit: "nats", log: true, format: fixed, lines: [{ column: "val_loss", sparse: true }], more: /^val\/(.*)\/loss$/ },
   { id: "bits_per_byte", title: "Bits per byte", unit: "of validation text", format: fixed, lines: [{ column: "bits_per_byte", sparse: true }], more: /^val\/(.*)\/bits_per_byte$/ },
   { id: "margin", title: "Reward margin", unit: "chosen above rejected", format: fixed, lines: [{ column: "preference/margin", smooth: true, label: "training" }, { column: "val_preference/margin", sparse: true, label: "held out", dashed: true }] },
   { id: "preferred", title: "Pairs preferred", unit: "share with a positive margin", format: percent, within: [0, 1], lines: [{ column: "preference/accuracy", smooth: true, label: "training" }, { column: "val_preference/accuracy", sparse: true, label: "held out", dashed: true }, { column: "val_preference/ranking", sparse: true, label: "held out, by likelihood alone" }] },

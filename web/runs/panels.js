@@ -28,12 +28,12 @@ function figures(run, data, smoothing) {
   const best = validations ? validations.values.reduce((least, value) => (value < least ? value : least), Infinity) : Infinity;
   add("Validation loss", fixed(newest("val_loss")), validations && validations.values.length > 1 ? `best ${fixed(best)}` : "");
   add("Bits per byte", fixed(newest("bits_per_byte")));
-  add("Held-out pairs preferred", percent(newest("val_preference/accuracy")));
+  add("Pairs preferred", percent(newest("val_preference/accuracy")), "held out");
   add("Reward margin", fixed(newest("preference/margin")));
   add("Gradient norm", fixed(newest("grad_norm")));
   add("Learning rate", scientific(newest("lr")));
   add("Tokens per second", rate(newest("tokens_per_s")));
-  add("FLOP utilisation", percent(newest("flop_utilisation")), "of the machine's peak");
+  add("FLOP utilisation", percent(newest("flop_utilisation")), "of the peak");
   add("Memory", bytes(newest("memory_bytes")));
   add("GPU", percent(newest("gpu_load")), [celsius(newest("gpu_temperature_c")), watts(newest("gpu_power_w"))].filter((text) => text !== "–").join(", "));
   const tokens = data.rows ? data.places.tokens.array[data.rows - 1] : 0;
@@ -98,7 +98,7 @@ export function showAlarms(shown) {
   element.dataset.keys = JSON.stringify(open.map(({ key }) => key));
   element.hidden = open.length === 0;
   const top = open.slice(0, MOST_ALARMS);
-  fill(element, [top, open.length], () => [
+  fill(element, [top, open.length, many], () => [
     ...top.map(({ key, grade, name, text, run }) => h("div", { class: `alert ${grade}` },
       h("p", {}, h("strong", {}, name), many && h("span", { class: "of", dir: "auto" }, run), h("span", { dir: "auto" }, text)),
       iconButton("close", `Hide: ${name}`, () => {

@@ -298,11 +298,15 @@ fn runs_are_served_without_a_model_and_beside_one() {
     };
     let (mut alone, url) = out(&["serve", "--runs", ".", "--port", "0", "--json"]);
     let list = fetched(&url);
-    assert_eq!((&list["chat"], &list["runs"][0]["name"], &list["runs"][0]["running"]), (&json!(false), &json!("run"), &json!(false)));
+    assert_eq!(
+        (&list["chat"], &list["runs"][0]["name"], &list["runs"][0]["running"]),
+        (&json!(false), &json!("run"), &json!(false))
+    );
     assert_eq!(list["runs"][0]["latest"]["stage"], "sft");
     alone.signal("TERM");
     assert_eq!(alone.ended(), Some(0));
-    let both = ["serve", "--runs", "run", "--model", "run/model", "--port", "0", "--json", "--device", "cpu", "--ephemeral"];
+    let both =
+        ["serve", "--runs", "run", "--model", "run/model", "--port", "0", "--json", "--device", "cpu", "--ephemeral"];
     let (_both, url) = out(&both);
     assert_eq!(fetched(&url)["chat"], true);
     assert_eq!(run(folder.path(), &["serve"]).code, Some(2));

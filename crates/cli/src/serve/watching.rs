@@ -57,8 +57,7 @@ fn start(port: u16, run: &Path) -> Result<(String, Watching)> {
     let url = format!("http://localhost:{}/runs/", listener.local_addr()?.port());
     let runs = Some(Arc::new(Runs::new(run)));
     let server = Arc::new(Server::new(Options { runs, dashboard_only: true, ..Options::default() }));
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().max_blocking_threads(READERS).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(READERS).enable_all().build()?;
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = async move {
         let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };

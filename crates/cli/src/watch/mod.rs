@@ -61,10 +61,13 @@ fn read(runs: &Runs, flags: &WatchRun) -> Result<State> {
     if let Some(stage) = stage
         && !state.stages.iter().any(|known| known == stage)
     {
-        bail!("--stage {stage}: {name} has {}", match state.stages.as_slice() {
-            [] => "no stage yet".to_owned(),
-            stages => stages.join(", "),
-        });
+        bail!(
+            "--stage {stage}: {name} has {}",
+            match state.stages.as_slice() {
+                [] => "no stage yet".to_owned(),
+                stages => stages.join(", "),
+            }
+        );
     }
     Ok(state)
 }

@@ -25,8 +25,12 @@ pub(super) fn braille(points: &[(f64, f64)], width: usize, height: usize) -> (Ve
     let mut before = None;
     for (column, mean) in means.iter().enumerate() {
         let Some(row) = mean.map(place) else { continue };
-        let from: usize = before.unwrap_or(row);
-        for row in from.min(row)..=from.max(row) {
+        let joined = match before {
+            Some(before) if before < row => before + 1..=row,
+            Some(before) if before > row => row..=before - 1,
+            _ => row..=row,
+        };
+        for row in joined {
             cells[row / 4][column / 2] |= DOTS[column % 2][row % 4];
         }
         before = Some(row);
@@ -62,7 +66,7 @@ mod tests {
 
     #[test]
     fn few_points_one_point_and_none() {
-        assert_eq!(braille(&[(0.0, 1.0), (9.0, 2.0)], 2, 1).0, ["⣀⡞".replace('⡞', "⢸")]);
+        assert_eq!(braille(&[(0.0, 1.0), (9.0, 2.0)], 2, 1).0, ["⡀⠸"]);
         assert_eq!(braille(&[(3.0, 1.0)], 2, 1), (vec!["⠄⠀".to_owned()], [1.0, 1.0]));
         assert_eq!(braille(&[], 2, 1).0, ["⠀⠀"]);
         assert!(braille(&[(3.0, 1.0)], 0, 0).0.is_empty());

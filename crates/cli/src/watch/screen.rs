@@ -29,7 +29,11 @@ pub(super) fn lines(state: &State, width: usize, height: usize) -> Vec<String> {
         lines.extend(curve(state, width, rows));
     }
     if state.damaged > 0 {
-        lines.push(style(format!("{} lines of metrics.jsonl cannot be read and are left out", state.damaged)).yellow().to_string());
+        lines.push(
+            style(format!("{} lines of metrics.jsonl cannot be read and are left out", state.damaged))
+                .yellow()
+                .to_string(),
+        );
     }
     if let Some((prompt, text)) = &state.sample {
         lines.push(format!("{} {}{text}", style("sample").dim(), style(prompt).bold()));
@@ -169,7 +173,10 @@ mod tests {
         for (width, height) in [(80, 24), (200, 60), (40, 12), (20, 5), (1, 1)] {
             let lines = lines(&state(), width, height);
             assert!(lines.len() <= height, "{width} x {height}: {}", lines.len());
-            assert!(lines.iter().all(|line| measure_text_width(line) <= width.max(20)), "{width} x {height}: {lines:#?}");
+            assert!(
+                lines.iter().all(|line| measure_text_width(line) <= width.max(20)),
+                "{width} x {height}: {lines:#?}"
+            );
         }
         let text = lines(&state(), 80, 24).join("\n");
         for wanted in ["evening", "50 %", "step 600 of 1,200", "about 5 min left", "20,500", "9.000", "event 39"] {
@@ -179,6 +186,9 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped() {
-        assert_eq!([0.0, 999.0, 1000.0, 1_234_567.0, -1000.0].map(thousands), ["0", "999", "1,000", "1,234,567", "-1,000"]);
+        assert_eq!(
+            [0.0, 999.0, 1000.0, 1_234_567.0, -1000.0].map(thousands),
+            ["0", "999", "1,000", "1,234,567", "-1,000"]
+        );
     }
 }

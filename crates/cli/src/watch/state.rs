@@ -69,7 +69,8 @@ impl State {
         state.fill(columns);
         let here = |event: &&&casallm_serve::runs::EventLine| event.kind == "sample" && event.stage == columns.name;
         let text = |value: &Value, key: &str| printable(value.get(key).and_then(Value::as_str).unwrap_or_default());
-        state.sample = events.iter().rev().find(here).map(|event| (text(&event.value, "prompt"), text(&event.value, "text")));
+        state.sample =
+            events.iter().rev().find(here).map(|event| (text(&event.value, "prompt"), text(&event.value, "text")));
         let stalled = STALLED_SECONDS.max(STALLED_STEPS * state.each.unwrap_or(0.0));
         let done = state.planned.is_none_or(|planned| state.step >= planned as f64);
         state.word = match (summary.running, done) {
@@ -132,7 +133,9 @@ fn told(event: &Value) -> String {
 
 /// Text from a file as one line, with nothing in it that a terminal would obey.
 fn printable(text: &str) -> String {
-    let hidden = |c: char| c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let hidden = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     text.chars().map(|c| if hidden(c) { ' ' } else { c }).take(2000).collect()
 }
 

@@ -95,12 +95,7 @@ pub struct Runs {
 impl Runs {
     /// Of this folder, which may be still to come.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Runs {
-            root: root.into(),
-            open: Mutex::default(),
-            peeks: Mutex::default(),
-            most_bytes: MOST_BYTES,
-        }
+        Runs { root: root.into(), open: Mutex::default(), peeks: Mutex::default(), most_bytes: MOST_BYTES }
     }
 
     /// The folder.

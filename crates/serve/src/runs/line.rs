@@ -193,7 +193,10 @@ mod tests {
     #[test]
     fn a_row_is_read_and_what_is_unknown_is_passed_over() {
         let Line::Row(row) = Line::parse(ROW.as_bytes()) else { panic!() };
-        assert_eq!((row.step, &*row.stage, row.tokens, row.loss, row.grad_norm), (3, "pretrain", 768, Some(5.25), None));
+        assert_eq!(
+            (row.step, &*row.stage, row.tokens, row.loss, row.grad_norm),
+            (3, "pretrain", 768, Some(5.25), None)
+        );
         assert_eq!(row.val["stories"].bits_per_byte, Some(2.5));
         assert_eq!(row.timing.gpu.unwrap().temperature_c, Some(61.0));
     }
@@ -206,7 +209,8 @@ mod tests {
         assert!(matches!(began, Line::Event(event) if event.planned() == Some(70)));
         let long = format!(r#"{{"step":1,"stage":"{}"}}"#, "x".repeat(MOST_NAME + 1));
         let longer = format!(r#"{{"step":1,"stage":"sft","note":"{}"}}"#, "x".repeat(MOST_LINE));
-        let junk = ["", "null", "[]", "{", r#"{"step":-1,"stage":"sft"}"#, r#"{"stage":"sft"}"#, r#"{"event":7}"#, "\u{0}"];
+        let junk =
+            ["", "null", "[]", "{", r#"{"step":-1,"stage":"sft"}"#, r#"{"stage":"sft"}"#, r#"{"event":7}"#, "\u{0}"];
         for junk in junk.into_iter().chain([long.as_str(), longer.as_str()]) {
             assert!(matches!(Line::parse(junk.as_bytes()), Line::Damaged), "{}", &junk[..junk.len().min(60)]);
         }

@@ -209,7 +209,10 @@ fn parsed(bytes: &[u8]) -> Vec<Vec<(Line<'_>, usize)>> {
     std::thread::scope(|scope| {
         let workers: Vec<_> = pieces(bytes, threads).into_iter().map(|piece| scope.spawn(move || of(piece))).collect();
         // A thread that broke off is ours to hear of, as it would be without threads.
-        workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
     })
 }
 
@@ -276,7 +279,9 @@ mod tests {
         assert!(scene.run.stages().is_empty());
         scene.append(&(rows("pretrain", 1..4) + "{\"step\":4,\"sta"));
         assert_eq!(scene.run.stages()[0].rows(), 3);
-        scene.append("ge\":\"pretrain\",\"loss\":1}\nnonsense\n\n{\"event\":\"resumed\",\"step\":4,\"stage\":\"pretrain\"}\n");
+        scene.append(
+            "ge\":\"pretrain\",\"loss\":1}\nnonsense\n\n{\"event\":\"resumed\",\"step\":4,\"stage\":\"pretrain\"}\n",
+        );
         scene.append(&rows("sft", 0..2));
         let run = &scene.run;
         assert_eq!(run.stages().iter().map(StageColumns::rows).collect::<Vec<_>>(), [4, 2]);
@@ -289,7 +294,11 @@ mod tests {
     fn a_file_that_was_cut_back_is_another_epoch() {
         let mut scene = Scene::new();
         scene.append(&rows("pretrain", 1..40));
-        fs::write(scene.path(), rows("pretrain", 1..20) + "{\"event\":\"resumed\",\"step\":19,\"stage\":\"pretrain\"}\n").unwrap();
+        fs::write(
+            scene.path(),
+            rows("pretrain", 1..20) + "{\"event\":\"resumed\",\"step\":19,\"stage\":\"pretrain\"}\n",
+        )
+        .unwrap();
         scene.append(&rows("pretrain", 20..30));
         assert_eq!((scene.run.epoch(), scene.run.stages()[0].rows(), scene.run.event_count()), (8, 29, 1));
     }

@@ -54,10 +54,16 @@ mod tests {
         assert_eq!(Settings::of(folder.path()), None);
         fs::write(folder.path().join("recipe.toml"), "[pretrain]\ntokens = 1_000\nbatch_tokens = 300\n").unwrap();
         let settings = Settings::of(folder.path()).unwrap();
-        assert_eq!((settings.file, settings.planned("pretrain"), settings.planned("sft")), ("recipe.toml", Some(4), None));
+        assert_eq!(
+            (settings.file, settings.planned("pretrain"), settings.planned("sft")),
+            ("recipe.toml", Some(4), None)
+        );
         fs::write(folder.path().join("settings.toml"), "[pretrain]\nsteps = 7\n[sft]\nsteps = \"x\"\n").unwrap();
         let settings = Settings::of(folder.path()).unwrap();
-        assert_eq!((settings.file, settings.planned("pretrain"), settings.planned("sft")), ("settings.toml", Some(7), None));
+        assert_eq!(
+            (settings.file, settings.planned("pretrain"), settings.planned("sft")),
+            ("settings.toml", Some(7), None)
+        );
         assert_eq!(settings.sha256.len(), 64);
         fs::write(folder.path().join("settings.toml"), b"\xff not [ toml").unwrap();
         assert_eq!(Settings::of(folder.path()).unwrap().planned("pretrain"), None);

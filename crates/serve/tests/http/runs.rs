@@ -115,7 +115,11 @@ fn the_list_events_and_recipe_say_what_the_folder_holds() {
     let folder = tempfile::tempdir().unwrap();
     let server = start(folder.path());
     assert_eq!(get(server.address, "/api/runs").json()["runs"], serde_json::json!([]));
-    append(folder.path(), "a", &(rows(1..=3) + "junk\n{\"event\":\"sample\",\"step\":3,\"stage\":\"pretrain\",\"text\":\"<b>\"}\n"));
+    append(
+        folder.path(),
+        "a",
+        &(rows(1..=3) + "junk\n{\"event\":\"sample\",\"step\":3,\"stage\":\"pretrain\",\"text\":\"<b>\"}\n"),
+    );
     append(folder.path(), "deep/b c", &rows(1..=1));
     fs::write(folder.path().join("a/settings.toml"), "[pretrain]\nsteps = 9\n").unwrap();
     let list = get(server.address, "/api/runs").json();
@@ -139,7 +143,8 @@ fn no_name_is_a_path_and_every_route_is_guarded() {
     let folder = tempfile::tempdir().unwrap();
     append(folder.path(), "runs/a", &rows(1..=1));
     fs::write(folder.path().join("metrics.jsonl"), rows(1..=1)).unwrap();
-    let options = |key| Options { runs: Some(Arc::new(Runs::new(folder.path().join("runs")))), key, ..Options::default() };
+    let options =
+        |key| Options { runs: Some(Arc::new(Runs::new(folder.path().join("runs")))), key, ..Options::default() };
     let server = Setup { options: options(None), ..Setup::default() }.start();
     for name in ["..", "%2e%2e", "..%2Fruns%2Fa", "a%2F..%2Fa", "%2Fetc", "a%00", "b", "%ff"] {
         for route in ["columns", "events", "recipe"] {

@@ -198,9 +198,11 @@ async fn blocking<T: Send + 'static>(
     server: &Arc<Server>,
     work: impl FnOnce(&Runs) -> Result<T, RunsError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let runs = server.options.runs.clone().ok_or_else(|| {
-        ApiError::not_found("this server shows no training runs; start it with --runs FOLDER")
-    })?;
+    let runs = server
+        .options
+        .runs
+        .clone()
+        .ok_or_else(|| ApiError::not_found("this server shows no training runs; start it with --runs FOLDER"))?;
     let done = tokio::task::spawn_blocking(move || work(&runs)).await.map_err(|_| ApiError::internal())?;
     done.map_err(|error| match error {
         RunsError::Unknown(_) => ApiError::not_found(error.to_string()),
