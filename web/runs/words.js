@@ -14,7 +14,7 @@ const sentence = (...parts) => `${parts.filter(Boolean).join("; ")}.`;
 
 /** Of each kind: a short name, how grave it is, and what it says. @type {Record<string, [string, Grade, (event: any) => string]>} */
 const KINDS = {
-  began: ["Began", "", (event) => `${typeof event.steps === "number" ? plural(event.steps, "step") : "Steps"} to go.`],
+  began: ["Began", "", (event) => sentence(`${typeof event.steps === "number" ? plural(event.steps, "step") : "steps"} in all`, text(event.device) && `on ${text(event.device)}`)],
   resumed: ["Resumed", "", () => "A process went on with the run from its checkpoint."],
   spike: ["Spike", "warn", (event) => sentence(`${quantity(event)} was ${number(event.value)}, ${number(event.z)} deviations above the mean of ${number(event.mean)}`, text(event.batch) && `the batch is ${text(event.batch)}`, action(event))],
   not_finite: ["Not finite", "wrong", (event) => sentence(`${quantity(event)} is ${text(event.value)}`, text(event.batch) && `the batch is ${text(event.batch)}`, action(event))],
