@@ -70,11 +70,9 @@ export class Chart {
     this.plot ??= this.#made();
     const [from, to] = this.view.window;
     const [least, most] = this.#extent([from, to]);
-    this.plot.batch(() => {
-      this.plot.setScale("x", { min: from, max: to });
-      this.plot.setScale("y", { min: least, max: most });
-    });
-    // The same scales are no reason for uPlot to draw again, but there may be more rows.
+    // All three are drawn at once. The same scales are no reason for uPlot to draw again, but there may be more rows.
+    this.plot.setScale("x", { min: from, max: to });
+    this.plot.setScale("y", { min: least, max: most });
     this.plot.redraw(false, true);
   }
 
@@ -91,8 +89,8 @@ export class Chart {
 
   #made() {
     const colour = this.page.paint;
-    const axis = { font: "12px system-ui, sans-serif", stroke: colour("--quiet"), ticks: { show: false } };
-    const grid = { stroke: colour("--rule"), width: 1 };
+    const axis = { font: "12px system-ui, sans-serif", stroke: colour("var(--quiet)"), ticks: { show: false } };
+    const grid = { stroke: colour("var(--rule)"), width: 1 };
     const plot = new uPlot({
       width: this.box.clientWidth, height: this.#height(), legend: { show: false }, cursor: { show: false }, padding: [8, 12, 0, 0],
       scales: { x: { time: false, auto: false, range: (_, min, max) => [min, max] }, y: { auto: false, distr: this.#logarithmic() ? 3 : 1, range: (_, min, max) => [min, max] } },
@@ -160,12 +158,13 @@ export class Chart {
     context.beginPath();
     context.rect(bbox.left, bbox.top, bbox.width, bbox.height);
     context.clip();
-    context.lineJoin = "round";
+    // Round joins of a thousand points take longer than all the rest.
+    context.lineJoin = "bevel";
     this.#paintMarks(context, bbox, to, ratio);
     // What is smoothed lies over what is not, of all runs.
     for (const over of [false, true]) {
       for (const { data, line, colour } of this.lines) {
-        const paint = this.page.paint(`--${colour}`);
+        const paint = this.page.paint(`var(--${colour})`);
         context.strokeStyle = context.fillStyle = paint;
         context.setLineDash(line.dashed ? [5 * ratio, 4 * ratio] : []);
         if (line.sparse) {
@@ -179,11 +178,14 @@ export class Chart {
         if (over && !smooth) continue;
         const view = windowOf(data, axis, window, this.#pixels());
         const column = over ? data.smoothed(line.column, smoothing) : data.dense.get(line.column);
-        context.globalAlpha = smooth && !over ? 0.3 : 1;
-        context.lineWidth = (smooth && !over ? 1 : over ? 2 : 1.5) * ratio;
-        if (smooth && !over) context.setLineDash([]);
-        drawColumn(context, column, data.places[axis], view, to);
-        context.globalAlpha = 1;
+        const under = smooth && !over;
+        if (under) {
+          // Mixed and not transparent: where bars meet nothing is darker.
+          context.strokeStyle = context.fillStyle = this.page.paint(`color-mix(in srgb, var(--${colour}) 30%, var(--raised))`);
+          context.setLineDash([]);
+        }
+        context.lineWidth = (under ? 1 : over ? 2 : 1.5) * ratio;
+        drawColumn(context, column, data.places[axis], view, to, under ? "bare" : over ? "line" : "band");
       }
     }
     context.restore();
@@ -198,7 +200,7 @@ export class Chart {
       for (const mark of this.page.marks(run, data)) {
         if (mark.x < from || mark.x > until) continue;
         count += 1;
-        context.strokeStyle = this.page.paint(mark.grave ? "--wrong" : "--quiet");
+        context.strokeStyle = this.page.paint(mark.grave ? "var(--wrong)" : "var(--quiet)");
         context.lineWidth = ratio;
         context.setLineDash(mark.grave ? [2 * ratio, 3 * ratio] : [6 * ratio, 4 * ratio]);
         const x = Math.round(to.x(mark.x)) + 0.5;

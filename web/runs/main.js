@@ -29,12 +29,12 @@ const drawer = new Drawer();
 const paints = new Map();
 const probe = h("span", { class: "offscreen" });
 document.body.append(probe);
-function paint(name) {
-  if (!paints.has(name)) {
-    probe.style.color = `var(${name})`;
-    paints.set(name, getComputedStyle(probe).color);
+function paint(colour) {
+  if (!paints.has(colour)) {
+    probe.style.color = colour;
+    paints.set(colour, getComputedStyle(probe).color);
   }
-  return paints.get(name);
+  return paints.get(colour);
 }
 
 const view = new View({ changed: () => frame(true), redrawn: () => frame(false), pointed: () => pointing() });
