@@ -8,7 +8,7 @@ const DOTS: [[u8; 4]; 2] = [[0x01, 0x02, 0x04, 0x40], [0x08, 0x10, 0x20, 0x80]];
 pub(super) fn braille(points: &[(f64, f64)], width: usize, height: usize) -> (Vec<String>, [f64; 2]) {
     let (columns, rows) = (2 * width, 4 * height);
     let mut cells = vec![vec![0_u8; width]; height];
-    let means = means(points, columns);
+    let means = joined(means(points, columns));
     let of = |pick: fn(f64, f64) -> f64, from| means.iter().flatten().fold(from, |a, b| pick(a, *b));
     let (least, most) = (of(f64::min, f64::INFINITY), of(f64::max, f64::NEG_INFINITY));
     let lines = |cells: Vec<Vec<u8>>| {
@@ -36,6 +36,21 @@ pub(super) fn braille(points: &[(f64, f64)], width: usize, height: usize) -> (Ve
         before = Some(row);
     }
     (lines(cells), [least, most])
+}
+
+/// Parts without a value that lie between others have what lies on the straight line between those.
+fn joined(mut means: Vec<Option<f64>>) -> Vec<Option<f64>> {
+    let mut before: Option<(usize, f64)> = None;
+    for column in 0..means.len() {
+        let Some(value) = means[column] else { continue };
+        if let Some((from, first)) = before {
+            for (offset, gap) in means[from..column].iter_mut().enumerate().skip(1) {
+                *gap = Some(first + (value - first) * offset as f64 / (column - from) as f64);
+            }
+        }
+        before = Some((column, value));
+    }
+    means
 }
 
 /// The mean of the values of each of so many equal parts of the x axis.
@@ -66,7 +81,7 @@ mod tests {
 
     #[test]
     fn few_points_one_point_and_none() {
-        assert_eq!(braille(&[(0.0, 1.0), (9.0, 2.0)], 2, 1).0, ["⡀⠸"]);
+        assert_eq!(braille(&[(0.0, 1.0), (9.0, 2.0)], 2, 1).0, ["⢄⠑"]);
         assert_eq!(braille(&[(3.0, 1.0)], 2, 1), (vec!["⠄⠀".to_owned()], [1.0, 1.0]));
         assert_eq!(braille(&[], 2, 1).0, ["⠀⠀"]);
         assert!(braille(&[(3.0, 1.0)], 0, 0).0.is_empty());

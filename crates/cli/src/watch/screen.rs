@@ -116,6 +116,11 @@ fn curve(state: &State, width: usize, rows: usize) -> Vec<String> {
     let last = thousands(state.step);
     let gap = columns.saturating_sub(first.len() + last.len());
     lines.push(style(format!("{:>MARGIN$} {first}{}{last}", "loss", " ".repeat(gap))).dim().to_string());
+    if state.smoothing > 1.0 {
+        lines.push(
+            style(format!("{:>MARGIN$} smoothed over {} rows", "", thousands(state.smoothing))).dim().to_string(),
+        );
+    }
     lines
 }
 

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 /// Rows by which the pace is judged.
 const RECENT: usize = 50;
-/// Rows over which the loss is smoothed.
-const SMOOTHING: f64 = 50.0;
+/// The loss is smoothed over this part of all rows, as on the dashboard's page.
+const SMOOTHING: f64 = 1.0 / 60.0;
 /// Events that are kept.
 const EVENTS: usize = 50;
 /// A run that has written nothing for so many seconds, and for so many of its steps, stands still.
@@ -35,7 +35,9 @@ pub(super) struct State {
     /// By their names in the file.
     pub numbers: Vec<(&'static str, f64)>,
     pub loss_smoothed: Option<f64>,
-    /// Steps and losses.
+    /// Rows over which the loss is smoothed.
+    pub smoothing: f64,
+    /// Steps and losses, smoothed.
     pub curve: Vec<(f64, f64)>,
     /// The newest last, with no character that a terminal would obey.
     pub events: Vec<String>,
@@ -99,12 +101,14 @@ impl State {
                 self.numbers.push((name, *value));
             }
         }
-        let losses = || columns.step.iter().zip(&columns.dense[0]).filter(|(_, loss)| loss.is_finite());
-        self.curve = losses().map(|(step, loss)| (*step, f64::from(*loss))).collect();
-        let rate = 1.0 - 1.0 / SMOOTHING;
-        let (sum, weight) =
-            self.curve.iter().fold((0.0, 0.0), |(sum, weight), (_, loss)| (sum * rate + loss, weight * rate + 1.0));
-        self.loss_smoothed = (weight > 0.0).then(|| sum / weight);
+        self.smoothing = (columns.rows() as f64 * SMOOTHING).max(1.0).floor();
+        let rate = 1.0 - 1.0 / self.smoothing;
+        let (mut sum, mut weight) = (0.0, 0.0);
+        for (step, loss) in columns.step.iter().zip(&columns.dense[0]).filter(|(_, loss)| loss.is_finite()) {
+            (sum, weight) = (sum * rate + f64::from(*loss), weight * rate + 1.0);
+            self.curve.push((*step, sum / weight));
+        }
+        self.loss_smoothed = self.curve.last().map(|(_, loss)| *loss);
     }
 
     /// A number by its name in the file.

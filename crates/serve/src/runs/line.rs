@@ -96,14 +96,19 @@ pub(super) const MOST_NAME: usize = 64;
 impl<'a> Line<'a> {
     /// Reads a line without its line break.
     pub(super) fn parse(bytes: &'a [u8]) -> Self {
-        if bytes.len() > MOST_LINE {
+        std::str::from_utf8(bytes).map_or(Line::Damaged, Self::parse_text)
+    }
+
+    /// The same of what is known to be text: strings in it need not be checked one by one.
+    pub(super) fn parse_text(text: &'a str) -> Self {
+        if text.len() > MOST_LINE {
             return Line::Damaged;
         }
-        match serde_json::from_slice::<Row<'a>>(bytes) {
+        match serde_json::from_str::<Row<'a>>(text) {
             Ok(row) if row.event.is_none() && row.stage.len() <= MOST_NAME => return Line::Row(row),
             _ => {}
         }
-        match serde_json::from_slice::<Value>(bytes).ok().and_then(Self::event) {
+        match serde_json::from_str::<Value>(text).ok().and_then(Self::event) {
             Some(event) => Line::Event(event),
             None => Line::Damaged,
         }

@@ -197,10 +197,16 @@ impl Heard for Held {
 
 /// The lines of a block, parsed by several threads where it is large; empty ones are none.
 fn parsed(bytes: &[u8]) -> Vec<Vec<(Line<'_>, usize)>> {
-    let of = |piece| {
-        let piece: &[u8] = piece;
-        let lines = piece.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        lines.map(|line| (Line::parse(line), line.len())).collect::<Vec<_>>()
+    let of = |piece| match std::str::from_utf8(piece) {
+        Ok(text) => {
+            let lines = text.split('\n').filter(|line| !line.is_empty());
+            lines.map(|line| (Line::parse_text(line), line.len())).collect::<Vec<_>>()
+        }
+        // A line of it is no text; the others may be.
+        Err(_) => {
+            let lines = piece.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+            lines.map(|line| (Line::parse(line), line.len())).collect()
+        }
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS);
     if bytes.len() < WORTH_THREADS || threads < 2 {
@@ -282,10 +288,12 @@ mod tests {
         scene.append(
             "ge\":\"pretrain\",\"loss\":1}\nnonsense\n\n{\"event\":\"resumed\",\"step\":4,\"stage\":\"pretrain\"}\n",
         );
+        let path = scene.path();
+        OpenOptions::new().append(true).open(path).unwrap().write_all(b"{\"step\":5,\"stage\":\"\xff\"}\n").unwrap();
         scene.append(&rows("sft", 0..2));
         let run = &scene.run;
         assert_eq!(run.stages().iter().map(StageColumns::rows).collect::<Vec<_>>(), [4, 2]);
-        assert_eq!((run.damaged(), run.event_count(), run.epoch()), ((1, Some(5)), 1, 7));
+        assert_eq!((run.damaged(), run.event_count(), run.epoch()), ((2, Some(5)), 1, 7));
         assert_eq!(run.events(0).next().unwrap().kind, "resumed");
         assert_eq!(run.events(1).count(), 0);
     }

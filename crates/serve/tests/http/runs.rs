@@ -53,7 +53,7 @@ fn columns(address: SocketAddr, query: &str) -> Columns {
     let head: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
     let rows = head["rows"].as_u64().unwrap() as usize;
     let mut at = (8 + length).next_multiple_of(8);
-    let mut doubles = |count: usize, at: &mut usize| -> Vec<f64> {
+    let doubles = |count: usize, at: &mut usize| -> Vec<f64> {
         let values = bytes[*at..*at + 8 * count].chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap()));
         *at += 8 * count;
         values.collect()
@@ -126,6 +126,7 @@ fn the_list_events_and_recipe_say_what_the_folder_holds() {
     let of = |name: &str| list["runs"].as_array().unwrap().iter().find(|run| run["name"] == name).unwrap().clone();
     assert_eq!((&of("a")["latest"]["step"], &of("a")["latest"]["planned"]), (&3.into(), &9.into()));
     assert_eq!((&of("a")["running"], &list["chat"]), (&false.into(), &true.into()));
+    assert_eq!(get(server.address, "/api/config").json()["runs"], true);
     assert_eq!(get(server.address, "/api/runs/deep%2Fb%20c/columns").status, 200);
     let events = get(server.address, "/api/runs/a/events").json();
     assert_eq!((&events["total"], &events["events"][0]["text"]), (&1.into(), &"<b>".into()));
