@@ -41,6 +41,17 @@ async function wrongBuckets() {
 
 export const tests = [
   {
+    name: "the page's head names every module that is loaded, so that none waits for another",
+    before: (scene) => scene.write("a", rows(1, 10)),
+    async run({ page }) {
+      const { loaded, named } = await page.evaluate(() => ({
+        loaded: performance.getEntriesByType("resource").map(({ name }) => new URL(name).pathname).filter((path) => path.endsWith(".js")),
+        named: [...document.querySelectorAll("head script, head link[rel=modulepreload]")].map((element) => new URL(element.src ?? element.href, location.href).pathname),
+      }));
+      assert.deepEqual([...new Set(loaded)].sort(), named.sort());
+    },
+  },
+  {
     name: "least and largest of buckets are those of their rows, and smoothing is the same in parts, however columns have grown",
     before: (scene) => scene.write("a", rows(1, 10)),
     async run({ page }) {

@@ -46,7 +46,7 @@ export class RunData {
 export class Live {
   /**
    * @param {import("../js/api.js").Api} api
-   * @param {{wanted: () => {names: string[], stage: string|null}, changed: (what: {rows: boolean}) => void, onWait: (wait: any) => void}} page
+   * @param {{wanted: () => {names: string[], stage: string|null}, changed: () => void, onWait: (wait: any) => void, failed: (error: Error) => void}} page
    */
   constructor(api, page) {
     this.api = api;
@@ -111,7 +111,7 @@ export class Live {
       run.info = info;
       this.runs.set(info.name, run);
     }
-    this.page.changed({ rows: false });
+    this.page.changed();
     // What is wanted may change while some of it is on its way.
     for (let again = true; again;) {
       again = false;
@@ -120,7 +120,7 @@ export class Live {
         const run = this.runs.get(name);
         if (!run || !this.#lacks(run, stage)) continue;
         await this.#read(run, stage);
-        this.page.changed({ rows: true });
+        this.page.changed();
         again = true;
         break;
       }
@@ -152,6 +152,8 @@ export class Live {
       if (data.rows >= head.total) break;
       stage = head.stage;
     }
+    // The curves need not wait for what is beside them.
+    this.page.changed();
     while (run.eventsSeen < run.eventsTotal) {
       const query = new URLSearchParams({ epoch: String(run.epoch), from: String(run.eventsSeen) });
       const found = await this.#body(`${path}/events?${query}`, (response) => response.json());

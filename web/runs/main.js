@@ -39,7 +39,13 @@ function paint(colour) {
 
 const view = new View({ changed: () => frame(true), redrawn: () => frame(false), pointed: () => pointing() });
 const live = new Live(new Api(askKey), {
-  wanted: () => ({ names: view.selected.filter((name) => live.runs.has(name)), stage: stage() }),
+  wanted: () => {
+    // Whoever opens the page sees the newest run.
+    if (view.selected.length === 0 && live.list.runs.length > 0) {
+      view.select([(live.list.runs.find((run) => run.running) ?? live.list.runs[0]).name]);
+    }
+    return { names: view.selected.filter((name) => live.runs.has(name)), stage: stage() };
+  },
   changed: () => frame(true),
   onWait: (wait) => {
     lost = wait !== null;
@@ -118,11 +124,6 @@ function update() {
   document.body.removeAttribute("aria-busy");
   byId("to-chat").hidden = !live.list.chat;
   setText(byId("folder"), live.list.folder);
-  // Whoever opens the page sees the newest run.
-  if (view.selected.length === 0 && live.list.runs.length > 0) {
-    view.select([(live.list.runs.find((run) => run.running) ?? live.list.runs[0]).name]);
-    live.now();
-  }
   list.update(live);
   const shownStage = stage();
   view.shown = view.selected.filter((name) => live.runs.has(name)).map((name) => {

@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn few_points_one_point_and_none() {
-        assert_eq!(braille(&[(0.0, 1.0), (9.0, 2.0)], 2, 1).0, ["⢄⠑"]);
+        assert_eq!(braille(&[(0.0, 1.0), (9.0, 2.0)], 2, 1).0, ["⡠⠊"]);
         assert_eq!(braille(&[(3.0, 1.0)], 2, 1), (vec!["⠄⠀".to_owned()], [1.0, 1.0]));
         assert_eq!(braille(&[], 2, 1).0, ["⠀⠀"]);
         assert!(braille(&[(3.0, 1.0)], 0, 0).0.is_empty());
