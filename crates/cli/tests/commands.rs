@@ -200,7 +200,7 @@ fn stages_print_one_object_a_line() {
         metrics += told.len() + 1;
         for (key, file) in [("report", "run/report.html"), ("model_card", "run/model-card.md")] {
             assert_eq!(report[key], file);
-            assert!(fs::read_to_string(folder.path().join(file)).unwrap().contains("Casa"), "{file}");
+            assert!(fs::read_to_string(folder.path().join(file)).unwrap().contains("Tiny"), "{file}");
         }
     }
     // The report can be made again, from the folder alone and wherever it is.

@@ -86,7 +86,7 @@ fn tasks_texts_and_identity_in_one_result() {
     assert!(left_out["gsm8k"].as_str().unwrap().contains("5 examples"), "{left_out}");
     assert!(left_out["hellaswag"].is_null() && left_out.as_object().unwrap().len() == 9, "{left_out}");
     // The run that the model stands in says what it is called; a model alone does not.
-    assert_eq!((&found["identity"]["name"], &found["identity"]["identity"]["of"]), (&json!("Casa"), &json!(20)));
+    assert_eq!((&found["identity"]["name"], &found["identity"]["identity"]["of"]), (&json!("Tiny"), &json!(20)));
     fs::rename(path.join(&model), path.join("alone")).unwrap();
     run(path, &["eval", "--model", "alone", "--tasks", "identity", "--device", "cpu"]).refused(&["identity", "--name"]);
     fs::rename(path.join("alone"), path.join(&model)).unwrap();
