@@ -49,7 +49,7 @@ pub struct Sparse {
 }
 
 /// Sparse columns by name.
-pub type Samples = BTreeMap<String, Sparse>;
+pub type SparseColumns = BTreeMap<String, Sparse>;
 
 /// One stage of a run. Row i is at index i of `step`, `tokens`, `seconds` and of each dense column that has any.
 #[derive(Debug, Clone, Default)]
@@ -65,7 +65,7 @@ pub struct StageColumns {
     /// What is named in [`DENSE`], NaN where a row does not have it; empty where no row does.
     pub dense: [Vec<f32>; DENSE.len()],
     /// What some rows have: validation.
-    pub sparse: Samples,
+    pub sparse: SparseColumns,
     /// Steps that the stage is to have, where an event has said so.
     pub planned: Option<u64>,
     /// Every so many-th row is held; 1 for all.

@@ -12,7 +12,7 @@ mod run;
 mod settings;
 mod tail;
 
-pub use columns::{DENSE, Samples, Sparse, StageColumns};
+pub use columns::{DENSE, Sparse, SparseColumns, StageColumns};
 pub use folder::{Listing, Runs, RunsError, Summary};
 pub use line::Latest;
 pub use run::{EventLine, MOST_EVENTS, MOST_ROWS, Run};
