@@ -1,5 +1,9 @@
 //! OpenAI's shapes, whole and in pieces.
 
+use std::sync::Arc;
+
+use casallm_serve::api::Options;
+use casallm_serve::runs::Runs;
 use serde_json::{Value, json};
 
 use super::client::{get, post, raw, request};
@@ -132,13 +136,15 @@ fn models_and_operation() {
 
 #[test]
 fn what_is_documented_is_there() {
-    let server = Setup { stored: true, ..Setup::default() }.start();
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { runs: Some(Arc::new(Runs::new(folder.path()))), ..Options::default() };
+    let server = Setup { stored: true, options, ..Setup::default() }.start();
     let document = get(server.address, "/openapi.json").json();
     let paths = document["paths"].as_object().unwrap();
     assert!(paths.len() >= 14, "{:?}", paths.keys());
     for (path, item) in paths {
         for method in item.as_object().unwrap().keys() {
-            let path = path.replace("{id}", "none").replace("{model}", "none");
+            let path = path.replace("{id}", "none").replace("{model}", "none").replace("{name}", "none");
             let kind = [("Content-Type", "application/json")];
             let response = raw(server.address, &request(&method.to_uppercase(), &path, &kind, b"{}"));
             assert!(response.status != 405 && response.status < 500, "{method} {path}: {response:?}");
