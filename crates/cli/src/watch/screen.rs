@@ -184,7 +184,7 @@ mod tests {
             );
         }
         let text = lines(&state(), 80, 24).join("\n");
-        for wanted in ["evening", "50 %", "step 600 of 1,200", "about 5 min left", "20,500", "9.000", "event 39"] {
+        for wanted in ["evening", "50 %", "step 600 of 1,200", "about 5 min left", "20,500", "4.110", "event 39"] {
             assert!(text.contains(wanted), "{wanted}: {text}");
         }
     }

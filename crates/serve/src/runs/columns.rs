@@ -233,7 +233,7 @@ mod tests {
     }
 
     fn row(step: u64) -> String {
-        format!(r#"{{"step":{step},"stage":"sft","tokens":{},"loss":{},"lr":0.1}}"#, 10 * step, 100 - step)
+        format!(r#"{{"step":{step},"stage":"sft","tokens":{},"loss":{},"lr":0.1}}"#, 10 * step, 1000 - step)
     }
 
     #[test]
@@ -245,7 +245,7 @@ mod tests {
         push(&mut columns, &row(3), 100);
         assert_eq!((columns.rows(), &columns.seconds), (3, &vec![0.0, 9.0, 9.0]));
         assert!(columns.dense[3][0].is_nan() && columns.dense[3][1] == 7.5 && columns.dense[3][2].is_nan());
-        assert!(columns.dense[0][1].is_nan() && columns.dense[0][2] == 97.0);
+        assert!(columns.dense[0][1].is_nan() && columns.dense[0][2] == 997.0);
         assert_eq!(
             (columns.sparse["val_loss"].step.as_slice(), columns.sparse["val_loss"].values[0]),
             (&[2.0][..], 3.5)

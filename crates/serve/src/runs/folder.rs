@@ -261,7 +261,10 @@ mod tests {
     use super::*;
 
     fn row(step: u64) -> String {
-        format!("{{\"step\":{step},\"stage\":\"pretrain\",\"loss\":{}.5,\"timing\":{{\"seconds\":1}}}}\n", 100 - step)
+        format!(
+            "{{\"step\":{step},\"stage\":\"pretrain\",\"loss\":{}.5,\"timing\":{{\"seconds\":1}}}}\n",
+            10_000 - step
+        )
     }
 
     fn scene(names: &[&str]) -> (tempfile::TempDir, Runs) {
@@ -312,7 +315,7 @@ mod tests {
         let (root, runs) = scene(&["a"]);
         fs::write(root.path().join("a/recipe.toml"), "[pretrain]\nsteps = 70\n").unwrap();
         let latest = || runs.list().runs[0].latest.clone().unwrap();
-        assert_eq!((latest().step, latest().loss), (1, Some(99.5)));
+        assert_eq!((latest().step, latest().loss), (1, Some(9_999.5)));
         let text: String = (1..2000).map(row).collect();
         fs::write(root.path().join("a").join(METRICS), text).unwrap();
         assert_eq!((latest().step, latest().planned), (1999, Some(70)));
