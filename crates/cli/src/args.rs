@@ -13,6 +13,8 @@ pub use crate::plan::flags::Plan;
 pub(crate) use crate::plan::flags::memory_size;
 pub use crate::selftest::flags::{Selftest, SelftestPart};
 pub use crate::serve::flags::{OverflowKind, Serve};
+pub use crate::sweep::flags::{Sweep, SweptStage};
+pub use crate::tensorboard::flags::Tensorboard;
 
 /// Train a language model of your own, at home: from raw text to a chatbot, in one binary.
 ///
@@ -42,6 +44,10 @@ pub enum Command {
     Sft(Stage),
     /// Third stage of a recipe: learn which of two answers is better
     Dpo(Stage),
+    /// Try values of a recipe's keys, every combination a run of its own, and rank them
+    Sweep(Box<Sweep>),
+    /// Make TensorBoard's event files of a run's metrics
+    Tensorboard(Tensorboard),
     /// What can be trained: memory line by line, and for a budget sizes, speeds, tokens, costs and losses; here or on a named card
     Plan(Plan),
     /// Make a model directory of another program's model: a GGUF file, or a folder with safetensors
@@ -80,6 +86,9 @@ pub struct Quickstart {
     /// Who made it, as in "I was made by ..."
     #[arg(long, default_value = "the Casa family")]
     pub maker: String,
+    /// Write TensorBoard's event files too, to DIR/tensorboard
+    #[arg(long)]
+    pub tensorboard: bool,
     /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,
@@ -158,6 +167,9 @@ pub struct Stage {
     /// Override a value of the recipe: --set pretrain.lr=1e-3 (may be given again)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
+    /// Write TensorBoard's event files too, to the run's tensorboard/
+    #[arg(long)]
+    pub tensorboard: bool,
     /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,

@@ -11,6 +11,7 @@ use crate::Ended;
 use crate::args::Stage;
 use crate::console::Console;
 use crate::devices::{self, on_device};
+use crate::tensorboard::Recorder;
 
 /// The first stage.
 pub(crate) fn pretrain(flags: &Stage) -> Result<Ended> {
@@ -20,8 +21,9 @@ pub(crate) fn pretrain(flags: &Stage) -> Result<Ended> {
     let interrupt = Interrupt::on_signals()?;
     let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
     let mut console = Console::new(&flags.output);
+    let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
     let outcome = on_device!(device, device => {
-        stages::pretrain(&recipe, &device, flags.resume, &interrupt, &mut console)?
+        stages::pretrain(&recipe, &device, flags.resume, &interrupt, &mut told)?
     });
     ended(&outcome, &mut console)
 }
@@ -34,8 +36,9 @@ pub(crate) fn sft(flags: &Stage) -> Result<Ended> {
     let interrupt = Interrupt::on_signals()?;
     let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
     let mut console = Console::new(&flags.output);
+    let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
     let (outcome, setup) = on_device!(device, device => {
-        stages::sft(&recipe, &device, flags.resume, &interrupt, &mut console)?
+        stages::sft(&recipe, &device, flags.resume, &interrupt, &mut told)?
     });
     if setup.fit.cut + setup.fit.too_long > 0 {
         console.say(&format!(
@@ -54,8 +57,9 @@ pub(crate) fn dpo(flags: &Stage) -> Result<Ended> {
     let interrupt = Interrupt::on_signals()?;
     let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
     let mut console = Console::new(&flags.output);
+    let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
     let (outcome, setup) = on_device!(device, device => {
-        stages::dpo(&recipe, &device, flags.resume, &interrupt, &mut console)?
+        stages::dpo(&recipe, &device, flags.resume, &interrupt, &mut told)?
     });
     let report = &setup.report;
     console.say(&format!("{} pairs trained on, {} held out, of {} rows", setup.train, setup.held_out, report.rows));

@@ -2,7 +2,7 @@
 //! time, and then runs that recipe as anyone could by hand; a run that was interrupted goes on where it was.
 
 mod exam;
-mod page;
+pub(crate) mod page;
 mod plan;
 
 use std::io::IsTerminal;
@@ -24,6 +24,7 @@ use crate::chat;
 use crate::console::Console;
 use crate::devices::{self, on_device};
 use crate::serve;
+use crate::tensorboard::Recorder;
 
 /// The recipe of the run, in its folder.
 const RECIPE: &str = "recipe.toml";
@@ -76,14 +77,15 @@ fn run_on<D: Device + 'static>(flags: &Quickstart, device: &Arc<D>) -> Result<En
     let recipe = load(&path, &flags.dir)?;
     let dir = RunDir::new(&flags.dir);
 
+    let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
     if !dir.has_model(Stage::Pretrain) {
-        let outcome = stages::pretrain(&recipe, device, true, &interrupt, &mut console)?;
+        let outcome = stages::pretrain(&recipe, device, true, &interrupt, &mut told)?;
         if matches!(outcome, Outcome::Interrupted(_)) {
             return stopped(&mut console, flags);
         }
     }
     if !dir.has_model(Stage::Sft) {
-        let (outcome, _) = stages::sft(&recipe, device, true, &interrupt, &mut console)?;
+        let (outcome, _) = stages::sft(&recipe, device, true, &interrupt, &mut told)?;
         if matches!(outcome, Outcome::Interrupted(_)) {
             return stopped(&mut console, flags);
         }

@@ -8,6 +8,7 @@ mod chart;
 mod data;
 mod format;
 mod html;
+mod overlay;
 mod page;
 mod sections;
 #[cfg(test)]
@@ -18,8 +19,14 @@ pub use data::{
     Answer, CleaningSummary, Compression, Exam, Fact, Point, ReportData, Sample, SourceSummary, StageReport,
     TrainingPoint, ValidationSeries,
 };
+pub use overlay::{SweepData, TrialCurve};
 
 /// The whole page, as UTF-8 text to be written to one file.
 pub fn render(report: &ReportData) -> String {
     page::render(report)
+}
+
+/// The page of a sweep, as [`render`] gives that of a run.
+pub fn render_sweep(sweep: &SweepData) -> String {
+    overlay::render(sweep)
 }
