@@ -137,3 +137,130 @@ impl StageObserver for Recorder<'_> {
         self.inner.planned(stage, choice);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use casallm_train::events::{Action, Quantity};
+
+    use super::super::wire::reading::{Said, records};
+    use super::*;
+
+    /// Keeps the notes.
+    #[derive(Default)]
+    struct Notes(Vec<String>);
+
+    impl Observer for Notes {
+        fn step(&mut self, _: &MetricsRow, _: u64) {}
+
+        fn note(&mut self, text: &str) {
+            self.0.push(text.to_owned());
+        }
+
+        fn event(&mut self, _: &Event) {}
+    }
+
+    impl StageObserver for Notes {
+        fn progress(&mut self, _: &str, _: &'static str, _: u64, _: Option<u64>) {}
+
+        fn finished(&mut self, _: &str) {}
+
+        fn planned(&mut self, _: Stage, _: &MemoryChoice) {}
+    }
+
+    fn row(step: u64) -> MetricsRow {
+        let mut row = MetricsRow::before(Stage::Pretrain);
+        (row.step, row.loss) = (step, Some(step as f64));
+        row
+    }
+
+    fn event(step: u64, what: What) -> Event {
+        Event { what, step, stage: Stage::Pretrain }
+    }
+
+    fn spike(step: u64) -> Event {
+        let (quantity, action, batch) = (Quantity::Loss, Action::Rollback, String::new());
+        event(step, What::Spike { quantity, value: 9.0, mean: 1.0, z: 8.0, batch, action })
+    }
+
+    /// What TensorBoard has after reading the folder's files in their order: steps of rows, and events with theirs.
+    fn shown(run: &RunDir) -> (Vec<u64>, Vec<(String, u64)>) {
+        let (mut rows, mut events) = (Vec::new(), Vec::new());
+        for path in files_in(&folder_of(run, Stage::Pretrain)).unwrap() {
+            let said = records(&fs::read(path).unwrap());
+            assert_eq!(said[0], Said::Version);
+            for said in said {
+                match said {
+                    Said::Version => {}
+                    Said::Start(from) => {
+                        rows.retain(|step| *step < from);
+                        events.retain(|(_, step)| *step < from);
+                    }
+                    Said::Values(step, values) if values[0].1.is_some() => {
+                        assert!(values.contains(&("train/loss".to_owned(), Some(step as f32))), "{values:?}");
+                        rows.push(step);
+                    }
+                    Said::Values(step, values) => events.push((values[0].0.clone(), step)),
+                }
+            }
+        }
+        (rows, events)
+    }
+
+    fn run_in(folder: &tempfile::TempDir) -> (RunDir, String) {
+        let path = folder.path().join("run").to_str().unwrap().to_owned();
+        (RunDir::new(&path), path)
+    }
+
+    #[test]
+    fn what_a_resumed_run_and_a_rollback_repeat_is_shown_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let ((run, path), mut notes) = (run_in(&folder), Notes::default());
+        let mut first = Recorder::new(&mut notes, &path, true);
+        (1..=8).for_each(|step| first.step(&row(step), 20));
+        // Another process goes on from step 6; a damaged checkpoint is told of before it says so.
+        let mut second = Recorder::new(&mut notes, &path, true);
+        second.event(&event(6, What::DamagedCheckpoint { reason: "no".into() }));
+        second.event(&event(6, What::Resumed));
+        (7..=10).for_each(|step| second.step(&row(step), 20));
+        let resumed: Vec<_> = ["damaged_checkpoint", "resumed"].map(|name| (format!("events/{name}"), 6)).into();
+        assert_eq!(shown(&run), ((1..=10).collect(), resumed.clone()));
+        second.event(&spike(11));
+        second.event(&event(11, What::RolledBack { to: 9, passed_over: vec![10] }));
+        (10..=12).for_each(|step| second.step(&row(step), 20));
+        second.event(&event(12, What::Sample { prompt: "Once\nupon / a time".into(), text: "there".into() }));
+        let mut told = resumed;
+        told.extend([("events/spike".to_owned(), 11), ("events/rolled_back".to_owned(), 11)]);
+        told.push(("samples/Once upon   a time".to_owned(), 12));
+        assert_eq!(shown(&run), ((1..=12).collect(), told));
+        assert!(notes.0.is_empty(), "{:?}", notes.0);
+    }
+
+    #[test]
+    fn a_run_that_began_without_has_its_first_steps_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let ((run, path), mut notes) = (run_in(&folder), Notes::default());
+        fs::create_dir_all(run.root()).unwrap();
+        let lines: String = (1..=5).map(|step| serde_json::to_string(&row(step)).unwrap() + "\n").collect();
+        fs::write(run.metrics(), lines).unwrap();
+        let mut recorder = Recorder::new(&mut notes, &path, true);
+        recorder.event(&event(3, What::Resumed));
+        recorder.step(&row(4), 20);
+        assert_eq!(shown(&run).0, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_said_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let ((run, path), mut notes) = (run_in(&folder), Notes::default());
+        fs::create_dir_all(run.root()).unwrap();
+        fs::write(run.root().join("tensorboard"), "a file where the folder should be").unwrap();
+        let mut recorder = Recorder::new(&mut notes, &path, true);
+        (1..=3).for_each(|step| recorder.step(&row(step), 20));
+        assert_eq!(notes.0.len(), 1);
+        assert!(notes.0[0].contains("casallm tensorboard") && notes.0[0].contains("training goes on"), "{:?}", notes.0);
+        // And nobody who has not asked gets any.
+        let other = folder.path().join("other");
+        Recorder::new(&mut notes, other.to_str().unwrap(), false).step(&row(1), 20);
+        assert!(!other.exists());
+    }
+}

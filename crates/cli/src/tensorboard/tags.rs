@@ -1,6 +1,6 @@
 //! From a line of `metrics.jsonl` to what TensorBoard shows: the same keys, in three groups and by their path.
 
-use casallm_train::events::Event;
+use casallm_train::events::{Event, What};
 use casallm_train::metrics::MetricsRow;
 use serde_json::Value;
 
@@ -45,12 +45,22 @@ pub(super) fn row_record(row: &MetricsRow, wall: f64) -> Vec<u8> {
     wire::scalars(When { wall, step: row.step }, &scalars(row))
 }
 
-/// An event as a record: its words, under its name.
+/// An event as a record: its words, under its name. A sample is under its prompt.
 pub(super) fn event_record(event: &Event, wall: f64) -> Vec<u8> {
     let at = When { wall, step: event.step };
+    if let What::Sample { prompt, text } = &event.what {
+        let tag = format!("samples/{}", in_a_tag(prompt));
+        return wire::text(at, &tag, &format!("{}\n---\n\n{}", as_it_is(prompt), as_it_is(text)));
+    }
     let named = serde_json::to_value(event).ok();
     let name = named.as_ref().and_then(|event| event["event"].as_str()).unwrap_or("note");
     wire::text(at, &format!("events/{name}"), &as_it_is(&event.to_string()))
+}
+
+/// The beginning of a prompt, by which its samples are found.
+fn in_a_tag(prompt: &str) -> String {
+    let words = prompt.split_whitespace().collect::<Vec<_>>().join(" ").replace('/', " ");
+    words.chars().take(40).collect()
 }
 
 /// Markdown that shows a text as it is.

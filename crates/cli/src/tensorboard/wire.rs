@@ -125,6 +125,89 @@ fn framed(data: &[u8]) -> Vec<u8> {
     record
 }
 
+/// The other way round, for tests.
+#[cfg(test)]
+pub(super) mod reading {
+    use super::masked;
+
+    /// What a record says.
+    #[derive(Debug, Clone, PartialEq)]
+    pub(in super::super) enum Said {
+        Version,
+        Start(u64),
+        /// The step, and a tag and a number each; a text has none.
+        Values(u64, Vec<(String, Option<f32>)>),
+    }
+
+    /// Number of a field, and its bytes or its value.
+    type Field<'a> = (u64, &'a [u8], u64);
+
+    fn varint(bytes: &mut &[u8]) -> u64 {
+        let (mut value, mut shift) = (0, 0);
+        loop {
+            let (first, rest) = bytes.split_first().unwrap();
+            *bytes = rest;
+            value |= u64::from(first & 0x7f) << shift;
+            shift += 7;
+            if first & 0x80 == 0 {
+                return value;
+            }
+        }
+    }
+
+    fn fields(mut bytes: &[u8]) -> Vec<Field<'_>> {
+        let mut found = Vec::new();
+        while !bytes.is_empty() {
+            let key = varint(&mut bytes);
+            let length = match key & 7 {
+                0 => {
+                    found.push((key >> 3, &[][..], varint(&mut bytes)));
+                    continue;
+                }
+                1 => 8,
+                2 => varint(&mut bytes) as usize,
+                _ => 4,
+            };
+            let (value, rest) = bytes.split_at(length);
+            bytes = rest;
+            found.push((key >> 3, value, 0));
+        }
+        found
+    }
+
+    fn field<'a>(fields: &[Field<'a>], number: u64) -> Option<Field<'a>> {
+        fields.iter().find(|field| field.0 == number).copied()
+    }
+
+    /// Every record of a file, its checksums checked.
+    pub(in super::super) fn records(mut bytes: &[u8]) -> Vec<Said> {
+        let mut said = Vec::new();
+        while !bytes.is_empty() {
+            let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+            let (data, end) = (&bytes[12..12 + length], 16 + length);
+            assert_eq!(bytes[8..12], masked(&bytes[..8]).to_le_bytes());
+            assert_eq!(bytes[end - 4..end], masked(data).to_le_bytes());
+            bytes = &bytes[end..];
+            let event = fields(data);
+            let step = field(&event, 2).map_or(0, |field| field.2);
+            said.push(match field(&event, 5) {
+                Some((_, summary, _)) => {
+                    let value = |(_, value, _): &Field<'_>| {
+                        let value = fields(value);
+                        let tag = String::from_utf8(field(&value, 1).unwrap().1.to_vec()).unwrap();
+                        let number = field(&value, 2).map(|(_, bytes, _)| f32::from_le_bytes(bytes.try_into().unwrap()));
+                        (tag, number)
+                    };
+                    Said::Values(step, fields(summary).iter().map(value).collect())
+                }
+                None if field(&event, 7).is_some() => Said::Start(step),
+                None => Said::Version,
+            });
+        }
+        said
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
