@@ -34,8 +34,19 @@ fn combinations_and_seeds_are_tried_ranked_and_not_tried_again() {
     let folder = folder.path();
     write_inputs(folder);
     let flags = [
-        "--grid", "pretrain.lr=1e-5,3e-3", "--grid", "model.n_layer=1,2", "--seeds", "2", "--set", "pretrain.steps=12",
-        "--out", "tried", "--jobs", "2", "--tensorboard",
+        "--grid",
+        "pretrain.lr=1e-5,3e-3",
+        "--grid",
+        "model.n_layer=1,2",
+        "--seeds",
+        "2",
+        "--set",
+        "pretrain.steps=12",
+        "--out",
+        "tried",
+        "--jobs",
+        "2",
+        "--tensorboard",
     ];
     let flags = if std::thread::available_parallelism().unwrap().get() < 2 { &flags[..10] } else { &flags[..] };
     let first = sweep(folder, flags).succeeded();
@@ -109,8 +120,7 @@ fn a_signal_saves_and_the_same_command_goes_on() {
     write_inputs(folder);
     let grid = ["--grid", "pretrain.lr=1e-3,3e-3", "--set", "pretrain.steps=120", "--out", "tried"];
     let flags = [&["sweep", "tiny.toml", "--threads", "1"], &grid[..], &["--json"]].concat();
-    let mut child =
-        casallm(folder, &flags).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = casallm(folder, &flags).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     // In the middle of the first trial.
     let step = |line: &String| line.contains("\"trial\":\"lr=1e-3\"") && line.contains("\"step\":5,");
@@ -140,5 +150,6 @@ fn fine_tuning_is_swept_from_the_recipes_own_model() {
     // The first is the recipe itself.
     let model = |dir: &str| fs::read(folder.join(dir).join("model/model.safetensors")).unwrap();
     assert!(model("run") == model("tried/lr=1e-3") && model("run") != model("tried/lr=1e-5"));
-    sweep(folder, &["--stage", "sft", "--grid", "model.n_layer=1,2"]).refused(&["sft does not depend on model.n_layer"]);
+    sweep(folder, &["--stage", "sft", "--grid", "model.n_layer=1,2"])
+        .refused(&["sft does not depend on model.n_layer"]);
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use casallm_train::events::Event;
+use casallm_train::events::{Event, What};
 use casallm_train::metrics::MetricsRow;
 use casallm_train::planning::MemoryChoice;
 use casallm_train::recipe::Stage;
@@ -112,7 +112,10 @@ impl Observer for Listener<'_> {
     fn event(&mut self, event: &Event) {
         self.board.with(|console| {
             self.emit(console, serde_json::to_value(event));
-            console.say(&format!("{}: {event}", self.name));
+            // Of many models nobody reads along; their samples are in their metrics.
+            if !matches!(event.what, What::Sample { .. }) {
+                console.say(&format!("{}: {event}", self.name));
+            }
         });
     }
 }

@@ -12,7 +12,7 @@ mod results;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail};
 use casallm_compute::Device;
@@ -46,9 +46,16 @@ struct Work<'a> {
     conditions: &'a Conditions,
     /// The next trial.
     next: AtomicUsize,
-    states: Mutex<Vec<State>>,
+    known: Mutex<Known>,
     /// One trial at a time is put into its folder, for others may need the same tokenizer.
     placing: Mutex<()>,
+}
+
+/// What is known of the trials, in their order.
+struct Known {
+    states: Vec<State>,
+    /// The stage's rows.
+    rows: Vec<Vec<MetricsRow>>,
 }
 
 /// Tries every combination, and ranks them.
@@ -100,6 +107,10 @@ pub(crate) fn run(flags: &Sweep) -> Result<Ended> {
     };
     let board = Board::new(Console::new(&flags.output), grid.trials.iter().map(steps).collect());
     let state = |trial: &Trial| if done(trial) { State::Finished } else { State::Waiting };
+    let known = Known {
+        states: grid.trials.iter().map(state).collect(),
+        rows: grid.trials.iter().map(|trial| rows_of(trial, stage)).collect::<Result<_>>()?,
+    };
     let work = Work {
         grid: &grid,
         stage,
@@ -110,7 +121,7 @@ pub(crate) fn run(flags: &Sweep) -> Result<Ended> {
         interrupt: &interrupt,
         conditions: &conditions,
         next: AtomicUsize::new(0),
-        states: Mutex::new(grid.trials.iter().map(state).collect()),
+        known: Mutex::new(known),
         placing: Mutex::new(()),
     };
     std::thread::scope(|scope| {
@@ -124,7 +135,7 @@ pub(crate) fn run(flags: &Sweep) -> Result<Ended> {
         joined.collect::<Result<Vec<()>>>()
     })?;
 
-    let (rows, states) = (work.rows()?, work.states.into_inner().unwrap_or_else(PoisonError::into_inner));
+    let Known { states, rows } = work.known.into_inner().unwrap_or_else(PoisonError::into_inner);
     let results = Results::new(&grid, stage, &states, &rows);
     pages::write(out, &conditions, &results, &rows)?;
     let mut console = board.into_console();
@@ -153,13 +164,20 @@ fn check_memory<D: Device>(grid: &Grid, stage: Stage, device: &Arc<D>, jobs: usi
     Ok(())
 }
 
+/// The stage's rows in a trial's metrics.
+fn rows_of(trial: &Trial, stage: Stage) -> Result<Vec<MetricsRow>> {
+    let mut rows = metrics::read(&RunDir::new(&trial.recipe.run.dir).metrics())?;
+    rows.retain(|row| row.stage == stage);
+    Ok(rows)
+}
+
 impl Work<'_> {
     /// Does trials until there are none left, or somebody wants it to stop.
     fn go<D: Device>(&self, device: &Arc<D>) -> Result<()> {
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(trial) = self.grid.trials.get(index) else { return Ok(()) };
-            let done = self.locked()[index] == State::Finished;
+            let done = self.known().states[index] == State::Finished;
             if !done {
                 if self.interrupt.requested() {
                     return Ok(());
@@ -172,14 +190,16 @@ impl Work<'_> {
                     Ok(Err(error)) => State::Failed(format!("{error:#}")),
                     Err(_) => State::Failed("the program is at fault: it panicked; the message is above".to_owned()),
                 };
-                self.locked()[index] = state;
+                let rows = rows_of(trial, self.stage)?;
+                let mut known = self.known();
+                (known.states[index], known.rows[index]) = (state, rows);
             }
             self.tell(index, done)?;
         }
     }
 
-    fn locked(&self) -> std::sync::MutexGuard<'_, Vec<State>> {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn attempt<D: Device>(&self, index: usize, trial: &Trial, device: &Arc<D>) -> Result<Outcome> {
@@ -198,24 +218,13 @@ impl Work<'_> {
         })
     }
 
-    /// The stage's rows of every trial.
-    fn rows(&self) -> Result<Vec<Vec<MetricsRow>>> {
-        let rows = |trial: &Trial| -> Result<Vec<MetricsRow>> {
-            let mut rows = metrics::read(&RunDir::new(&trial.recipe.run.dir).metrics())?;
-            rows.retain(|row| row.stage == self.stage);
-            Ok(rows)
-        };
-        self.grid.trials.iter().map(rows).collect()
-    }
-
     /// Says how a trial ended, and brings the files up to date.
     fn tell(&self, index: usize, before: bool) -> Result<()> {
-        let states = self.locked();
-        let rows = self.rows()?;
-        let results = Results::new(self.grid, self.stage, &states, &rows);
+        let known = self.known();
+        let results = Results::new(self.grid, self.stage, &known.states, &known.rows);
         let line = results.line(index);
         self.board.ended(index, &if before { format!("{line} (it was done before)") } else { line });
         self.board.with(|console| console.emit(&results.trial_json(index)));
-        pages::write(self.out, self.conditions, &results, &rows)
+        pages::write(self.out, self.conditions, &results, &known.rows)
     }
 }

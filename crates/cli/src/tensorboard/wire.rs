@@ -195,7 +195,8 @@ pub(super) mod reading {
                     let value = |(_, value, _): &Field<'_>| {
                         let value = fields(value);
                         let tag = String::from_utf8(field(&value, 1).unwrap().1.to_vec()).unwrap();
-                        let number = field(&value, 2).map(|(_, bytes, _)| f32::from_le_bytes(bytes.try_into().unwrap()));
+                        let number =
+                            field(&value, 2).map(|(_, bytes, _)| f32::from_le_bytes(bytes.try_into().unwrap()));
                         (tag, number)
                     };
                     Said::Values(step, fields(summary).iter().map(value).collect())
