@@ -10,6 +10,7 @@ mod chat;
 mod console;
 mod devices;
 mod eval;
+mod exam;
 mod import;
 mod plan;
 mod quickstart;
@@ -65,6 +66,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Plan(flags) => plan::run(&flags),
         Command::Import(flags) => import::run(&flags),
         Command::Eval(flags) => eval::run(&flags),
+        Command::Report(flags) => report::run(&flags),
         Command::Chat(flags) => chat::run(&flags),
         Command::Serve(flags) => serve::run(&flags),
         Command::Bench(Bench::Train(flags)) => bench::train(&flags),

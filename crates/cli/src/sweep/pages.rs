@@ -9,7 +9,7 @@ use casallm_train::recipe::{Recipe, Stage};
 use serde_json::{Value, json};
 
 use super::results::Results;
-use crate::quickstart::page::made;
+use crate::report::gather::made;
 use crate::report::{Fact, Point, SweepData, TrialCurve, render_sweep};
 
 /// What all trials have in common.
