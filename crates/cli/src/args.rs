@@ -16,6 +16,8 @@ pub use crate::selftest::flags::{Selftest, SelftestPart};
 pub use crate::serve::flags::{OverflowKind, Serve};
 pub use crate::serve::watching::Watch;
 pub use crate::watch::WatchRun;
+pub use crate::sweep::flags::{Sweep, SweptStage};
+pub use crate::tensorboard::flags::Tensorboard;
 
 /// Train a language model of your own, at home: from raw text to a chatbot, in one binary.
 ///
@@ -45,6 +47,10 @@ pub enum Command {
     Sft(Stage),
     /// Third stage of a recipe: learn which of two answers is better
     Dpo(Stage),
+    /// Try values of a recipe's keys, every combination a run of its own, and rank them
+    Sweep(Box<Sweep>),
+    /// Make TensorBoard's event files of a run's metrics
+    Tensorboard(Tensorboard),
     /// What can be trained: memory line by line, and for a budget sizes, speeds, tokens, costs and losses; here or on a named card
     Plan(Plan),
     /// Make a model directory of another program's model: a GGUF file, or a folder with safetensors
@@ -90,6 +96,9 @@ pub struct Quickstart {
     /// Whether it is shown in a browser meanwhile.
     #[command(flatten)]
     pub watch: Watch,
+    /// Write TensorBoard's event files too, to DIR/tensorboard
+    #[arg(long)]
+    pub tensorboard: bool,
     /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,
@@ -171,6 +180,9 @@ pub struct Stage {
     /// Whether it is shown in a browser meanwhile.
     #[command(flatten)]
     pub watch: Watch,
+    /// Write TensorBoard's event files too, to the run's tensorboard/
+    #[arg(long)]
+    pub tensorboard: bool,
     /// Where to compute.
     #[command(flatten)]
     pub compute: Compute,

@@ -19,6 +19,8 @@ mod roofline;
 mod selftest;
 mod serve;
 pub mod streams;
+mod sweep;
+mod tensorboard;
 mod tokens;
 mod training;
 mod watch;
@@ -60,6 +62,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Pretrain(flags) => training::pretrain(&flags),
         Command::Sft(flags) => training::sft(&flags),
         Command::Dpo(flags) => training::dpo(&flags),
+        Command::Sweep(flags) => sweep::run(&flags),
+        Command::Tensorboard(flags) => tensorboard::run(&flags),
         Command::Plan(flags) => plan::run(&flags),
         Command::Import(flags) => import::run(&flags),
         Command::Eval(flags) => eval::run(&flags),
