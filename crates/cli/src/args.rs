@@ -9,6 +9,7 @@ pub use crate::bench::flags::{
     OptimizerKind, PrecisionKind, RecomputeKind, RoundingKind,
 };
 pub use crate::eval::flags::Eval;
+pub use crate::export::flags::{Dtype, Export, FileType, Form};
 pub use crate::plan::flags::Plan;
 pub(crate) use crate::plan::flags::memory_size;
 pub use crate::selftest::flags::{Selftest, SelftestPart};
@@ -46,6 +47,8 @@ pub enum Command {
     Plan(Plan),
     /// Make a model directory of another program's model: a GGUF file, or a folder with safetensors
     Import(Import),
+    /// Give a model to other programs: a folder of transformers, or a GGUF file of llama.cpp
+    Export(Export),
     /// Judge a model: benchmark tasks, bits per byte of texts, and whether it knows its name
     Eval(Eval),
     /// Talk to a model

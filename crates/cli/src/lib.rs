@@ -10,6 +10,7 @@ mod chat;
 mod console;
 mod devices;
 mod eval;
+mod export;
 mod import;
 mod plan;
 mod quickstart;
@@ -60,6 +61,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Dpo(flags) => training::dpo(&flags),
         Command::Plan(flags) => plan::run(&flags),
         Command::Import(flags) => import::run(&flags),
+        Command::Export(flags) => export::run(&flags),
         Command::Eval(flags) => eval::run(&flags),
         Command::Chat(flags) => chat::run(&flags),
         Command::Serve(flags) => serve::run(&flags),

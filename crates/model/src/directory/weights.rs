@@ -14,7 +14,7 @@ use half::bf16;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -79,7 +79,6 @@ pub(super) fn write<'a>(
 }
 
 fn header(path: &Path, specs: &[ParameterSpec], dtype: StoredDtype) -> Result<Vec<u8>, ModelError> {
-    let lies = |reason: String| ModelError::WeightsHeader { path: path.to_owned(), reason };
     let mut end = 0;
     let tensors = specs.iter().map(|spec| {
         let start = end;
@@ -90,13 +89,8 @@ fn header(path: &Path, specs: &[ParameterSpec], dtype: StoredDtype) -> Result<Ve
         };
         (spec.name.clone(), TensorInfo { dtype: stored, shape: spec.shape.clone(), data_offsets: (start, end) })
     });
-    // What the Hugging Face libraries ask for before they read a file. One key only: a map has no order to rely on.
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let metadata = Metadata::new(Some(format), tensors.collect()).map_err(|e| lies(e.to_string()))?;
-    let mut json = serde_json::to_vec(&metadata).map_err(|e| lies(e.to_string()))?;
-    // Data aligned to 8 bytes, so that a mapped file can be read in place.
-    json.resize(json.len().next_multiple_of(8), b' ');
-    Ok([&(json.len() as u64).to_le_bytes()[..], &json].concat())
+    safetensors_header::bytes(tensors.collect())
+        .map_err(|reason| ModelError::WeightsHeader { path: path.to_owned(), reason })
 }
 
 /// Reads all parameters of `config` and returns the SHA-256 of the file.

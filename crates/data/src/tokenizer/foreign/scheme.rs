@@ -18,6 +18,11 @@ const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// Of the patterns that llama.cpp knows none has digits in groups of at most two; this one differs in nothing else, and has
+/// groups of three (docs/LOG.md has how many texts that is seen in).
+const OWN_IN_GGUF: &str = "smaug-bpe";
+const OWN_DIFFERS: &str = "numbers of three and more digits are cut in another way";
+
 fn automaton(pattern: &str) -> Regex {
     let plain = pattern.replace(r"|\s+(?!\S)", "");
     Regex::new(&plain).expect("the patterns are constants, compiled by the tests")
@@ -76,6 +81,20 @@ impl Scheme {
             "smollm" => Some(Self::SmolLm),
             "llama-bpe" | "llama3" | "llama-v3" => Some(Self::Llama3),
             "qwen2" => Some(Self::Qwen2),
+            _ => None,
+        }
+    }
+
+    /// The name under which llama.cpp cuts so, or nearly, and what it cuts in another way. `None`: a word that is a token is
+    /// taken whole (`ignore_merges`) where llama.cpp merges.
+    pub(super) fn gguf(self, ignore_merges: bool) -> Option<(&'static str, Option<&'static str>)> {
+        match (self, ignore_merges) {
+            (Self::Own, false) => Some((OWN_IN_GGUF, Some(OWN_DIFFERS))),
+            (Self::Gpt2, false) => Some(("gpt-2", None)),
+            (Self::SmolLm, false) => Some(("smollm", None)),
+            (Self::Llama3, true) => Some(("llama-bpe", None)),
+            (Self::Llama3, false) => Some(("smaug-bpe", None)),
+            (Self::Qwen2, false) => Some(("qwen2", None)),
             _ => None,
         }
     }
