@@ -8,9 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use casallm_data::tokenizer::Tokenizer;
-use casallm_model::directory::{
-    CONFIG, GENERATION_CONFIG, ModelDirectory, TOKENIZER, TOKENIZER_CONFIG, TextFile,
-};
+use casallm_model::directory::{CONFIG, GENERATION_CONFIG, ModelDirectory, TOKENIZER, TOKENIZER_CONFIG, TextFile};
 use casallm_model::error::ModelError;
 use casallm_model::formats::export::{Exported, HfOptions, export_gguf, export_hf};
 use casallm_train::stages::StageObserver;
@@ -79,8 +77,8 @@ fn texts(source: &ModelDirectory) -> Result<Texts> {
         serde_json::from_str(text).with_context(|| format!("{}: not JSON", source.path().join(name).display()))
     };
     let tokenizer_json = source.text(TOKENIZER)?;
-    let tokenizer = Tokenizer::of_model(tokenizer_json.as_bytes())
-        .with_context(|| source.path().display().to_string())?;
+    let tokenizer =
+        Tokenizer::of_model(tokenizer_json.as_bytes()).with_context(|| source.path().display().to_string())?;
     let tokenizer_config = source.text(TOKENIZER_CONFIG)?;
     let generation_config = match source.text(GENERATION_CONFIG) {
         Ok(text) => Some(text),
@@ -100,7 +98,12 @@ fn texts(source: &ModelDirectory) -> Result<Texts> {
     })
 }
 
-fn to_folder(flags: &Export, source: &ModelDirectory, texts: &Texts, progress: &mut dyn FnMut(u64)) -> Result<Exported> {
+fn to_folder(
+    flags: &Export,
+    source: &ModelDirectory,
+    texts: &Texts,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Exported> {
     if flags.gguf_type.is_some() {
         bail!("--type is of --to gguf; with --to hf give --dtype f32, bf16 or f16");
     }
@@ -137,7 +140,10 @@ fn to_file(
     let kind = flags.gguf_type.unwrap_or_default();
     let tokenizer = texts.tokenizer.to_gguf()?;
     let remark = tokenizer.differs.map(|differs| {
-        format!("llama.cpp has no name for this tokenizer's way of cutting text; {:?} is nearest: {differs}", tokenizer.pre)
+        format!(
+            "llama.cpp has no name for this tokenizer's way of cutting text; {:?} is nearest: {differs}",
+            tokenizer.pre
+        )
     });
     let keys = gguf_keys::of(&name_of(flags), tokenizer, texts);
     Ok((export_gguf(source, &flags.out, kind.into(), &keys, progress)?, remark))

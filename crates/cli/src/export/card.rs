@@ -64,7 +64,9 @@ pub(super) fn of(flags: &Export, source: &ModelDirectory, texts: &Texts, dtype: 
     };
     card += "output = model.generate(**inputs, max_new_tokens=100)\nprint(tokenizer.decode(output[0]))\n```\n";
     if let Some(prompt) = prompt(texts) {
-        card += &format!("\nA prompt looks like this; `chat_template` in tokenizer_config.json writes it:\n\n```text\n{prompt}\n```\n");
+        card += &format!(
+            "\nA prompt looks like this; `chat_template` in tokenizer_config.json writes it:\n\n```text\n{prompt}\n```\n"
+        );
     }
     card += "\n## Limits\n\nNobody has examined what this model says. It may be wrong, biased or offensive, and knows nothing that was not in \
              its training data.\n";

@@ -64,8 +64,7 @@ struct Quantised {
 #[test]
 fn every_written_type_has_the_bytes_of_llama_cpp() {
     // Written by `tests/fixtures/gguf_quantised.py` with llama.cpp's own quantiser.
-    let fixture: Quantised =
-        serde_json::from_str(include_str!("../../../tests/fixtures/gguf_quantised.json")).unwrap();
+    let fixture: Quantised = serde_json::from_str(include_str!("../../../tests/fixtures/gguf_quantised.json")).unwrap();
     let values: Vec<f32> = fixture.bits.iter().map(|&bits| f32::from_bits(bits)).collect();
     for (name, expected) in &fixture.bytes {
         let element = ALL.into_iter().find(|element| element.name() == name).unwrap();
@@ -76,7 +75,11 @@ fn every_written_type_has_the_bytes_of_llama_cpp() {
             .chunks(element.block_bytes())
             .map(|block| block.iter().map(|byte| format!("{byte:02x}")).collect())
             .collect();
-        let theirs: Vec<&str> = expected.as_bytes().chunks(2 * element.block_bytes()).map(|block| std::str::from_utf8(block).unwrap()).collect();
+        let theirs: Vec<&str> = expected
+            .as_bytes()
+            .chunks(2 * element.block_bytes())
+            .map(|block| std::str::from_utf8(block).unwrap())
+            .collect();
         let differing: Vec<usize> = (0..ours.len()).filter(|&at| ours[at] != theirs[at]).collect();
         assert!(differing.is_empty(), "{name}: blocks {differing:?}");
     }

@@ -33,7 +33,8 @@ impl Form {
 impl Family {
     /// The family of a config in a form.
     pub(super) fn of(config: &ModelConfig, form: Form) -> Result<Self, ExportError> {
-        let refused = |field, value: String, remedy| Err(ExportError::Shape { field, value, form: form.name(), remedy });
+        let refused =
+            |field, value: String, remedy| Err(ExportError::Shape { field, value, form: form.name(), remedy });
         match config.norm {
             Norm::LayerNorm => {
                 if config.activation != Activation::Gelu {

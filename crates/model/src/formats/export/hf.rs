@@ -178,8 +178,7 @@ fn shards(plan: &Plan, most: u64) -> Vec<Shard<'_>> {
 fn index(shards: &[Shard<'_>], parameters: usize) -> String {
     let tensors = || shards.iter().flat_map(|shard| shard.tensors.iter().map(move |tensor| (&shard.name, tensor)));
     let total: u64 = tensors().map(|(_, tensor)| tensor.bytes()).sum();
-    let map: Map<String, Value> =
-        tensors().map(|(file, tensor)| (tensor.name.clone(), file.clone().into())).collect();
+    let map: Map<String, Value> = tensors().map(|(file, tensor)| (tensor.name.clone(), file.clone().into())).collect();
     format!("{:#}\n", json!({"metadata": {"total_parameters": parameters, "total_size": total}, "weight_map": map}))
 }
 

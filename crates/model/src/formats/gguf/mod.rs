@@ -13,9 +13,9 @@ use std::path::Path;
 
 use super::elements::{ElementType, KNOWN};
 use super::error::FormatError;
+use super::export::SUM;
 use super::layout::Naming;
 use super::tensors::{Tensor, Tensors, damaged, data_bytes, unreadable};
-use super::export::SUM;
 use super::{ForeignModel, ModelError};
 use crate::directory::checksums::Checksums;
 pub(super) use config::{ACTIVATION, EXACT_GELU};

@@ -70,8 +70,8 @@ pub(super) fn open(folder: &Path) -> Result<ForeignModel, ModelError> {
     let sums = if sums_path.is_file() { Checksums::read(&sums_path)? } else { Checksums::default() };
     let text = read_json(&path)?;
     sums.verify(&path, CONFIG, checksums::of(&text))?;
-    let stated: Config = serde_json::from_slice(&text)
-        .map_err(|e| damaged(&path, "the text", format!("no config: {e}")))?;
+    let stated: Config =
+        serde_json::from_slice(&text).map_err(|e| damaged(&path, "the text", format!("no config: {e}")))?;
     let config = shape(&path, &stated)?;
     let tensors = weights::open(folder)?;
     Ok(ForeignModel {

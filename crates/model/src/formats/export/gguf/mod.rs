@@ -5,10 +5,10 @@ mod types;
 
 use std::path::Path;
 
+use super::Exported;
 use super::family::{Family, Form};
 use super::plan::Plan;
 use super::stream::{Stream, pass};
-use super::Exported;
 use crate::config::ModelConfig;
 use crate::directory::ModelDirectory;
 use crate::directory::atomic::Staging;
@@ -48,7 +48,12 @@ pub fn export_gguf(
     let mut stream = Stream::create(&mut staging, name)?;
     stream.put(&head(&plan, &keys))?;
     stream.align(ALIGNMENT)?;
-    pass(source, &plan, progress, |_, bytes| if bytes.is_empty() { stream.align(ALIGNMENT) } else { stream.put(bytes) })?;
+    pass(
+        source,
+        &plan,
+        progress,
+        |_, bytes| if bytes.is_empty() { stream.align(ALIGNMENT) } else { stream.put(bytes) },
+    )?;
     // The last tensor is padded too.
     stream.align(ALIGNMENT)?;
     let file = stream.finish()?;
