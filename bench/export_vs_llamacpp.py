@@ -160,7 +160,6 @@ def main():
         for kind, path in paths.items():
             subprocess.run([flags.casallm, "import", path, "--out", backs[kind], "--quiet"], check=True)
         read = lambda where, name: open(os.path.join(where, name), "rb").read()
-        import safetensors.numpy
 
         names = ["config.json", "tokenizer.json"]
         same = {name: all(read(back, name) == read(flags.model, name) for back in backs.values()) for name in names}
