@@ -54,7 +54,7 @@ const OPTIMIZATION: &[&str] = &[
     "eps",
     "clip",
 ];
-const EVALUATION: &[&str] = &["eval_every", "eval_tokens"];
+const EVALUATION: &[&str] = &["eval_every", "eval_tokens", "samples"];
 const CHECKPOINTS: &[&str] = &["checkpoint_every", "keep_last", "keep_every"];
 
 /// The keys of a section given by the path of a key in it: `data.pretrain[2]` has those of `data.pretrain`.
