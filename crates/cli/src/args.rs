@@ -116,6 +116,9 @@ pub struct TokenizerTrain {
     /// Bytes of text to learn from
     #[arg(long, default_value_t = 1_000_000_000)]
     pub sample_bytes: u64,
+    /// Digits of a word, at most: 1, 2 or 3. llama.cpp knows no way with 2 and cuts long numbers of such models in another
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=3))]
+    pub digits: u8,
     /// What to print.
     #[command(flatten)]
     pub console: Output,

@@ -94,8 +94,8 @@ impl Starcoder2 {
         for layer in 0..self.number("num_hidden_layers") {
             let name = |rest: &str| format!("model.layers.{layer}.{rest}");
             let (mut keys, mut values) = (Vec::new(), Vec::new());
-            for place in 0..ids.len() {
-                let x = self.norm(&name("input_layernorm"), &stream[place]);
+            for (place, state) in stream.iter_mut().enumerate() {
+                let x = self.norm(&name("input_layernorm"), state);
                 let mut query = self.linear(&name("self_attn.q_proj"), &x);
                 let mut key = self.linear(&name("self_attn.k_proj"), &x);
                 self.rotate(&mut query, place, head_dim);
@@ -119,13 +119,13 @@ impl Starcoder2 {
                     }
                 }
                 let out = self.linear(&name("self_attn.o_proj"), &mixed);
-                stream[place].iter_mut().zip(out).for_each(|(x, out)| *x += out);
-                let x = self.norm(&name("post_attention_layernorm"), &stream[place]);
+                state.iter_mut().zip(out).for_each(|(x, out)| *x += out);
+                let x = self.norm(&name("post_attention_layernorm"), state);
                 let mut inner = self.linear(&name("mlp.c_fc"), &x);
                 // nn.functional.gelu: by the error function.
                 inner.iter_mut().for_each(|x| *x *= 0.5 * (1.0 + libm::erf(*x / std::f64::consts::SQRT_2)));
                 let out = self.linear(&name("mlp.c_proj"), &inner);
-                stream[place].iter_mut().zip(out).for_each(|(x, out)| *x += out);
+                state.iter_mut().zip(out).for_each(|(x, out)| *x += out);
             }
         }
         let logits = |x: &Vec<f64>| {

@@ -29,6 +29,7 @@ use foreign::Scheme;
 use word_cache::WordCache;
 
 pub use foreign::{GgufTokenizer, GgufVocabulary};
+pub use splitter::Digits;
 pub use stream::StreamDecoder;
 pub use training::{MAX_SAMPLE_BYTES, MAX_VOCAB_SIZE, MIN_VOCAB_SIZE, TrainOptions, TrainProgress};
 

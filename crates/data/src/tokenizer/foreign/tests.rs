@@ -175,6 +175,22 @@ fn our_own_vocabulary_is_stated_with_the_nearest_way_of_cutting() {
     let stated = tokenizer.to_gguf().unwrap();
     assert_eq!(stated.pre, "smaug-bpe");
     assert!(stated.differs.is_some_and(|differs| differs.contains("numbers")));
+    // Those that llama.cpp has the patterns of.
+    for (digits, pre, pattern) in [(1, "qwen2", Scheme::Qwen2), (3, "smaug-bpe", Scheme::Llama3)] {
+        let json = tokenizer.to_json().replace("{1,2}", &format!("{{1,{digits}}}"));
+        let own = Tokenizer::from_bytes(json.as_bytes()).unwrap();
+        assert_eq!(
+            (own.to_gguf().unwrap().pre, own.to_gguf().unwrap().differs, own.to_json()),
+            (pre, None, json.clone())
+        );
+        let mut value: Value = serde_json::from_str(&json).unwrap();
+        value["pre_tokenizer"] = pattern.to_json();
+        let theirs = Tokenizer::of_model(value.to_string().as_bytes()).unwrap();
+        for text in ["I'll  pay 1234567.\n\n \nWE'LL\t\r\n 89", "12½٣٣٣٣ c\u{a0}\u{3000}d \u{85}\n", "漢字\n\n  2026 "]
+        {
+            assert_eq!(own.encode(text), theirs.encode(text), "{digits}: {text:?}");
+        }
+    }
     assert_eq!(stated.tokens.len(), tokenizer.vocab_size());
     assert_eq!(stated.tokens[..2], ["<s>", "</s>"]);
     assert_eq!(stated.token_types[..7], [3, 3, 3, 3, 3, 3, 1]);

@@ -150,7 +150,7 @@ impl Planned {
 
 fn check(spec: &ParameterSpec, element: ElementType, values: &[f32]) -> Result<(), ExportError> {
     let largest = element.largest();
-    match values.iter().find(|value| !(value.abs() <= largest)) {
+    match values.iter().find(|value| !value.is_finite() || value.abs() > largest) {
         None => Ok(()),
         Some(&value) if value.is_finite() => Err(ExportError::Value {
             name: spec.name.clone(),

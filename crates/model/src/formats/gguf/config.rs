@@ -14,6 +14,8 @@ const REMEDY: &str = "this program computes `llama` and `qwen3` models, and `sta
 /// How a file exported from here says that its model was trained with the exact GELU: programs that know `starcoder2`
 /// compute the approximation by tanh.
 pub(in crate::formats) const ACTIVATION: &str = "casallm.activation";
+/// The dropout of training, for whoever imports a file that was exported from here.
+pub(in crate::formats) const DROPOUT: &str = "casallm.dropout";
 /// The value of [`ACTIVATION`].
 pub(in crate::formats) const EXACT_GELU: &str = "gelu";
 
@@ -108,7 +110,7 @@ pub(super) fn config(path: &Path, metadata: &Metadata, tensors: &Tensors) -> Res
         tie_embeddings: tensors.get("output.weight").is_none(),
         rope_theta: rope_theta as f32,
         norm_eps: norm_eps as f32,
-        dropout: 0.0,
+        dropout: metadata.float(DROPOUT).unwrap_or(0.0) as f32,
     };
     Ok((config, interleaved))
 }

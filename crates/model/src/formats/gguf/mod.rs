@@ -18,7 +18,7 @@ use super::layout::Naming;
 use super::tensors::{Tensor, Tensors, damaged, data_bytes, unreadable};
 use super::{ForeignModel, ModelError};
 use crate::directory::checksums::Checksums;
-pub(super) use config::{ACTIVATION, EXACT_GELU};
+pub(super) use config::{ACTIVATION, DROPOUT, EXACT_GELU};
 pub use metadata::Metadata;
 use reader::Reader;
 

@@ -125,7 +125,8 @@ fn shape(path: &Path, stated: &Config) -> Result<ModelConfig, ModelError> {
         (false, Some("relu")) => Activation::ReluSquared,
         (true, Some("gelu")) => Activation::Gelu,
         // Starcoder2 without the key takes the approximation by tanh.
-        (_, other) => return Err(refused("hidden_act", format!("{other:?}")).into()),
+        (_, Some(other)) => return Err(refused("hidden_act", format!("{other:?}")).into()),
+        (_, None) => return Err(refused("hidden_act", "missing".to_owned()).into()),
     };
     if let Some(window) = stated.sliding_window.filter(|_| classic) {
         return Err(refused("sliding_window", window.to_string()).into());

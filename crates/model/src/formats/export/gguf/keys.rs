@@ -3,7 +3,7 @@
 use super::GgufType;
 use crate::config::ModelConfig;
 use crate::formats::export::Family;
-use crate::formats::gguf::{ACTIVATION, EXACT_GELU};
+use crate::formats::gguf::{ACTIVATION, DROPOUT, EXACT_GELU};
 
 /// A value of GGUF metadata.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,6 +92,9 @@ pub(super) fn of_shape(config: &ModelConfig, family: Family, kind: GgufType) -> 
         number("rope.dimension_count", config.head_dim),
         (format!("{arch}.rope.freq_base"), MetadataValue::F32(config.rope_theta)),
     ];
+    if config.dropout > 0.0 {
+        keys.push((DROPOUT.to_owned(), MetadataValue::F32(config.dropout)));
+    }
     let epsilon = match family {
         Family::Starcoder2 => {
             keys.push((ACTIVATION.to_owned(), MetadataValue::Text(EXACT_GELU.to_owned())));
