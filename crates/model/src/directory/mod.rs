@@ -143,6 +143,16 @@ impl ModelDirectory {
         self.sums.read_text(&self.path, name)
     }
 
+    /// The parameters in the order in which [`ModelDirectory::read_weights`] gives them.
+    ///
+    /// # Errors
+    /// Those of [`ModelDirectory::read_weights`] that are seen before the first tensor.
+    pub(crate) fn weights_order(&self) -> Result<Vec<ParameterSpec>, ModelError> {
+        let path = self.path.join(WEIGHTS);
+        let mut file = File::open(&path).map_err(|source| atomic::unreadable(&path, source))?;
+        weights::order(&mut file, &path, &self.config)
+    }
+
     /// Reads the weights, one tensor at a time and in the order of the file, and hands each to `receive` as row-major
     /// f32. Nothing is handed over before names, shapes and types of all tensors are known to be those of the config.
     ///

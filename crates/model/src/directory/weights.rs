@@ -100,18 +100,12 @@ pub(super) fn read(
     config: &ModelConfig,
     mut receive: impl FnMut(&ParameterSpec, StoredDtype, Vec<f32>) -> Result<(), ModelError>,
 ) -> Result<String, ModelError> {
-    let length = file.metadata().map_err(|source| unreadable(path, source))?.len();
+    let length = length_of(&file, path)?;
     let mut hashed = Hashed { file: &mut file, hash: Sha256::new() };
-    let header = safetensors_header::read(&mut hashed, length).map_err(|error| match error {
-        HeaderError::Unreadable(source) => unreadable(path, source),
-        HeaderError::Damaged(reason) => ModelError::WeightsHeader { path: path.to_owned(), reason },
-        HeaderError::Length { expected } => {
-            ModelError::WeightsLength { path: path.to_owned(), expected, found: length }
-        }
-    })?;
+    let tensors = tensors(&mut hashed, length, path, config)?;
 
     let mut bytes = vec![0; CHUNK * 4];
-    for (spec, dtype) in matched(path, config, &header.metadata)? {
+    for (spec, dtype) in tensors {
         let mut values = Vec::with_capacity(spec.len());
         while values.len() < spec.len() {
             let n = (spec.len() - values.len()).min(CHUNK);
@@ -129,6 +123,33 @@ pub(super) fn read(
         receive(&spec, dtype, values)?;
     }
     Ok(checksums::hex(hashed.hash))
+}
+
+/// The parameters of `config` in the order in which they lie in the file.
+pub(super) fn order(file: &mut File, path: &Path, config: &ModelConfig) -> Result<Vec<ParameterSpec>, ModelError> {
+    let length = length_of(file, path)?;
+    Ok(tensors(file, length, path, config)?.into_iter().map(|(spec, _)| spec).collect())
+}
+
+fn length_of(file: &File, path: &Path) -> Result<u64, ModelError> {
+    Ok(file.metadata().map_err(|source| unreadable(path, source))?.len())
+}
+
+/// Reads the header of a file of `length` bytes.
+fn tensors(
+    file: &mut impl Read,
+    length: u64,
+    path: &Path,
+    config: &ModelConfig,
+) -> Result<Vec<(ParameterSpec, StoredDtype)>, ModelError> {
+    let header = safetensors_header::read(file, length).map_err(|error| match error {
+        HeaderError::Unreadable(source) => unreadable(path, source),
+        HeaderError::Damaged(reason) => ModelError::WeightsHeader { path: path.to_owned(), reason },
+        HeaderError::Length { expected } => {
+            ModelError::WeightsLength { path: path.to_owned(), expected, found: length }
+        }
+    })?;
+    matched(path, config, &header.metadata)
 }
 
 /// A file whose bytes are hashed as they are read.

@@ -38,12 +38,12 @@ pub enum ExportError {
         /// What it holds.
         value: f32,
     },
-    /// Weights in another order than this program writes, so that they cannot be passed through.
-    #[error("model.safetensors: tensor {found} where {expected} was expected; save the model again with this program")]
+    /// Weights that are others than a moment ago.
+    #[error("model.safetensors: tensor {found} where {expected} was: it is being written; export it again afterwards")]
     Order {
         /// What came.
         found: String,
-        /// What comes next in the config's order.
+        /// What lay there.
         expected: String,
     },
     /// A shard of no size.

@@ -83,7 +83,7 @@ pub fn export_hf(
     }
     check_text_names(texts)?;
     let element = options.dtype.element();
-    let plan = Plan::new(config, Naming::HuggingFace, false, |_, _| element);
+    let plan = Plan::new(config, source.weights_order()?, Naming::HuggingFace, false, |_, _| element);
     let shards = shards(&plan, options.max_shard_bytes);
     let config_json = format!("{:#}\n", config_of(config, family, options));
 

@@ -31,7 +31,7 @@ pub(super) enum Content {
     Zeros,
 }
 
-/// The tensors of each parameter, in the order of [`ModelConfig::parameters`].
+/// The tensors of each parameter.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) parameters: Vec<(ParameterSpec, Vec<Planned>)>,
@@ -39,9 +39,10 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// `element` chooses a type for a tensor of this name and shape.
+    /// `parameters` are those of `config` in the order in which they will come. `element` chooses a type for a tensor of this name and shape.
     pub(super) fn new(
         config: &ModelConfig,
+        parameters: Vec<ParameterSpec>,
         naming: Naming,
         interleaved: bool,
         mut element: impl FnMut(&str, &[usize]) -> ElementType,
@@ -50,7 +51,7 @@ impl Plan {
             let element = element(&name, &shape);
             Planned { name, shape, element, content }
         };
-        let parameters = config.parameters().into_iter().map(|spec| {
+        let parameters = parameters.into_iter().map(|spec| {
             let mut tensors = Vec::new();
             let mut next = 0;
             for Part { name, rows, heads, again } in layout::parts(naming, interleaved, config, &spec) {

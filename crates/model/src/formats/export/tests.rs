@@ -112,6 +112,26 @@ fn what_leaves_comes_back_to_the_bit() {
 }
 
 #[test]
+fn weights_may_lie_in_any_order() {
+    let (_dir, source) = saved(&classic(), None);
+    let path = source.path().join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    // The crate sorts them by name.
+    let sorted = safetensors::serialize(tensors.tensors(), None).unwrap();
+    assert_ne!(sorted, bytes);
+    fs::write(&path, sorted).unwrap();
+    fs::write(source.path().join("checksums.json"), "{}").unwrap();
+    let source = ModelDirectory::open(source.path()).unwrap();
+    let dir = TempDir::new().unwrap();
+    export_hf(&source, &dir.path().join("hf"), &options(HfDtype::F32, 20_000), &[], &mut |_| {}).unwrap();
+    same(&dir.path().join("hf"), &classic(), exact);
+    let path = dir.path().join("x.gguf");
+    export_gguf(&source, &path, GgufType::F32, &[], &mut |_| {}).unwrap();
+    same(&path, &classic(), exact);
+}
+
+#[test]
 fn fewer_bits_are_rounded_to_nearest_and_vectors_of_a_gguf_file_are_not() {
     let halves = |_: &ParameterSpec, value: f32| f16::from_f32(value).to_f32();
     let brain = |_: &ParameterSpec, value: f32| bf16::from_f32(value).to_f32();

@@ -9,7 +9,6 @@ use super::Exported;
 use super::family::{Family, Form};
 use super::plan::Plan;
 use super::stream::{Stream, pass};
-use crate::config::ModelConfig;
 use crate::directory::ModelDirectory;
 use crate::directory::atomic::Staging;
 use crate::error::ModelError;
@@ -41,7 +40,10 @@ pub fn export_gguf(
     let name = out.file_name().and_then(|name| name.to_str());
     let name = name.ok_or_else(|| ModelError::NotAFileName { name: out.display().to_string() })?;
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let plan = plan(config, family, kind);
+    // llama.cpp turns neighbours of this family, and halves of the others.
+    let interleaved = family == Family::Llama;
+    let element = |name: &str, shape: &[usize]| kind.element(config, name, shape);
+    let plan = Plan::new(config, source.weights_order()?, Naming::Gguf, interleaved, element);
     let keys = keys::of_shape(config, family, kind).into_iter().chain(metadata.iter().cloned()).collect::<Vec<_>>();
 
     let mut staging = Staging::new(parent)?;
@@ -60,12 +62,6 @@ pub fn export_gguf(
     staging.write(&format!("{name}{SUM}"), format!("{}  {name}\n", file.sha256).as_bytes())?;
     staging.publish()?;
     Ok(Exported { files: vec![file], element_types: plan.element_types() })
-}
-
-fn plan(config: &ModelConfig, family: Family, kind: GgufType) -> Plan {
-    // llama.cpp turns neighbours of this family, and halves of the others.
-    let interleaved = family == Family::Llama;
-    Plan::new(config, Naming::Gguf, interleaved, |name, shape| kind.element(config, name, shape))
 }
 
 /// Everything before the data.
