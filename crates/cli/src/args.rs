@@ -12,6 +12,7 @@ pub use crate::eval::flags::Eval;
 pub use crate::export::flags::{Dtype, Export, FileType, Form};
 pub use crate::plan::flags::Plan;
 pub(crate) use crate::plan::flags::memory_size;
+pub use crate::report::flags::Report;
 pub use crate::selftest::flags::{Selftest, SelftestPart};
 pub use crate::serve::flags::{OverflowKind, Serve};
 
@@ -51,6 +52,8 @@ pub enum Command {
     Export(Export),
     /// Judge a model: benchmark tasks, bits per byte of texts, and whether it knows its name
     Eval(Eval),
+    /// Write the report of a run, and its model card
+    Report(Report),
     /// Talk to a model
     Chat(Chat),
     /// Serve a model: a page to chat in, and OpenAI's interface

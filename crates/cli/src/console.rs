@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use casallm_train::events::Event;
+use casallm_train::events::{Event, What};
 use casallm_train::metrics::MetricsRow;
 use casallm_train::planning::MemoryChoice;
 use casallm_train::preference::PreferenceMetrics;
@@ -202,7 +202,10 @@ impl Observer for Console {
                 Err(error) => tell(&format!("casallm: {error}")),
             }
         }
-        self.say(&event.to_string());
+        // A quickstart shows samples at its end.
+        if !(self.brief && matches!(event.what, What::Sample { .. })) {
+            self.say(&event.to_string());
+        }
     }
 }
 

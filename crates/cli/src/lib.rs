@@ -10,6 +10,7 @@ mod chat;
 mod console;
 mod devices;
 mod eval;
+mod exam;
 mod export;
 mod import;
 mod plan;
@@ -63,6 +64,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Import(flags) => import::run(&flags),
         Command::Export(flags) => export::run(&flags),
         Command::Eval(flags) => eval::run(&flags),
+        Command::Report(flags) => report::run(&flags),
         Command::Chat(flags) => chat::run(&flags),
         Command::Serve(flags) => serve::run(&flags),
         Command::Bench(Bench::Train(flags)) => bench::train(&flags),

@@ -397,6 +397,9 @@ impl<D: Device> Trainer<D> {
                 1 => format!("{name} ({isa})"),
                 threads => format!("{name} ({isa}, {threads} threads)"),
             };
+            if self.config.checkpoint_every < u64::MAX {
+                saver.reserve(&self.network.parameters, &self.optimizer)?;
+            }
             diary.record(step, What::Began { steps, tokens_per_step: self.config.step_tokens as u64, device })?;
         }
         if step == 0 && begun.is_none() && self.config.guard.goes_back() {

@@ -1,8 +1,6 @@
 //! `casallm quickstart`: the whole story on the embedded corpus. It measures the machine, writes a recipe that fits the
 //! time, and then runs that recipe as anyone could by hand; a run that was interrupted goes on where it was.
 
-mod exam;
-mod page;
 mod plan;
 
 use std::io::IsTerminal;
@@ -23,12 +21,13 @@ use crate::args::{Quickstart, Serve};
 use crate::chat;
 use crate::console::Console;
 use crate::devices::{self, on_device};
+use crate::exam;
+use crate::report::gather::{self, Beside};
+use crate::report::{MODEL_CARD, REPORT};
 use crate::serve;
 
 /// The recipe of the run, in its folder.
 const RECIPE: &str = "recipe.toml";
-/// The report, in the run's folder.
-const REPORT: &str = "report.html";
 /// What was said to the model on its page, in the run's folder.
 const CONVERSATIONS: &str = "conversations.db";
 /// The report's numbers for machines.
@@ -93,9 +92,11 @@ fn run_on<D: Device + 'static>(flags: &Quickstart, device: &Arc<D>) -> Result<En
         console.say("asking the model twenty questions about itself and twenty about anything else ...");
         let bot = chat::load(&dir.model(Stage::Sft), device, MatrixFormat::Bf16, CacheFormat::Bf16)?;
         let base = chat::load(&dir.model(Stage::Pretrain), device, MatrixFormat::Bf16, CacheFormat::Bf16)?;
-        let judged = exam::take(&recipe, &bot, &base)?;
-        let page = page::make(&recipe, &dir, &device.info(), &judged)?;
+        let judged = exam::take(&recipe, &bot, &mut |_, _| {})?;
+        let samples = exam::samples(&bot, &base)?;
+        let page = gather::make(&recipe, &dir, &Beside { judged: Some(&judged), samples, ..Beside::default() })?;
         plan::write(&flags.dir.join(SUMMARY), &format!("{:#}\n", page.summary))?;
+        plan::write(&flags.dir.join(MODEL_CARD), &page.card)?;
         plan::write(&report, &page.html)?;
         for line in &page.lines {
             console.say(line);

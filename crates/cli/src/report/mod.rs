@@ -1,12 +1,16 @@
 //! The report of a run: one HTML file that needs nothing else, neither scripts nor the network.
 //!
-//! [`render`] is a pure function of [`ReportData`]: same data, same bytes. Called at the end of `quickstart` and of
-//! each training stage. Text from models and files is escaped on its way in (`html`); a content security policy in
+//! [`render`] is a pure function of [`ReportData`]: same data, same bytes. Made by `report` and at the end of `quickstart` and
+//! of each training stage, beside `model-card.md`. Text from models and files is escaped on its way in (`html`); a content security policy in
 //! the page forbids the rest.
 
+mod card;
 mod chart;
+mod command;
 mod data;
+pub mod flags;
 mod format;
+pub(crate) mod gather;
 mod html;
 mod page;
 mod sections;
@@ -14,9 +18,10 @@ mod sections;
 mod tests;
 
 pub use chart::Scale;
+pub(crate) use command::{MODEL_CARD, REPORT, after_stage, run};
 pub use data::{
-    Answer, CleaningSummary, Compression, Exam, Fact, Point, ReportData, Sample, SourceSummary, StageReport,
-    TrainingPoint, ValidationSeries,
+    Answer, CleaningSummary, Compression, Evaluation, Exam, Fact, Judgement, Point, ReportData, Sample, SourceSummary,
+    StageReport, TrainingPoint, ValidationSeries,
 };
 
 /// The whole page, as UTF-8 text to be written to one file.

@@ -13,9 +13,11 @@ pub(super) fn render(report: &ReportData) -> String {
     // Anchor, title, and what is under it.
     let parts = [
         ("numbers", "Bits per byte", sections::compression(&report.compression)),
+        ("benchmarks", "Benchmarks", sections::evaluations(&report.evaluations)),
         ("identity", "Does it know who it is?", sections::exams(&report.exams)),
         ("samples", "Samples", sections::samples(&report.samples)),
         ("curves", "Training", curves),
+        ("events", "What happened on the way", sections::events(&report.events)),
         ("data", "Data", sections::data(&report.sources, &report.cleaning)),
         ("model", "Model", sections::facts(&report.model)),
         ("hardware", "Hardware", sections::facts(&report.hardware)),

@@ -23,6 +23,7 @@ use super::references::{self, Key};
 use super::sft::{Packing, model_of, name_question};
 use super::{
     RunDir, Sized, StageObserver, keep_settings, matrices_of, open_store, optimizer_config, peak, save, sized,
+    update_settings,
 };
 use crate::error::TrainError;
 use crate::feed::DpoFeed;
@@ -247,7 +248,7 @@ pub fn dpo<D: Device>(
     }
     let mut model = base.config().clone();
     model.dropout = 0.0;
-    keep_settings(recipe, &dir)?;
+    keep_settings(recipe, &dir, &store)?;
     let prompts = match &stage.samples {
         Some(texts) => samples::given(Stage::Dpo, texts, &tokenizer, model.context)?,
         None => pairs.prompts(recipe, &tokenizer)?,
@@ -291,6 +292,7 @@ pub fn dpo<D: Device>(
         trainer.write_samples(samples);
     }
     let outcome = trainer.run(&feed, &validation, &store, &dir.metrics(), interrupt, observer)?;
+    update_settings(recipe, &dir)?;
     if matches!(outcome, Outcome::Finished(_)) {
         save(&dir.model(Stage::Dpo), trainer.network(), &tokenizer, StoredDtype::Bf16)?;
     }

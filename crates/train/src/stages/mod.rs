@@ -181,8 +181,14 @@ fn check_room(store: &CheckpointStore, model: &ModelConfig, config: &TrainerConf
     store.check_room(Ahead { bytes, every: config.checkpoint_every, step, steps: config.schedule.steps })
 }
 
-/// Leaves the recipe as it is used in the run's folder, for who wants to know later what the run was.
-fn keep_settings(recipe: &Recipe, dir: &RunDir) -> Result<(), TrainError> {
+/// Leaves the recipe as it is used in the run's folder, for who wants to know what the run is: of a stage that begins. One that
+/// goes on may yet turn out to be another recipe's; then what is there stays, and [`update_settings`] comes at its end.
+fn keep_settings(recipe: &Recipe, dir: &RunDir, store: &CheckpointStore) -> Result<(), TrainError> {
+    if store.steps()?.is_empty() { update_settings(recipe, dir) } else { Ok(()) }
+}
+
+/// The same once the stage has ended or stopped.
+fn update_settings(recipe: &Recipe, dir: &RunDir) -> Result<(), TrainError> {
     whole_file::replace(&dir.settings(), recipe.to_toml()?.as_bytes())
 }
 

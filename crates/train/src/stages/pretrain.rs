@@ -16,7 +16,7 @@ use casallm_model::workspace::Recompute;
 
 use super::{
     Prepared, RunDir, Sized, StageObserver, check_room, config_of, fingerprint, keep_settings, matrices_of, open_store,
-    optimizer_config, peak, save, shards, sized, tokenizer,
+    optimizer_config, peak, save, shards, sized, tokenizer, update_settings,
 };
 use crate::error::TrainError;
 use crate::feed::PretrainFeed;
@@ -150,7 +150,7 @@ pub fn pretrain<D: Device>(
     config.settings += &format!("shards = \"{}\"\n", fingerprint(&prepared));
     let data = open(recipe, stage, &dir, &tokenizer, &prepared)?;
     config.peak = peak(device, dtype);
-    keep_settings(recipe, &dir)?;
+    keep_settings(recipe, &dir, &store)?;
     let prompts = match &stage.samples {
         Some(texts) => samples::given(Stage::Pretrain, texts, &tokenizer, config.context)?,
         None => samples::beginnings(data.validation.iter().flat_map(|set| &set.batches), &tokenizer)?,
@@ -163,6 +163,7 @@ pub fn pretrain<D: Device>(
         trainer.write_samples(samples);
     }
     let outcome = trainer.run(&data.feed, &data.validation, &store, &dir.metrics(), interrupt, observer)?;
+    update_settings(recipe, &dir)?;
     if matches!(outcome, Outcome::Finished(_)) {
         save(&dir.model(Stage::Pretrain), trainer.network(), &tokenizer, StoredDtype::F32)?;
     }

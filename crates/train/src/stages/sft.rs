@@ -17,7 +17,7 @@ use casallm_model::workspace::Recompute;
 
 use super::{
     RunDir, Sized, StageObserver, config_of, conversations, gather, keep_settings, matrices_of, open_store,
-    optimizer_config, peak, save, sized,
+    optimizer_config, peak, save, sized, update_settings,
 };
 use crate::error::TrainError;
 use crate::feed::SftFeed;
@@ -253,7 +253,7 @@ pub fn sft<D: Device>(
     observer.planned(Stage::Sft, choice);
     let mut setup = sft_setup(recipe, observer)?;
     setup.config.recompute = choice.recompute;
-    keep_settings(recipe, &dir)?;
+    keep_settings(recipe, &dir, &store)?;
     let base = ModelDirectory::open(&dir.model(Stage::Pretrain))?;
     let mut model = base.config().clone();
     model.dropout = recipe.model.dropout as f32;
@@ -266,6 +266,7 @@ pub fn sft<D: Device>(
     }
     let metrics = dir.metrics();
     let outcome = trainer.run(&setup.feed, &setup.validation, &store, &metrics, interrupt, observer)?;
+    update_settings(recipe, &dir)?;
     if matches!(outcome, Outcome::Finished(_)) {
         save(&dir.model(Stage::Sft), trainer.network(), &setup.tokenizer, StoredDtype::Bf16)?;
     }
