@@ -55,9 +55,22 @@ fn a_model_leaves_and_comes_back_in_both_forms() {
     }
     // It can be talked to, and fine-tuning can begin with it.
     let chat = |model| {
-        run(folder, &["chat", "--model", model, "--prompt", "Where is the cat?", "--temperature", "0"])
-            .succeeded()
-            .stdout
+        run(
+            folder,
+            &[
+                "chat",
+                "--model",
+                model,
+                "--prompt",
+                "Where is the cat?",
+                "--temperature",
+                "0",
+                "--max-new-tokens",
+                "12",
+            ],
+        )
+        .succeeded()
+        .stdout
     };
     assert_eq!(chat("back"), chat("run/base"));
     fs::create_dir(folder.join("tuned")).unwrap();
