@@ -9,6 +9,7 @@ pub use crate::bench::flags::{
     OptimizerKind, PrecisionKind, RecomputeKind, RoundingKind,
 };
 pub use crate::eval::flags::Eval;
+pub use crate::export::flags::{Dtype, Export, FileType, Form};
 pub use crate::plan::flags::Plan;
 pub(crate) use crate::plan::flags::memory_size;
 pub use crate::report::flags::Report;
@@ -55,6 +56,8 @@ pub enum Command {
     Plan(Plan),
     /// Make a model directory of another program's model: a GGUF file, or a folder with safetensors
     Import(Import),
+    /// Give a model to other programs: a folder of transformers, or a GGUF file of llama.cpp
+    Export(Export),
     /// Judge a model: benchmark tasks, bits per byte of texts, and whether it knows its name
     Eval(Eval),
     /// Write the report of a run, and its model card
@@ -132,6 +135,9 @@ pub struct TokenizerTrain {
     /// Bytes of text to learn from
     #[arg(long, default_value_t = 1_000_000_000)]
     pub sample_bytes: u64,
+    /// Digits of a word, at most: 1, 2 or 3. llama.cpp knows no way with 2 and cuts long numbers of such models in another
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=3))]
+    pub digits: u8,
     /// What to print.
     #[command(flatten)]
     pub console: Output,

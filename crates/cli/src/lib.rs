@@ -11,6 +11,7 @@ mod console;
 mod devices;
 mod eval;
 mod exam;
+mod export;
 mod import;
 mod plan;
 mod quickstart;
@@ -66,6 +67,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Tensorboard(flags) => tensorboard::run(&flags),
         Command::Plan(flags) => plan::run(&flags),
         Command::Import(flags) => import::run(&flags),
+        Command::Export(flags) => export::run(&flags),
         Command::Eval(flags) => eval::run(&flags),
         Command::Report(flags) => report::run(&flags),
         Command::Chat(flags) => chat::run(&flags),
