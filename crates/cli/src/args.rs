@@ -9,6 +9,7 @@ pub use crate::bench::flags::{
     OptimizerKind, PrecisionKind, RecomputeKind, RoundingKind,
 };
 pub use crate::eval::flags::Eval;
+pub use crate::fetch::flags::Fetch;
 pub use crate::plan::flags::Plan;
 pub(crate) use crate::plan::flags::memory_size;
 pub use crate::selftest::flags::{Selftest, SelftestPart};
@@ -44,6 +45,8 @@ pub enum Command {
     Dpo(Stage),
     /// What can be trained: memory line by line, and for a budget sizes, speeds, tokens, costs and losses; here or on a named card
     Plan(Plan),
+    /// Bring a data set from the Hugging Face Hub: resumable, verified, ready for a recipe
+    Fetch(Fetch),
     /// Make a model directory of another program's model: a GGUF file, or a folder with safetensors
     Import(Import),
     /// Judge a model: benchmark tasks, bits per byte of texts, and whether it knows its name

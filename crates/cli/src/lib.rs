@@ -10,6 +10,7 @@ mod chat;
 mod console;
 mod devices;
 mod eval;
+mod fetch;
 mod import;
 mod plan;
 mod quickstart;
@@ -59,6 +60,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Sft(flags) => training::sft(&flags),
         Command::Dpo(flags) => training::dpo(&flags),
         Command::Plan(flags) => plan::run(&flags),
+        Command::Fetch(flags) => fetch::run(&flags),
         Command::Import(flags) => import::run(&flags),
         Command::Eval(flags) => eval::run(&flags),
         Command::Chat(flags) => chat::run(&flags),

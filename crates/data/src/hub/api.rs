@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::error::HubError;
+use super::fetching::Event;
 use super::files::{BlobId, RepositoryFile};
 use super::http::{Client, Trouble, sleep};
 
@@ -30,6 +31,8 @@ pub(super) struct Info {
     /// As the card says.
     pub licence: Option<String>,
 }
+
+type Observe<'a> = &'a mut dyn FnMut(Event<'_>);
 
 /// Asks the API, patiently.
 pub(super) struct Api<'a> {
@@ -67,10 +70,10 @@ impl Api<'_> {
     ///
     /// # Errors
     /// [`HubError::Refused`], [`HubError::Unreachable`], [`HubError::Listing`], [`HubError::Interrupted`].
-    pub(super) fn info(&self, repository: &str, revision: &str) -> Result<Info, HubError> {
+    pub(super) fn info(&self, repository: &str, revision: &str, observe: Observe<'_>) -> Result<Info, HubError> {
         let endpoint = &self.client.settings().endpoint;
         let url = format!("{endpoint}/api/datasets/{}/revision/{}", encoded(repository), part(revision));
-        let (body, _) = self.body(&url, &format!("{repository} at {revision}"))?;
+        let (body, _) = self.body(&url, &format!("{repository} at {revision}"), observe)?;
         let listing = |message: String| HubError::Listing { url: url.clone(), message };
         let raw: RawInfo =
             serde_json::from_slice(&body).map_err(|e| listing(format!("not the answer of a Hub: {e}")))?;
@@ -97,7 +100,7 @@ impl Api<'_> {
         &self,
         repository: &str,
         commit: &str,
-        seen: &mut dyn FnMut(usize),
+        observe: Observe<'_>,
     ) -> Result<Vec<RepositoryFile>, HubError> {
         let endpoint = &self.client.settings().endpoint;
         let mut url = format!("{endpoint}/api/datasets/{}/tree/{commit}?recursive=true", encoded(repository));
@@ -109,7 +112,7 @@ impl Api<'_> {
             if !pages.insert(url.clone()) || pages.len() > MAX_PAGES || files.len() > MAX_FILES {
                 return Err(listing("the listing does not end".into()));
             }
-            let (body, next) = self.body(&url, repository)?;
+            let (body, next) = self.body(&url, repository, observe)?;
             let entries: Vec<RawEntry> =
                 serde_json::from_slice(&body).map_err(|e| listing(format!("not the listing of a Hub: {e}")))?;
             for entry in entries.into_iter().filter(|entry| entry.kind == "file") {
@@ -125,7 +128,7 @@ impl Api<'_> {
                 }
                 files.push(RepositoryFile { path: entry.path, size, id, local: None });
             }
-            seen(files.len());
+            observe(Event::Listing(files.len()));
             let Some(next) = next else { break };
             url = self.client.next_page(&url, &next).ok_or_else(|| listing(format!("the next page is {next:?}")))?;
         }
@@ -134,7 +137,7 @@ impl Api<'_> {
     }
 
     /// A whole answer, and the address of the next page.
-    fn body(&self, url: &str, what: &str) -> Result<(Vec<u8>, Option<String>), HubError> {
+    fn body(&self, url: &str, what: &str, observe: Observe<'_>) -> Result<(Vec<u8>, Option<String>), HubError> {
         let policy = self.client.settings().retry;
         let mut failures = 0;
         loop {
@@ -172,7 +175,9 @@ impl Api<'_> {
                     if !policy.allows(failures, 0) {
                         return Err(HubError::Unreachable { url: url.to_owned(), tries: failures, reason });
                     }
-                    sleep(policy.wait(url, failures, wish), self.stop);
+                    let wait = policy.wait(url, failures, wish);
+                    observe(Event::Retry { path: what, reason: &reason, wait, failures });
+                    sleep(wait, self.stop);
                 }
             }
         }

@@ -143,6 +143,10 @@ fn attempt(shared: &Shared, file: &RepositoryFile, partial: &mut Partial) -> Res
     if let Some(fault) = changed(shared, file, &answer) {
         return Ok(Some(Stop::ForGood(fault)));
     }
+    if answer.status == 206 && etag.is_some() && answer.etag.is_some() && answer.etag != etag {
+        begin_again(shared, partial)?;
+        return Ok(Some(Trouble::again("it goes on with another version than before; begun again").into()));
+    }
     let skip = match place_of(file, partial, &answer) {
         Ok(Place::Continues) => 0,
         // The bytes that are there came under the same name: they are passed over, not written again.

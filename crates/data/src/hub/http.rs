@@ -80,7 +80,11 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(settings: &Settings) -> Self {
+        // What runs on this machine is not asked through a proxy; otherwise the variables say.
+        let local = origin(&settings.endpoint).is_some_and(|(_, host, _)| is_loopback(&host));
+        let proxy = if local { None } else { ureq::Proxy::try_from_env() };
         let config = ureq::Agent::config_builder()
+            .proxy(proxy)
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -248,6 +252,11 @@ fn origin(url: &str) -> Option<(String, String, u16)> {
     Some((scheme, uri.host()?.to_ascii_lowercase(), port))
 }
 
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
 /// What a `Location` means from where it was found.
 fn join(base: &str, location: &str) -> Option<String> {
     let uri: Uri = base.parse().ok()?;
@@ -345,6 +354,15 @@ mod tests {
         assert_eq!(client.next_page("https://hub.example/api/x", "https://evil.org/api/x?cursor=1"), None);
         let plain = client.follow("https://hub.example/x", "http://cdn.example/x");
         assert!(matches!(plain, Err(Trouble::Never { .. })));
+    }
+
+    #[test]
+    fn this_machine_is_known_by_its_names() {
+        for (host, local) in
+            [("localhost", true), ("127.0.0.1", true), ("[::1]", true), ("127.0.0.1.evil.org", false), ("hub", false)]
+        {
+            assert_eq!(is_loopback(host), local, "{host}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Data sets from the Hugging Face Hub, into a folder that a recipe can name.
 //!
-//! [`fetch`] asks which commit a revision means ([`api`](self)), lists its files, chooses among them (by pattern, or as many
+//! [`fetch`] asks which commit a revision means, lists its files, chooses among them (by pattern, or as many
 //! shards as a number of tokens needs), and brings each to its place: from the Hub's own cache where that has it, otherwise
 //! over HTTP. Called by the command line. Nothing here reads what is in the files.
 //!
@@ -22,6 +22,7 @@ mod download;
 mod error;
 mod fetching;
 mod files;
+mod finding;
 mod http;
 mod known;
 mod manifest;
@@ -32,6 +33,7 @@ mod retry;
 mod selection;
 mod settings;
 mod verify;
+mod workers;
 
 pub use error::{FileFault, HubError};
 pub use fetching::{Event, Fetched, fetch};

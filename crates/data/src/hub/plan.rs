@@ -54,7 +54,7 @@ pub(super) fn make(
             let reason = "differs from another name in upper and lower case only";
             return Err(HubError::UnsafePath { path: file.path.clone(), reason });
         }
-        plan.bytes += file.size;
+        plan.bytes = plan.bytes.saturating_add(file.size);
         let path = folder.join(&target);
         let mine = own.get(file.path.as_str()).filter(|mine| mine.id().as_ref() == Some(&file.id));
         match (fs::symlink_metadata(&path).ok(), mine) {
@@ -148,4 +148,25 @@ impl Plan {
 /// The place of a file in the Hub's cache, which a snapshot may have named already.
 pub(super) fn in_cache(cache: &Path, repository: &str, file: &RepositoryFile) -> Option<PathBuf> {
     file.local.clone().or_else(|| blob(cache, repository, &file.id, file.size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_asked_for_what_still_has_to_come() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |size| RepositoryFile { path: "a".into(), size, id: BlobId::Sha256("0".repeat(64)), local: None };
+        let job = |size, places| Job { file: file(size), targets: vec!["a".into(); places] };
+        let plan = |jobs| Plan { bytes: 0, in_place: 0, there: HashMap::new(), cached: Vec::new(), jobs };
+        let check = |jobs, available| plan(jobs).check_room(dir.path(), available);
+        assert!(check(vec![job(1000, 1)], Some(MARGIN + 1000)).is_ok());
+        let short = check(vec![job(1000, 1)], Some(MARGIN + 999)).unwrap_err().to_string();
+        assert!(short.contains(&(MARGIN + 1000).to_string()) && short.contains(&(MARGIN + 999).to_string()), "{short}");
+        assert!(check(vec![job(1000, 2)], Some(MARGIN + 1999)).is_err(), "two places may be two copies");
+        assert!(check(vec![job(u64::MAX, 3), job(u64::MAX, 1)], Some(u64::MAX - 1)).is_err());
+        assert!(check(vec![job(1000, 1)], None).is_ok(), "the system does not say");
+        assert!(check(Vec::new(), Some(0)).is_ok(), "nothing has to come");
+    }
 }

@@ -113,7 +113,7 @@ impl Request {
                 break;
             }
             tokens += file.size as f64 * counted.unwrap_or_else(|| usual(&file.path));
-            bytes += file.size;
+            bytes = file.size.saturating_add(bytes);
             taken += 1;
         }
         chosen.truncate(taken);
