@@ -240,10 +240,11 @@ fn resolve_answer(
     let token = asked.headers.get("authorization").and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
     let count = {
         let mut log = state.log.lock().unwrap();
-        log.tokens.insert((at, *log.requests.get(&file.path).unwrap_or(&0)), token);
-        let count = log.requests.entry(file.path.clone()).or_default();
-        *count += 1;
-        *count - 1
+        let requests = log.requests.entry(file.path.clone()).or_default();
+        *requests += 1;
+        let count = *requests - 1;
+        log.tokens.insert((at, count), token);
+        count
     };
     let draw = draws(state, file, count, 1);
     let weather = state.setup.weather;
