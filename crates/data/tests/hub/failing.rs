@@ -106,3 +106,14 @@ fn answers_that_begin_elsewhere_are_not_taken() {
     let (_, fault) = trial.failed();
     assert!(matches!(&fault, FileFault::GaveUp { reason, .. } if reason.contains("from byte 50000")), "{fault:?}");
 }
+
+#[test]
+fn an_address_that_does_not_speak_tls_is_given_up() {
+    let mut trial = Trial::of(vec![File::made("a.parquet", 1, 1000)]);
+    trial.settings.endpoint = trial.server.url().replace("http://", "https://");
+    trial.settings.retry.tries = 2;
+    let refused = trial.fetch().unwrap_err();
+    assert!(matches!(refused, HubError::Unreachable { tries: 2, .. }), "{refused:?}");
+    // The first failure was told while it was waited.
+    assert_eq!(trial.retries.len(), 1);
+}
