@@ -10,15 +10,16 @@ pub use crate::bench::flags::{
 };
 pub use crate::eval::flags::Eval;
 pub use crate::export::flags::{Dtype, Export, FileType, Form};
+pub use crate::fetch::flags::Fetch;
 pub use crate::plan::flags::Plan;
 pub(crate) use crate::plan::flags::memory_size;
 pub use crate::report::flags::Report;
 pub use crate::selftest::flags::{Selftest, SelftestPart};
 pub use crate::serve::flags::{OverflowKind, Serve};
 pub use crate::serve::watching::Watch;
-pub use crate::watch::WatchRun;
 pub use crate::sweep::flags::{Sweep, SweptStage};
 pub use crate::tensorboard::flags::Tensorboard;
+pub use crate::watch::WatchRun;
 
 /// Train a language model of your own, at home: from raw text to a chatbot, in one binary.
 ///
@@ -54,6 +55,8 @@ pub enum Command {
     Tensorboard(Tensorboard),
     /// What can be trained: memory line by line, and for a budget sizes, speeds, tokens, costs and losses; here or on a named card
     Plan(Plan),
+    /// Bring a data set from the Hugging Face Hub: resumable, verified, ready for a recipe
+    Fetch(Fetch),
     /// Make a model directory of another program's model: a GGUF file, or a folder with safetensors
     Import(Import),
     /// Give a model to other programs: a folder of transformers, or a GGUF file of llama.cpp

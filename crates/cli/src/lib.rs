@@ -12,6 +12,7 @@ mod devices;
 mod eval;
 mod exam;
 mod export;
+mod fetch;
 mod import;
 mod plan;
 mod quickstart;
@@ -66,6 +67,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Sweep(flags) => sweep::run(&flags),
         Command::Tensorboard(flags) => tensorboard::run(&flags),
         Command::Plan(flags) => plan::run(&flags),
+        Command::Fetch(flags) => fetch::run(&flags),
         Command::Import(flags) => import::run(&flags),
         Command::Export(flags) => export::run(&flags),
         Command::Eval(flags) => eval::run(&flags),
