@@ -101,6 +101,7 @@ pub(crate) fn timed_config(context: usize, rows: usize, matrices: MatrixUpdate) 
         recompute: Recompute::Light,
         step_tokens: context * rows,
         context,
+        samples: 0,
         peak: None,
     }
 }

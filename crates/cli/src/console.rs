@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use casallm_train::events::Event;
+use casallm_train::events::{Event, What};
 use casallm_train::metrics::MetricsRow;
 use casallm_train::planning::MemoryChoice;
 use casallm_train::preference::PreferenceMetrics;
@@ -105,7 +105,8 @@ impl Console {
         due
     }
 
-    fn show(&mut self, task: &str, unit: &str, done: u64, total: Option<u64>, message: &str) {
+    /// Moves the bar of a task, or begins it; where there is no terminal, a line now and then.
+    pub(crate) fn show(&mut self, task: &str, unit: &str, done: u64, total: Option<u64>, message: &str) {
         if self.quiet {
             return;
         }
@@ -202,7 +203,10 @@ impl Observer for Console {
                 Err(error) => tell(&format!("casallm: {error}")),
             }
         }
-        self.say(&event.to_string());
+        // A quickstart shows samples at its end.
+        if !(self.brief && matches!(event.what, What::Sample { .. })) {
+            self.say(&event.to_string());
+        }
     }
 }
 

@@ -10,6 +10,8 @@ mod chat;
 mod console;
 mod devices;
 mod eval;
+mod exam;
+mod export;
 mod fetch;
 mod import;
 mod plan;
@@ -19,8 +21,11 @@ mod roofline;
 mod selftest;
 mod serve;
 pub mod streams;
+mod sweep;
+mod tensorboard;
 mod tokens;
 mod training;
+mod watch;
 
 use args::{Arguments, Bench, Command, TokenizerCommand};
 
@@ -59,12 +64,17 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Pretrain(flags) => training::pretrain(&flags),
         Command::Sft(flags) => training::sft(&flags),
         Command::Dpo(flags) => training::dpo(&flags),
+        Command::Sweep(flags) => sweep::run(&flags),
+        Command::Tensorboard(flags) => tensorboard::run(&flags),
         Command::Plan(flags) => plan::run(&flags),
         Command::Fetch(flags) => fetch::run(&flags),
         Command::Import(flags) => import::run(&flags),
+        Command::Export(flags) => export::run(&flags),
         Command::Eval(flags) => eval::run(&flags),
+        Command::Report(flags) => report::run(&flags),
         Command::Chat(flags) => chat::run(&flags),
         Command::Serve(flags) => serve::run(&flags),
+        Command::Watch(flags) => watch::run(&flags),
         Command::Bench(Bench::Train(flags)) => bench::train(&flags),
         Command::Bench(Bench::Generate(flags)) => bench::generate(&flags),
         Command::Bench(Bench::Chat(flags)) => bench_chat::run(&flags),

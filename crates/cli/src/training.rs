@@ -1,8 +1,11 @@
 //! `casallm pretrain`, `casallm sft` and `casallm dpo`.
 
+use std::sync::Arc;
+
 use anyhow::Result;
+use casallm_compute::Device;
 use casallm_train::interrupt::Interrupt;
-use casallm_train::recipe::Recipe;
+use casallm_train::recipe::{self, Recipe};
 use casallm_train::run_lock::RunLock;
 use casallm_train::stages;
 use casallm_train::trainer::Outcome;
@@ -11,6 +14,9 @@ use crate::Ended;
 use crate::args::Stage;
 use crate::console::Console;
 use crate::devices::{self, on_device};
+use crate::report;
+use crate::serve::watching::watch;
+use crate::tensorboard::Recorder;
 
 /// The first stage.
 pub(crate) fn pretrain(flags: &Stage) -> Result<Ended> {
@@ -20,8 +26,11 @@ pub(crate) fn pretrain(flags: &Stage) -> Result<Ended> {
     let interrupt = Interrupt::on_signals()?;
     let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
     let mut console = Console::new(&flags.output);
+    let _watching = watch(&flags.watch, recipe.run.dir.as_ref(), &mut console);
     let outcome = on_device!(device, device => {
-        stages::pretrain(&recipe, &device, flags.resume, &interrupt, &mut console)?
+        let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
+        let outcome = stages::pretrain(&recipe, &device, flags.resume, &interrupt, &mut told)?;
+        reported(&outcome, &recipe, recipe::Stage::Pretrain, &device, &mut console)?
     });
     ended(&outcome, &mut console)
 }
@@ -34,8 +43,11 @@ pub(crate) fn sft(flags: &Stage) -> Result<Ended> {
     let interrupt = Interrupt::on_signals()?;
     let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
     let mut console = Console::new(&flags.output);
+    let _watching = watch(&flags.watch, recipe.run.dir.as_ref(), &mut console);
     let (outcome, setup) = on_device!(device, device => {
-        stages::sft(&recipe, &device, flags.resume, &interrupt, &mut console)?
+        let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
+        let (outcome, setup) = stages::sft(&recipe, &device, flags.resume, &interrupt, &mut told)?;
+        (reported(&outcome, &recipe, recipe::Stage::Sft, &device, &mut console)?, setup)
     });
     if setup.fit.cut + setup.fit.too_long > 0 {
         console.say(&format!(
@@ -54,8 +66,11 @@ pub(crate) fn dpo(flags: &Stage) -> Result<Ended> {
     let interrupt = Interrupt::on_signals()?;
     let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
     let mut console = Console::new(&flags.output);
+    let _watching = watch(&flags.watch, recipe.run.dir.as_ref(), &mut console);
     let (outcome, setup) = on_device!(device, device => {
-        stages::dpo(&recipe, &device, flags.resume, &interrupt, &mut console)?
+        let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
+        let (outcome, setup) = stages::dpo(&recipe, &device, flags.resume, &interrupt, &mut told)?;
+        (reported(&outcome, &recipe, recipe::Stage::Dpo, &device, &mut console)?, setup)
     });
     let report = &setup.report;
     console.say(&format!("{} pairs trained on, {} held out, of {} rows", setup.train, setup.held_out, report.rows));
@@ -66,6 +81,20 @@ pub(crate) fn dpo(flags: &Stage) -> Result<Ended> {
         console.say(&format!("{} pairs lost their oldest exchanges to fit the context", report.shortened));
     }
     ended(&outcome, &mut console)
+}
+
+/// Writes the report where the stage has come to its end.
+fn reported<D: Device + 'static>(
+    outcome: &Outcome,
+    recipe: &Recipe,
+    stage: recipe::Stage,
+    device: &Arc<D>,
+    console: &mut Console,
+) -> Result<Outcome> {
+    if matches!(outcome, Outcome::Finished(_)) {
+        report::after_stage(recipe, stage, device, console)?;
+    }
+    Ok(outcome.clone())
 }
 
 /// Says how a stage ended.

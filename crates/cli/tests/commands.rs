@@ -179,7 +179,8 @@ fn stages_print_one_object_a_line() {
         let finished = run(folder.path(), &[stage, "tiny.toml", "--json"]).succeeded();
         assert_eq!(finished.stderr, "");
         let lines = json_lines(&finished);
-        let [plan, rows @ ..] = &lines[..] else { panic!("no lines") };
+        let [plan, told @ .., report] = &lines[..] else { panic!("no lines") };
+        let (events, rows): (Vec<&Value>, Vec<&Value>) = told.iter().partition(|line| line["event"].is_string());
         assert_eq!((&plan["stage"], &plan["plan"]["micro_batch"]), (&Value::from(stage), &Value::from(2)));
         positive(&plan["plan"], &["total_bytes"]);
         for (index, row) in rows.iter().enumerate() {
@@ -189,8 +190,30 @@ fn stages_print_one_object_a_line() {
         }
         assert!(rows.last().unwrap()["bits_per_byte"].is_f64(), "the last step is validated");
         assert_eq!(rows.len(), steps.unwrap_or(rows.len()));
-        metrics += rows.len();
+        // What it writes is told with each validation; that it has begun, only to who reads the file.
+        let validated = rows.iter().filter(|row| row["val_loss"].is_f64()).count();
+        assert!(!events.is_empty() && events.len().is_multiple_of(validated), "{events:?}");
+        for event in &events {
+            assert_eq!((&event["event"], &event["stage"]), (&Value::from("sample"), &Value::from(stage)));
+            assert!(event["prompt"].is_string() && event["text"].is_string(), "{event}");
+        }
+        metrics += told.len() + 1;
+        for (key, file) in [("report", "run/report.html"), ("model_card", "run/model-card.md")] {
+            assert_eq!(report[key], file);
+            assert!(fs::read_to_string(folder.path().join(file)).unwrap().contains("Tiny"), "{file}");
+        }
     }
+    // The report can be made again, from the folder alone and wherever it is.
+    fs::rename(folder.path().join("run"), folder.path().join("moved")).unwrap();
+    let again =
+        run(folder.path(), &["report", "moved", "--no-exam", "--watts", "100", "--price-per-kwh", "0.5", "--json"]);
+    let summary = one_line(&again.succeeded());
+    positive(&summary["summary"], &["params", "training_seconds"]);
+    let card = fs::read_to_string(folder.path().join("moved/model-card.md")).unwrap();
+    assert!(card.contains("kWh \\(at 100 W") || card.contains("kWh (at 100 W)"), "{card}");
+    let settings = fs::read_to_string(folder.path().join("moved/settings.toml")).unwrap();
+    assert!(settings.contains("[model]") && settings.contains("eval_every"), "{settings}");
+    fs::rename(folder.path().join("moved"), folder.path().join("run")).unwrap();
     // It is what the run keeps.
     let kept = fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
     assert_eq!(kept.lines().count(), metrics);

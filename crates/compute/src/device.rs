@@ -31,6 +31,11 @@ pub trait Device: Send + Sync {
     fn allocated_bytes(&self) -> u64;
     /// Bytes that can still be allocated, if known.
     fn available_bytes(&self) -> Option<u64>;
+    /// Load, heat, power and memory at this moment, as far as they are known; `None` of a device that tells nothing. Takes up
+    /// to a few milliseconds.
+    fn sensors(&self) -> Option<Sensors> {
+        None
+    }
     /// Whether operations return before they are done: then it pays to start more before asking what came of the last.
     fn runs_ahead(&self) -> bool {
         false

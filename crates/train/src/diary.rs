@@ -39,6 +39,11 @@ impl<'a> Diary<'a> {
         Ok(())
     }
 
+    /// Something for who reads the file; the observer knows it already.
+    pub(crate) fn record(&mut self, step: u64, what: What) -> Result<(), TrainError> {
+        self.metrics.append_event(&Event { what, step, stage: self.stage })
+    }
+
     /// Something happened that leaves no trace in the file.
     pub(crate) fn say(&mut self, step: u64, what: What) {
         self.observer.event(&Event { what, step, stage: self.stage });

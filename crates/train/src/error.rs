@@ -107,6 +107,18 @@ pub enum TrainError {
         /// What to write instead.
         remedy: String,
     },
+    /// A prompt of `samples` that the cache of samples cannot hold.
+    #[error("{stage}.samples[{number}] has {tokens} tokens: shorten it to {most}")]
+    SampleTooLong {
+        /// The stage.
+        stage: &'static str,
+        /// Which of its samples, from 0.
+        number: usize,
+        /// Its tokens.
+        tokens: usize,
+        /// Most that it may have.
+        most: usize,
+    },
     /// A `key=value` flag that is not one.
     #[error("override `{text}`: {remedy}; write it like pretrain.lr=1e-3")]
     RecipeOverride {

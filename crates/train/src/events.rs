@@ -101,6 +101,22 @@ pub enum What {
     },
     /// There is no checkpoint to go back to: the update was left out, no more.
     NotRolledBack,
+    /// What the model writes as it is now.
+    Sample {
+        /// What it was given.
+        prompt: String,
+        /// What it wrote.
+        text: String,
+    },
+    /// A process begins the stage, or goes on with it.
+    Began {
+        /// Steps of the stage in all.
+        steps: u64,
+        /// Most tokens of a step.
+        tokens_per_step: u64,
+        /// What it is trained on: the device, its instruction set, its threads.
+        device: String,
+    },
     /// A process goes on with the run.
     Resumed,
     /// The checkpoint was made on another device, which rounds differently.
@@ -170,6 +186,7 @@ impl What {
                 | What::NewLevel { .. }
                 | What::RolledBack { .. }
                 | What::NotRolledBack
+                | What::Sample { .. }
         )
     }
 }
@@ -200,6 +217,12 @@ impl fmt::Display for Event {
             ),
             What::NotRolledBack => {
                 write!(f, "{stage} step {step}: there is no checkpoint to go back to; the update was left out")
+            }
+            What::Sample { prompt, text } => {
+                write!(f, "{stage} step {step}: {} → {}", one_line(prompt), one_line(text))
+            }
+            What::Began { steps, tokens_per_step, device } => {
+                write!(f, "{stage} has {steps} steps of up to {tokens_per_step} tokens, on {device}; {step} are done")
             }
             What::Resumed => write!(f, "resumed {stage} after step {step}"),
             What::OtherDevice { made_on, now_on } => {
@@ -242,6 +265,16 @@ impl fmt::Display for Action {
             Action::Rollback => "the run goes back",
             Action::Stop => "the run ends",
         })
+    }
+}
+
+/// A text in one line of bounded length.
+fn one_line(text: &str) -> String {
+    const LONGEST: usize = 160;
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match words.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{} ...", &words[..end]),
+        None => words,
     }
 }
 

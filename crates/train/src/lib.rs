@@ -21,6 +21,7 @@ pub mod planning;
 pub mod preference;
 pub mod recipe;
 pub mod run_lock;
+pub mod samples;
 mod saver;
 pub mod schedule;
 mod snapshot;

@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use casallm_compute::Sensors;
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
@@ -79,6 +80,36 @@ pub struct Timing {
     /// Seconds that the run stood still before this step for a checkpoint to be copied or written, where it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_s: Option<f64>,
+    /// Memory that the run holds on its device, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// What the GPU's sensors show, every few seconds, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<Gpu>,
+}
+
+/// A GPU at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Gpu {
+    /// Share of the last moments in which it was at work, in `[0, 1]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<f64>,
+    /// Degrees Celsius.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature_c: Option<f64>,
+    /// Watts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_w: Option<f64>,
+    /// Memory that all processes together have taken, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+}
+
+impl From<Sensors> for Gpu {
+    fn from(sensors: Sensors) -> Self {
+        let Sensors { load, temperature_c, power_w, memory_bytes } = sensors;
+        Gpu { load, temperature_c, power_w, memory_bytes }
+    }
 }
 
 /// A place in the file: a checkpoint's.

@@ -93,6 +93,22 @@ impl<'env> Saver<'env> {
         self.store
     }
 
+    /// Takes the memory of the copy before the first step, where it is the host's: the first checkpoint would otherwise wait for
+    /// each of its pages to be made.
+    ///
+    /// # Errors
+    /// The device has failed.
+    pub(crate) fn reserve<D: Device>(
+        &mut self,
+        parameters: &Parameters<D>,
+        optimizer: &Optimizer<D>,
+    ) -> Result<(), TrainError> {
+        match &mut self.writer {
+            Some(writer) if parameters.device().is_host() => writer.spare.capture(parameters, optimizer),
+            _ => Ok(()),
+        }
+    }
+
     /// Waits for the checkpoint that is under way, if any, and says how it ended.
     pub(crate) fn wait(&mut self) -> Option<Saved> {
         let writer = self.writer.as_mut().filter(|writer| writer.busy)?;

@@ -9,9 +9,9 @@ mod guarded;
 mod saving;
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use casallm_compute::{Device, MatrixFormat};
+use casallm_compute::{Device, DeviceInfo, MatrixFormat};
 use casallm_data::batch::Batch;
 use casallm_model::config::ModelConfig;
 use casallm_model::error::ModelError;
@@ -27,11 +27,12 @@ use crate::events::{Event, What};
 use crate::feed::Feed;
 use crate::guard::{Guard, GuardConfig};
 use crate::interrupt::Interrupt;
-use crate::metrics::{MetricsLog, MetricsRow, Position, Timing};
+use crate::metrics::{Gpu, MetricsLog, MetricsRow, Position, Timing};
 use crate::optimizer::{Optimizer, OptimizerConfig};
 use crate::pace::Pace;
 use crate::preference::{LogProbabilities, PairTotals, PreferenceMetrics};
 use crate::recipe::Stage;
+use crate::samples::{self, Samples};
 use crate::saver::Saver;
 use crate::schedule::Schedule;
 use crate::snapshot;
@@ -68,6 +69,8 @@ pub struct TrainerConfig {
     pub step_tokens: usize,
     /// Longest sequence.
     pub context: usize,
+    /// Prompts that memory is planned for, see [`Trainer::write_samples`].
+    pub samples: usize,
     /// The device's FLOP/s, where measured.
     pub peak: Option<f64>,
 }
@@ -105,6 +108,9 @@ pub struct Trainer<D: Device> {
     /// When the last step was.
     finished: Option<Instant>,
     guard: Guard,
+    samples: Option<Samples>,
+    /// When the device's sensors were last read.
+    sensed: Option<Instant>,
     config: TrainerConfig,
 }
 
@@ -160,6 +166,9 @@ pub fn plan<D: Device>(
     workspace::plan(device, model, shape(config, format), &mut plan);
     plan.add("tables and totals", Network::<D>::table_bytes(model) + device.tally_bytes());
     plan.add_host("batches of a step", BATCH_BYTES.saturating_mul(config.step_tokens as u64));
+    if config.samples > 0 {
+        plan.add("cache and workspace of samples", samples::bytes(device, model, format, config.samples));
+    }
     if config.stage == Stage::Dpo {
         plan.add_host("losses and weights of pairs", 8 * config.micro_tokens as u64);
     }
@@ -189,7 +198,25 @@ impl<D: Device> Trainer<D> {
         let optimizer = Optimizer::new(&*device, &model, config.optimizer, rounding_seed)?;
         let tally = device.allocate_tally().map_err(ModelError::from)?;
         let (queued, finished, guard) = (VecDeque::new(), None, Guard::new(config.guard));
-        Ok(Trainer { network, workspace, gradients, optimizer, tally, queued, finished, guard, config })
+        let (samples, sensed) = (None, None);
+        Ok(Trainer {
+            network,
+            workspace,
+            gradients,
+            optimizer,
+            tally,
+            queued,
+            finished,
+            guard,
+            samples,
+            sensed,
+            config,
+        })
+    }
+
+    /// From now on has the model write at each validation, for [`What::Sample`].
+    pub fn write_samples(&mut self, samples: Samples) {
+        self.samples = Some(samples);
     }
 
     /// The network, trained so far.
@@ -364,6 +391,17 @@ impl<D: Device> Trainer<D> {
             // Of a run that is done nothing more is written.
             if step < steps { diary.event(step, what)? } else { diary.say(step, what) }
         }
+        if step < steps {
+            let DeviceInfo { name, isa, threads } = self.network.device().info();
+            let device = match threads {
+                1 => format!("{name} ({isa})"),
+                threads => format!("{name} ({isa}, {threads} threads)"),
+            };
+            if self.config.checkpoint_every < u64::MAX {
+                saver.reserve(&self.network.parameters, &self.optimizer)?;
+            }
+            diary.record(step, What::Began { steps, tokens_per_step: self.config.step_tokens as u64, device })?;
+        }
         if step == 0 && begun.is_none() && self.config.guard.goes_back() {
             self.save(&mut saver, &mut diary, (step, false), &mut progress, None)?;
         }
@@ -428,10 +466,13 @@ impl<D: Device> Trainer<D> {
                     tokens_per_s: Some(speed),
                     flop_utilisation: self.config.peak.map(|peak| speed * flops / peak),
                     checkpoint_s: waited.take(),
+                    memory_bytes: Some(self.network.device().allocated_bytes()),
+                    gpu: self.sense(),
                 },
             };
             let mut improved = None;
-            if step.is_multiple_of(self.config.eval_every) || step == steps {
+            let validated = step.is_multiple_of(self.config.eval_every) || step == steps;
+            if validated {
                 last = self.validate(validation)?;
                 row.set_validation(&last);
                 let objective = last.objective();
@@ -441,6 +482,11 @@ impl<D: Device> Trainer<D> {
                 }
             }
             diary.row(&row, steps)?;
+            if let Some(samples) = self.samples.as_ref().filter(|_| validated) {
+                for (prompt, text) in samples.write(&self.network)? {
+                    diary.event(step, What::Sample { prompt, text })?;
+                }
+            }
             for what in [pace.step(result.seconds), pace.clock()].into_iter().flatten() {
                 diary.event(step, what)?;
             }
@@ -462,6 +508,16 @@ impl<D: Device> Trainer<D> {
             }
         }
         Ok(Outcome::Finished(last))
+    }
+
+    /// The device's sensors, every few seconds: reading them takes milliseconds.
+    fn sense(&mut self) -> Option<Gpu> {
+        const EVERY: Duration = Duration::from_secs(5);
+        if self.sensed.is_some_and(|last| last.elapsed() < EVERY) {
+            return None;
+        }
+        self.sensed = Some(Instant::now());
+        self.network.device().sensors().map(Gpu::from)
     }
 }
 

@@ -120,6 +120,7 @@ fn config(matrices: MatrixUpdate) -> TrainerConfig {
         recompute: Recompute::Light,
         step_tokens: 2 * TOKENS,
         context: CONTEXT,
+        samples: 0,
         peak: None,
     }
 }

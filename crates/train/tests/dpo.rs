@@ -182,6 +182,7 @@ fn config(context: usize, steps: u64, lr: f64) -> TrainerConfig {
         recompute: Recompute::Light,
         step_tokens: 4 * context,
         context,
+        samples: 0,
         peak: None,
         background: true,
         guard: Default::default(),

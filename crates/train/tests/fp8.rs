@@ -60,6 +60,7 @@ fn losses(format: MatrixFormat, schedule: u64) -> Option<Vec<f64>> {
         recompute: Recompute::Light,
         step_tokens: ROWS * CONTEXT,
         context: CONTEXT,
+        samples: 0,
         peak: None,
     };
     let parameters = Parameters::random(device, &model, format, 3).unwrap();

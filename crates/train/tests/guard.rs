@@ -132,6 +132,7 @@ fn trainer_of<D: Device>(
         recompute: Recompute::Light,
         step_tokens: tokens,
         context: CONTEXT,
+        samples: 0,
         peak: None,
     };
     Trainer::new(Network::new(model, DType::Bf16, parameters).unwrap(), config).unwrap()
@@ -202,8 +203,11 @@ fn rows(folder: &Path) -> Vec<String> {
     rows.iter().map(|row| row.reproducible_line().unwrap()).collect()
 }
 
+/// What happened beyond the beginning.
 fn events(folder: &Path) -> Vec<Event> {
-    metrics::read_events(&folder.join("metrics.jsonl")).unwrap()
+    let mut events = metrics::read_events(&folder.join("metrics.jsonl")).unwrap();
+    events.retain(|event| !matches!(event.what, What::Began { .. }));
+    events
 }
 
 /// Rows and reproducible events in their order, as text.

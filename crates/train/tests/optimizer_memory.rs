@@ -63,6 +63,7 @@ fn config(matrices: MatrixUpdate, moments: MomentFormat, weight_rounding: Roundi
         recompute: Recompute::Light,
         step_tokens: CONTEXT,
         context: CONTEXT,
+        samples: 0,
         peak: None,
     }
 }

@@ -71,6 +71,7 @@ fn config(matrices: MatrixUpdate) -> TrainerConfig {
         recompute: Recompute::Light,
         step_tokens: 2 * ROWS * CONTEXT,
         context: CONTEXT,
+        samples: 0,
         peak: None,
     }
 }

@@ -227,10 +227,9 @@ fn expected(flags: &Eval) -> Result<Identity> {
         return Ok(Identity::new(name, maker, "a language model")?);
     }
     let folder = flags.model.canonicalize().unwrap_or_else(|_| flags.model.clone());
-    let recipe = folder.parent().unwrap_or(Path::new(".")).join("recipe.toml");
-    if !recipe.exists() {
-        bail!("nobody says what the model should be called; give it with --name");
-    }
+    let run = folder.parent().unwrap_or(Path::new("."));
+    let kept = ["settings.toml", "recipe.toml"].map(|name| run.join(name)).into_iter().find(|path| path.exists());
+    let Some(recipe) = kept else { bail!("nobody says what the model should be called; give it with --name") };
     let recipe_identity = Recipe::load::<&str>(&recipe, &[])?.identity;
     let fields = recipe_identity.with_context(|| format!("{}: no [identity]; give --name", recipe.display()))?;
     Ok(Identity::new(&fields.name, &fields.maker, &fields.description)?)

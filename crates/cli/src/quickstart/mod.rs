@@ -1,8 +1,6 @@
 //! `casallm quickstart`: the whole story on the embedded corpus. It measures the machine, writes a recipe that fits the
 //! time, and then runs that recipe as anyone could by hand; a run that was interrupted goes on where it was.
 
-mod exam;
-mod page;
 mod plan;
 
 use std::io::IsTerminal;
@@ -23,12 +21,15 @@ use crate::args::{Quickstart, Serve};
 use crate::chat;
 use crate::console::Console;
 use crate::devices::{self, on_device};
+use crate::exam;
+use crate::report::gather::{self, Beside};
+use crate::report::{MODEL_CARD, REPORT};
 use crate::serve;
+use crate::serve::watching::watch;
+use crate::tensorboard::Recorder;
 
 /// The recipe of the run, in its folder.
 const RECIPE: &str = "recipe.toml";
-/// The report, in the run's folder.
-const REPORT: &str = "report.html";
 /// What was said to the model on its page, in the run's folder.
 const CONVERSATIONS: &str = "conversations.db";
 /// The report's numbers for machines.
@@ -64,6 +65,7 @@ fn run_on<D: Device + 'static>(flags: &Quickstart, device: &Arc<D>) -> Result<En
     let interrupt = Interrupt::on_signals()?;
     let _lock = RunLock::acquire(&flags.dir)?;
     let mut console = Console::new(&flags.output).brief();
+    let _watching = watch(&flags.watch, &flags.dir, &mut console);
     let path = flags.dir.join(RECIPE);
     if path.exists() {
         console.say(&format!("{} is there: going on with it (another --dir begins anew)", path.display()));
@@ -76,14 +78,15 @@ fn run_on<D: Device + 'static>(flags: &Quickstart, device: &Arc<D>) -> Result<En
     let recipe = load(&path, &flags.dir)?;
     let dir = RunDir::new(&flags.dir);
 
+    let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
     if !dir.has_model(Stage::Pretrain) {
-        let outcome = stages::pretrain(&recipe, device, true, &interrupt, &mut console)?;
+        let outcome = stages::pretrain(&recipe, device, true, &interrupt, &mut told)?;
         if matches!(outcome, Outcome::Interrupted(_)) {
             return stopped(&mut console, flags);
         }
     }
     if !dir.has_model(Stage::Sft) {
-        let (outcome, _) = stages::sft(&recipe, device, true, &interrupt, &mut console)?;
+        let (outcome, _) = stages::sft(&recipe, device, true, &interrupt, &mut told)?;
         if matches!(outcome, Outcome::Interrupted(_)) {
             return stopped(&mut console, flags);
         }
@@ -93,9 +96,11 @@ fn run_on<D: Device + 'static>(flags: &Quickstart, device: &Arc<D>) -> Result<En
         console.say("asking the model twenty questions about itself and twenty about anything else ...");
         let bot = chat::load(&dir.model(Stage::Sft), device, MatrixFormat::Bf16, CacheFormat::Bf16)?;
         let base = chat::load(&dir.model(Stage::Pretrain), device, MatrixFormat::Bf16, CacheFormat::Bf16)?;
-        let judged = exam::take(&recipe, &bot, &base)?;
-        let page = page::make(&recipe, &dir, &device.info(), &judged)?;
+        let judged = exam::take(&recipe, &bot, &mut |_, _| {})?;
+        let samples = exam::samples(&bot, &base)?;
+        let page = gather::make(&recipe, &dir, &Beside { judged: Some(&judged), samples, ..Beside::default() })?;
         plan::write(&flags.dir.join(SUMMARY), &format!("{:#}\n", page.summary))?;
+        plan::write(&flags.dir.join(MODEL_CARD), &page.card)?;
         plan::write(&report, &page.html)?;
         for line in &page.lines {
             console.say(line);

@@ -225,10 +225,5 @@ fn measure<D: Device>(
 
 /// Writes a small file whole: beside, synced, renamed.
 pub(super) fn write(path: &Path, text: &str) -> Result<()> {
-    let beside = path.with_extension("tmp");
-    let doing = || format!("cannot write {}", path.display());
-    let mut file = std::fs::File::create(&beside).with_context(doing)?;
-    std::io::Write::write_all(&mut file, text.as_bytes()).with_context(doing)?;
-    file.sync_all().with_context(doing)?;
-    std::fs::rename(&beside, path).with_context(doing)
+    Ok(casallm_data::durable::write_file(path, text.as_bytes())?)
 }

@@ -17,6 +17,8 @@ pub struct ReportData {
     pub stages: Vec<StageReport>,
     /// Bits per byte of held-out text, by source.
     pub compression: Vec<Compression>,
+    /// How the run's models are judged.
+    pub evaluations: Vec<Evaluation>,
     /// Text that the model wrote.
     pub samples: Vec<Sample>,
     /// Questions about itself and others, each answer marked.
@@ -29,6 +31,8 @@ pub struct ReportData {
     pub model: Vec<Fact>,
     /// What it was trained on.
     pub hardware: Vec<Fact>,
+    /// What happened on the way.
+    pub events: Vec<String>,
     /// The canonical recipe.
     pub recipe: String,
     /// SHA-256 of the canonical recipe, in hexadecimal.
@@ -123,6 +127,34 @@ pub struct Compression {
     pub xz: Option<f64>,
     /// `gzip -9`, where measured.
     pub gzip: Option<f64>,
+}
+
+/// How one model is judged.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Evaluation {
+    /// The model's folder.
+    pub model: String,
+    /// Task by task.
+    pub judgements: Vec<Judgement>,
+}
+
+/// One number of a benchmark.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Judgement {
+    /// What was asked.
+    pub task: String,
+    /// What was counted: "acc_norm".
+    pub metric: String,
+    /// Its value, for most metrics in `[0, 1]`.
+    pub value: f64,
+    /// Its standard error, where known.
+    pub stderr: Option<f64>,
+    /// What guessing reaches, where that is known.
+    pub chance: Option<f64>,
+    /// Items asked.
+    pub items: u64,
+    /// Examples before each question.
+    pub fewshot: u64,
 }
 
 /// A text that the model wrote.

@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use super::chart::{Chart, Mark, Scale, Series, smoothed};
 use super::data::{
-    Answer, CleaningSummary, Compression, Exam, Fact, Point, Sample, SourceSummary, StageReport, TrainingPoint,
+    Answer, CleaningSummary, Compression, Evaluation, Exam, Fact, Point, Sample, SourceSummary, StageReport,
+    TrainingPoint,
 };
 use super::format::{NOT_MEASURED, bytes, decimals, grouped, short};
 use super::html::{Cell, escape, table};
@@ -195,6 +196,45 @@ fn validation_table(stage: &StageReport) -> String {
         escape(&stage.name),
         table("Validation loss in nats per token", &head, &rows)
     )
+}
+
+/// Benchmarks, model by model.
+pub(super) fn evaluations(all: &[Evaluation]) -> String {
+    let mut out = String::new();
+    for evaluation in all {
+        let rows: Vec<Vec<Cell>> = evaluation
+            .judgements
+            .iter()
+            .map(|found| {
+                let error = found.stderr.map(|error| format!(" ± {}", decimals(error, 3))).unwrap_or_default();
+                vec![
+                    Cell::Text(found.task.clone()),
+                    Cell::Text(found.metric.clone()),
+                    Cell::Number(format!("{}{error}", decimals(found.value, 3))),
+                    Cell::Number(found.chance.map_or_else(|| NOT_MEASURED.to_owned(), |chance| decimals(chance, 3))),
+                    Cell::Number(grouped(found.items)),
+                    Cell::Number(grouped(found.fewshot)),
+                ]
+            })
+            .collect();
+        let head = ["Task", "Metric", "Value", "Guessing", "Items", "Examples"];
+        let _ = write!(
+            out,
+            "<h3>{}</h3>\n{}",
+            escape(&evaluation.model),
+            table(&format!("Benchmarks of {}", evaluation.model), &head, &rows)
+        );
+    }
+    out
+}
+
+/// What happened on the way.
+pub(super) fn events(events: &[String]) -> String {
+    if events.is_empty() {
+        return String::new();
+    }
+    let items: String = events.iter().map(|event| format!("<li>{}</li>\n", escape(event))).collect();
+    format!("<ol class=\"events\">\n{items}</ol>\n")
 }
 
 /// What the model wrote.

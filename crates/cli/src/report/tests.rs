@@ -40,6 +40,17 @@ fn full(text: &str) -> ReportData {
             ..StageReport::default()
         }],
         compression: vec![Compression { source: t(), bytes: 1_000_000, model: 1.447, xz: Some(2.34), gzip: None }],
+        evaluations: vec![Evaluation {
+            model: t(),
+            judgements: vec![Judgement {
+                task: t(),
+                metric: t(),
+                value: 0.4321,
+                stderr: Some(0.01),
+                ..Default::default()
+            }],
+        }],
+        events: vec![t()],
         samples: vec![Sample { prompt: t(), text: t(), settings: t() }],
         exams: vec![Exam {
             name: t(),
@@ -120,9 +131,18 @@ fn an_empty_report_is_a_page() {
 fn every_number_and_every_answer_is_on_the_page() {
     let html = render(&full("Casa"));
     assert_well_formed(&html);
-    for shown in
-        ["1.447", "2.340", "38 %", "12,345", "1 of 2", "✓ right", "✗ wrong", "1.00 MB", "<td class=\"number\">–</td>"]
-    {
+    for shown in [
+        "1.447",
+        "2.340",
+        "0.432 ± 0.010",
+        "38 %",
+        "12,345",
+        "1 of 2",
+        "✓ right",
+        "✗ wrong",
+        "1.00 MB",
+        "<td class=\"number\">–</td>",
+    ] {
         assert!(html.contains(shown), "{shown}");
     }
 }
@@ -292,6 +312,35 @@ fn like_quickstart() -> ReportData {
         model: vec![Fact::new("Layers", "6"), Fact::new("Width", "384"), Fact::new("Heads", "6"), Fact::new("Context", "256 tokens"), Fact::new("Vocabulary", "6,144")],
         hardware: vec![Fact::new("Processor", "Intel Xeon Platinum 8488C"), Fact::new("Instruction set", "AMX-bf16"), Fact::new("Threads", "2"), Fact::new("Memory", "24 GB")],
         recipe: "[model]\nn_layer = 6\nn_embd = 384 # a comment that is <long> enough to run over the edge of a telephone's screen\n".into(),
+        evaluations: Vec::new(),
+        events: Vec::new(),
         recipe_hash: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".into(),
     }
+}
+
+#[test]
+fn a_model_card_says_the_same_and_lets_no_text_be_markup() {
+    let card = card::render(&full("Casa"));
+    assert!(card.starts_with("---\nlibrary_name: casallm\n"), "{card}");
+    for shown in ["# Casa", "1.447", "0.432 ± 0.010", "12,345", "1 of 2 right", "2 dropped"] {
+        assert!(card.contains(shown), "{shown}: {card}");
+    }
+    let hostile = format!("{HOSTILE}\n# heading\n```\n| cell | ![image](x) --- ````");
+    let card = card::render(&full(&hostile));
+    // Outside of fences nothing is markup; inside everything is text.
+    let (mut fence, mut outside): (Option<&str>, Vec<&str>) = (None, Vec::new());
+    for line in card.lines() {
+        match fence {
+            Some(open) if line == open => fence = None,
+            Some(_) => {}
+            None if line.starts_with("```") => fence = Some(line),
+            None => outside.push(line),
+        }
+    }
+    assert_eq!(fence, None, "a fence is left open");
+    let outside = outside.join("\n");
+    for forbidden in ["<script", "<img", " | cell", "![image]", "\n# heading", "```"] {
+        assert!(!outside.replace("\\<", "").replace("\\|", "").replace("\\[", "").contains(forbidden), "{forbidden}");
+    }
+    assert_eq!(card.matches("\n# ").count() - card.matches("\n# heading").count(), 1);
 }

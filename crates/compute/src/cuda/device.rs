@@ -205,6 +205,10 @@ impl Device for CudaDevice {
         self.driver.available_bytes()
     }
 
+    fn sensors(&self) -> Option<Sensors> {
+        self.driver.sensors()
+    }
+
     fn allocated_host_bytes(&self) -> u64 {
         self.allocated_on_host.load(Ordering::Relaxed)
     }

@@ -8,7 +8,7 @@
 use super::attention::{Backward, Forward};
 use super::calls::Calls;
 use super::kernels::Family;
-use crate::device::{AttentionShape, DeviceInfo};
+use crate::device::{AttentionShape, DeviceInfo, Sensors};
 use crate::dtype::DType;
 use crate::error::ComputeError;
 use crate::fp8::Fp8;
@@ -220,6 +220,10 @@ pub trait Driver: Send + Sync {
     fn shared_memory_limit(&self) -> usize;
     /// Bytes that can still be allocated, if known.
     fn available_bytes(&self) -> Option<u64>;
+    /// Load, heat, power and memory at this moment, as far as they are known.
+    fn sensors(&self) -> Option<Sensors> {
+        None
+    }
     /// Zeroed memory, aligned to 256 bytes.
     ///
     /// # Errors

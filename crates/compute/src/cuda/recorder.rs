@@ -17,7 +17,7 @@ use super::calls::{Call, Calls};
 use super::driver::{
     Address, Argument, Attention, Driver, Fp8Matmul, Graph, GraphDriver, Kernel, Launch, Matmul, Post,
 };
-use crate::device::{AttentionShape, DeviceInfo};
+use crate::device::{AttentionShape, DeviceInfo, Sensors};
 use crate::error::ComputeError;
 
 /// Fewer calls than this are not worth a graph.
@@ -235,6 +235,10 @@ impl Driver for Recorder {
 
     fn available_bytes(&self) -> Option<u64> {
         self.driver.available_bytes()
+    }
+
+    fn sensors(&self) -> Option<Sensors> {
+        self.driver.sensors()
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address, ComputeError> {

@@ -14,6 +14,19 @@ pub struct DeviceInfo {
     pub threads: usize,
 }
 
+/// What a device's sensors show. What is not known is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sensors {
+    /// Share of the last moments in which it was at work, in `[0, 1]`.
+    pub load: Option<f64>,
+    /// Degrees Celsius.
+    pub temperature_c: Option<f64>,
+    /// Watts.
+    pub power_w: Option<f64>,
+    /// Memory that all processes together have taken, in bytes.
+    pub memory_bytes: Option<u64>,
+}
+
 /// Where a buffer lies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Place {

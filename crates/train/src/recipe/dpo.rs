@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::model::Model;
 use super::optimization::{MAX_STEPS, Optimization};
 use super::section::{Interval, Section};
-use super::stages::{Batch, Choice, keep_every, usual_micro_batch};
+use super::stages::{Batch, Choice, keep_every, samples, usual_micro_batch};
 use crate::error::TrainError;
 use crate::preference::Objective;
 use crate::schedule::Schedule;
@@ -44,6 +44,9 @@ pub struct Dpo {
     pub eval_tokens: u64,
     /// Most pairs of a validation.
     pub eval_pairs: usize,
+    /// What the model goes on from at each validation; `None`: beginnings of held-out data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples: Option<Vec<String>>,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
     /// Checkpoints kept besides the best.
@@ -95,6 +98,7 @@ impl Dpo {
             eval_every,
             eval_tokens: section.integer("eval_tokens", 1, 1 << 50)?.unwrap_or(1 << 16),
             eval_pairs: section.size("eval_pairs", 1, 1 << 40)?.unwrap_or(512),
+            samples: samples(section)?,
             checkpoint_every,
             keep_last: section.size("keep_last", 1, 1 << 20)?.unwrap_or(2),
             keep_every: keep_every(section, checkpoint_every)?,

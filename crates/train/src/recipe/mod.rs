@@ -172,7 +172,7 @@ impl Recipe {
 
     /// The part of the canonical TOML that decides the numbers of one stage: what a resumed run must have in common
     /// with the run that wrote the checkpoint. The directory, the number of threads, what is computed again, where the
-    /// optimizer's state lies, when and how checkpoints are written and kept, and what the guard does from here on may
+    /// optimizer's state lies, what samples are written, when and how checkpoints are written and kept, and what the guard does from here on may
     /// change; so may the other stages. (What DPO measures text on is the other stages' data.)
     ///
     /// # Errors
@@ -187,7 +187,7 @@ impl Recipe {
         for (section, keys) in [
             ("data", if stage == Stage::Dpo { &[][..] } else { &others[..] }),
             ("run", &["dir", "threads", "offload", "checkpoint", "guard"]),
-            (stage.name(), &["checkpoint_every", "keep_last", "keep_every", "recompute"]),
+            (stage.name(), &["samples", "checkpoint_every", "keep_last", "keep_every", "recompute"]),
         ] {
             if let Some(toml::Value::Table(section)) = table.get_mut(section) {
                 for key in keys {

@@ -4,7 +4,7 @@
 const SECTIONS: &[(&str, &[&[&str]])] = &[
     ("", &[&["identity", "tokenizer", "data", "model", "run", "pretrain", "sft", "dpo"]]),
     ("identity", &[&["name", "maker", "description"]]),
-    ("tokenizer", &[&["vocab_size", "sample_bytes"]]),
+    ("tokenizer", &[&["vocab_size", "sample_bytes", "digits"]]),
     ("data", &[&["validation_fraction", "seed", "pretrain", "sft", "dpo"]]),
     ("data.pretrain", &[&["name", "path", "text_field", "weight"]]),
     ("data.sft", &[&["name", "path", "max_rows"]]),
@@ -54,7 +54,7 @@ const OPTIMIZATION: &[&str] = &[
     "eps",
     "clip",
 ];
-const EVALUATION: &[&str] = &["eval_every", "eval_tokens"];
+const EVALUATION: &[&str] = &["eval_every", "eval_tokens", "samples"];
 const CHECKPOINTS: &[&str] = &["checkpoint_every", "keep_last", "keep_every"];
 
 /// The keys of a section given by the path of a key in it: `data.pretrain[2]` has those of `data.pretrain`.

@@ -134,6 +134,23 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A list of texts, none of them blank; the list itself may be empty.
+    pub(super) fn texts(&self, key: &str) -> Result<Option<Vec<String>>, TrainError> {
+        const EXPECTED: &str = "a list of texts in quotes, like [\"this\", \"that\"]";
+        let one = |value: &Value| match value {
+            Value::String(text) if text.trim().is_empty() => {
+                Err(self.bad(key, "\"\"", "write some text between the quotes, or leave the entry out"))
+            }
+            Value::String(text) => Ok(text.clone()),
+            other => Err(self.wrong_type(key, other, EXPECTED)),
+        };
+        match self.table.get(key) {
+            None => Ok(None),
+            Some(Value::Array(values)) => values.iter().map(one).collect::<Result<_, _>>().map(Some),
+            Some(other) => Err(self.wrong_type(key, other, EXPECTED)),
+        }
+    }
+
     /// A whole number from `min` to `max`.
     pub(super) fn integer(&self, key: &str, min: u64, max: u64) -> Result<Option<u64>, TrainError> {
         match self.table.get(key) {

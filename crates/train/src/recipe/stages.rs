@@ -11,6 +11,7 @@ use super::section::{Interval, Section};
 use crate::error::TrainError;
 use crate::guard::GuardConfig;
 use crate::planning::ENOUGH_TOKENS;
+use crate::samples::MOST_PROMPTS;
 use crate::schedule::Schedule;
 
 /// What computes.
@@ -151,6 +152,9 @@ pub struct Pretrain {
     pub eval_every: u64,
     /// Tokens of a validation, rounded up to whole rows of each source.
     pub eval_tokens: u64,
+    /// What the model goes on from at each validation; `None`: beginnings of held-out data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples: Option<Vec<String>>,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
     /// Checkpoints kept besides the best.
@@ -197,6 +201,7 @@ impl Pretrain {
             optimization,
             eval_every,
             eval_tokens: section.integer("eval_tokens", 1, 1 << 50)?.unwrap_or(1 << 18),
+            samples: samples(section)?,
             checkpoint_every,
             keep_last: section.size("keep_last", 1, 1 << 20)?.unwrap_or(2),
             keep_every: keep_every(section, checkpoint_every)?,
@@ -246,6 +251,9 @@ pub struct Sft {
     pub eval_every: u64,
     /// Tokens of a validation, rounded up to whole rows of each source.
     pub eval_tokens: u64,
+    /// What the model goes on from at each validation; `None`: beginnings of held-out data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples: Option<Vec<String>>,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
     /// Checkpoints kept besides the best.
@@ -271,6 +279,7 @@ impl Sft {
             optimization: Optimization::read(section, 5e-5, 1e-5)?,
             eval_every,
             eval_tokens: section.integer("eval_tokens", 1, 1 << 50)?.unwrap_or(1 << 17),
+            samples: samples(section)?,
             checkpoint_every,
             keep_last: section.size("keep_last", 1, 1 << 20)?.unwrap_or(2),
             keep_every: keep_every(section, checkpoint_every)?,
@@ -290,6 +299,17 @@ impl Sft {
     /// The learning rate of every step; how many there are is known once the conversations are packed.
     pub fn schedule(&self, steps: u64) -> Schedule {
         self.optimization.schedule(steps)
+    }
+}
+
+/// Reads `samples`.
+pub(super) fn samples(section: &Section<'_>) -> Result<Option<Vec<String>>, TrainError> {
+    let texts = section.texts("samples")?;
+    match &texts {
+        Some(texts) if texts.len() > MOST_PROMPTS => {
+            Err(section.bad("samples", format!("{} texts", texts.len()), format!("use at most {MOST_PROMPTS}")))
+        }
+        _ => Ok(texts),
     }
 }
 

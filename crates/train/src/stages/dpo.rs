@@ -20,13 +20,17 @@ use casallm_model::workspace::Recompute;
 use super::conversations::{cleaned, identity, sample, write_report};
 use super::pretrain::text_validation;
 use super::references::{self, Key};
-use super::sft::{Packing, model_of};
-use super::{RunDir, Sized, StageObserver, matrices_of, open_store, optimizer_config, peak, save, sized};
+use super::sft::{Packing, model_of, name_question};
+use super::{
+    RunDir, Sized, StageObserver, keep_settings, matrices_of, open_store, optimizer_config, peak, save, sized,
+    update_settings,
+};
 use crate::error::TrainError;
 use crate::feed::DpoFeed;
 use crate::interrupt::Interrupt;
 use crate::preference::{LogProbabilities, Preferences};
 use crate::recipe::{Checkpointing, Dpo, Recipe, Stage};
+use crate::samples::{self, PROMPT_TOKENS, Prompt, Samples};
 use crate::trainer::{Outcome, Trainer, TrainerConfig};
 use crate::validation::ValidationSet;
 
@@ -60,6 +64,7 @@ pub fn dpo_config(recipe: &Recipe, steps: u64) -> Result<TrainerConfig, TrainErr
         recompute: stage.recompute.given().unwrap_or(Recompute::Light),
         step_tokens: stage.batch_tokens,
         context: stage.context,
+        samples: samples::count(stage.samples.as_deref(), matrices_of(recipe.run.precision)),
         peak: None,
         background: recipe.run.checkpoint == Checkpointing::Background,
         guard: recipe.run.guard,
@@ -122,6 +127,17 @@ impl Pairs {
 
     fn count(&self) -> usize {
         self.sets().map(|set| set.pairs().len()).sum()
+    }
+
+    /// Where the recipe names no prompts: the bot's name is asked for, and the first held-out prompts that are short.
+    fn prompts(&self, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Vec<Prompt>, TrainError> {
+        let mut prompts = name_question(recipe, tokenizer)?;
+        let held_out = self.held_out.iter().flat_map(PairSet::pairs).map(|pair| &pair.prompt);
+        let short = held_out.filter(|ids| ids.len() <= PROMPT_TOKENS);
+        prompts.extend(
+            short.map(|ids| Prompt { text: tokenizer.decode(ids).trim().to_owned(), ids: ids.clone() }).take(2),
+        );
+        Ok(prompts)
     }
 
     /// XXH3-128 of all ids, in order.
@@ -216,6 +232,7 @@ pub fn dpo<D: Device>(
     observer.planned(Stage::Dpo, choice);
     let stage = recipe.dpo()?;
     let (base, tokenizer) = model_of(recipe, Stage::Sft)?;
+    let tokenizer = Arc::new(tokenizer);
     let pairs = Pairs::gather(recipe, stage, &tokenizer, observer)?;
     write_report(&dir.pairs(), &pairs.report)?;
     let mut validation = text(recipe, stage, &tokenizer, observer)?;
@@ -231,6 +248,13 @@ pub fn dpo<D: Device>(
     }
     let mut model = base.config().clone();
     model.dropout = 0.0;
+    keep_settings(recipe, &dir, &store)?;
+    let prompts = match &stage.samples {
+        Some(texts) => samples::given(Stage::Dpo, texts, &tokenizer, model.context)?,
+        None => pairs.prompts(recipe, &tokenizer)?,
+    };
+    let samples = Samples::new(prompts, tokenizer.clone(), model.context, config.seed)?;
+    let writes = config.samples > 0;
     let usage = (MatrixUse::Training, config.optimizer.place);
     let parameters = Parameters::load_at(device.clone(), &base, matrices, usage)?;
     let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, config)?;
@@ -264,7 +288,11 @@ pub fn dpo<D: Device>(
         report: pairs.report,
     };
     let feed = DpoFeed::new(pairs.train, stage.objective(), references, stage.epochs, stage.accumulation());
+    if writes {
+        trainer.write_samples(samples);
+    }
     let outcome = trainer.run(&feed, &validation, &store, &dir.metrics(), interrupt, observer)?;
+    update_settings(recipe, &dir)?;
     if matches!(outcome, Outcome::Finished(_)) {
         save(&dir.model(Stage::Dpo), trainer.network(), &tokenizer, StoredDtype::Bf16)?;
     }

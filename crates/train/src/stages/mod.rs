@@ -39,6 +39,7 @@ use crate::planning::MemoryChoice;
 use crate::recipe::{self, Offload, Precision, Recipe, Stage};
 use crate::snapshot;
 use crate::trainer::{Observer, TrainerConfig};
+use crate::whole_file;
 
 /// Marks a data path as a source that the program carries: `embedded:openstax`.
 pub const EMBEDDED: &str = "embedded:";
@@ -102,6 +103,11 @@ impl RunDir {
     /// What the model that DPO begins with gives for each pair.
     pub fn references(&self) -> PathBuf {
         self.root.join("dpo-references.bin")
+    }
+
+    /// The canonical recipe of the stage that ran last: every value as it was used.
+    pub fn settings(&self) -> PathBuf {
+        self.root.join("settings.toml")
     }
 
     /// What cleaning did to the conversations.
@@ -173,6 +179,17 @@ fn check_room(store: &CheckpointStore, model: &ModelConfig, config: &TrainerConf
     let bytes = snapshot::bytes(model, &config.optimizer);
     let step = store.steps()?.last().copied().unwrap_or(0);
     store.check_room(Ahead { bytes, every: config.checkpoint_every, step, steps: config.schedule.steps })
+}
+
+/// Leaves the recipe as it is used in the run's folder, for who wants to know what the run is: of a stage that begins. One that
+/// goes on may yet turn out to be another recipe's; then what is there stays, and [`update_settings`] comes at its end.
+fn keep_settings(recipe: &Recipe, dir: &RunDir, store: &CheckpointStore) -> Result<(), TrainError> {
+    if store.steps()?.is_empty() { update_settings(recipe, dir) } else { Ok(()) }
+}
+
+/// The same once the stage has ended or stopped.
+fn update_settings(recipe: &Recipe, dir: &RunDir) -> Result<(), TrainError> {
+    whole_file::replace(&dir.settings(), recipe.to_toml()?.as_bytes())
 }
 
 /// Writes a network as a model directory with its tokenizer.

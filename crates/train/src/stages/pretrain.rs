@@ -15,13 +15,14 @@ use casallm_model::parameters::Parameters;
 use casallm_model::workspace::Recompute;
 
 use super::{
-    Prepared, RunDir, Sized, StageObserver, check_room, config_of, fingerprint, matrices_of, open_store,
-    optimizer_config, peak, save, shards, sized, tokenizer,
+    Prepared, RunDir, Sized, StageObserver, check_room, config_of, fingerprint, keep_settings, matrices_of, open_store,
+    optimizer_config, peak, save, shards, sized, tokenizer, update_settings,
 };
 use crate::error::TrainError;
 use crate::feed::PretrainFeed;
 use crate::interrupt::Interrupt;
 use crate::recipe::{Checkpointing, Pretrain, Recipe, Stage};
+use crate::samples::{self, Samples};
 use crate::trainer::{Outcome, Trainer, TrainerConfig};
 use crate::validation::{ValidationSet, from_loader};
 
@@ -54,6 +55,7 @@ pub fn pretrain_config(recipe: &Recipe) -> Result<TrainerConfig, TrainError> {
         recompute: stage.recompute.given().unwrap_or(Recompute::Light),
         step_tokens: stage.batch_tokens,
         context: stage.context,
+        samples: samples::count(stage.samples.as_deref(), matrices_of(recipe.run.precision)),
         peak: None,
     })
 }
@@ -143,14 +145,25 @@ pub fn pretrain<D: Device>(
     let stage = recipe.pretrain()?;
     let mut config = TrainerConfig { recompute: choice.recompute, ..pretrain_config(recipe)? };
     check_room(&store, &model, &config)?;
-    let tokenizer = tokenizer(recipe, &dir, observer)?;
+    let tokenizer = Arc::new(tokenizer(recipe, &dir, observer)?);
     let prepared = shards(recipe, &dir, &tokenizer, !store.steps()?.is_empty(), observer)?;
     config.settings += &format!("shards = \"{}\"\n", fingerprint(&prepared));
     let data = open(recipe, stage, &dir, &tokenizer, &prepared)?;
     config.peak = peak(device, dtype);
+    keep_settings(recipe, &dir, &store)?;
+    let prompts = match &stage.samples {
+        Some(texts) => samples::given(Stage::Pretrain, texts, &tokenizer, config.context)?,
+        None => samples::beginnings(data.validation.iter().flat_map(|set| &set.batches), &tokenizer)?,
+    };
+    let samples = Samples::new(prompts, tokenizer.clone(), model.context, config.seed)?;
+    let writes = config.samples > 0;
     let parameters = Parameters::random_at(device.clone(), &model, matrices, recipe.run.seed, config.optimizer.place)?;
     let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, config)?;
+    if writes {
+        trainer.write_samples(samples);
+    }
     let outcome = trainer.run(&data.feed, &data.validation, &store, &dir.metrics(), interrupt, observer)?;
+    update_settings(recipe, &dir)?;
     if matches!(outcome, Outcome::Finished(_)) {
         save(&dir.model(Stage::Pretrain), trainer.network(), &tokenizer, StoredDtype::F32)?;
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use casallm_compute::{Device, MatrixUse};
-use casallm_data::chat::Conversation;
+use casallm_data::chat::{Conversation, Role};
 use casallm_data::packing::{ConversationSet, FitReport};
 use casallm_data::tokenizer::Tokenizer;
 use casallm_model::config::ModelConfig;
@@ -16,13 +16,14 @@ use casallm_model::parameters::Parameters;
 use casallm_model::workspace::Recompute;
 
 use super::{
-    RunDir, Sized, StageObserver, config_of, conversations, gather, matrices_of, open_store, optimizer_config, peak,
-    save, sized,
+    RunDir, Sized, StageObserver, config_of, conversations, gather, keep_settings, matrices_of, open_store,
+    optimizer_config, peak, save, sized, update_settings,
 };
 use crate::error::TrainError;
 use crate::feed::SftFeed;
 use crate::interrupt::Interrupt;
 use crate::recipe::{Checkpointing, Recipe, Stage};
+use crate::samples::{self, DEFAULT_PROMPTS, PROMPT_TOKENS, Prompt, Samples};
 use crate::trainer::{Outcome, Trainer, TrainerConfig};
 use crate::validation::ValidationSet;
 
@@ -39,7 +40,7 @@ pub struct SftSetup {
     /// The conversations themselves, and what cleaning did.
     pub conversations: conversations::Conversations,
     /// The tokenizer of the model that is tuned.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
 }
 
 /// How conversations are packed.
@@ -135,6 +136,7 @@ pub fn sft_config(recipe: &Recipe, steps: u64) -> Result<TrainerConfig, TrainErr
         recompute: stage.recompute.given().unwrap_or(Recompute::Light),
         step_tokens: stage.batch_tokens,
         context: stage.context,
+        samples: samples::count(stage.samples.as_deref(), matrices_of(recipe.run.precision)),
         peak: None,
     })
 }
@@ -192,7 +194,42 @@ pub fn sft_setup(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Sf
     if validation.is_empty() {
         config.eval_every = u64::MAX;
     }
-    Ok(SftSetup { feed, validation, config, fit, conversations, tokenizer })
+    Ok(SftSetup { feed, validation, config, fit, conversations, tokenizer: Arc::new(tokenizer) })
+}
+
+impl SftSetup {
+    /// What the model is asked at each validation: as the recipe says, or its name and the first held-out questions that are
+    /// short.
+    fn samples(&self, recipe: &Recipe) -> Result<Option<Samples>, TrainError> {
+        if self.config.samples == 0 {
+            return Ok(None);
+        }
+        let (tokenizer, context) = (&self.tokenizer, recipe.model.context);
+        let prompts = match &recipe.sft()?.samples {
+            Some(texts) => samples::given(Stage::Sft, texts, tokenizer, context)?,
+            None => {
+                let mut prompts = name_question(recipe, tokenizer)?;
+                let asked =
+                    self.conversations.validation.iter().filter_map(|conversation| conversation.messages.first());
+                for message in asked.filter(|message| message.role == Role::User) {
+                    let prompt = samples::question(&message.content, tokenizer)?;
+                    if prompt.ids.len() <= PROMPT_TOKENS {
+                        prompts.push(prompt);
+                    }
+                    if prompts.len() == DEFAULT_PROMPTS {
+                        break;
+                    }
+                }
+                prompts
+            }
+        };
+        Samples::new(prompts, tokenizer.clone(), context, self.config.seed).map(Some)
+    }
+}
+
+/// Asks for the bot's name, where it has one.
+pub(super) fn name_question(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Vec<Prompt>, TrainError> {
+    recipe.identity.iter().map(|_| samples::question("Who are you?", tokenizer)).collect()
 }
 
 /// Runs or resumes the second stage; at its end the model stands in [`RunDir::model`].
@@ -216,6 +253,7 @@ pub fn sft<D: Device>(
     observer.planned(Stage::Sft, choice);
     let mut setup = sft_setup(recipe, observer)?;
     setup.config.recompute = choice.recompute;
+    keep_settings(recipe, &dir, &store)?;
     let base = ModelDirectory::open(&dir.model(Stage::Pretrain))?;
     let mut model = base.config().clone();
     model.dropout = recipe.model.dropout as f32;
@@ -223,8 +261,12 @@ pub fn sft<D: Device>(
     let usage = (MatrixUse::Training, setup.config.optimizer.place);
     let parameters = Parameters::load_at(device.clone(), &base, matrices, usage)?;
     let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, setup.config.clone())?;
+    if let Some(samples) = setup.samples(recipe)? {
+        trainer.write_samples(samples);
+    }
     let metrics = dir.metrics();
     let outcome = trainer.run(&setup.feed, &setup.validation, &store, &metrics, interrupt, observer)?;
+    update_settings(recipe, &dir)?;
     if matches!(outcome, Outcome::Finished(_)) {
         save(&dir.model(Stage::Sft), trainer.network(), &setup.tokenizer, StoredDtype::Bf16)?;
     }

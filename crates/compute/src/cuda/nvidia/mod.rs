@@ -8,6 +8,7 @@
 //! - `product`, `matmul`, `algorithms`: products, and why they repeat
 //! - `cudnn`, `sdpa`, `attention`, `agreement`: a library's attention, where it is there, right and faster
 //! - `graphs`: many calls captured, and started as one
+//! - `sensors`: the GPU's load and heat, for whoever watches
 
 mod agreement;
 mod algorithms;
@@ -27,6 +28,7 @@ mod product;
 pub mod report;
 mod sdpa;
 pub mod search;
+mod sensors;
 mod session;
 mod staging;
 #[cfg(test)]
@@ -34,6 +36,7 @@ mod tests;
 
 use std::ffi::c_void;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use cudarc::driver::sys as cu;
 
@@ -50,11 +53,12 @@ use self::modules::Modules;
 use self::posts::Posts;
 use self::product::{Job, Product};
 use self::search::Surroundings;
+use self::sensors::Watch;
 use self::session::Session;
 use self::staging::Staging;
 use super::driver::{Address, Argument, Attention, Driver, Fp8Matmul, Kernel, Launch, Matmul, Operand, Post};
 use super::kernels::Family;
-use crate::device::{AttentionShape, DeviceInfo};
+use crate::device::{AttentionShape, DeviceInfo, Sensors};
 use crate::dtype::DType;
 use crate::error::ComputeError;
 
@@ -87,6 +91,8 @@ pub struct NvidiaDriver {
     attentions: Attentions,
     multiprocessors: usize,
     shared_limit: usize,
+    /// Opened by who first asks.
+    watch: OnceLock<Watch>,
 }
 
 impl NvidiaDriver {
@@ -142,6 +148,7 @@ impl NvidiaDriver {
             attentions,
             multiprocessors,
             shared_limit,
+            watch: OnceLock::new(),
         })
     }
 
@@ -294,6 +301,17 @@ impl Driver for NvidiaDriver {
     fn available_bytes(&self) -> Option<u64> {
         self.session.enter();
         self.memory.available(&self.session)
+    }
+
+    fn sensors(&self) -> Option<Sensors> {
+        let place = [
+            cu::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID,
+            cu::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_BUS_ID,
+            cu::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID,
+        ];
+        // Whoever watches does not make calls fail: an attribute that is not known leads to no GPU.
+        let open = || Watch::open(sensors::LIBRARY.as_ref(), place.map(|id| self.session.attribute(id).unwrap_or(-1)));
+        self.watch.get_or_init(open).read()
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address, ComputeError> {

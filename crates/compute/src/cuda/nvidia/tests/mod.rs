@@ -7,6 +7,7 @@ mod fakes;
 mod graphs;
 mod products;
 mod real_cudnn;
+mod sensors;
 
 use self::fakes::Machine;
 use crate::cuda::driver::{Address, Argument, Driver, Kernel, Launch};
