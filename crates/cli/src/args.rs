@@ -17,9 +17,9 @@ pub use crate::report::flags::Report;
 pub use crate::selftest::flags::{Selftest, SelftestPart};
 pub use crate::serve::flags::{OverflowKind, Serve};
 pub use crate::serve::watching::Watch;
-pub use crate::watch::WatchRun;
 pub use crate::sweep::flags::{Sweep, SweptStage};
 pub use crate::tensorboard::flags::Tensorboard;
+pub use crate::watch::WatchRun;
 
 /// Train a language model of your own, at home: from raw text to a chatbot, in one binary.
 ///
