@@ -72,15 +72,17 @@ pub(super) fn find(
     let mut patterns = request.patterns(&info)?;
     let (mut files, mut estimate) = request.choose(&listing, &patterns)?;
     let may_be_converted = request.revision.is_none() && before.is_none() && request.include.is_empty();
-    if files.is_empty() && may_be_converted && !settings.offline {
-        if let Ok((other, converted)) = look(CONVERTED, observe) {
-            patterns = request.patterns(&info)?;
-            let (chosen, reckoned) = request.choose(&converted, &patterns)?;
-            if !chosen.is_empty() {
-                (files, estimate, revision) = (chosen, reckoned, CONVERTED.to_owned());
-                info.commit = other.commit;
-                listing = converted;
-            }
+    if files.is_empty()
+        && may_be_converted
+        && !settings.offline
+        && let Ok((other, converted)) = look(CONVERTED, observe)
+    {
+        patterns = request.patterns(&info)?;
+        let (chosen, reckoned) = request.choose(&converted, &patterns)?;
+        if !chosen.is_empty() {
+            (files, estimate, revision) = (chosen, reckoned, CONVERTED.to_owned());
+            info.commit = other.commit;
+            listing = converted;
         }
     }
     if files.is_empty() {
