@@ -105,7 +105,8 @@ impl Console {
         due
     }
 
-    fn show(&mut self, task: &str, unit: &str, done: u64, total: Option<u64>, message: &str) {
+    /// Moves the bar of a task, or begins it; where there is no terminal, a line now and then.
+    pub(crate) fn show(&mut self, task: &str, unit: &str, done: u64, total: Option<u64>, message: &str) {
         if self.quiet {
             return;
         }

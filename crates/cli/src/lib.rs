@@ -11,6 +11,8 @@ mod console;
 mod devices;
 mod eval;
 mod exam;
+mod export;
+mod fetch;
 mod import;
 mod plan;
 mod quickstart;
@@ -19,6 +21,8 @@ mod roofline;
 mod selftest;
 mod serve;
 pub mod streams;
+mod sweep;
+mod tensorboard;
 mod tokens;
 mod training;
 mod watch;
@@ -60,8 +64,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Pretrain(flags) => training::pretrain(&flags),
         Command::Sft(flags) => training::sft(&flags),
         Command::Dpo(flags) => training::dpo(&flags),
+        Command::Sweep(flags) => sweep::run(&flags),
+        Command::Tensorboard(flags) => tensorboard::run(&flags),
         Command::Plan(flags) => plan::run(&flags),
+        Command::Fetch(flags) => fetch::run(&flags),
         Command::Import(flags) => import::run(&flags),
+        Command::Export(flags) => export::run(&flags),
         Command::Eval(flags) => eval::run(&flags),
         Command::Report(flags) => report::run(&flags),
         Command::Chat(flags) => chat::run(&flags),

@@ -16,6 +16,7 @@ use crate::console::Console;
 use crate::devices::{self, on_device};
 use crate::report;
 use crate::serve::watching::watch;
+use crate::tensorboard::Recorder;
 
 /// The first stage.
 pub(crate) fn pretrain(flags: &Stage) -> Result<Ended> {
@@ -27,7 +28,8 @@ pub(crate) fn pretrain(flags: &Stage) -> Result<Ended> {
     let mut console = Console::new(&flags.output);
     let _watching = watch(&flags.watch, recipe.run.dir.as_ref(), &mut console);
     let outcome = on_device!(device, device => {
-        let outcome = stages::pretrain(&recipe, &device, flags.resume, &interrupt, &mut console)?;
+        let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
+        let outcome = stages::pretrain(&recipe, &device, flags.resume, &interrupt, &mut told)?;
         reported(&outcome, &recipe, recipe::Stage::Pretrain, &device, &mut console)?
     });
     ended(&outcome, &mut console)
@@ -43,7 +45,8 @@ pub(crate) fn sft(flags: &Stage) -> Result<Ended> {
     let mut console = Console::new(&flags.output);
     let _watching = watch(&flags.watch, recipe.run.dir.as_ref(), &mut console);
     let (outcome, setup) = on_device!(device, device => {
-        let (outcome, setup) = stages::sft(&recipe, &device, flags.resume, &interrupt, &mut console)?;
+        let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
+        let (outcome, setup) = stages::sft(&recipe, &device, flags.resume, &interrupt, &mut told)?;
         (reported(&outcome, &recipe, recipe::Stage::Sft, &device, &mut console)?, setup)
     });
     if setup.fit.cut + setup.fit.too_long > 0 {
@@ -65,7 +68,8 @@ pub(crate) fn dpo(flags: &Stage) -> Result<Ended> {
     let mut console = Console::new(&flags.output);
     let _watching = watch(&flags.watch, recipe.run.dir.as_ref(), &mut console);
     let (outcome, setup) = on_device!(device, device => {
-        let (outcome, setup) = stages::dpo(&recipe, &device, flags.resume, &interrupt, &mut console)?;
+        let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
+        let (outcome, setup) = stages::dpo(&recipe, &device, flags.resume, &interrupt, &mut told)?;
         (reported(&outcome, &recipe, recipe::Stage::Dpo, &device, &mut console)?, setup)
     });
     let report = &setup.report;

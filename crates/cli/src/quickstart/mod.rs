@@ -26,6 +26,7 @@ use crate::report::gather::{self, Beside};
 use crate::report::{MODEL_CARD, REPORT};
 use crate::serve;
 use crate::serve::watching::watch;
+use crate::tensorboard::Recorder;
 
 /// The recipe of the run, in its folder.
 const RECIPE: &str = "recipe.toml";
@@ -77,14 +78,15 @@ fn run_on<D: Device + 'static>(flags: &Quickstart, device: &Arc<D>) -> Result<En
     let recipe = load(&path, &flags.dir)?;
     let dir = RunDir::new(&flags.dir);
 
+    let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
     if !dir.has_model(Stage::Pretrain) {
-        let outcome = stages::pretrain(&recipe, device, true, &interrupt, &mut console)?;
+        let outcome = stages::pretrain(&recipe, device, true, &interrupt, &mut told)?;
         if matches!(outcome, Outcome::Interrupted(_)) {
             return stopped(&mut console, flags);
         }
     }
     if !dir.has_model(Stage::Sft) {
-        let (outcome, _) = stages::sft(&recipe, device, true, &interrupt, &mut console)?;
+        let (outcome, _) = stages::sft(&recipe, device, true, &interrupt, &mut told)?;
         if matches!(outcome, Outcome::Interrupted(_)) {
             return stopped(&mut console, flags);
         }

@@ -445,7 +445,7 @@ pub(crate) fn recipe_of(dir: &Path) -> Result<Recipe> {
 }
 
 /// The day (UTC) and the version.
-fn made() -> String {
+pub(crate) fn made() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let (year, month, day) = civil(seconds / 86_400);
     format!("{year}-{month:02}-{day:02}, casallm {}", env!("CARGO_PKG_VERSION"))

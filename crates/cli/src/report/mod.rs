@@ -12,6 +12,7 @@ pub mod flags;
 mod format;
 pub(crate) mod gather;
 mod html;
+mod overlay;
 mod page;
 mod sections;
 #[cfg(test)]
@@ -23,8 +24,14 @@ pub use data::{
     Answer, CleaningSummary, Compression, Evaluation, Exam, Fact, Judgement, Point, ReportData, Sample, SourceSummary,
     StageReport, TrainingPoint, ValidationSeries,
 };
+pub use overlay::{SweepData, TrialCurve};
 
 /// The whole page, as UTF-8 text to be written to one file.
 pub fn render(report: &ReportData) -> String {
     page::render(report)
+}
+
+/// The page of a sweep, as [`render`] gives that of a run.
+pub fn render_sweep(sweep: &SweepData) -> String {
+    overlay::render(sweep)
 }

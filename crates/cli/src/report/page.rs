@@ -23,18 +23,47 @@ pub(super) fn render(report: &ReportData) -> String {
         ("hardware", "Hardware", sections::facts(&report.hardware)),
         ("recipe", "Recipe", sections::recipe(&report.recipe, &report.recipe_hash)),
     ];
-    let parts: Vec<_> = parts.into_iter().filter(|(_, _, html)| !html.is_empty()).collect();
+    document(
+        &Head {
+            kicker: "Training report",
+            title: &format!("{}: training report", report.name),
+            name: &report.name,
+            lead: &report.description,
+            made: &report.made,
+        },
+        &sections::headline(&report.headline),
+        &parts,
+    )
+}
 
-    let name = escape(&report.name);
+/// What stands above and below a page's sections, not escaped yet.
+pub(super) struct Head<'a> {
+    /// What kind of page it is.
+    pub(super) kicker: &'a str,
+    /// Title of the window.
+    pub(super) title: &'a str,
+    /// Title of the page.
+    pub(super) name: &'a str,
+    /// A sentence under it.
+    pub(super) lead: &'a str,
+    /// When and by which version.
+    pub(super) made: &'a str,
+}
+
+/// A page of sections: anchor, title, and the HTML under it; those without any are left out.
+pub(super) fn document(head: &Head<'_>, headline: &str, parts: &[(&str, &str, String)]) -> String {
+    let parts: Vec<_> = parts.iter().filter(|(_, _, html)| !html.is_empty()).collect();
+
+    let (kicker, title, name) = (escape(head.kicker), escape(head.title), escape(head.name));
     let mut out = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>{name}: training report</title>\n<link rel=\"icon\" href=\"data:,\">\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
-         <header>\n<p class=\"kicker\">Training report</p>\n<h1>{name}</h1>\n<p class=\"lead\">{}</p>\n{}",
-        escape(&report.description),
-        sections::headline(&report.headline)
+         <title>{title}</title>\n<link rel=\"icon\" href=\"data:,\">\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
+         <header>\n<p class=\"kicker\">{kicker}</p>\n<h1>{name}</h1>\n<p class=\"lead\">{}</p>\n{}",
+        escape(head.lead),
+        headline
     );
     if parts.len() > 1 {
         out.push_str("<nav aria-label=\"Sections\"><ul>");
@@ -50,6 +79,6 @@ pub(super) fn render(report: &ReportData) -> String {
             "<section id=\"{anchor}\" aria-labelledby=\"{anchor}-title\">\n<h2 id=\"{anchor}-title\">{title}</h2>\n{html}</section>\n"
         );
     }
-    let _ = write!(out, "</main>\n<footer><p>{}</p></footer>\n</body>\n</html>\n", escape(&report.made));
+    let _ = write!(out, "</main>\n<footer><p>{}</p></footer>\n</body>\n</html>\n", escape(head.made));
     out
 }

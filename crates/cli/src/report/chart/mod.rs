@@ -29,6 +29,8 @@ pub(super) enum Mark {
     Line,
     /// A line with a marker on each point, in colour and dash number n.
     Marked(usize),
+    /// The same without markers, for many points.
+    Coloured(usize),
 }
 
 /// A named curve.
@@ -199,7 +201,9 @@ impl Mark {
             Self::Faint => "series faint".to_owned(),
             Self::Line => "series line".to_owned(),
             // Beyond the colours the dashes go on.
-            Self::Marked(number) => format!("series c{} d{}", number % COLOURS, number / COLOURS % 3),
+            Self::Marked(number) | Self::Coloured(number) => {
+                format!("series c{} d{}", number % COLOURS, number / COLOURS % 3)
+            }
         }
     }
 }
