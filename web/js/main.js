@@ -37,6 +37,7 @@ byId("export-all").addEventListener("click", () => app.save(null, "json"));
 byId("import").addEventListener("click", () => byId("import-file").click());
 installImport(byId("import-file"), (text) => app.import(text));
 byId("help").addEventListener("click", showHelp);
+byId("to-runs").hidden = !config.runs;
 byId("forget-key").hidden = !config.auth;
 byId("forget-key").addEventListener("click", () => {
   // Without one the server asks for another.

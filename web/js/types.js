@@ -17,7 +17,7 @@
  * @typedef {{conversation: Conversation, messages: Message[], notes: Note[]}} Stored
  * @typedef {{id: string, title: string, created_at: number, updated_at: number, snippet: string|null}} Listed
  * @typedef {{name: string, version: string, model: {id: string, parameters: number, context: number, device: string},
- *   storage: "server"|"browser", auth: boolean, overflow: "summarise"|"drop-oldest"|"refuse",
+ *   storage: "server"|"browser", auth: boolean, runs: boolean, overflow: "summarise"|"drop-oldest"|"refuse",
  *   defaults: Settings, bounds: Record<string, [number, number]>,
  *   limits: {message_bytes: number, system_prompt_bytes: number}}} Config
  */

@@ -9,13 +9,17 @@ pub use crate::bench::flags::{
     OptimizerKind, PrecisionKind, RecomputeKind, RoundingKind,
 };
 pub use crate::eval::flags::Eval;
+pub use crate::export::flags::{Dtype, Export, FileType, Form};
+pub use crate::fetch::flags::Fetch;
 pub use crate::plan::flags::Plan;
 pub(crate) use crate::plan::flags::memory_size;
 pub use crate::report::flags::Report;
 pub use crate::selftest::flags::{Selftest, SelftestPart};
 pub use crate::serve::flags::{OverflowKind, Serve};
+pub use crate::serve::watching::Watch;
 pub use crate::sweep::flags::{Sweep, SweptStage};
 pub use crate::tensorboard::flags::Tensorboard;
+pub use crate::watch::WatchRun;
 
 /// Train a language model of your own, at home: from raw text to a chatbot, in one binary.
 ///
@@ -51,16 +55,22 @@ pub enum Command {
     Tensorboard(Tensorboard),
     /// What can be trained: memory line by line, and for a budget sizes, speeds, tokens, costs and losses; here or on a named card
     Plan(Plan),
+    /// Bring a data set from the Hugging Face Hub: resumable, verified, ready for a recipe
+    Fetch(Fetch),
     /// Make a model directory of another program's model: a GGUF file, or a folder with safetensors
     Import(Import),
+    /// Give a model to other programs: a folder of transformers, or a GGUF file of llama.cpp
+    Export(Export),
     /// Judge a model: benchmark tasks, bits per byte of texts, and whether it knows its name
     Eval(Eval),
     /// Write the report of a run, and its model card
     Report(Report),
     /// Talk to a model
     Chat(Chat),
-    /// Serve a model: a page to chat in, and OpenAI's interface
+    /// Serve a model: a page to chat in, and OpenAI's interface; and a dashboard of training runs
     Serve(Box<Serve>),
+    /// See how a training run goes, in the terminal
+    Watch(WatchRun),
     /// Measure speed
     #[command(subcommand)]
     Bench(Bench),
@@ -89,6 +99,9 @@ pub struct Quickstart {
     /// Who made it, as in "I was made by ..."
     #[arg(long, default_value = "the Casa family")]
     pub maker: String,
+    /// Whether it is shown in a browser meanwhile.
+    #[command(flatten)]
+    pub watch: Watch,
     /// Write TensorBoard's event files too, to DIR/tensorboard
     #[arg(long)]
     pub tensorboard: bool,
@@ -125,6 +138,9 @@ pub struct TokenizerTrain {
     /// Bytes of text to learn from
     #[arg(long, default_value_t = 1_000_000_000)]
     pub sample_bytes: u64,
+    /// Digits of a word, at most: 1, 2 or 3. llama.cpp knows no way with 2 and cuts long numbers of such models in another
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=3))]
+    pub digits: u8,
     /// What to print.
     #[command(flatten)]
     pub console: Output,
@@ -170,6 +186,9 @@ pub struct Stage {
     /// Override a value of the recipe: --set pretrain.lr=1e-3 (may be given again)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
+    /// Whether it is shown in a browser meanwhile.
+    #[command(flatten)]
+    pub watch: Watch,
     /// Write TensorBoard's event files too, to the run's tensorboard/
     #[arg(long)]
     pub tensorboard: bool,

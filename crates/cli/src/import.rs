@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use casallm_data::chat::ChatTemplate;
-use casallm_data::tokenizer::{GgufVocabulary, Tokenizer};
+use casallm_data::tokenizer::{GgufTokenizer, GgufVocabulary, Tokenizer};
 use casallm_model::directory::{
     CONFIG, GENERATION_CONFIG, StoredDtype, TOKENIZER, TOKENIZER_CONFIG, TextFile, save_model,
 };
@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::Ended;
 use crate::args::Import;
 use crate::console::Console;
+use crate::export::TOKENIZER_JSON;
 
 /// What stands beside the weights.
 struct Texts {
@@ -34,7 +35,7 @@ pub(crate) fn run(flags: &Import) -> Result<Ended> {
     let mut model = ForeignModel::open(&flags.path)?;
     let texts = match model.metadata() {
         Some(metadata) => of_gguf(metadata, model.config().context, &flags.path)?,
-        None => of_folder(&flags.path)?,
+        None => of_folder(&model, &flags.path)?,
     };
     let spare = model.config().vocab_size.saturating_sub(texts.tokenizer.vocab_size());
     model.keep_vocabulary(texts.tokenizer.vocab_size())?;
@@ -111,17 +112,29 @@ fn of_gguf(metadata: &Metadata, context: usize, path: &Path) -> Result<Texts> {
     let key = |name: &str| format!("tokenizer.ggml.{name}");
     let tokens = metadata.texts(&key("tokens")).with_context(|| lacking(&key("tokens")))?;
     let token_types = metadata.integers(&key("token_type")).with_context(|| lacking(&key("token_type")))?;
-    let tokenizer = Tokenizer::from_gguf(
-        &GgufVocabulary {
-            model: metadata.text(&key("model")).with_context(|| lacking(&key("model")))?,
-            // Files from before this key was invented split text as nobody can know.
-            pre: metadata.text(&key("pre")).unwrap_or("default"),
-            tokens,
-            token_types: &token_types,
-            merges: metadata.texts(&key("merges")).unwrap_or_default(),
-        },
-        &origin,
-    )?;
+    let merges = metadata.texts(&key("merges")).unwrap_or_default();
+    // An export from here carries its tokenizer.json, which says more: how text is cut. Believed where it says the rest too.
+    let carried = metadata.text(TOKENIZER_JSON).and_then(|json| Tokenizer::of_model(json.as_bytes()).ok());
+    let carried = carried.filter(|tokenizer| {
+        let same = |stated: GgufTokenizer| {
+            stated.tokens == tokens && stated.token_types == token_types && stated.merges == merges
+        };
+        tokenizer.to_gguf().is_ok_and(same)
+    });
+    let tokenizer = match carried {
+        Some(tokenizer) => tokenizer,
+        None => Tokenizer::from_gguf(
+            &GgufVocabulary {
+                model: metadata.text(&key("model")).with_context(|| lacking(&key("model")))?,
+                // Files from before this key was invented split text as nobody can know.
+                pre: metadata.text(&key("pre")).unwrap_or("default"),
+                tokens,
+                token_types: &token_types,
+                merges,
+            },
+            &origin,
+        )?,
+    };
     let id = |name: &str| {
         let id = usize::try_from(metadata.unsigned(&key(name))?).ok()?;
         tokens.get(id).map(|token| (id, token.as_str()))
@@ -142,6 +155,15 @@ fn of_gguf(metadata: &Metadata, context: usize, path: &Path) -> Result<Texts> {
         tokenizer_config["chat_template"] = template.into();
     }
     let mut generation_config = json!({});
+    for (name, key) in [("temperature", "temp"), ("top_p", "top_p")] {
+        if let Some(value) = metadata.float(&format!("general.sampling.{key}")) {
+            // The decimal number that people wrote, and not the nearest single in 17 digits.
+            generation_config[name] = (value as f32).to_string().parse::<f64>().unwrap_or(value).into();
+        }
+    }
+    if let Some(k) = metadata.unsigned("general.sampling.top_k") {
+        generation_config["top_k"] = k.into();
+    }
     for (name, token) in [("bos_token_id", bos), ("pad_token_id", pad)] {
         if let Some((id, _)) = token {
             generation_config[name] = id.into();
@@ -160,11 +182,14 @@ fn of_gguf(metadata: &Metadata, context: usize, path: &Path) -> Result<Texts> {
 }
 
 /// The texts of a folder of `transformers`, as they are; a template in a file of its own goes where all programs look.
-fn of_folder(folder: &Path) -> Result<Texts> {
+fn of_folder(model: &ForeignModel, folder: &Path) -> Result<Texts> {
     let read = |name: &str| -> Result<Option<String>> {
         let path = folder.join(name);
         match fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(text)),
+            Ok(text) => {
+                model.check_text(name, text.as_bytes())?;
+                Ok(Some(text))
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
         }

@@ -11,6 +11,8 @@ mod console;
 mod devices;
 mod eval;
 mod exam;
+mod export;
+mod fetch;
 mod import;
 mod plan;
 mod quickstart;
@@ -23,6 +25,7 @@ mod sweep;
 mod tensorboard;
 mod tokens;
 mod training;
+mod watch;
 
 use args::{Arguments, Bench, Command, TokenizerCommand};
 
@@ -64,11 +67,14 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Sweep(flags) => sweep::run(&flags),
         Command::Tensorboard(flags) => tensorboard::run(&flags),
         Command::Plan(flags) => plan::run(&flags),
+        Command::Fetch(flags) => fetch::run(&flags),
         Command::Import(flags) => import::run(&flags),
+        Command::Export(flags) => export::run(&flags),
         Command::Eval(flags) => eval::run(&flags),
         Command::Report(flags) => report::run(&flags),
         Command::Chat(flags) => chat::run(&flags),
         Command::Serve(flags) => serve::run(&flags),
+        Command::Watch(flags) => watch::run(&flags),
         Command::Bench(Bench::Train(flags)) => bench::train(&flags),
         Command::Bench(Bench::Generate(flags)) => bench::generate(&flags),
         Command::Bench(Bench::Chat(flags)) => bench_chat::run(&flags),

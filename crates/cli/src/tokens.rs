@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use casallm_data::shards::{Manifest, ShardOptions, tokenize as write_shards};
 use casallm_data::source::{SourceOptions, find_files, fingerprint_files, open_documents_in};
 use casallm_data::split::{Split, SplitRule};
-use casallm_data::tokenizer::{Tokenizer, TrainOptions};
+use casallm_data::tokenizer::{Digits, Tokenizer, TrainOptions};
 use casallm_train::stages::StageObserver;
 use serde_json::json;
 
@@ -19,8 +19,16 @@ pub(crate) fn train(flags: &TokenizerTrain) -> Result<Ended> {
     let mut console = Console::new(&flags.console);
     let source = SourceOptions { text_field: flags.text_field.clone(), ..SourceOptions::default() };
     let documents = open_documents_in(&flags.input, &source)?.map(|d| d.map(|d| d.text));
-    let options =
-        TrainOptions { vocab_size: flags.vocab_size, max_bytes: flags.sample_bytes, ..TrainOptions::default() };
+    let options = TrainOptions {
+        vocab_size: flags.vocab_size,
+        max_bytes: flags.sample_bytes,
+        digits: match flags.digits {
+            1 => Digits::One,
+            3 => Digits::Three,
+            _ => Digits::Two,
+        },
+        ..TrainOptions::default()
+    };
     let mut bytes = 0;
     let tokenizer = Tokenizer::train(documents, &options, &mut |p| {
         bytes = p.bytes;

@@ -15,6 +15,7 @@ use crate::args::Stage;
 use crate::console::Console;
 use crate::devices::{self, on_device};
 use crate::report;
+use crate::serve::watching::watch;
 use crate::tensorboard::Recorder;
 
 /// The first stage.
@@ -25,6 +26,7 @@ pub(crate) fn pretrain(flags: &Stage) -> Result<Ended> {
     let interrupt = Interrupt::on_signals()?;
     let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
     let mut console = Console::new(&flags.output);
+    let _watching = watch(&flags.watch, recipe.run.dir.as_ref(), &mut console);
     let outcome = on_device!(device, device => {
         let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
         let outcome = stages::pretrain(&recipe, &device, flags.resume, &interrupt, &mut told)?;
@@ -41,6 +43,7 @@ pub(crate) fn sft(flags: &Stage) -> Result<Ended> {
     let interrupt = Interrupt::on_signals()?;
     let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
     let mut console = Console::new(&flags.output);
+    let _watching = watch(&flags.watch, recipe.run.dir.as_ref(), &mut console);
     let (outcome, setup) = on_device!(device, device => {
         let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
         let (outcome, setup) = stages::sft(&recipe, &device, flags.resume, &interrupt, &mut told)?;
@@ -63,6 +66,7 @@ pub(crate) fn dpo(flags: &Stage) -> Result<Ended> {
     let interrupt = Interrupt::on_signals()?;
     let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
     let mut console = Console::new(&flags.output);
+    let _watching = watch(&flags.watch, recipe.run.dir.as_ref(), &mut console);
     let (outcome, setup) = on_device!(device, device => {
         let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
         let (outcome, setup) = stages::dpo(&recipe, &device, flags.resume, &interrupt, &mut told)?;

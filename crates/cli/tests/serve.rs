@@ -221,3 +221,94 @@ fn the_space_starts_with_arguments_that_exist() {
         assert!(text.contains("USER 1000") || text.contains("USER casallm"), "{file}");
     }
 }
+
+/// A response's body over a connection of its own.
+fn fetched(url: &str) -> Value {
+    let (host, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let mut stream = TcpStream::connect(host).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    write!(stream, "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap_or(Value::Null)
+}
+
+/// Lines of a training command up to the first event of a kind.
+fn until(out: &mut impl BufRead, event: &str) -> Value {
+    for line in out.lines() {
+        let value: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        if value["event"] == event {
+            return value;
+        }
+    }
+    panic!("it ended without the event {event}");
+}
+
+#[test]
+fn a_run_is_watched_while_it_is_trained_and_afterwards() {
+    let folder = tempfile::tempdir().unwrap();
+    support::write_inputs(folder.path());
+    let long = ["pretrain", "tiny.toml", "--device", "cpu", "--set", "pretrain.steps=1000000", "--json", "--watch"];
+    let mut child = casallm(folder.path(), &long).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let url = until(&mut out, "dashboard")["url"].as_str().unwrap().to_owned();
+    // Its lines are taken, so that it does not wait for us.
+    let reading = std::thread::spawn(move || out.lines().map_while(Result::ok).count());
+    let begun = Instant::now();
+    let api = url.replace("/runs/", "/api/runs");
+    let run_of = || fetched(&api)["runs"][0].clone();
+    while run_of()["latest"]["step"].as_u64().unwrap_or(0) < 3 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", run_of());
+    }
+    let seen = run_of();
+    assert_eq!((&seen["running"], &seen["name"]), (&json!(true), &json!("run")), "{seen}");
+    let watching = run(folder.path(), &["watch", "run", "--json"]).succeeded();
+    let state: Value = serde_json::from_str(&watching.stdout).unwrap();
+    assert_eq!((&state["state"], &state["stage"]), (&json!("training"), &json!("pretrain")), "{state}");
+    support::signal(&child, "TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(reading.join().unwrap() > 3);
+    // Without a terminal, once, in words.
+    let told = run(folder.path(), &["watch", "run"]).succeeded().stdout;
+    assert!(told.contains("pretrain") && told.contains("step ") && !told.contains('\u{1b}'), "{told}");
+    run(folder.path(), &["watch", "run", "--stage", "sft"]).refused(&["--stage sft", "pretrain"]);
+    run(folder.path(), &["watch", "nothing"]).refused(&["nothing", "metrics.jsonl"]);
+}
+
+#[test]
+fn a_dashboard_that_cannot_be_shown_stops_no_training() {
+    let folder = tempfile::tempdir().unwrap();
+    support::write_inputs(folder.path());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let short = ["pretrain", "tiny.toml", "--device", "cpu", "--set", "pretrain.steps=2", "--watch-port", &port];
+    let trained = run(folder.path(), &short).succeeded();
+    assert!(trained.stderr.contains("goes on without it") && trained.stderr.contains(&port), "{trained:#?}");
+}
+
+#[test]
+fn runs_are_served_without_a_model_and_beside_one() {
+    let folder = trained_folder();
+    let out = |arguments: &[&str]| {
+        let mut child = casallm(folder.path(), arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let url = until(&mut out, "dashboard")["url"].as_str().unwrap().to_owned();
+        until(&mut out, "ready");
+        (Serving { child, out, port: 0 }, url.replace("/runs/", "/api/runs"))
+    };
+    let (mut alone, url) = out(&["serve", "--runs", ".", "--port", "0", "--json"]);
+    let list = fetched(&url);
+    assert_eq!(
+        (&list["chat"], &list["runs"][0]["name"], &list["runs"][0]["running"]),
+        (&json!(false), &json!("run"), &json!(false))
+    );
+    assert_eq!(list["runs"][0]["latest"]["stage"], "sft");
+    alone.signal("TERM");
+    assert_eq!(alone.ended(), Some(0));
+    let both =
+        ["serve", "--runs", "run", "--model", "run/model", "--port", "0", "--json", "--device", "cpu", "--ephemeral"];
+    let (_both, url) = out(&both);
+    assert_eq!(fetched(&url)["chat"], true);
+    assert_eq!(run(folder.path(), &["serve"]).code, Some(2));
+    run(folder.path(), &["serve", "--runs", "tiny.toml"]).refused(&["--runs tiny.toml", "a file"]);
+}

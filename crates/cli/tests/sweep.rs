@@ -25,7 +25,7 @@ fn results(folder: &Path, out: &str) -> Value {
 fn last_bits(folder: &Path, trial: &str) -> f64 {
     let text = fs::read_to_string(folder.join(trial).join("metrics.jsonl")).unwrap();
     let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    rows.filter_map(|row| row["bits_per_byte"].as_f64()).last().unwrap()
+    rows.filter_map(|row| row["bits_per_byte"].as_f64()).next_back().unwrap()
 }
 
 #[test]

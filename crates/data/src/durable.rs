@@ -112,7 +112,8 @@ fn folder(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn sync_folder(path: &Path) -> Result<(), Error> {
+/// Makes the names in a folder durable.
+pub(crate) fn sync_folder(path: &Path) -> Result<(), Error> {
     // Only Unix lets a folder be opened and synced; elsewhere the rename itself is all there is.
     if cfg!(unix) {
         let opened = File::open(path).and_then(|folder| folder.sync_all());

@@ -1,9 +1,9 @@
 //! From files of text to batches of tokens: sources, tokenizer, shards, chats, cleaning, loaders.
 //!
-//! Pre-training: [`source`] streams documents, [`split`] sends each to train or validation, [`tokenizer`] makes ids,
-//! [`shards`] keeps them on disk, [`loader`] serves batches. Fine-tuning: [`conversations`] reads chats, [`cleaning`]
-//! drops what would teach a wrong identity, [`identity`] adds the right one, [`chat`] renders, [`packing`] serves. DPO:
-//! [`preferences`] reads and serves pairs of answers.
+//! [`hub`] brings data sets from the Hugging Face Hub. Pre-training: [`source`] streams documents, [`split`] sends each to
+//! train or validation, [`tokenizer`] makes ids, [`shards`] keeps them on disk, [`loader`] serves batches. Fine-tuning:
+//! [`conversations`] reads chats, [`cleaning`] drops what would teach a wrong identity, [`identity`] adds the right one,
+//! [`chat`] renders, [`packing`] serves. DPO: [`preferences`] reads and serves pairs of answers.
 //! Called by `train` and the command line. Knows neither models nor devices: its last product is a [`batch::Batch`].
 
 pub mod batch;
@@ -14,6 +14,7 @@ pub mod corpus;
 pub mod durable;
 pub mod error;
 pub mod file_lock;
+pub mod hub;
 pub mod identity;
 pub mod loader;
 pub mod packing;

@@ -172,6 +172,9 @@ pub enum ModelError {
     /// A model of another program cannot be read.
     #[error(transparent)]
     Format(#[from] crate::formats::FormatError),
+    /// The model cannot leave in a form of another program.
+    #[error(transparent)]
+    Export(#[from] crate::formats::ExportError),
     /// The device refused: memory, threads.
     #[error(transparent)]
     Compute(#[from] casallm_compute::ComputeError),

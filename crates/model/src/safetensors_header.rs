@@ -3,9 +3,10 @@
 //! The format is <https://github.com/huggingface/safetensors>. The crate of that name parses the JSON and checks that the
 //! tensors lie one after the other; that they fill the file is checked here.
 
+use std::collections::HashMap;
 use std::io::{self, Read};
 
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Metadata, TensorInfo};
 
 /// The same limit as the safetensors crate's, in bytes.
 const MAX_LENGTH: u64 = 100_000_000;
@@ -50,6 +51,17 @@ pub(crate) fn read(reader: &mut impl Read, length: u64) -> Result<Header, Header
         return Err(HeaderError::Length { expected });
     }
     Ok(Header { metadata, data_start })
+}
+
+/// The bytes before the data of a file of these tensors, which lie one after the other.
+pub(crate) fn bytes(tensors: Vec<(String, TensorInfo)>) -> Result<Vec<u8>, String> {
+    // What the Hugging Face libraries ask for before they read a file. One key only: a map has no order to rely on.
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata = Metadata::new(Some(format), tensors).map_err(|e| e.to_string())?;
+    let mut json = serde_json::to_vec(&metadata).map_err(|e| e.to_string())?;
+    // Data aligned to 8 bytes, so that a mapped file can be read in place.
+    json.resize(json.len().next_multiple_of(8), b' ');
+    Ok([&(json.len() as u64).to_le_bytes()[..], &json].concat())
 }
 
 #[cfg(test)]

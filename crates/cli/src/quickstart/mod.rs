@@ -25,6 +25,7 @@ use crate::exam;
 use crate::report::gather::{self, Beside};
 use crate::report::{MODEL_CARD, REPORT};
 use crate::serve;
+use crate::serve::watching::watch;
 use crate::tensorboard::Recorder;
 
 /// The recipe of the run, in its folder.
@@ -64,6 +65,7 @@ fn run_on<D: Device + 'static>(flags: &Quickstart, device: &Arc<D>) -> Result<En
     let interrupt = Interrupt::on_signals()?;
     let _lock = RunLock::acquire(&flags.dir)?;
     let mut console = Console::new(&flags.output).brief();
+    let _watching = watch(&flags.watch, &flags.dir, &mut console);
     let path = flags.dir.join(RECIPE);
     if path.exists() {
         console.say(&format!("{} is there: going on with it (another --dir begins anew)", path.display()));

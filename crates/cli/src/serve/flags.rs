@@ -11,8 +11,11 @@ use crate::args::{CacheKind, Compute, Output, WeightsKind, memory_size};
 #[derive(Clone, Debug, Args)]
 pub struct Serve {
     /// A model directory, such as runs/quickstart/model
-    #[arg(long, short)]
-    pub model: PathBuf,
+    #[arg(long, short, required_unless_present = "runs")]
+    pub model: Option<PathBuf>,
+    /// Show training runs at /runs/: a folder of runs, or the folder of one; without --model nothing else is served
+    #[arg(long, value_name = "FOLDER")]
+    pub runs: Option<PathBuf>,
     /// Address to listen at; one that others can reach needs a key or --public
     #[arg(long, default_value = "127.0.0.1")]
     pub host: IpAddr,
@@ -97,7 +100,7 @@ impl Serve {
     /// The flags of `casallm serve --model DIR`, whatever the environment says.
     pub(crate) fn of(model: PathBuf) -> Self {
         let defaults = DefaultsOnly::parse_from(["serve", "--model", "m", "--port", "7860"]);
-        Serve { model, api_key: None, ..defaults.serve }
+        Serve { model: Some(model), api_key: None, ..defaults.serve }
     }
 }
 

@@ -1,9 +1,10 @@
-//! `casallm serve`: a model behind a page and OpenAI's interface.
+//! `casallm serve`: a model behind a page and OpenAI's interface, and the dashboard of training runs.
 
 mod browser;
 pub mod flags;
 mod settings;
 mod signals;
+pub mod watching;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
@@ -97,8 +98,15 @@ async fn serve(
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let address = listener.local_addr()?;
     let url = url(address);
-    console.say(&format!("listening at {url}; loading {} ...", flags.model.display()));
     console.emit(&json!({ "event": "listening", "url": url, "port": address.port() }));
+    if let Some(runs) = &flags.runs {
+        let dashboard = format!("{url}/runs/");
+        console.say(&format!("the runs of {} are shown at {dashboard}", runs.display()));
+        console.emit(&json!({ "event": "dashboard", "url": dashboard }));
+    }
+    if let Some(runs) = server.options.runs.clone() {
+        tokio::task::spawn_blocking(move || runs.read_newest());
+    }
 
     let limits = Connections { most: flags.max_connections as usize, ..Connections::default() };
     let stop = async {
@@ -118,21 +126,27 @@ async fn serve(
     };
     let serving = api::serve(listener, api::router(server.clone()), server.clone(), limits, stop, enough);
     tokio::pin!(serving);
-    let of_thread = flags.clone();
-    let runtime = tokio::runtime::Handle::current();
-    let loading = tokio::task::spawn_blocking(move || {
-        let _within = runtime.enter();
-        load(&of_thread, store)
-    });
-    tokio::select! {
-        () = &mut serving => return Ok(()),
-        loaded = loading => {
-            let loaded = loaded.context("the thread that loads the model broke off")??;
-            let card = loaded.bot.card().clone();
-            server.ready(loaded);
-            console.say(&format!("{} is ready: open {url} (Ctrl-C ends it)", card.id));
-            console.emit(&json!({ "event": "ready", "url": url, "model": card.id }));
+    if let Some(model) = flags.model.clone() {
+        console.say(&format!("listening at {url}; loading {} ...", model.display()));
+        let of_thread = flags.clone();
+        let runtime = tokio::runtime::Handle::current();
+        let loading = tokio::task::spawn_blocking(move || {
+            let _within = runtime.enter();
+            load(&of_thread, &model, store)
+        });
+        tokio::select! {
+            () = &mut serving => return Ok(()),
+            loaded = loading => {
+                let loaded = loaded.context("the thread that loads the model broke off")??;
+                let card = loaded.bot.card().clone();
+                server.ready(loaded);
+                console.say(&format!("{} is ready: open {url} (Ctrl-C ends it)", card.id));
+                console.emit(&json!({ "event": "ready", "url": url, "model": card.id }));
+            }
         }
+    } else {
+        console.say("Ctrl-C ends it");
+        console.emit(&json!({ "event": "ready", "url": url }));
     }
     if flags.open
         && let Err(reason) = browser::open(&url)
@@ -155,7 +169,7 @@ fn url(address: SocketAddr) -> String {
     }
 }
 
-fn load(flags: &Serve, store: Option<Store>) -> Result<Loaded> {
+fn load(flags: &Serve, model: &Path, store: Option<Store>) -> Result<Loaded> {
     let format = devices::format(flags.weights);
     let options = LoadOptions {
         format,
@@ -169,7 +183,7 @@ fn load(flags: &Serve, store: Option<Store>) -> Result<Loaded> {
         },
         spill: flags.cache_dir.clone().map(|folder| (folder, flags.cache_disk)),
     };
-    let bot = on_device!(devices::open(&flags.compute, 0)?, device => Chatbot::load(&flags.model, &device, options)?);
+    let bot = on_device!(devices::open(&flags.compute, 0)?, device => Chatbot::load(model, &device, options)?);
     let context = bot.context();
     let max_tokens_limit = flags.max_tokens.map_or(context, |tokens| tokens as usize).min(context);
     let sampling = SamplerConfig {

@@ -1,11 +1,13 @@
 //! From flags to settings that the rest may trust: who may use the server, and where its conversations are.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use casallm_serve::api::{Hosts, Key, Options};
 
 use casallm_serve::overflow::Policy;
+use casallm_serve::runs::Runs;
 
 use super::flags::{OverflowKind, Serve};
 use crate::streams::tell;
@@ -29,6 +31,9 @@ pub(super) fn options(flags: &Serve) -> Result<Options> {
     for origin in &flags.frame_ancestors {
         check_origin(origin)?;
     }
+    if let Some(runs) = flags.runs.as_ref().filter(|runs| runs.exists() && !runs.is_dir()) {
+        bail!("--runs {}: that is a file; name a folder of runs, or the folder of one", runs.display());
+    }
     Ok(Options {
         key,
         hosts: Hosts::new(&flags.allowed_hosts).map_err(anyhow::Error::msg)?,
@@ -36,6 +41,8 @@ pub(super) fn options(flags: &Serve) -> Result<Options> {
         trust_proxy: flags.trust_proxy,
         rate_limit: flags.rate_limit.unwrap_or(if loopback { 0 } else { RATE_LIMIT }),
         log: Some(|line| tell(&format!("casallm: {line}"))),
+        runs: flags.runs.as_ref().map(|folder| Arc::new(Runs::new(folder))),
+        dashboard_only: flags.model.is_none(),
     })
 }
 
@@ -71,7 +78,7 @@ pub(super) fn overflow(kind: OverflowKind) -> Policy {
 
 /// The file of conversations; `None` where the browser keeps them.
 pub(super) fn database(flags: &Serve) -> Result<Option<PathBuf>> {
-    if flags.ephemeral {
+    if flags.ephemeral || flags.model.is_none() {
         return Ok(None);
     }
     if let Some(path) = &flags.db {

@@ -221,49 +221,82 @@ mod tests {
         }
     }
 
+    /// What people may type: markup, Jinja, other scripts, control characters, and names of control tokens.
+    const TYPED: [&str; 30] = [
+        "Hello",
+        " what is",
+        "\n",
+        "  ",
+        "\t\r\n",
+        "12",
+        "2026",
+        "'s",
+        "e\u{301}",
+        "漢字",
+        "\u{1F600}",
+        "\u{200b}",
+        "\0",
+        "<|",
+        "|>",
+        "<|user",
+        "</s",
+        "<s>",
+        "</s>",
+        "<pad>",
+        "<|system|>",
+        "<|user|>",
+        "<|assistant|>",
+        "{{ bos_token }}",
+        "{% endfor %}",
+        "{{ raise_exception('x') }}",
+        "{#",
+        "<script>",
+        "\\",
+        "\u{10FFFF}",
+    ];
+
     #[test]
-    fn jinja_template_says_the_same() {
+    fn jinja_template_says_the_same_of_any_conversation() {
         let tokenizer = byte_tokenizer();
-        let special = tokenizer.special().unwrap();
-        let messages = [Message::system("Be kind."), Message::user("Hi"), Message::assistant("Hello.")];
-        for (turns, prompt) in [(3, false), (2, true)] {
-            let listed: Vec<minijinja::Value> = messages[..turns]
+        let given = ChatTemplate::from_jinja(CHAT_TEMPLATE, Some("<s>"), Some("</s>"), &tokenizer).unwrap();
+        let own = ChatTemplate::own(&tokenizer).unwrap();
+        let environment = minijinja::Environment::new();
+        let mut state = 9;
+        let mut below = |bound: usize| {
+            state = (state * 6_364_136_223_846_793_005u64 as u128 + 1_442_695_040_888_963_407) % (1 << 64);
+            (state >> 33) as usize % bound
+        };
+        let mut named = 0;
+        for _ in 0..500 {
+            let mut text = || (0..below(10)).map(|_| TYPED[below(TYPED.len())]).collect::<String>();
+            let mut messages =
+                vec![Message::system(text()), Message::user(text()), Message::assistant(text()), Message::user(text())];
+            messages.drain(..below(4));
+            let turns: Vec<Turn<'_>> = messages.iter().map(Turn::of).collect();
+            let ids = own.render_prompt(&turns, &tokenizer).unwrap();
+            assert_eq!(given.render_prompt(&turns, &tokenizer).unwrap(), ids);
+            // The text that a program without such care renders.
+            let said: Vec<minijinja::Value> = messages
                 .iter()
                 .map(|m| minijinja::context! { role => m.role.name(), content => m.content.as_str() })
                 .collect();
-            let text = minijinja::render!(
-                CHAT_TEMPLATE,
-                messages => listed,
-                bos_token => "<s>",
-                eos_token => "</s>",
-                add_generation_prompt => prompt,
-            );
-            // Read the rendered text as a program that parses control tokens would.
-            let control = [
-                ("<s>", special.bos),
-                ("</s>", special.eos),
-                ("<|system|>", special.system),
-                ("<|user|>", special.user),
-                ("<|assistant|>", special.assistant),
-            ];
-            let mut ids = Vec::new();
-            let mut rest = text.as_str();
-            while !rest.is_empty() {
-                if let Some((name, id)) = control.iter().find(|(name, _)| rest.starts_with(name)) {
-                    ids.push(*id);
-                    rest = &rest[name.len()..];
-                } else {
-                    let end = control.iter().filter_map(|(name, _)| rest.find(name)).min().unwrap_or(rest.len());
-                    ids.extend(tokenizer.encode(&rest[..end]));
-                    rest = &rest[end..];
-                }
-            }
-            let ours = if prompt {
-                prompt_of(&messages[..turns], &tokenizer)
-            } else {
-                render(&Conversation { messages: messages[..turns].to_vec() }, &tokenizer).unwrap().ids
+            let context = minijinja::context! {
+                messages => said, bos_token => "<s>", eos_token => "</s>", add_generation_prompt => true,
             };
-            assert_eq!(ids, ours);
+            let rendered = environment.render_str(CHAT_TEMPLATE, context).unwrap();
+            let shown = |id: &u32| match tokenizer.controls().iter().find(|control| control.id == *id) {
+                Some(control) => control.content.as_bytes().to_vec(),
+                None => tokenizer.token_bytes(*id).unwrap_or_default().to_vec(),
+            };
+            assert_eq!(ids.iter().flat_map(shown).collect::<Vec<u8>>(), rendered.as_bytes());
+            // And no control token but the template's, whatever was typed.
+            let controls =
+                ids.iter().filter(|id| tokenizer.controls().iter().any(|control| control.id == **id)).count();
+            assert_eq!(controls, 2 + 2 * messages.len());
+            named += usize::from(
+                tokenizer.controls().iter().any(|c| messages.iter().any(|m| m.content.contains(&c.content))),
+            );
         }
+        assert!((100..450).contains(&named), "{named}");
     }
 }

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::documents::SourceOptions;
 use crate::durable::hexadecimal;
 use crate::error::Error;
+use crate::hub::MANIFEST;
 
 /// What a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +40,14 @@ impl Format {
     }
 }
 
+/// Whether the name tells a format that is read.
+pub(crate) fn is_data_file(path: &Path) -> bool {
+    Format::of(path).is_some()
+}
+
 /// The data files that `path` means, sorted: itself, those of a folder and its subfolders, or those that fit a pattern
-/// with `*`, `?`, `**` or `[...]`. Files of unknown format are passed over in folders and patterns.
+/// with `*`, `?`, `**` or `[...]`. In folders and patterns files of unknown format are passed over, and so are the manifest
+/// of what was fetched (`hub::MANIFEST`) and whatever has a name that begins with a dot.
 ///
 /// # Errors
 /// [`Error::NoFiles`] when there is none, [`Error::UnknownFormat`] for a single file, [`Error::Io`].
@@ -57,13 +64,19 @@ pub fn find_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
         let pattern = path.to_str().ok_or_else(none)?;
         for found in glob::glob(pattern).map_err(|_| none())? {
             let found = found.map_err(unreadable)?;
-            if found.is_file() && Format::of(&found).is_some() {
+            if found.is_file() && Format::of(&found).is_some() && !is_aside(&found) {
                 files.push(found);
             }
         }
     }
     files.sort();
     if files.is_empty() { Err(none()) } else { Ok(files) }
+}
+
+/// Whether a file or folder stands beside the data and is none.
+fn is_aside(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name == MANIFEST || name.starts_with('.')
 }
 
 fn unreadable(error: glob::GlobError) -> Error {
@@ -121,6 +134,9 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {
         let entry = entry.map_err(failed)?;
         let path = entry.path();
         // Of links to folders only their files' formats would tell; they are not followed, so no cycle can be.
+        if is_aside(&path) {
+            continue;
+        }
         if entry.file_type().map_err(failed)?.is_dir() {
             walk(&path, files)?;
         } else if path.is_file() && Format::of(&path).is_some() {

@@ -14,6 +14,7 @@ mod stream;
 mod text;
 
 pub use documents::{Document, Documents, SourceOptions, open_documents, open_documents_in, open_embedded};
+pub(crate) use files::is_data_file;
 pub use files::{find_files, fingerprint_embedded, fingerprint_files};
 pub use records::{Records, open_embedded_records, open_records};
 

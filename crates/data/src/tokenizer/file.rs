@@ -8,11 +8,16 @@ use serde_json::Value;
 use tokenizers::models::bpe::BPE;
 
 use super::foreign::{Scheme, byte_level};
-use super::{ControlToken, MAX_VOCAB_SIZE, Parts, SPECIAL_TOKENS, SpecialTokens, Tokenizer, byte_chars};
+use super::{ControlToken, Digits, MAX_VOCAB_SIZE, Parts, SPECIAL_TOKENS, SpecialTokens, Tokenizer, byte_chars};
 use crate::error::Error;
 
 /// A tokenizer from its parts: `spellings` of the ids after the control tokens, and merges by priority.
-pub(super) fn assemble(spellings: &[String], merges: &[(String, String)], origin: &str) -> Result<Tokenizer, Error> {
+pub(super) fn assemble(
+    spellings: &[String],
+    merges: &[(String, String)],
+    digits: Digits,
+    origin: &str,
+) -> Result<Tokenizer, Error> {
     let fault = |message: String| Error::TokenizerFormat { path: origin.to_owned(), message };
     let first = SPECIAL_TOKENS.len();
     let mut vocab: HashMap<&str, u32> = HashMap::with_capacity(spellings.len());
@@ -37,7 +42,7 @@ pub(super) fn assemble(spellings: &[String], merges: &[(String, String)], origin
         let added = SPECIAL_TOKENS.iter().enumerate().map(|(id, content)| AddedToken::new(id as u32, content, true));
         let all = SPECIAL_TOKENS.iter().copied().chain(spellings.iter().map(String::as_str));
         let merges = merges.iter().map(|(left, right)| (left.as_str(), right.as_str()));
-        write(added.collect(), Scheme::Own, all.zip(0..).collect(), merges.collect())
+        write(added.collect(), Scheme::Own(digits), all.zip(0..).collect(), merges.collect())
             .map_err(|e| fault(e.to_string()))?
     };
     let vocab = vocab.into_iter().map(|(spelling, id)| (spelling.to_owned(), id)).collect();
@@ -45,7 +50,7 @@ pub(super) fn assemble(spellings: &[String], merges: &[(String, String)], origin
     let control = |(id, content): (usize, &&str)| ControlToken::plain(content, id as u32);
     Ok(Tokenizer::new(Parts {
         model,
-        scheme: Scheme::Own,
+        scheme: Scheme::Own(digits),
         nfc: false,
         token_bytes,
         controls: SPECIAL_TOKENS.iter().enumerate().map(control).collect(),
@@ -80,9 +85,10 @@ pub(super) fn parse(bytes: &[u8], origin: &str) -> Result<TokenizerFile, Error> 
 /// A tokenizer of this program from what its file says.
 pub(super) fn own(file: TokenizerFile, origin: &str) -> Result<Tokenizer, Error> {
     let fault = |message: String| Error::TokenizerFormat { path: origin.to_owned(), message };
+    let digits = Scheme::own_digits(&file.pre_tokenizer).unwrap_or_default();
     let pipeline = [
         ("normalizer", &file.normalizer, Value::Null),
-        ("pre_tokenizer", &file.pre_tokenizer, Scheme::Own.to_json()),
+        ("pre_tokenizer", &file.pre_tokenizer, Scheme::Own(digits).to_json()),
         ("decoder", &file.decoder, byte_level(false)),
     ];
     for (field, found, expected) in pipeline {
@@ -131,7 +137,7 @@ pub(super) fn own(file: TokenizerFile, origin: &str) -> Result<Tokenizer, Error>
     }
     // All places are taken: as many ids as places, each in range and none twice.
     let spellings: Vec<String> = by_id.into_iter().flatten().skip(SPECIAL_TOKENS.len()).collect();
-    assemble(&spellings, &pairs(model.merges).map_err(fault)?, origin)
+    assemble(&spellings, &pairs(model.merges).map_err(fault)?, digits, origin)
 }
 
 /// The text of a file: control tokens, then tokens in the order of ids, so that one tokenizer has one text.
@@ -182,7 +188,7 @@ pub(super) struct TokenizerFile {
 impl TokenizerFile {
     /// Whether it states the way of splitting that this program trains with.
     pub(super) fn is_own(&self) -> bool {
-        self.pre_tokenizer == Scheme::Own.to_json()
+        Scheme::own_digits(&self.pre_tokenizer).is_some()
     }
 }
 

@@ -28,7 +28,8 @@ use crate::error::Error;
 use foreign::Scheme;
 use word_cache::WordCache;
 
-pub use foreign::GgufVocabulary;
+pub use foreign::{GgufTokenizer, GgufVocabulary};
+pub use splitter::Digits;
 pub use stream::StreamDecoder;
 pub use training::{MAX_SAMPLE_BYTES, MAX_VOCAB_SIZE, MIN_VOCAB_SIZE, TrainOptions, TrainProgress};
 
@@ -166,6 +167,14 @@ impl Tokenizer {
     /// The contents of `tokenizer.json`: the same for the same vocabulary and merges.
     pub fn to_json(&self) -> String {
         self.parts.json.clone()
+    }
+
+    /// The vocabulary as a GGUF file states it.
+    ///
+    /// # Errors
+    /// [`Error::TokenizerForeign`] for a way of merging that llama.cpp does not have.
+    pub fn to_gguf(&self) -> Result<GgufTokenizer, Error> {
+        foreign::to_gguf(file::parse(self.parts.json.as_bytes(), FILE)?, self.parts.scheme, self.vocab_size())
     }
 
     /// Ids of a text. Never a control token: `</s>` typed by a person gives the four characters.

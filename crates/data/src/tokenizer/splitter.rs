@@ -1,8 +1,8 @@
 //! Where words begin and end: byte-level BPE merges never cross these borders.
 //!
-//! The split is that of GPT-4 with digits in groups of at most two (three would spend a thousand tokens of a small
-//! vocabulary on numbers): contractions; letters with one leading mark or space; one or two digits; marks with one
-//! leading space and the line ends after them; white space up to a line end; white space that leaves its last
+//! The split is that of GPT-4 with digits in groups of at most two, unless told otherwise (three would spend a thousand
+//! tokens of a small vocabulary on numbers): contractions; letters with one leading mark or space; digits; marks with
+//! one leading space and the line ends after them; white space up to a line end; white space that leaves its last
 //! character to the next word.
 
 use std::ops::Range;
@@ -11,19 +11,59 @@ use std::sync::LazyLock;
 use regex_automata::meta::Regex;
 use regex_automata::{Anchored, Input};
 
-/// The pattern as tokenizer.json states it.
-pub(super) const PATTERN: &str = r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
+/// How many digits are a word, at most.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Digits {
+    /// Each digit alone, as Qwen2 and later: llama.cpp knows this way.
+    One,
+    /// Pairs, from a number's left.
+    #[default]
+    Two,
+    /// Threes, as GPT-4 and Llama 3: llama.cpp knows this way.
+    Three,
+}
 
-/// [`PATTERN`] without its look-ahead, so that a finite automaton runs it: many times faster than backtracking.
+impl Digits {
+    /// Every choice.
+    pub const ALL: [Digits; 3] = [Digits::One, Digits::Two, Digits::Three];
+
+    /// The number.
+    pub fn number(self) -> usize {
+        match self {
+            Digits::One => 1,
+            Digits::Two => 2,
+            Digits::Three => 3,
+        }
+    }
+
+    /// The pattern as tokenizer.json states it.
+    pub(super) fn pattern(self) -> String {
+        PATTERN.replace("{1,2}", &format!("{{1,{}}}", self.number()))
+    }
+}
+
+/// The pattern of [`Digits::Two`].
+const PATTERN: &str = r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
+
+/// The pattern without its look-ahead, so that a finite automaton runs it: many times faster than backtracking.
 /// [`words`] makes up for it by handing back the last space.
-static AUTOMATON: LazyLock<Regex> = LazyLock::new(|| {
-    let plain = PATTERN.replace(r"|\s+(?!\S)", "");
-    Regex::new(&plain).expect("PATTERN is a constant, compiled by the tests")
-});
+fn automaton(digits: Digits) -> Regex {
+    let plain = digits.pattern().replace(r"|\s+(?!\S)", "");
+    Regex::new(&plain).expect("the patterns are constants, compiled by the tests")
+}
+
+static ONE: LazyLock<Regex> = LazyLock::new(|| automaton(Digits::One));
+static TWO: LazyLock<Regex> = LazyLock::new(|| automaton(Digits::Two));
+static THREE: LazyLock<Regex> = LazyLock::new(|| automaton(Digits::Three));
 
 /// The byte ranges of the words of `text`, in order and without gaps.
-pub(super) fn words(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
-    words_of(&AUTOMATON, false, text)
+pub(super) fn words(digits: Digits, text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
+    let automaton = match digits {
+        Digits::One => &ONE,
+        Digits::Two => &TWO,
+        Digits::Three => &THREE,
+    };
+    words_of(automaton, false, text)
 }
 
 /// The same by another pattern of the family: one in which a word of letters takes at most one space before it, every
@@ -78,11 +118,15 @@ mod tests {
     use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior};
 
     fn split(text: &str) -> Vec<&str> {
-        words(text).map(|range| &text[range]).collect()
+        split_by(Digits::Two, text)
     }
 
-    fn reference(text: &str) -> Vec<String> {
-        let pattern = SplitPattern::Regex(PATTERN.to_owned());
+    fn split_by(digits: Digits, text: &str) -> Vec<&str> {
+        words(digits, text).map(|range| &text[range]).collect()
+    }
+
+    fn reference(digits: Digits, text: &str) -> Vec<String> {
+        let pattern = SplitPattern::Regex(digits.pattern());
         let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).unwrap();
         let mut pretokenized = PreTokenizedString::from(text);
         split.pre_tokenize(&mut pretokenized).unwrap();
@@ -101,25 +145,29 @@ mod tests {
         assert_eq!(split("end.\n\nNext   "), ["end", ".\n\n", "Next", "   "]);
         assert_eq!(split("<|user|></s>"), ["<|", "user", "|></", "s", ">"]);
         assert!(split("").is_empty());
+        assert_eq!(split_by(Digits::One, "a 1234 b"), ["a", " ", "1", "2", "3", "4", " b"]);
+        assert_eq!(split_by(Digits::Three, "a 1234 b"), ["a", " ", "123", "4", " b"]);
     }
 
     #[test]
     fn text_between_words_is_never_lost() {
         let text = "\u{a0}\u{3000} x\u{85}\u{2028}y \r\n\t z";
-        assert_eq!(split(text), reference(text));
+        assert_eq!(split(text), reference(Digits::Two, text));
         assert_eq!(split(text).concat(), text);
     }
 
     proptest! {
         #[test]
         fn automaton_equals_the_stated_pattern(text in r"(?s)(\PC|[ \t\r\n'a-cS0-9\.\u{a0}\u{85}\u{301}]){0,60}") {
-            prop_assert_eq!(split(&text), reference(&text));
+            for digits in Digits::ALL {
+                prop_assert_eq!(split_by(digits, &text), reference(digits, &text));
+            }
             prop_assert_eq!(split(&text).concat(), text);
         }
 
         #[test]
         fn any_string(text: String) {
-            prop_assert_eq!(split(&text), reference(&text));
+            prop_assert_eq!(split(&text), reference(Digits::Two, &text));
         }
     }
 }

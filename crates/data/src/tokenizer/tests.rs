@@ -9,7 +9,7 @@ use crate::seeded::SplitMix64;
 /// A tokenizer without a merge: one id per byte.
 pub(crate) fn byte_tokenizer() -> Tokenizer {
     let spellings: Vec<String> = (0..=255).map(|b| byte_chars::char_of(b).to_string()).collect();
-    file::assemble(&spellings, &[], "test").unwrap()
+    file::assemble(&spellings, &[], Digits::Two, "test").unwrap()
 }
 
 /// Tokens, their types and merges as a GGUF file has them: five control tokens, the bytes, a few merges.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
-use super::{SPECIAL_TOKENS, Tokenizer, byte_chars, file, splitter};
+use super::{Digits, SPECIAL_TOKENS, Tokenizer, byte_chars, file, splitter};
 use crate::error::Error;
 
 /// The smallest vocabulary: each byte and the control tokens.
@@ -36,13 +36,15 @@ pub struct TrainOptions {
     pub min_frequency: u64,
     /// Bytes of text to read before the stream is left alone; at most [`MAX_SAMPLE_BYTES`].
     pub max_bytes: u64,
+    /// How many digits are a word, at most.
+    pub digits: Digits,
     /// Different words kept; past it the rarest are forgotten. Training takes about 1 kB of memory for each.
     pub max_words: usize,
 }
 
 impl Default for TrainOptions {
     fn default() -> Self {
-        Self { vocab_size: 40_960, min_frequency: 2, max_bytes: 1 << 30, max_words: 1 << 20 }
+        Self { vocab_size: 40_960, min_frequency: 2, max_bytes: 1 << 30, digits: Digits::Two, max_words: 1 << 20 }
     }
 }
 
@@ -80,7 +82,7 @@ pub(super) fn train(
     if reached < options.vocab_size {
         return Err(Error::VocabularyShort { requested: options.vocab_size, reached });
     }
-    file::assemble(&spellings, &merges, "trained tokenizer")
+    file::assemble(&spellings, &merges, options.digits, "trained tokenizer")
 }
 
 fn count_words(
@@ -107,7 +109,7 @@ fn count_words(
             batch.push(document);
         }
         if batch_bytes >= BATCH_BYTES || ended {
-            for (word, count) in count_batch(&batch) {
+            for (word, count) in count_batch(&batch, options.digits) {
                 *counts.entry(word).or_default() += count;
             }
             forget_rarest(&mut counts, options.max_words);
@@ -134,9 +136,9 @@ fn truncate(document: &mut String, left: u64) {
     }
 }
 
-fn count_batch(documents: &[String]) -> WordCounts {
+fn count_batch(documents: &[String], digits: Digits) -> WordCounts {
     let one_by_one = |mut counts: WordCounts, document: &String| {
-        for word in splitter::words(document) {
+        for word in splitter::words(digits, document) {
             let word = &document[word];
             if word.len() <= MAX_WORD_BYTES {
                 match counts.get_mut(word) {

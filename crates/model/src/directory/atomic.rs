@@ -6,39 +6,45 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// Files being written beside their places. Dropped before [`Staging::publish`], it removes them.
-pub(super) struct Staging {
+pub(crate) struct Staging {
     dir: PathBuf,
     names: Vec<String>,
 }
 
 impl Staging {
-    pub(super) fn new(dir: &Path) -> Result<Self, ModelError> {
+    pub(crate) fn new(dir: &Path) -> Result<Self, ModelError> {
         fs::create_dir_all(dir).map_err(|source| ModelError::Io { path: dir.to_owned(), doing: "make", source })?;
         Ok(Self { dir: dir.to_owned(), names: Vec::new() })
     }
 
     /// Writes all of one file and brings it to the disk.
-    pub(super) fn write(&mut self, name: &str, contents: &[u8]) -> Result<(), ModelError> {
+    pub(crate) fn write(&mut self, name: &str, contents: &[u8]) -> Result<(), ModelError> {
         let path = self.dir.join(name);
         self.write_with(name, |file| file.write_all(contents).map_err(|source| unwritable(&path, source)))
     }
 
     /// Writes one file through `fill` and brings it to the disk.
-    pub(super) fn write_with<T>(
+    pub(crate) fn write_with<T>(
         &mut self,
         name: &str,
         fill: impl FnOnce(&mut File) -> Result<T, ModelError>,
     ) -> Result<T, ModelError> {
-        let path = self.temporary(name);
-        let mut file = File::create(&path).map_err(|source| unwritable(&path, source))?;
-        self.names.push(name.to_owned());
+        let (path, mut file) = self.create(name)?;
         let result = fill(&mut file)?;
         file.sync_all().map_err(|source| unwritable(&path, source))?;
         Ok(result)
     }
 
+    /// A new file, and its temporary path. It must be on the disk, by `sync_all`, before [`Staging::publish`].
+    pub(crate) fn create(&mut self, name: &str) -> Result<(PathBuf, File), ModelError> {
+        let path = self.temporary(name);
+        let file = File::create(&path).map_err(|source| unwritable(&path, source))?;
+        self.names.push(name.to_owned());
+        Ok((path, file))
+    }
+
     /// Moves every file to its place, in the order written, and makes that last.
-    pub(super) fn publish(mut self) -> Result<(), ModelError> {
+    pub(crate) fn publish(mut self) -> Result<(), ModelError> {
         for name in &self.names {
             let path = self.dir.join(name);
             fs::rename(self.temporary(name), &path).map_err(|source| unwritable(&path, source))?;
@@ -70,11 +76,11 @@ fn sync_directory(dir: &Path) -> Result<(), ModelError> {
     Ok(())
 }
 
-pub(super) fn unwritable(path: &Path, source: io::Error) -> ModelError {
+pub(crate) fn unwritable(path: &Path, source: io::Error) -> ModelError {
     ModelError::Io { path: path.to_owned(), doing: "write", source }
 }
 
-pub(super) fn unreadable(path: &Path, source: io::Error) -> ModelError {
+pub(crate) fn unreadable(path: &Path, source: io::Error) -> ModelError {
     if source.kind() == io::ErrorKind::NotFound {
         ModelError::MissingFile { path: path.to_owned() }
     } else {

@@ -11,8 +11,8 @@
 //! a save that fails or is killed leaves the model that was there, and the one moment in which it could not, between
 //! the renames, leaves files that the checksums refuse. Weights pass through one tensor at a time.
 
-mod atomic;
-mod checksums;
+pub(crate) mod atomic;
+pub(crate) mod checksums;
 mod weights;
 
 pub use weights::StoredDtype;
@@ -65,9 +65,7 @@ pub fn save_model<'a>(
     values: impl FnMut(&ParameterSpec) -> Result<Cow<'a, [f32]>, ModelError>,
 ) -> Result<(), ModelError> {
     let config_json = config.to_json()?;
-    if let Some(text) = texts.iter().find(|text| !is_plain_name(text.name)) {
-        return Err(ModelError::NotAFileName { name: text.name.to_owned() });
-    }
+    check_text_names(texts)?;
     let mut staging = Staging::new(dir)?;
     let mut sums = Checksums::default();
     let own = TextFile { name: CONFIG, contents: &config_json };
@@ -80,6 +78,14 @@ pub fn save_model<'a>(
     sums.note(WEIGHTS, sum);
     staging.write(CHECKSUMS, sums.to_json().as_bytes())?;
     staging.publish()
+}
+
+/// Refuses a name that would land elsewhere or on a file that the model writes itself.
+pub(crate) fn check_text_names(texts: &[TextFile<'_>]) -> Result<(), ModelError> {
+    match texts.iter().find(|text| !is_plain_name(text.name)) {
+        Some(text) => Err(ModelError::NotAFileName { name: text.name.to_owned() }),
+        None => Ok(()),
+    }
 }
 
 /// A name that stays in the folder, is no hidden or temporary file, and is not one the model writes itself.
@@ -135,6 +141,16 @@ impl ModelDirectory {
             return Err(ModelError::NotAFileName { name: name.to_owned() });
         }
         self.sums.read_text(&self.path, name)
+    }
+
+    /// The parameters in the order in which [`ModelDirectory::read_weights`] gives them.
+    ///
+    /// # Errors
+    /// Those of [`ModelDirectory::read_weights`] that are seen before the first tensor.
+    pub(crate) fn weights_order(&self) -> Result<Vec<ParameterSpec>, ModelError> {
+        let path = self.path.join(WEIGHTS);
+        let mut file = File::open(&path).map_err(|source| atomic::unreadable(&path, source))?;
+        weights::order(&mut file, &path, &self.config)
     }
 
     /// Reads the weights, one tensor at a time and in the order of the file, and hands each to `receive` as row-major

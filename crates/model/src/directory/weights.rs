@@ -14,7 +14,7 @@ use half::bf16;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -79,7 +79,6 @@ pub(super) fn write<'a>(
 }
 
 fn header(path: &Path, specs: &[ParameterSpec], dtype: StoredDtype) -> Result<Vec<u8>, ModelError> {
-    let lies = |reason: String| ModelError::WeightsHeader { path: path.to_owned(), reason };
     let mut end = 0;
     let tensors = specs.iter().map(|spec| {
         let start = end;
@@ -90,13 +89,8 @@ fn header(path: &Path, specs: &[ParameterSpec], dtype: StoredDtype) -> Result<Ve
         };
         (spec.name.clone(), TensorInfo { dtype: stored, shape: spec.shape.clone(), data_offsets: (start, end) })
     });
-    // What the Hugging Face libraries ask for before they read a file. One key only: a map has no order to rely on.
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let metadata = Metadata::new(Some(format), tensors.collect()).map_err(|e| lies(e.to_string()))?;
-    let mut json = serde_json::to_vec(&metadata).map_err(|e| lies(e.to_string()))?;
-    // Data aligned to 8 bytes, so that a mapped file can be read in place.
-    json.resize(json.len().next_multiple_of(8), b' ');
-    Ok([&(json.len() as u64).to_le_bytes()[..], &json].concat())
+    safetensors_header::bytes(tensors.collect())
+        .map_err(|reason| ModelError::WeightsHeader { path: path.to_owned(), reason })
 }
 
 /// Reads all parameters of `config` and returns the SHA-256 of the file.
@@ -106,18 +100,12 @@ pub(super) fn read(
     config: &ModelConfig,
     mut receive: impl FnMut(&ParameterSpec, StoredDtype, Vec<f32>) -> Result<(), ModelError>,
 ) -> Result<String, ModelError> {
-    let length = file.metadata().map_err(|source| unreadable(path, source))?.len();
+    let length = length_of(&file, path)?;
     let mut hashed = Hashed { file: &mut file, hash: Sha256::new() };
-    let header = safetensors_header::read(&mut hashed, length).map_err(|error| match error {
-        HeaderError::Unreadable(source) => unreadable(path, source),
-        HeaderError::Damaged(reason) => ModelError::WeightsHeader { path: path.to_owned(), reason },
-        HeaderError::Length { expected } => {
-            ModelError::WeightsLength { path: path.to_owned(), expected, found: length }
-        }
-    })?;
+    let tensors = tensors(&mut hashed, length, path, config)?;
 
     let mut bytes = vec![0; CHUNK * 4];
-    for (spec, dtype) in matched(path, config, &header.metadata)? {
+    for (spec, dtype) in tensors {
         let mut values = Vec::with_capacity(spec.len());
         while values.len() < spec.len() {
             let n = (spec.len() - values.len()).min(CHUNK);
@@ -135,6 +123,33 @@ pub(super) fn read(
         receive(&spec, dtype, values)?;
     }
     Ok(checksums::hex(hashed.hash))
+}
+
+/// The parameters of `config` in the order in which they lie in the file.
+pub(super) fn order(file: &mut File, path: &Path, config: &ModelConfig) -> Result<Vec<ParameterSpec>, ModelError> {
+    let length = length_of(file, path)?;
+    Ok(tensors(file, length, path, config)?.into_iter().map(|(spec, _)| spec).collect())
+}
+
+fn length_of(file: &File, path: &Path) -> Result<u64, ModelError> {
+    Ok(file.metadata().map_err(|source| unreadable(path, source))?.len())
+}
+
+/// Reads the header of a file of `length` bytes.
+fn tensors(
+    file: &mut impl Read,
+    length: u64,
+    path: &Path,
+    config: &ModelConfig,
+) -> Result<Vec<(ParameterSpec, StoredDtype)>, ModelError> {
+    let header = safetensors_header::read(file, length).map_err(|error| match error {
+        HeaderError::Unreadable(source) => unreadable(path, source),
+        HeaderError::Damaged(reason) => ModelError::WeightsHeader { path: path.to_owned(), reason },
+        HeaderError::Length { expected } => {
+            ModelError::WeightsLength { path: path.to_owned(), expected, found: length }
+        }
+    })?;
+    matched(path, config, &header.metadata)
 }
 
 /// A file whose bytes are hashed as they are read.

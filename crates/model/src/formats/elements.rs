@@ -4,6 +4,9 @@
 //! `ggml-common.h` and the arithmetic that of `dequantize_row_*` in its `ggml-quants.c`: in f32, in the same order, so
 //! that the values are those that llama.cpp computes with, to the bit.
 
+mod encode;
+mod search;
+
 use half::{bf16, f16};
 
 /// A type of stored numbers.
@@ -70,6 +73,11 @@ impl ElementType {
             Self::Q5K => "Q5_K",
             Self::Q6K => "Q6_K",
         }
+    }
+
+    /// Whether writing it is a search for the best scales.
+    pub(super) fn searched(self) -> bool {
+        matches!(self, Self::Q4K | Self::Q6K)
     }
 
     /// Values of a block.

@@ -36,6 +36,11 @@ impl Tensors {
         Tensors { files, by_name }
     }
 
+    /// The files, in which nothing but tensors lies.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
+    }
+
     pub(super) fn get(&self, name: &str) -> Option<&Tensor> {
         self.by_name.get(name)
     }

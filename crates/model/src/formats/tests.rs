@@ -34,7 +34,7 @@ fn tensors(config: &ModelConfig, naming: Naming) -> Vec<(String, Vec<usize>, Vec
         for part in layout::parts(naming, true, config, &spec) {
             let mut rows = values[at * columns..(at + part.rows) * columns].to_vec();
             if naming == Naming::Gguf && part.heads {
-                interleave(&mut rows, config.head_dim, columns);
+                layout::interleave(&mut rows, config.head_dim, columns);
             }
             at += part.rows;
             tensors.push((part.name, [&[part.rows], &spec.shape[1..]].concat(), rows));
@@ -48,17 +48,6 @@ fn values_of(spec: &ParameterSpec) -> Vec<f32> {
     // Matrices that start at zero would hide a mistake.
     values.iter_mut().enumerate().for_each(|(i, value)| *value += (i % 17) as f32 / 16.0);
     values
-}
-
-/// What the converter of llama.cpp does to the rows of each head.
-fn interleave(rows: &mut [f32], head_dim: usize, columns: usize) {
-    for head in rows.chunks_exact_mut(head_dim * columns) {
-        let straight = head.to_vec();
-        for (row, values) in straight.chunks_exact(columns).enumerate() {
-            let (side, pair) = (row / (head_dim / 2), row % (head_dim / 2));
-            head[(2 * pair + side) * columns..][..columns].copy_from_slice(values);
-        }
-    }
 }
 
 /// A value of GGUF metadata.

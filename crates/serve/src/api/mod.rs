@@ -13,6 +13,7 @@ mod metrics;
 mod openai;
 mod operation;
 mod pages;
+mod runs;
 mod server;
 mod sse;
 mod stall;
@@ -43,6 +44,7 @@ pub fn router(server: Arc<Server>) -> Router {
     let documented = OpenApiRouter::with_openapi(Document::openapi())
         .merge(openai::routes())
         .merge(app::routes())
+        .merge(runs::routes())
         .routes(routes!(operation::health))
         .routes(routes!(metrics::metrics));
     let (router, document) = documented.split_for_parts();

@@ -23,8 +23,8 @@ pub(super) struct Health {
 pub(super) async fn health(State(server): State<Arc<Server>>) -> Response {
     let (code, status) = match (server.is_stopping(), server.model()) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "shutting down"),
-        (false, None) => (StatusCode::SERVICE_UNAVAILABLE, "loading"),
-        (false, Some(_)) => (StatusCode::OK, "ready"),
+        (false, None) if !server.options.dashboard_only => (StatusCode::SERVICE_UNAVAILABLE, "loading"),
+        (false, _) => (StatusCode::OK, "ready"),
     };
     let mut response = (code, Json(Health { status })).into_response();
     if code != StatusCode::OK {

@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -16,6 +17,7 @@ use rust_embed::RustEmbed;
 
 use super::error::ApiError;
 use super::extract::Segment;
+use super::server::Server;
 
 /// The files of `web/`.
 #[derive(RustEmbed)]
@@ -70,10 +72,31 @@ fn kind(name: &str) -> &'static str {
 }
 
 /// Their routes.
-pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+pub(super) fn routes() -> Router<Arc<Server>> {
     Router::new()
-        .route("/", get(async |headers: HeaderMap| send("index.html", &headers)))
+        .route("/", get(chat))
+        .route("/runs/", get(runs))
+        // The page names its files by where they lie from here.
+        .route("/runs", get(async || to("runs/")))
         .route("/assets/{*name}", get(async |Segment(name): Segment, headers: HeaderMap| send(&name, &headers)))
+}
+
+/// The chat; the dashboard where that is all there is.
+async fn chat(State(server): State<Arc<Server>>, headers: HeaderMap) -> Response {
+    if server.options.dashboard_only { to("runs/") } else { send("index.html", &headers) }
+}
+
+/// The dashboard.
+async fn runs(State(server): State<Arc<Server>>, headers: HeaderMap) -> Response {
+    match server.options.runs {
+        Some(_) => send("runs/index.html", &headers),
+        None => ApiError::not_found("this server shows no training runs; start it with --runs FOLDER").into_response(),
+    }
+}
+
+/// Elsewhere on this server, from where the request was; a proxy may have put all of it under a path of its own.
+fn to(place: &'static str) -> Response {
+    (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, HeaderValue::from_static(place))]).into_response()
 }
 
 fn send(name: &str, asked: &HeaderMap) -> Response {

@@ -14,6 +14,7 @@ use super::openai::Defaults;
 use crate::answers::Answers;
 use crate::chatbot::Chatbot;
 use crate::overflow::Policy;
+use crate::runs::Runs;
 use crate::store::{Database, StoreError};
 
 /// Settings of the HTTP interface.
@@ -31,6 +32,10 @@ pub struct Options {
     pub rate_limit: u32,
     /// Where a line for the owner goes. No line holds what people wrote.
     pub log: Option<fn(&str)>,
+    /// Training runs to show.
+    pub runs: Option<Arc<Runs>>,
+    /// No model is to come: the server is the dashboard alone.
+    pub dashboard_only: bool,
 }
 
 /// A model that can be asked.
@@ -101,6 +106,9 @@ impl Server {
     pub(super) fn loaded(&self) -> Result<&Loaded, ApiError> {
         if self.is_stopping() {
             return Err(ApiError::stopping());
+        }
+        if self.options.dashboard_only {
+            return Err(ApiError::not_found("this server has no model; start it with --model DIR to chat"));
         }
         self.loaded.get().ok_or_else(ApiError::loading)
     }

@@ -6,4 +6,5 @@ mod guards;
 mod hostile;
 mod openai;
 mod page;
+mod runs;
 mod server;

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use serde::Serialize;
+use casallm_data::tokenizer::Digits;
+use serde::{Serialize, Serializer};
 
+use super::optimization::is_default;
 use super::section::{Interval, Section};
 use crate::error::TrainError;
 
@@ -44,6 +46,9 @@ pub struct Tokenizer {
     pub vocab_size: usize,
     /// Bytes of training text that the merges are learned from.
     pub sample_bytes: u64,
+    /// How many digits are a word, at most.
+    #[serde(skip_serializing_if = "is_default", serialize_with = "as_number")]
+    pub digits: Digits,
 }
 
 impl Tokenizer {
@@ -51,8 +56,17 @@ impl Tokenizer {
         Ok(Self {
             vocab_size: section.size("vocab_size", MIN_VOCAB, MAX_VOCAB)?.unwrap_or(40_960),
             sample_bytes: section.integer("sample_bytes", 1, 1 << 50)?.unwrap_or(200_000_000),
+            digits: match section.integer("digits", 1, 3)? {
+                Some(1) => Digits::One,
+                Some(3) => Digits::Three,
+                _ => Digits::Two,
+            },
         })
     }
+}
+
+fn as_number<S: Serializer>(digits: &Digits, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(digits.number() as u64)
 }
 
 /// Documents to pre-train on.

@@ -3,12 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use casallm_data::hub::MANIFEST;
+
 /// Endings of the files that a folder stands for; each may be followed by one of [`COMPRESSIONS`].
 const ENDINGS: &[&str] = &["txt", "text", "md", "jsonl", "ndjson", "json", "parquet"];
 const COMPRESSIONS: &[&str] = &["zst", "gz"];
 
 /// The files that `path`, relative to `base`, stands for, sorted by name: the file itself; every data file in the
-/// folder and the folders in it, hidden ones excepted; every file that the pattern matches.
+/// folder and the folders in it, hidden ones excepted; every file that the pattern matches. What `casallm fetch` wrote about
+/// the others is no data.
 ///
 /// # Errors
 /// Why there is none, and the remedy.
@@ -37,7 +40,7 @@ pub(super) fn expand(base: &Path, path: &str) -> Result<Vec<PathBuf>, String> {
         let matches = glob::glob_with(&pattern, options).map_err(|error| format!("not a pattern: {error}"))?;
         for found in matches {
             let found = found.map_err(|error| format!("{error}; check its permissions"))?;
-            if found.is_file() {
+            if found.is_file() && !found.ends_with(MANIFEST) {
                 files.push(found);
             }
         }
@@ -54,7 +57,8 @@ pub(super) fn expand(base: &Path, path: &str) -> Result<Vec<PathBuf>, String> {
 fn walk(directory: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with('.') {
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with('.') || name == MANIFEST {
             continue;
         }
         let path = entry.path();
@@ -95,12 +99,19 @@ mod tests {
 
     #[test]
     fn a_file_a_folder_and_a_pattern() {
-        let dir =
-            tree(&["books/b.txt", "books/a.TXT.gz", "books/deep/c.jsonl.zst", "books/.hidden.txt", "books/cover.png"]);
+        let dir = tree(&[
+            "books/b.txt",
+            "books/a.TXT.gz",
+            "books/deep/c.jsonl.zst",
+            "books/.hidden.txt",
+            "books/cover.png",
+            "books/fetched.json",
+        ]);
         assert_eq!(names(dir.path(), "books/cover.png").unwrap(), ["books/cover.png"]);
         assert_eq!(names(dir.path(), "books").unwrap(), ["books/a.TXT.gz", "books/b.txt", "books/deep/c.jsonl.zst"]);
         assert_eq!(names(dir.path(), "books/*.txt").unwrap(), ["books/b.txt"]);
         assert_eq!(names(dir.path(), "**/*.zst").unwrap(), ["books/deep/c.jsonl.zst"]);
+        assert!(names(dir.path(), "books/*.json").unwrap_err().contains("no file matches"));
     }
 
     #[test]

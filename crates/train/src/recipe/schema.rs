@@ -4,7 +4,7 @@
 const SECTIONS: &[(&str, &[&[&str]])] = &[
     ("", &[&["identity", "tokenizer", "data", "model", "run", "pretrain", "sft", "dpo"]]),
     ("identity", &[&["name", "maker", "description"]]),
-    ("tokenizer", &[&["vocab_size", "sample_bytes"]]),
+    ("tokenizer", &[&["vocab_size", "sample_bytes", "digits"]]),
     ("data", &[&["validation_fraction", "seed", "pretrain", "sft", "dpo"]]),
     ("data.pretrain", &[&["name", "path", "text_field", "weight"]]),
     ("data.sft", &[&["name", "path", "max_rows"]]),

@@ -107,6 +107,7 @@ fn train_tokenizer(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<
     let options = TrainOptions {
         vocab_size: recipe.tokenizer.vocab_size,
         max_bytes: recipe.tokenizer.sample_bytes,
+        digits: recipe.tokenizer.digits,
         ..TrainOptions::default()
     };
     let total = Some(recipe.tokenizer.sample_bytes);

@@ -16,8 +16,8 @@ use super::file::{self, AddedToken, TokenizerFile};
 use super::{ControlToken, MAX_VOCAB_SIZE, Parts, Tokenizer, byte_chars};
 use crate::error::Error;
 
-pub use gguf::GgufVocabulary;
-pub(super) use gguf::to_json as gguf_json;
+pub use gguf::{GgufTokenizer, GgufVocabulary};
+pub(super) use gguf::{of_file as to_gguf, to_json as gguf_json};
 pub(super) use scheme::{Scheme, byte_level};
 
 /// What is read, for the messages.

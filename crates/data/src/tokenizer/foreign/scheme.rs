@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use regex_automata::meta::Regex;
 use serde_json::{Value, json};
 
-use crate::tokenizer::splitter;
+use crate::tokenizer::splitter::{self, Digits};
 
 /// GPT-2's pattern; `ByteLevel` of tokenizer.json means it without saying so.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
@@ -17,6 +17,10 @@ const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{
 /// The pattern of Qwen2, Qwen2.5 and Qwen3.
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// Of the patterns that llama.cpp knows none has digits in groups of two; the nearest differs in nothing else.
+const PAIRS_DIFFER: &str =
+    "numbers of three and more digits are cut in another way; a tokenizer trained with digits = 1 or 3 is cut the same";
 
 fn automaton(pattern: &str) -> Regex {
     let plain = pattern.replace(r"|\s+(?!\S)", "");
@@ -35,8 +39,8 @@ pub(in crate::tokenizer) fn byte_level(use_regex: bool) -> Value {
 /// How a tokenizer cuts text into words, across which nothing is merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::tokenizer) enum Scheme {
-    /// That of this program.
-    Own,
+    /// That of this program, with words of so many digits.
+    Own(Digits),
     /// GPT-2.
     Gpt2,
     /// SmolLM: each digit apart, then as GPT-2.
@@ -50,6 +54,11 @@ pub(in crate::tokenizer) enum Scheme {
 impl Scheme {
     /// Those of other programs, for the search by what a file says.
     const FOREIGN: [Self; 4] = [Self::Gpt2, Self::SmolLm, Self::Llama3, Self::Qwen2];
+
+    /// How many digits are a word, if it is this program's way that tokenizer.json states in `pre_tokenizer`.
+    pub(in crate::tokenizer) fn own_digits(stated: &Value) -> Option<Digits> {
+        Digits::ALL.into_iter().find(|digits| *stated == Self::Own(*digits).to_json())
+    }
 
     /// The scheme that tokenizer.json states in `pre_tokenizer`.
     pub(super) fn of_json(stated: &Value) -> Option<Self> {
@@ -80,6 +89,23 @@ impl Scheme {
         }
     }
 
+    /// The name under which llama.cpp cuts so, or nearly, and what it cuts in another way. `None`: a word that is a token is
+    /// taken whole (`ignore_merges`) where llama.cpp merges.
+    pub(super) fn gguf(self, ignore_merges: bool) -> Option<(&'static str, Option<&'static str>)> {
+        match (self, ignore_merges) {
+            // But for digits these are the same pattern, written in another way.
+            (Self::Own(Digits::One), false) => Some(("qwen2", None)),
+            (Self::Own(Digits::Two), false) => Some(("smaug-bpe", Some(PAIRS_DIFFER))),
+            (Self::Own(Digits::Three), false) => Some(("smaug-bpe", None)),
+            (Self::Gpt2, false) => Some(("gpt-2", None)),
+            (Self::SmolLm, false) => Some(("smollm", None)),
+            (Self::Llama3, true) => Some(("llama-bpe", None)),
+            (Self::Llama3, false) => Some(("smaug-bpe", None)),
+            (Self::Qwen2, false) => Some(("qwen2", None)),
+            _ => None,
+        }
+    }
+
     /// `pre_tokenizer` of tokenizer.json.
     pub(in crate::tokenizer) fn to_json(self) -> Value {
         let split = |pattern: &str| {
@@ -88,7 +114,7 @@ impl Scheme {
             json!({"type": "Sequence", "pretokenizers": [split, byte_level(false)]})
         };
         match self {
-            Self::Own => split(splitter::PATTERN),
+            Self::Own(digits) => split(&digits.pattern()),
             Self::Gpt2 => byte_level(true),
             Self::SmolLm => json!({"type": "Sequence", "pretokenizers": [
                 {"type": "Digits", "individual_digits": true},
@@ -107,7 +133,7 @@ impl Scheme {
             }
         };
         match self {
-            Self::Own => splitter::words(text).for_each(|range| word(&text[range])),
+            Self::Own(digits) => splitter::words(digits, text).for_each(|range| word(&text[range])),
             Self::Gpt2 => all(&GPT2_AUTOMATON, true, text),
             Self::Llama3 => all(&LLAMA3_AUTOMATON, false, text),
             Self::Qwen2 => all(&QWEN2_AUTOMATON, false, text),

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::tokenizer::tests::{foreign_parts, foreign_tokenizer};
+use crate::tokenizer::tests::{byte_tokenizer, foreign_parts, foreign_tokenizer};
 
 /// Damage to a file.
 type Change = fn(&mut Value);
@@ -141,6 +141,66 @@ fn a_file_that_lies_is_an_error_and_no_panic() {
         ((vec![], vec![], vec![]), "ids up to 0"),
     ] {
         assert!(of(&parts, "gpt2", "smollm").unwrap_err().to_string().contains(expected), "{expected}");
+    }
+}
+
+#[test]
+fn a_vocabulary_leaves_as_it_came() {
+    let (tokens, token_types, merges) = foreign_parts();
+    for pre in ["gpt-2", "smollm", "llama-bpe", "qwen2"] {
+        let stated =
+            of(&(tokens.clone(), token_types.clone(), merges.clone()), "gpt2", pre).unwrap().to_gguf().unwrap();
+        assert_eq!((stated.pre, stated.differs), (pre, None));
+        assert_eq!(
+            (stated.tokens, stated.token_types, stated.merges),
+            (tokens.clone(), token_types.clone(), merges.clone())
+        );
+    }
+    // An id that stands for nothing keeps its place.
+    let mut value: Value = serde_json::from_str(&foreign_tokenizer().to_json()).unwrap();
+    let size = tokens.len() as u32;
+    value["added_tokens"].as_array_mut().unwrap().push(json!({"id": size + 1, "content": "<think>", "special": false}));
+    let stated = Tokenizer::of_model(value.to_string().as_bytes()).unwrap().to_gguf().unwrap();
+    assert_eq!(stated.tokens[size as usize..], [format!("[PAD{size}]"), "<think>".to_owned()]);
+    assert_eq!(stated.token_types[size as usize..], [5, 4]);
+    // A word that is a token is taken whole, as llama.cpp does for Llama 3 alone.
+    value["model"]["ignore_merges"] = true.into();
+    let refused = Tokenizer::of_model(value.to_string().as_bytes()).unwrap().to_gguf().unwrap_err();
+    assert!(matches!(refused, Error::TokenizerForeign { field: "ignore_merges", .. }), "{refused}");
+}
+
+#[test]
+fn our_own_vocabulary_is_stated_with_the_nearest_way_of_cutting() {
+    let tokenizer = byte_tokenizer();
+    let stated = tokenizer.to_gguf().unwrap();
+    assert_eq!(stated.pre, "smaug-bpe");
+    assert!(stated.differs.is_some_and(|differs| differs.contains("numbers")));
+    // Those that llama.cpp has the patterns of.
+    for (digits, pre, pattern) in [(1, "qwen2", Scheme::Qwen2), (3, "smaug-bpe", Scheme::Llama3)] {
+        let json = tokenizer.to_json().replace("{1,2}", &format!("{{1,{digits}}}"));
+        let own = Tokenizer::from_bytes(json.as_bytes()).unwrap();
+        assert_eq!(
+            (own.to_gguf().unwrap().pre, own.to_gguf().unwrap().differs, own.to_json()),
+            (pre, None, json.clone())
+        );
+        let mut value: Value = serde_json::from_str(&json).unwrap();
+        value["pre_tokenizer"] = pattern.to_json();
+        let theirs = Tokenizer::of_model(value.to_string().as_bytes()).unwrap();
+        for text in ["I'll  pay 1234567.\n\n \nWE'LL\t\r\n 89", "12½٣٣٣٣ c\u{a0}\u{3000}d \u{85}\n", "漢字\n\n  2026 "]
+        {
+            assert_eq!(own.encode(text), theirs.encode(text), "{digits}: {text:?}");
+        }
+    }
+    assert_eq!(stated.tokens.len(), tokenizer.vocab_size());
+    assert_eq!(stated.tokens[..2], ["<s>", "</s>"]);
+    assert_eq!(stated.token_types[..7], [3, 3, 3, 3, 3, 3, 1]);
+    // But for numbers of three and more digits it is that of Llama 3, merged as ever.
+    let mut value: Value = serde_json::from_str(&tokenizer.to_json()).unwrap();
+    value["pre_tokenizer"] = Scheme::Llama3.to_json();
+    let nearest = Tokenizer::of_model(value.to_string().as_bytes()).unwrap();
+    assert_eq!(nearest.to_gguf().unwrap().pre, "smaug-bpe");
+    for text in ["I'll  pay 12.\n\n \nWE'LL\t\r\n x", "a1b22 c\u{a0}\u{3000}d \u{85}\n", "½ ٣ 漢字\n\n  "] {
+        assert_eq!(nearest.encode(text), tokenizer.encode(text), "{text:?}");
     }
 }
 

@@ -54,3 +54,39 @@ fn types_are_known_by_their_numbers() {
     assert_eq!(found.len(), ALL.len());
     assert!(ALL.iter().all(|element| found.contains(element) && KNOWN.contains(element.name())));
 }
+
+#[derive(Deserialize)]
+struct Quantised {
+    bits: Vec<u32>,
+    bytes: BTreeMap<String, String>,
+}
+
+#[test]
+fn every_written_type_has_the_bytes_of_llama_cpp() {
+    // Written by `tests/fixtures/gguf_quantised.py` with llama.cpp's own quantiser.
+    let fixture: Quantised = serde_json::from_str(include_str!("../../../tests/fixtures/gguf_quantised.json")).unwrap();
+    let values: Vec<f32> = fixture.bits.iter().map(|&bits| f32::from_bits(bits)).collect();
+    for (name, expected) in &fixture.bytes {
+        let element = ALL.into_iter().find(|element| element.name() == name).unwrap();
+        let mut bytes = Vec::new();
+        element.encode(&values, &mut bytes);
+        assert_eq!(bytes.len(), values.len() / element.block_len() * element.block_bytes(), "{name}");
+        let ours: Vec<String> = bytes
+            .chunks(element.block_bytes())
+            .map(|block| block.iter().map(|byte| format!("{byte:02x}")).collect())
+            .collect();
+        let theirs: Vec<&str> = expected
+            .as_bytes()
+            .chunks(2 * element.block_bytes())
+            .map(|block| std::str::from_utf8(block).unwrap())
+            .collect();
+        let differing: Vec<usize> = (0..ours.len()).filter(|&at| ours[at] != theirs[at]).collect();
+        assert!(differing.is_empty(), "{name}: blocks {differing:?}");
+    }
+    assert_eq!(fixture.bytes.len(), 7);
+}
+
+#[test]
+fn numbers_are_those_that_are_read() {
+    assert!(ALL.into_iter().all(|element| ElementType::of_ggml(element.ggml()) == Some(element)));
+}

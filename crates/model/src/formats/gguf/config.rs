@@ -3,13 +3,21 @@
 use std::path::Path;
 
 use super::metadata::Metadata;
-use crate::config::{ModelConfig, Norm};
+use crate::config::{Activation, ModelConfig, Norm};
 use crate::error::ModelError;
 use crate::formats::error::FormatError;
 use crate::formats::tensors::Tensors;
 
 /// For an architecture or a setting that the forward pass does not have.
-const REMEDY: &str = "this program computes `llama` and `qwen3` models without scaled RoPE, experts or sliding windows; import another, such as SmolLM2 or Qwen3";
+const REMEDY: &str = "this program computes `llama` and `qwen3` models, and `starcoder2` as exported from here, without scaled RoPE, experts or sliding windows; import another, such as SmolLM2 or Qwen3";
+
+/// How a file exported from here says that its model was trained with the exact GELU: programs that know `starcoder2`
+/// compute the approximation by tanh.
+pub(in crate::formats) const ACTIVATION: &str = "casallm.activation";
+/// The dropout of training, for whoever imports a file that was exported from here.
+pub(in crate::formats) const DROPOUT: &str = "casallm.dropout";
+/// The value of [`ACTIVATION`].
+pub(in crate::formats) const EXACT_GELU: &str = "gelu";
 
 /// The config, and whether the rows of queries and keys are interleaved.
 pub(super) fn config(path: &Path, metadata: &Metadata, tensors: &Tensors) -> Result<(ModelConfig, bool), ModelError> {
@@ -24,9 +32,10 @@ pub(super) fn config(path: &Path, metadata: &Metadata, tensors: &Tensors) -> Res
     let architecture = "general.architecture";
     let arch = metadata.text(architecture).ok_or_else(|| missing(architecture.to_owned(), "a text"))?;
     // llama.cpp turns neighbours for the first and halves for the second.
-    let (interleaved, qk_norm) = match arch {
-        "llama" => (true, false),
-        "qwen3" => (false, true),
+    let (interleaved, qk_norm, classic) = match arch {
+        "llama" => (true, false, false),
+        "qwen3" => (false, true, false),
+        "starcoder2" => (false, false, true),
         _ => return Err(unsupported(architecture, metadata.shown(architecture)).into()),
     };
     let key = |name: &str| format!("{arch}.{name}");
@@ -70,7 +79,10 @@ pub(super) fn config(path: &Path, metadata: &Metadata, tensors: &Tensors) -> Res
     if tensors.get("rope_freqs.weight").is_some() {
         return Err(unsupported("tensor rope_freqs.weight", "a scale of RoPE".to_owned()).into());
     }
-    let epsilon = key("attention.layer_norm_rms_epsilon");
+    if classic && metadata.text(ACTIVATION) != Some(EXACT_GELU) {
+        return Err(unsupported(ACTIVATION, metadata.shown(ACTIVATION)).into());
+    }
+    let epsilon = key(if classic { "attention.layer_norm_epsilon" } else { "attention.layer_norm_rms_epsilon" });
     let norm_eps = metadata.float(&epsilon).ok_or_else(|| missing(epsilon, "a number"))?;
     let base = key("rope.freq_base");
     let rope_theta = match metadata.has(&base) {
@@ -91,14 +103,14 @@ pub(super) fn config(path: &Path, metadata: &Metadata, tensors: &Tensors) -> Res
         head_dim,
         n_ff: number("feed_forward_length")?,
         context: number("context_length")?,
-        norm: Norm::RmsNorm,
+        norm: if classic { Norm::LayerNorm } else { Norm::RmsNorm },
         qk_norm,
-        activation: crate::config::Activation::SwiGlu,
-        bias: false,
+        activation: if classic { Activation::Gelu } else { Activation::SwiGlu },
+        bias: classic,
         tie_embeddings: tensors.get("output.weight").is_none(),
         rope_theta: rope_theta as f32,
         norm_eps: norm_eps as f32,
-        dropout: 0.0,
+        dropout: metadata.float(DROPOUT).unwrap_or(0.0) as f32,
     };
     Ok((config, interleaved))
 }

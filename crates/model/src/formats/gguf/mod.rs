@@ -13,9 +13,12 @@ use std::path::Path;
 
 use super::elements::{ElementType, KNOWN};
 use super::error::FormatError;
+use super::export::SUM;
 use super::layout::Naming;
 use super::tensors::{Tensor, Tensors, damaged, data_bytes, unreadable};
 use super::{ForeignModel, ModelError};
+use crate::directory::checksums::Checksums;
+pub(super) use config::{ACTIVATION, DROPOUT, EXACT_GELU};
 pub use metadata::Metadata;
 use reader::Reader;
 
@@ -57,7 +60,22 @@ pub(super) fn open(path: &Path) -> Result<ForeignModel, ModelError> {
         naming: Naming::Gguf,
         interleaved,
         metadata: Some(metadata),
+        sums: sum_beside(path)?,
     })
+}
+
+/// The checksum that an export from here leaves beside its file, as `sha256sum` writes it.
+fn sum_beside(path: &Path) -> Result<Checksums, ModelError> {
+    let mut sums = Checksums::default();
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(sums) };
+    let beside = path.with_file_name(format!("{name}{SUM}"));
+    if beside.is_file() {
+        let text = std::fs::read(&beside).map_err(unreadable(&beside))?;
+        let sum = text.get(..64).filter(|sum| sum.iter().all(u8::is_ascii_hexdigit));
+        let sum = sum.ok_or_else(|| damaged(&beside, "the line", "not a SHA-256 in 64 hexadecimal digits"))?;
+        sums.note(name, String::from_utf8_lossy(sum).to_ascii_lowercase());
+    }
+    Ok(sums)
 }
 
 fn tensors(

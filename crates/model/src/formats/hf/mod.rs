@@ -14,11 +14,13 @@ use super::layout::Naming;
 use super::tensors::{damaged, unreadable};
 use super::{ForeignModel, ModelError};
 use crate::config::{Activation, ModelConfig, Norm};
+use crate::directory::checksums::{self, Checksums};
+use crate::directory::{CHECKSUMS, CONFIG};
 
 /// The largest JSON file that is read whole: an index of a large model has a megabyte.
 const MAX_JSON: u64 = 1 << 26;
 
-const REMEDY: &str = "this program computes LlamaForCausalLM and Qwen3ForCausalLM with silu, without biases, scaled RoPE, sliding windows or quantisation; import another, such as SmolLM2 or Qwen3";
+const REMEDY: &str = "this program computes LlamaForCausalLM and Qwen3ForCausalLM with silu and without biases, and Starcoder2ForCausalLM with the exact gelu, all without scaled RoPE, sliding windows or quantisation; import another, such as SmolLM2 or Qwen3";
 
 /// The keys of `config.json` that matter.
 #[derive(Deserialize)]
@@ -34,6 +36,11 @@ struct Config {
     head_dim: Option<usize>,
     max_position_embeddings: Option<usize>,
     rms_norm_eps: Option<f64>,
+    /// Of Starcoder2.
+    norm_epsilon: Option<f64>,
+    use_bias: Option<bool>,
+    sliding_window: Option<usize>,
+    residual_dropout: Option<f64>,
     rope_theta: Option<f64>,
     #[serde(default)]
     rope_scaling: Value,
@@ -55,12 +62,16 @@ struct Config {
 
 /// Reads all of a folder but the weights.
 pub(super) fn open(folder: &Path) -> Result<ForeignModel, ModelError> {
-    let path = folder.join("config.json");
+    let path = folder.join(CONFIG);
     if !path.is_file() {
         return Err(FormatError::Unknown { path: folder.to_owned() }.into());
     }
-    let stated: Config = serde_json::from_slice(&read_json(&path)?)
-        .map_err(|e| damaged(&path, "the text", format!("no config: {e}")))?;
+    let sums_path = folder.join(CHECKSUMS);
+    let sums = if sums_path.is_file() { Checksums::read(&sums_path)? } else { Checksums::default() };
+    let text = read_json(&path)?;
+    sums.verify(&path, CONFIG, checksums::of(&text))?;
+    let stated: Config =
+        serde_json::from_slice(&text).map_err(|e| damaged(&path, "the text", format!("no config: {e}")))?;
     let config = shape(&path, &stated)?;
     let tensors = weights::open(folder)?;
     Ok(ForeignModel {
@@ -70,6 +81,7 @@ pub(super) fn open(folder: &Path) -> Result<ForeignModel, ModelError> {
         naming: Naming::HuggingFace,
         interleaved: false,
         metadata: None,
+        sums,
     })
 }
 
@@ -92,9 +104,10 @@ fn shape(path: &Path, stated: &Config) -> Result<ModelConfig, ModelError> {
     };
     let missing =
         |key: &str| FormatError::MissingKey { path: path.to_owned(), key: key.to_owned(), expected: "a number" };
-    let qk_norm = match stated.architectures.first().map(String::as_str) {
-        Some("LlamaForCausalLM") => false,
-        Some("Qwen3ForCausalLM") => true,
+    let (classic, qk_norm) = match stated.architectures.first().map(String::as_str) {
+        Some("LlamaForCausalLM") => (false, false),
+        Some("Qwen3ForCausalLM") => (false, true),
+        Some("Starcoder2ForCausalLM") => (true, false),
         other => return Err(refused("architectures", format!("{other:?}")).into()),
     };
     for (key, set) in [
@@ -106,8 +119,17 @@ fn shape(path: &Path, stated: &Config) -> Result<ModelConfig, ModelError> {
             return Err(refused(key, "true".to_owned()).into());
         }
     }
-    if let Some(other) = stated.hidden_act.as_deref().filter(|act| *act != "silu") {
-        return Err(refused("hidden_act", format!("{other:?}")).into());
+    let activation = match (classic, stated.hidden_act.as_deref()) {
+        (false, Some("silu") | None) => Activation::SwiGlu,
+        // With one matrix for gate and up, which is seen when they are read.
+        (false, Some("relu")) => Activation::ReluSquared,
+        (true, Some("gelu")) => Activation::Gelu,
+        // Starcoder2 without the key takes the approximation by tanh.
+        (_, Some(other)) => return Err(refused("hidden_act", format!("{other:?}")).into()),
+        (_, None) => return Err(refused("hidden_act", "missing".to_owned()).into()),
+    };
+    if let Some(window) = stated.sliding_window.filter(|_| classic) {
+        return Err(refused("sliding_window", window.to_string()).into());
     }
     if !stated.quantization_config.is_null() {
         return Err(refused("quantization_config", stated.quantization_config.to_string()).into());
@@ -133,6 +155,10 @@ fn shape(path: &Path, stated: &Config) -> Result<ModelConfig, ModelError> {
         None if n_head > 0 && n_embd.is_multiple_of(n_head) => n_embd / n_head,
         None => return Err(refused("num_attention_heads", format!("{n_head} for a width of {n_embd}")).into()),
     };
+    let (eps, key) = match classic {
+        true => (stated.norm_epsilon, "norm_epsilon"),
+        false => (stated.rms_norm_eps, "rms_norm_eps"),
+    };
     let rope_theta = stated.rope_parameters.get("rope_theta").and_then(Value::as_f64).or(stated.rope_theta);
     Ok(ModelConfig {
         vocab_size: number("vocab_size", stated.vocab_size)?,
@@ -143,13 +169,13 @@ fn shape(path: &Path, stated: &Config) -> Result<ModelConfig, ModelError> {
         head_dim,
         n_ff: number("intermediate_size", stated.intermediate_size)?,
         context: number("max_position_embeddings", stated.max_position_embeddings)?,
-        norm: Norm::RmsNorm,
+        norm: if classic { Norm::LayerNorm } else { Norm::RmsNorm },
         qk_norm,
-        activation: Activation::SwiGlu,
-        bias: false,
-        tie_embeddings: stated.tie_word_embeddings.unwrap_or(false),
+        activation,
+        bias: classic && stated.use_bias.unwrap_or(true),
+        tie_embeddings: stated.tie_word_embeddings.unwrap_or(classic),
         rope_theta: rope_theta.unwrap_or(10_000.0) as f32,
-        norm_eps: stated.rms_norm_eps.ok_or_else(|| missing("rms_norm_eps"))? as f32,
-        dropout: 0.0,
+        norm_eps: eps.ok_or_else(|| missing(key))? as f32,
+        dropout: stated.residual_dropout.unwrap_or(0.0) as f32,
     })
 }

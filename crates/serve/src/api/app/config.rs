@@ -23,6 +23,8 @@ pub(super) struct Config {
     storage: &'static str,
     /// Whether a key is wanted.
     auth: bool,
+    /// Whether there is a dashboard of training runs.
+    runs: bool,
     /// What happens to a conversation that no longer fits.
     overflow: Policy,
     defaults: Settings,
@@ -82,6 +84,7 @@ pub(super) async fn config(State(server): State<Arc<Server>>) -> Result<Json<Con
         },
         storage: if loaded.answers.is_some() { "server" } else { "browser" },
         auth: server.options.key.is_some(),
+        runs: server.options.runs.is_some(),
         overflow: loaded.overflow,
         defaults: Settings {
             temperature: sampling.temperature,

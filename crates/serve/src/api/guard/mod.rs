@@ -55,5 +55,5 @@ fn admit(server: &Server, request: &Request) -> Result<(), ApiError> {
 
 /// The page's files, and whether the server lives: they cost nothing, and are open without a key, for which the page asks.
 fn is_asset(path: &str) -> bool {
-    path == "/" || path == "/health" || path.starts_with("/assets/")
+    matches!(path, "/" | "/health" | "/runs" | "/runs/") || path.starts_with("/assets/")
 }
