@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Shows runs in Weights & Biases: reads metrics.jsonl, which the run writes anyway, and logs what is in it.
 
-    pip install wandb
+    pip install wandb                                                         (Python 3.11 or newer)
     python3 scripts/wandb_sync.py runs/quickstart --project casallm            until now, then end
     python3 scripts/wandb_sync.py runs --project casallm --follow              all runs in a folder, as they go
     WANDB_MODE=offline python3 scripts/wandb_sync.py runs/quickstart           later: wandb sync
@@ -339,6 +339,9 @@ def main():
     except ImportError:
         sys.exit("this needs the package wandb: pip install wandb")
 
+    if flags.dir:
+        # W&B takes another folder where it is not there.
+        flags.dir.mkdir(parents=True, exist_ok=True)
     # A request to stop waits for the line that is being logged.
     stop = flags.stop = []
     for number in (signal.SIGINT, signal.SIGTERM):
