@@ -159,9 +159,9 @@ fn a_vocabulary_leaves_as_it_came() {
     // An id that stands for nothing keeps its place.
     let mut value: Value = serde_json::from_str(&foreign_tokenizer().to_json()).unwrap();
     let size = tokens.len() as u32;
-    value["added_tokens"].as_array_mut().unwrap().push(json!({"id": size + 1, "content": "<think>", "special": false}));
+    value["added_tokens"].as_array_mut().unwrap().push(json!({"id": size + 1, "content": "<mark>", "special": false}));
     let stated = Tokenizer::of_model(value.to_string().as_bytes()).unwrap().to_gguf().unwrap();
-    assert_eq!(stated.tokens[size as usize..], [format!("[PAD{size}]"), "<think>".to_owned()]);
+    assert_eq!(stated.tokens[size as usize..], [format!("[PAD{size}]"), "<mark>".to_owned()]);
     assert_eq!(stated.token_types[size as usize..], [5, 4]);
     // A word that is a token is taken whole, as llama.cpp does for Llama 3 alone.
     value["model"]["ignore_merges"] = true.into();
