@@ -35,7 +35,7 @@ impl Contents {
                 let mut word = [0; 8];
                 for (i, byte) in out.iter_mut().enumerate() {
                     let at = from + i as u64;
-                    if i == 0 || at % 8 == 0 {
+                    if i == 0 || at.is_multiple_of(8) {
                         word = mix(seed ^ mix(at / 8)).to_le_bytes();
                     }
                     *byte = word[(at % 8) as usize];
