@@ -37,7 +37,7 @@ fn main() {
     let begun = Instant::now();
     let mut killed = 0;
     let ended = loop {
-        let lines = 1 + mix(killed) % 60;
+        let lines = 1 + mix(killed) % 12;
         let ended = storm.run((killed < kills).then_some(lines as usize));
         match ended.code {
             None => killed += 1,

@@ -69,20 +69,23 @@ pub(super) fn find(
     };
     let (mut info, mut listing) = look(&asked, observe)?;
     let mut revision = revision;
-    let mut patterns = request.patterns(&info)?;
+    let patterns = request.patterns(&info)?;
     let (mut files, mut estimate) = request.choose(&listing, &patterns)?;
     let may_be_converted = request.revision.is_none() && before.is_none() && request.include.is_empty();
-    if files.is_empty()
-        && may_be_converted
-        && !settings.offline
-        && let Ok((other, converted)) = look(CONVERTED, observe)
-    {
-        patterns = request.patterns(&info)?;
-        let (chosen, reckoned) = request.choose(&converted, &patterns)?;
-        if !chosen.is_empty() {
-            (files, estimate, revision) = (chosen, reckoned, CONVERTED.to_owned());
-            info.commit = other.commit;
-            listing = converted;
+    if files.is_empty() && may_be_converted && !settings.offline {
+        let converted = match look(CONVERTED, observe) {
+            Ok(found) => Some(found),
+            // Not every data set has been converted.
+            Err(HubError::Refused { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        if let Some((other, converted)) = converted {
+            let (chosen, reckoned) = request.choose(&converted, &patterns)?;
+            if !chosen.is_empty() {
+                (files, estimate, revision) = (chosen, reckoned, CONVERTED.to_owned());
+                info.commit = other.commit;
+                listing = converted;
+            }
         }
     }
     if files.is_empty() {
