@@ -101,7 +101,7 @@ fn the_350m_recipe_spells_out_defaults_only() {
     let written = raw.validate().unwrap();
     let mut table = text.parse::<toml::Table>().unwrap();
     let pretrain = table["pretrain"].as_table_mut().unwrap();
-    pretrain.retain(|key, _| ["tokens", "micro_batch", "eval_tokens"].contains(&key));
+    pretrain.retain(|key, _| ["tokens", "micro_batch", "eval_tokens", "samples"].contains(&key));
     raw = RawRecipe::parse(&table.to_string(), "my.toml", Path::new("")).unwrap();
     assert_eq!(raw.validate().unwrap().pretrain, written.pretrain);
 }
