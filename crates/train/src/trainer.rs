@@ -6,20 +6,21 @@
 //! not like stands in `trainer/guarded.rs`, checkpoints in `trainer/saving.rs`.
 
 mod guarded;
+mod memory;
 mod saving;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use casallm_compute::{Device, DeviceInfo, MatrixFormat};
+use casallm_compute::{Device, DeviceInfo};
 use casallm_data::batch::Batch;
-use casallm_model::config::ModelConfig;
 use casallm_model::error::ModelError;
-use casallm_model::memory::MemoryPlan;
 use casallm_model::network::Network;
 use casallm_model::training::Gradients;
-use casallm_model::workspace::{self, Recompute, Workspace, WorkspaceShape};
+use casallm_model::workspace::{Recompute, Workspace};
 
+use self::memory::shape;
+pub use self::memory::{COPY, plan};
 use crate::checkpoint::{Best, CheckpointStore};
 use crate::diary::Diary;
 use crate::error::TrainError;
@@ -32,10 +33,9 @@ use crate::optimizer::{Optimizer, OptimizerConfig};
 use crate::pace::Pace;
 use crate::preference::{LogProbabilities, PairTotals, PreferenceMetrics};
 use crate::recipe::Stage;
-use crate::samples::{self, Samples};
+use crate::samples::Samples;
 use crate::saver::Saver;
 use crate::schedule::Schedule;
-use crate::snapshot;
 use crate::validation::{ValidationResult, ValidationSet, evaluate, judge_pairs, view};
 
 /// Settings of a run of one stage.
@@ -138,49 +138,6 @@ impl Weighed {
             None => weighted_loss / self.weight,
         }
     }
-}
-
-/// Bytes of a token in a batch: its id, its target, its weight, and its share of the boundaries at most.
-const BATCH_BYTES: u64 = 16;
-
-/// What a plan calls the copy of a checkpoint.
-pub const COPY: &str = "copy of a checkpoint";
-
-/// What [`Trainer::new`] and its network allocate, the batches of a step, which are read together, and the copy that a
-/// checkpoint is written from.
-pub fn plan<D: Device>(
-    device: &D,
-    model: &ModelConfig,
-    format: impl Into<MatrixFormat>,
-    config: &TrainerConfig,
-) -> MemoryPlan {
-    use casallm_compute::MatrixUse;
-    use casallm_model::parameters::Parameters;
-    let (mut plan, format) = (MemoryPlan::of(device), format.into());
-    let (values, masters) = (4 * model.n_params() as u64, Parameters::<D>::master_bytes(model));
-    plan.add_at(config.optimizer.place, "weights of matrices, f32", masters);
-    plan.add("weights of vectors, f32", values - masters);
-    plan.add("weights for products", Parameters::bytes(device, model, format, MatrixUse::Training) - values);
-    plan.add("gradients", values);
-    Optimizer::<D>::plan(model, &config.optimizer, &mut plan);
-    workspace::plan(device, model, shape(config, format), &mut plan);
-    plan.add("tables and totals", Network::<D>::table_bytes(model) + device.tally_bytes());
-    plan.add_host("batches of a step", BATCH_BYTES.saturating_mul(config.step_tokens as u64));
-    if config.samples > 0 {
-        plan.add("cache and workspace of samples", samples::bytes(device, model, format, config.samples));
-    }
-    if config.stage == Stage::Dpo {
-        plan.add_host("losses and weights of pairs", 8 * config.micro_tokens as u64);
-    }
-    if config.background && config.checkpoint_every < u64::MAX {
-        plan.add_host(COPY, snapshot::bytes(model, &config.optimizer));
-    }
-    plan
-}
-
-fn shape(config: &TrainerConfig, matrices: MatrixFormat) -> WorkspaceShape {
-    let (tokens, sequence, dtype) = (config.micro_tokens, config.context, matrices.activations());
-    WorkspaceShape { tokens, sequence, dtype, matrices, training: Some(config.recompute) }
 }
 
 impl<D: Device> Trainer<D> {

@@ -9,6 +9,7 @@ mod chart;
 mod command;
 mod data;
 pub mod flags;
+mod folder;
 mod format;
 pub(crate) mod gather;
 mod html;
