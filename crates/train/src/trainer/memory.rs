@@ -17,7 +17,7 @@ const BATCH_BYTES: u64 = 16;
 /// What a plan calls the copy of a checkpoint.
 pub const COPY: &str = "copy of a checkpoint";
 
-/// What [`Trainer::new`] and its network allocate, the batches of a step, which are read together, and the copy that a
+/// What [`Trainer::new`](super::Trainer::new) and its network allocate, the batches of a step, which are read together, and the copy that a
 /// checkpoint is written from.
 pub fn plan<D: Device>(
     device: &D,
