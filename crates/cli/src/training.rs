@@ -30,7 +30,8 @@ pub(crate) fn pretrain(flags: &Stage) -> Result<Ended> {
     let outcome = on_device!(device, device => {
         let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
         let outcome = stages::pretrain(&recipe, &device, flags.resume, &interrupt, &mut told)?;
-        reported(&outcome, &recipe, recipe::Stage::Pretrain, &device, &mut console)?
+        report(&outcome, &recipe, recipe::Stage::Pretrain, &device, &mut console);
+        outcome
     });
     ended(&outcome, &mut console)
 }
@@ -47,7 +48,8 @@ pub(crate) fn sft(flags: &Stage) -> Result<Ended> {
     let (outcome, setup) = on_device!(device, device => {
         let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
         let (outcome, setup) = stages::sft(&recipe, &device, flags.resume, &interrupt, &mut told)?;
-        (reported(&outcome, &recipe, recipe::Stage::Sft, &device, &mut console)?, setup)
+        report(&outcome, &recipe, recipe::Stage::Sft, &device, &mut console);
+        (outcome, setup)
     });
     if setup.fit.cut + setup.fit.too_long > 0 {
         console.say(&format!(
@@ -70,7 +72,8 @@ pub(crate) fn dpo(flags: &Stage) -> Result<Ended> {
     let (outcome, setup) = on_device!(device, device => {
         let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
         let (outcome, setup) = stages::dpo(&recipe, &device, flags.resume, &interrupt, &mut told)?;
-        (reported(&outcome, &recipe, recipe::Stage::Dpo, &device, &mut console)?, setup)
+        report(&outcome, &recipe, recipe::Stage::Dpo, &device, &mut console);
+        (outcome, setup)
     });
     let report = &setup.report;
     console.say(&format!("{} pairs trained on, {} held out, of {} rows", setup.train, setup.held_out, report.rows));
@@ -84,17 +87,16 @@ pub(crate) fn dpo(flags: &Stage) -> Result<Ended> {
 }
 
 /// Writes the report where the stage has come to its end.
-fn reported<D: Device + 'static>(
+fn report<D: Device + 'static>(
     outcome: &Outcome,
     recipe: &Recipe,
     stage: recipe::Stage,
     device: &Arc<D>,
     console: &mut Console,
-) -> Result<Outcome> {
+) {
     if matches!(outcome, Outcome::Finished(_)) {
-        report::after_stage(recipe, stage, device, console)?;
+        report::after_stage(recipe, stage, device, console);
     }
-    Ok(outcome.clone())
 }
 
 /// Says how a stage ended.

@@ -171,9 +171,9 @@ impl<D: Device> Trainer<D> {
         })
     }
 
-    /// From now on has the model write at each validation, for [`What::Sample`].
+    /// From now on has the model write at each validation, for [`What::Sample`]; not where no memory was planned for it.
     pub fn write_samples(&mut self, samples: Samples) {
-        self.samples = Some(samples);
+        self.samples = (self.config.samples > 0).then_some(samples);
     }
 
     /// The network, trained so far.

@@ -51,12 +51,7 @@ pub(crate) fn run(flags: &Report) -> Result<Ended> {
 
 /// Writes the report of a run in which a stage has come to its end. The training is saved by then: a report that cannot be
 /// made is said, and no more.
-pub(crate) fn after_stage<D: Device + 'static>(
-    recipe: &Recipe,
-    stage: Stage,
-    device: &Arc<D>,
-    console: &mut Console,
-) -> Result<()> {
+pub(crate) fn after_stage<D: Device + 'static>(recipe: &Recipe, stage: Stage, device: &Arc<D>, console: &mut Console) {
     let dir = RunDir::new(&recipe.run.dir);
     let chatbot = stage != Stage::Pretrain && recipe.identity.is_some();
     let judged = chatbot.then(|| examine(recipe, &dir, stage, device, console)).transpose();
@@ -69,7 +64,6 @@ pub(crate) fn after_stage<D: Device + 'static>(
             dir.root().display()
         ));
     }
-    Ok(())
 }
 
 /// The stage whose model is the run's chatbot, where it has one that should know its name.

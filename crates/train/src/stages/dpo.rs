@@ -254,7 +254,6 @@ pub fn dpo<D: Device>(
         None => pairs.prompts(recipe, &tokenizer)?,
     };
     let samples = Samples::new(prompts, tokenizer.clone(), model.context, config.seed)?;
-    let writes = config.samples > 0;
     let usage = (MatrixUse::Training, config.optimizer.place);
     let parameters = Parameters::load_at(device.clone(), &base, matrices, usage)?;
     let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, config)?;
@@ -288,9 +287,7 @@ pub fn dpo<D: Device>(
         report: pairs.report,
     };
     let feed = DpoFeed::new(pairs.train, stage.objective(), references, stage.epochs, stage.accumulation());
-    if writes {
-        trainer.write_samples(samples);
-    }
+    trainer.write_samples(samples);
     let outcome = trainer.run(&feed, &validation, &store, &dir.metrics(), interrupt, observer)?;
     update_settings(recipe, &dir)?;
     if matches!(outcome, Outcome::Finished(_)) {

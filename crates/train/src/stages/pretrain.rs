@@ -156,12 +156,9 @@ pub fn pretrain<D: Device>(
         None => samples::beginnings(data.validation.iter().flat_map(|set| &set.batches), &tokenizer)?,
     };
     let samples = Samples::new(prompts, tokenizer.clone(), model.context, config.seed)?;
-    let writes = config.samples > 0;
     let parameters = Parameters::random_at(device.clone(), &model, matrices, recipe.run.seed, config.optimizer.place)?;
     let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, config)?;
-    if writes {
-        trainer.write_samples(samples);
-    }
+    trainer.write_samples(samples);
     let outcome = trainer.run(&data.feed, &data.validation, &store, &dir.metrics(), interrupt, observer)?;
     update_settings(recipe, &dir)?;
     if matches!(outcome, Outcome::Finished(_)) {

@@ -200,10 +200,7 @@ pub fn sft_setup(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Sf
 impl SftSetup {
     /// What the model is asked at each validation: as the recipe says, or its name and the first held-out questions that are
     /// short.
-    fn samples(&self, recipe: &Recipe) -> Result<Option<Samples>, TrainError> {
-        if self.config.samples == 0 {
-            return Ok(None);
-        }
+    fn samples(&self, recipe: &Recipe) -> Result<Samples, TrainError> {
         let (tokenizer, context) = (&self.tokenizer, recipe.model.context);
         let prompts = match &recipe.sft()?.samples {
             Some(texts) => samples::given(Stage::Sft, texts, tokenizer, context)?,
@@ -223,7 +220,7 @@ impl SftSetup {
                 prompts
             }
         };
-        Samples::new(prompts, tokenizer.clone(), context, self.config.seed).map(Some)
+        Samples::new(prompts, tokenizer.clone(), context, self.config.seed)
     }
 }
 
@@ -261,9 +258,7 @@ pub fn sft<D: Device>(
     let usage = (MatrixUse::Training, setup.config.optimizer.place);
     let parameters = Parameters::load_at(device.clone(), &base, matrices, usage)?;
     let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, setup.config.clone())?;
-    if let Some(samples) = setup.samples(recipe)? {
-        trainer.write_samples(samples);
-    }
+    trainer.write_samples(setup.samples(recipe)?);
     let metrics = dir.metrics();
     let outcome = trainer.run(&setup.feed, &setup.validation, &store, &metrics, interrupt, observer)?;
     update_settings(recipe, &dir)?;
