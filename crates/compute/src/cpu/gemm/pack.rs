@@ -82,7 +82,7 @@ pub(crate) fn convert<T: Storage, S: MatElement>(x: T) -> S {
 
 /// Two 16-bit values as they lie side by side in (little-endian) memory.
 #[inline(always)]
-fn pair<S: MatElement>(a: S, b: S) -> u32 {
+pub(crate) fn pair<S: MatElement>(a: S, b: S) -> u32 {
     const { assert!(size_of::<S>() == 2 || S::GROUP == 1) };
     // SAFETY: reached with 2-byte elements only: those of a group of two.
     let (a, b): (u16, u16) = unsafe { (core::mem::transmute_copy(&a), core::mem::transmute_copy(&b)) };

@@ -106,8 +106,14 @@ impl<S: Storage> Kernel for Round<'_, S> {
             let largest = largest.into_iter().fold(0.0, f32::max);
             let inverse = if largest >= SMALLEST { 127.0 / largest } else { 0.0 };
             *scale = largest / 127.0 + finite.into_iter().sum::<f32>();
-            let rounded = x.map(|x| (x * inverse + SHIFT).to_bits());
-            *sum = rounded.iter().fold(0_u32, |sum, x| sum.wrapping_add(x.wrapping_sub(SHIFT.to_bits())));
+            // Loops: the closures of `array::map` are not inlined everywhere.
+            let mut rounded = [0_u32; BLOCK];
+            let mut total = 0_u32;
+            for (to, x) in rounded.iter_mut().zip(x) {
+                *to = (x * inverse + SHIFT).to_bits();
+                total = total.wrapping_add(to.wrapping_sub(SHIFT.to_bits()));
+            }
+            *sum = total;
             for (word, x) in codes.iter_mut().zip(rounded.as_chunks::<GROUP>().0) {
                 *word = x[0] & 255 | (x[1] & 255) << 8 | (x[2] & 255) << 16 | x[3] << 24;
             }

@@ -4,8 +4,8 @@
 //! are widened once. q8's are signed: the sign goes over to the activations' codes, and each product is widened, as two
 //! of `127 * 127` are all that fits.
 //!
-//! Where there is `vpdpbusd` (VNNI, in AVX-512's or in AVX's encoding), it is all of that in one instruction. Sums of integers are exact:
-//! the results have the same bits.
+//! Where there is `vpdpbusd` (AVX-VNNI), it is all of that in one instruction. Sums of integers are exact: the results have the same
+//! bits. ([`super::avx512vnni`] has AVX-512's.)
 //!
 //! Loops, not `array::map` and closures: what a closure that is not inlined calls is an intrinsic as a function, and the
 //! tile a third as fast. `.ci/run` looks for such functions in the program.
@@ -14,10 +14,10 @@ use super::activations::{self, Rounded};
 use super::{Codes, HEADER, PANEL, Q4, Q8};
 use core::arch::x86_64::{
     __m256i, _mm256_abs_epi8, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_castsi256_ps,
-    _mm256_cvtepi32_ps, _mm256_dpbusd_avx_epi32, _mm256_dpbusd_epi32, _mm256_fmadd_ps, _mm256_loadu_si256,
-    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_mullo_epi32, _mm256_set1_epi8, _mm256_set1_epi16,
-    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_sign_epi8, _mm256_slli_epi32,
-    _mm256_srli_epi16, _mm256_srli_epi32, _mm256_storeu_ps, _mm256_sub_epi32,
+    _mm256_cvtepi32_ps, _mm256_dpbusd_avx_epi32, _mm256_fmadd_ps, _mm256_loadu_si256, _mm256_madd_epi16,
+    _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_mullo_epi32, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32,
+    _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_sign_epi8, _mm256_slli_epi32, _mm256_srli_epi16,
+    _mm256_srli_epi32, _mm256_storeu_ps, _mm256_sub_epi32,
 };
 
 /// Eight rows of a panel.
@@ -56,17 +56,6 @@ impl Dot for AvxVnni {
     unsafe fn add(sums: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i {
         // SAFETY: the caller's promise.
         unsafe { _mm256_dpbusd_avx_epi32(sums, unsigned, signed) }
-    }
-}
-
-/// AVX-512-VNNI with AVX-512-VL.
-struct Avx512Vnni;
-impl Dot for Avx512Vnni {
-    const DIRECT: bool = true;
-    #[inline(always)]
-    unsafe fn add(sums: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i {
-        // SAFETY: the caller's promise.
-        unsafe { _mm256_dpbusd_epi32(sums, unsigned, signed) }
     }
 }
 
@@ -194,16 +183,13 @@ impl Avx2Codes for Q4 {
 /// The processor has AVX2 and FMA. The tokens are there, and each panel has as many blocks as they.
 #[inline(always)]
 pub(super) unsafe fn tile<C: Avx2Codes, const R: usize, const P: usize>(
-    wide: bool,
     x: &Rounded<'_>,
     row: usize,
     panels: [&[u32]; P],
 ) -> [[[f32; PANEL]; P]; R] {
     // SAFETY: the caller's promises; each level's own is what was just asked.
     unsafe {
-        if wide && is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl") {
-            avx512_vnni::<C, R, P>(x, row, panels)
-        } else if is_x86_feature_detected!("avxvnni") {
+        if is_x86_feature_detected!("avxvnni") {
             avx_vnni::<C, R, P>(x, row, panels)
         } else {
             avx2::<C, R, P>(x, row, panels)
@@ -229,16 +215,6 @@ unsafe fn avx_vnni<C: Avx2Codes, const R: usize, const P: usize>(
 ) -> [[[f32; PANEL]; P]; R] {
     // SAFETY: the caller's promises.
     unsafe { body::<C, AvxVnni, R, P>(x, row, panels) }
-}
-
-#[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512vnni")]
-unsafe fn avx512_vnni<C: Avx2Codes, const R: usize, const P: usize>(
-    x: &Rounded<'_>,
-    row: usize,
-    panels: [&[u32]; P],
-) -> [[[f32; PANEL]; P]; R] {
-    // SAFETY: the caller's promises.
-    unsafe { body::<C, Avx512Vnni, R, P>(x, row, panels) }
 }
 
 /// The tile with whatever multiplies bytes.

@@ -16,8 +16,11 @@
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni;
 
 use super::buffer::Carver;
+use super::gemm::pack::pair;
 use super::gemm::{Epilogue, MatElement, PANEL, PackedB};
 use super::isa::{Isa, Kernel, Math};
 use super::linear;
@@ -62,7 +65,7 @@ struct Q4;
 use self::Codes as AnyCodes;
 /// What has a tile for every processor.
 #[cfg(target_arch = "x86_64")]
-use avx2::Avx2Codes as AnyCodes;
+use avx512vnni::VnniCodes as AnyCodes;
 
 impl Codes for Q8 {
     const GROUP: usize = 4;
@@ -155,16 +158,30 @@ fn pack_as<C: Codes>(pool: &Pool, format: MatrixFormat, values: &[f32], columns:
     });
 }
 
-/// A weight, exactly: `scale (code - zero)`.
-#[inline(always)]
-fn weight<C: Codes>(code: i32, (scale, zero): (f32, i32)) -> f32 {
-    (C::STEPS * code - zero) as f32 * (scale / C::STEPS as f32)
+/// What a block's headers say of its 16 rows: scales, divided by [`Codes::STEPS`], and zero points in steps.
+struct Scales {
+    scales: [f32; PANEL],
+    zeros: [i32; PANEL],
 }
 
-/// Scales and zero points of a block's 16 rows.
-#[inline(always)]
-fn scales<C: Codes>(block: &[u32]) -> [(f32, i32); PANEL] {
-    std::array::from_fn(|lane| C::scale(block[lane % HEADER] >> (16 * (lane / HEADER)) & 0xffff))
+impl Scales {
+    /// Of a block's words. (A loop: closures of `array::from_fn` are not inlined everywhere.)
+    #[inline(always)]
+    fn new<C: Codes>(block: &[u32]) -> Self {
+        let mut of = Scales { scales: [0.0; PANEL], zeros: [0; PANEL] };
+        for lane in 0..PANEL {
+            let (scale, zero) = C::scale(block[lane % HEADER] >> (16 * (lane / HEADER)) & 0xffff);
+            of.scales[lane] = scale / C::STEPS as f32;
+            of.zeros[lane] = zero;
+        }
+        of
+    }
+
+    /// A weight, exactly: `scale (code - zero)`.
+    #[inline(always)]
+    fn weight<C: Codes>(&self, code: i32, lane: usize) -> f32 {
+        (C::STEPS * code - self.zeros[lane]) as f32 * self.scales[lane]
+    }
 }
 
 impl<'a> Quantized<'a> {
@@ -177,9 +194,9 @@ impl<'a> Quantized<'a> {
         let panel = self.panel::<C>(row / PANEL);
         let lane = row % PANEL;
         for (block, out) in panel.chunks_exact(C::WORDS).zip(out.chunks_mut(BLOCK)) {
-            let scale = scales::<C>(block)[lane];
+            let scales = Scales::new::<C>(block);
             for (i, out) in out.iter_mut().enumerate() {
-                *out = weight::<C>(C::code(block[HEADER + i / C::GROUP * PANEL + lane], i % C::GROUP), scale);
+                *out = scales.weight::<C>(C::code(block[HEADER + i / C::GROUP * PANEL + lane], i % C::GROUP), lane);
             }
         }
     }
@@ -203,17 +220,25 @@ impl<C: Codes, S: MatElement> Kernel for Restore<'_, C, S> {
     fn run<M: Math>(self) {
         let mut rows = self.out.chunks_exact_mut(PANEL * S::GROUP);
         for block in self.panel.chunks_exact(C::WORDS) {
-            let scales = scales::<C>(block);
+            let scales = Scales::new::<C>(block);
             for words in block[HEADER..].as_chunks::<PANEL>().0 {
                 for i in (0..C::GROUP).step_by(S::GROUP) {
                     // The last block may be longer than the matrix.
                     let Some(row) = rows.next() else { return };
-                    for part in 0..S::GROUP {
-                        for lane in 0..PANEL {
-                            let weight = weight::<C>(C::code(words[lane], i + part), scales[lane]);
-                            row[lane * S::GROUP + part] = S::store(weight);
+                    if S::GROUP == 1 {
+                        for (lane, to) in row.iter_mut().enumerate() {
+                            *to = S::store(scales.weight::<C>(C::code(words[lane], i), lane));
                         }
+                        continue;
                     }
+                    // Pairs as words, which vectorises.
+                    let mut pairs = [0_u32; PANEL];
+                    for lane in 0..PANEL {
+                        let first = S::store(scales.weight::<C>(C::code(words[lane], i), lane));
+                        pairs[lane] = pair(first, S::store(scales.weight::<C>(C::code(words[lane], i + 1), lane)));
+                    }
+                    // SAFETY: a row is 16 pairs of 16 bits.
+                    unsafe { row.as_mut_ptr().cast::<[u32; PANEL]>().write_unaligned(pairs) };
                 }
             }
         }
@@ -232,6 +257,50 @@ struct Products<'a, C, E> {
 }
 
 impl<C: AnyCodes, E: Epilogue> Products<'_, C, E> {
+    /// With AVX-512-VNNI, which has been found.
+    #[cfg(target_arch = "x86_64")]
+    fn run_vnni(&self) {
+        macro_rules! tile {
+            ($row:expr, $panel:expr, $R:literal, $P:literal) => {{
+                let mut panels = [self.weight.panel::<C>($panel); $P];
+                for (p, panel) in panels.iter_mut().enumerate() {
+                    *panel = self.weight.panel::<C>($panel + p);
+                }
+                // SAFETY: the caller found the features; rows and panels are those of the operands, with the same columns.
+                let sums = unsafe { avx512vnni::tile::<C, $R, $P>(&self.x, $row, panels) };
+                let columns = ($P * PANEL).min(self.weight.rows - $panel * PANEL);
+                self.epilogue.store($row, $panel * PANEL, $R, columns, sums.as_flattened().as_flattened(), $P * PANEL);
+            }};
+        }
+        if self.tokens == 1 {
+            let pairs = self.panels.len() / 2 * 2;
+            for panel in self.panels.clone().take(pairs).step_by(2) {
+                tile!(0, panel, 1, 2);
+            }
+            if pairs < self.panels.len() {
+                tile!(0, self.panels.end - 1, 1, 1);
+            }
+            return;
+        }
+        for strip in (0..self.tokens).step_by(STRIP) {
+            let end = self.tokens.min(strip + STRIP);
+            for panel in self.panels.clone() {
+                for row in (strip..end).step_by(avx512vnni::ROWS) {
+                    match end - row {
+                        1 => tile!(row, panel, 1, 1),
+                        2 => tile!(row, panel, 2, 1),
+                        3 => tile!(row, panel, 3, 1),
+                        4 => tile!(row, panel, 4, 1),
+                        5 => tile!(row, panel, 5, 1),
+                        6 => tile!(row, panel, 6, 1),
+                        7 => tile!(row, panel, 7, 1),
+                        _ => tile!(row, panel, 8, 1),
+                    }
+                }
+            }
+        }
+    }
+
     /// One tile. Several panels at once, or several tokens, hide the latency of the sums.
     #[inline(always)]
     fn tile<M: Math, const R: usize, const P: usize>(&self, row: usize, panel: usize) {
@@ -240,7 +309,7 @@ impl<C: AnyCodes, E: Epilogue> Products<'_, C, E> {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an Isa above Portable exists only where the processor has AVX2 and FMA; panels have the columns' blocks.
             Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => unsafe {
-                avx2::tile::<C, R, P>(self.isa > Isa::Avx2, &self.x, row, panels)
+                avx2::tile::<C, R, P>(&self.x, row, panels)
             },
             _ => plain::<C, M, R, P>(&self.x, row, panels),
         };
@@ -271,9 +340,10 @@ fn plain<C: Codes, M: Math, const R: usize, const P: usize>(
                         }
                     }
                 }
-                for ((total, sum), (scale, zero)) in totals.iter_mut().zip(sums).zip(scales::<C>(words)) {
+                let of = Scales::new::<C>(words);
+                for ((total, sum), (scale, zero)) in totals.iter_mut().zip(sums).zip(of.scales.iter().zip(of.zeros)) {
                     let sum = C::STEPS * sum - zero * x_sums[block] as i32;
-                    *total = M::mul_add(sum as f32, scale / C::STEPS as f32 * x_scales[block], *total);
+                    *total = M::mul_add(sum as f32, scale * x_scales[block], *total);
                 }
             }
         }
@@ -285,6 +355,10 @@ impl<C: AnyCodes, E: Epilogue> Kernel for Products<'_, C, E> {
     type Output = ();
     #[inline(always)]
     fn run<M: Math>(self) {
+        #[cfg(target_arch = "x86_64")]
+        if self.isa > Isa::Avx2 && avx512vnni::is_available() {
+            return self.run_vnni();
+        }
         if self.tokens == 1 {
             let (pairs, last) = (self.panels.len() / 2 * 2, self.panels.len() % 2);
             for panel in self.panels.clone().take(pairs).step_by(2) {
