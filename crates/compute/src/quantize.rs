@@ -81,12 +81,21 @@ fn q8(x: &[f32; BLOCK]) -> Block {
     let scale = q8_scale(header.into());
     // A block of zeros, or of numbers so small that their scale is none.
     let inverse = if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
-    Block { header, codes: x.map(|x| round((x * inverse).clamp(-127.0, 127.0)) as i32 as i8 as u8) }
+    let mut codes = [0_u8; BLOCK];
+    for (code, x) in codes.iter_mut().zip(x) {
+        *code = round((x * inverse).clamp(-127.0, 127.0)) as i32 as i8 as u8;
+    }
+    Block { header, codes }
 }
 
+/// (A loop, as in [`q8`]: closures of `array::map` are not inlined everywhere.)
 #[inline(always)]
 fn q4_codes(x: &[f32; BLOCK], inverse: f32, zero: f32) -> [f32; BLOCK] {
-    x.map(|x| round((x * inverse + zero).clamp(0.0, 15.0)))
+    let mut codes = [0.0_f32; BLOCK];
+    for (code, x) in codes.iter_mut().zip(x) {
+        *code = round((x * inverse + zero).clamp(0.0, 15.0));
+    }
+    codes
 }
 
 /// Sum of squared errors, in eight lanes of fixed order.

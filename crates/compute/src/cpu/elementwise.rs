@@ -147,16 +147,19 @@ impl Kernel for Squares<'_> {
     #[inline(always)]
     fn run<M: Math>(self) -> f64 {
         let mut lanes = [0.0f64; 8];
-        let chunks = self.0.chunks_exact(8);
-        let rest = chunks.remainder();
-        for chunk in chunks {
+        let mut add = |x: &[f32; 8]| {
             for l in 0..8 {
-                lanes[l] += f64::from(chunk[l]) * f64::from(chunk[l]);
+                lanes[l] += f64::from(x[l]) * f64::from(x[l]);
             }
+        };
+        let (chunks, tail) = self.0.as_chunks();
+        for chunk in chunks {
+            add(chunk);
         }
-        for (l, x) in rest.iter().enumerate() {
-            lanes[l] += f64::from(*x) * f64::from(*x);
-        }
+        // Whole lanes here too (see `math`): zeros add nothing.
+        let mut filled = [0.0; 8];
+        filled[..tail.len()].copy_from_slice(tail);
+        add(&filled);
         lanes.iter().sum()
     }
 }

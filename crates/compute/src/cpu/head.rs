@@ -70,16 +70,22 @@ impl<S: Storage> Kernel for Row<'_, S> {
         let max = math::max(self.logits);
         let at_target = self.logits[self.target];
         let mut lanes = [0.0f32; math::LANES];
-        let mut chunks = self.logits.chunks_exact_mut(math::LANES);
-        for chunk in chunks.by_ref() {
+        let exponentials = |logits: &mut [f32; math::LANES], lanes: &mut [f32; math::LANES]| {
             for l in 0..math::LANES {
-                chunk[l] = math::exp::<M>(chunk[l] - max);
-                lanes[l] += chunk[l];
+                logits[l] = math::exp::<M>(logits[l] - max);
+                lanes[l] += logits[l];
             }
+        };
+        let (chunks, tail) = self.logits.as_chunks_mut();
+        for chunk in chunks {
+            exponentials(chunk, &mut lanes);
         }
-        for (l, x) in chunks.into_remainder().iter_mut().enumerate() {
-            *x = math::exp::<M>(*x - max);
-            lanes[l] += *x;
+        lanes = math::whole(lanes);
+        if !tail.is_empty() {
+            // What is added for nobody is `e^-inf`, 0.
+            let mut filled = math::filled(tail, f32::NEG_INFINITY);
+            exponentials(&mut filled, &mut lanes);
+            tail.copy_from_slice(&filled[..tail.len()]);
         }
         let total = math::sum_lanes(lanes);
         if let Some((scale, gradient)) = self.gradient {

@@ -118,25 +118,28 @@ impl<S: Storage> Kernel for BackwardInput<'_, S> {
         for (((x, dy), stats), dx) in rows {
             let (mean, scale) = (stats[0], stats[1]);
             // With g = dy w and h = (x - mean) scale: dx = scale (g - mean(g) - h mean(g h)); RMSNorm lacks mean(g).
-            let mut lanes_g = [0.0f32; math::LANES];
-            let mut lanes_gh = [0.0f32; math::LANES];
-            let mut start = 0;
-            while start < width {
-                let end = (start + math::LANES).min(width);
-                if end - start == math::LANES {
-                    for i in 0..math::LANES {
-                        let g = dy[start + i].load() * weight[start + i];
-                        lanes_g[i] += g;
-                        lanes_gh[i] = M::mul_add(g, (x[start + i] - mean) * scale, lanes_gh[i]);
-                    }
-                } else {
-                    for i in 0..end - start {
-                        let g = dy[start + i].load() * weight[start + i];
-                        lanes_g[i] += g;
-                        lanes_gh[i] = M::mul_add(g, (x[start + i] - mean) * scale, lanes_gh[i]);
-                    }
+            let (mut lanes_g, mut lanes_gh) = ([0.0f32; math::LANES], [0.0f32; math::LANES]);
+            let add = |x: &[f32; math::LANES],
+                       dy: &[S; math::LANES],
+                       weight: &[f32; math::LANES],
+                       lanes_g: &mut [f32; math::LANES],
+                       lanes_gh: &mut [f32; math::LANES]| {
+                for i in 0..math::LANES {
+                    let g = dy[i].load() * weight[i];
+                    lanes_g[i] += g;
+                    lanes_gh[i] = M::mul_add(g, (x[i] - mean) * scale, lanes_gh[i]);
                 }
-                start = end;
+            };
+            let ((xs, x_tail), (dys, dy_tail), (weights, weight_tail)) =
+                (x.as_chunks(), dy.as_chunks(), weight.as_chunks());
+            for ((x, dy), weight) in xs.iter().zip(dys).zip(weights) {
+                add(x, dy, weight, &mut lanes_g, &mut lanes_gh);
+            }
+            (lanes_g, lanes_gh) = (math::whole(lanes_g), math::whole(lanes_gh));
+            if !x_tail.is_empty() {
+                // A gradient of 0 adds nothing.
+                let (x, dy) = (math::filled(x_tail, mean), math::filled(dy_tail, S::store(0.0)));
+                add(&x, &dy, &math::filled(weight_tail, 0.0), &mut lanes_g, &mut lanes_gh);
             }
             let mean_g = match self.norm.kind {
                 NormKind::LayerNorm => math::sum_lanes(lanes_g) / width as f32,

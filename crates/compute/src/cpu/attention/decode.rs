@@ -81,24 +81,22 @@ impl<E: Cached> Chunk<'_, E> {
     fn soften<M: Math>(&mut self) {
         let rows = self.scores.chunks_exact_mut(KEYS).zip(self.sums.chunks_exact_mut(self.head_dim));
         for ((scores, sum), state) in rows.zip(self.states.iter_mut()) {
-            let scores = &mut scores[..state.visible.min(self.keys)];
-            if scores.is_empty() {
+            let visible = state.visible.min(self.keys);
+            if visible == 0 {
                 continue;
             }
-            let max = math::max(scores).max(state.max);
+            let max = math::max(&scores[..visible]).max(state.max);
             let correction = math::exp::<M>(state.max - max);
             state.max = max;
             let mut lanes = [0.0f32; LANES];
-            let (chunks, rest) = scores.as_chunks_mut::<LANES>();
-            for chunk in chunks {
+            // What fills the last lanes adds `e^-inf`, 0.
+            let whole = visible.next_multiple_of(LANES);
+            scores[visible..whole].fill(f32::NEG_INFINITY);
+            for chunk in scores[..whole].as_chunks_mut::<LANES>().0 {
                 for (score, lane) in chunk.iter_mut().zip(&mut lanes) {
                     *score = math::exp::<M>(*score - max);
                     *lane += *score;
                 }
-            }
-            for (score, lane) in rest.iter_mut().zip(&mut lanes) {
-                *score = math::exp::<M>(*score - max);
-                *lane += *score;
             }
             state.total = M::mul_add(state.total, correction, math::sum_lanes(lanes));
             for x in sum {
@@ -113,23 +111,29 @@ impl<E: Cached> Chunk<'_, E> {
         let n = self.head_dim;
         for first in (0..self.keys).step_by(BLOCK) {
             let block = BLOCK.min(self.keys - first);
-            let rows: [&[E]; BLOCK] = std::array::from_fn(|key| {
-                let row = &self.v[(first + key.min(block - 1)) * self.stride..][..self.heads * (n + E::TAIL)];
+            // Loops: the closures of `array::from_fn` and `array::map` are not inlined everywhere.
+            let mut rows = [self.v; BLOCK];
+            for (key, row) in rows.iter_mut().enumerate() {
+                *row = &self.v[(first + key.min(block - 1)) * self.stride..][..self.heads * (n + E::TAIL)];
                 prefetch(row, AHEAD * self.stride);
-                row
-            });
+            }
             for (j, (sum, state)) in self.sums.chunks_exact_mut(n).zip(self.states.iter()).enumerate() {
                 let scores = &self.scores[j * KEYS + first..][..block];
                 let seen = block.min(state.visible.saturating_sub(first));
-                let values = rows.map(|row| row[j / self.queries * (n + E::TAIL)..][..n + E::TAIL].split_at(n));
+                let mut values = [rows[0].split_at(0); BLOCK];
+                for (values, row) in values.iter_mut().zip(rows) {
+                    *values = row[j / self.queries * (n + E::TAIL)..][..n + E::TAIL].split_at(n);
+                }
                 if let (BLOCK, [a, b, c, d]) = (seen, scores) {
                     let [(va, ta), (vb, tb), (vc, tc), (vd, td)] = values;
                     let (a, b, c, d) = (a * E::scale(ta), b * E::scale(tb), c * E::scale(tc), d * E::scale(td));
-                    for (i, x) in sum.iter_mut().enumerate() {
-                        *x = M::mul_add(a, va[i].widen(), *x);
-                        *x = M::mul_add(b, vb[i].widen(), *x);
-                        *x = M::mul_add(c, vc[i].widen(), *x);
-                        *x = M::mul_add(d, vd[i].widen(), *x);
+                    // One element at a time through a register: nothing between may fail and so have to be seen in memory.
+                    let (va, vb, vc, vd) = (&va[..n], &vb[..n], &vc[..n], &vd[..n]);
+                    for (i, x) in sum[..n].iter_mut().enumerate() {
+                        let mut y = M::mul_add(a, va[i].widen(), *x);
+                        y = M::mul_add(b, vb[i].widen(), y);
+                        y = M::mul_add(c, vc[i].widen(), y);
+                        *x = M::mul_add(d, vd[i].widen(), y);
                     }
                 } else {
                     for (score, (values, tail)) in scores[..seen].iter().zip(values) {

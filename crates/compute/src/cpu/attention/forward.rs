@@ -142,21 +142,17 @@ impl<S: Storage, E: Cached> Kernel for Softmax<'_, S, E> {
                 let correction = math::exp::<M>(*max - new_max);
                 *max = new_max;
                 let mut lanes = [0.0f32; math::LANES];
-                let mut chunks = scores[..visible].chunks_exact(math::LANES);
-                let mut to = p.chunks_exact_mut(math::LANES);
-                for (i, (scores, p)) in chunks.by_ref().zip(to.by_ref()).enumerate() {
+                // What fills the last lanes adds `e^-inf`, 0.
+                let whole = visible.next_multiple_of(math::LANES);
+                scores[visible..whole].fill(f32::NEG_INFINITY);
+                let chunks = scores[..whole].as_chunks::<{ math::LANES }>().0.iter();
+                for (i, (scores, p)) in chunks.zip(p.as_chunks_mut::<{ math::LANES }>().0).enumerate() {
                     let scales = &value_scales(i * math::LANES)[..math::LANES];
                     for l in 0..math::LANES {
                         let e = math::exp::<M>(M::mul_add(scores[l], self.scale, -new_max));
                         lanes[l] += e;
                         p[l] = S::store(e * scales[l]);
                     }
-                }
-                let last = visible / math::LANES * math::LANES;
-                for (l, s) in chunks.remainder().iter().enumerate() {
-                    let e = math::exp::<M>(M::mul_add(*s, self.scale, -new_max));
-                    lanes[l] += e;
-                    p[last + l] = S::store(e * value_scales(last)[l]);
                 }
                 *total = M::mul_add(*total, correction, math::sum_lanes(lanes));
                 for x in sum {
