@@ -247,7 +247,10 @@ pub fn defines(kernel: &Kernel) -> String {
 
 /// What a CUDA compiler is given.
 pub fn translation_unit(kernel: &Kernel) -> String {
-    [&defines(kernel), PRELUDE, PTX, kernel.family.text()].join("\n")
+    // For a comparison on hardware, to go again: without the products by warpgroups.
+    let without = std::env::var("CASALLM_CUDA_WARPGROUPS").is_ok_and(|value| value == "0");
+    let switch = if without { "#define NO_WARPGROUPS 1\n" } else { "" };
+    [switch, &defines(kernel), PRELUDE, PTX, kernel.family.text()].join("\n")
 }
 
 /// The entries of a family's text and the most threads in their `__launch_bounds__`, found by the one form in which they

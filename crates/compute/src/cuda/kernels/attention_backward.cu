@@ -10,20 +10,31 @@
 // Both keep what they own as the left operand: then the probabilities and score gradients of a tile come out of one mma in
 // the registers in which the next mma wants its left operand, and never pass through shared memory.
 
+// Where products are started by warpgroups (tile.cu), those of a tile go on while the next tile's begin: hence a third stage.
+
+#define KEY_WARPS 8u
 #if HEAD_DIM == 64
-#define KEY_WARPS 4u
+#define QUERY_WARPS 8u
 #define TILE_QUERIES 64u
 #define TILE_KEYS 64u
 #else
-// 8 warps with 64 KiB of keys and values, 32 KiB of queries on the way: all that sm_86 has, but 8 warps either way.
-#define KEY_WARPS 8u
+// 64 KiB of keys and values, 32 KiB of queries on the way: all that sm_86 has.
+#define QUERY_WARPS 4u
 #define TILE_QUERIES 32u
 #define TILE_KEYS 32u
 #endif
 #define KEY_THREADS (KEY_WARPS * 32u)
 #define BLOCK_KEYS (KEY_WARPS * 16u)
-#define QUERY_THREADS 128u
-#define BLOCK_QUERIES 64u
+#define QUERY_THREADS (QUERY_WARPS * 32u)
+#define BLOCK_QUERIES (QUERY_WARPS * 16u)
+#if ASYNCHRONOUS
+#define STAGES 3u
+// Rows of those who must do the same products together.
+#define UNIT_ROWS 64u
+#else
+#define STAGES 2u
+#define UNIT_ROWS 16u
+#endif
 
 // sums[16, 8 BLOCKS] = left (16 rows of a tile from `row` on) times the transpose of 8 BLOCKS rows of another tile.
 template <u32 BLOCKS>
@@ -70,20 +81,16 @@ DEVICE void product_transposed(float (&sums)[BLOCKS][4], const u32 (&left)[STEPS
 // sums[16, HEAD_DIM] += weights[16, 8 BLOCKS], rounded, times 8 BLOCKS rows of a tile.
 template <u32 BLOCKS>
 DEVICE void accumulate_product(float (&sums)[HEAD_DIM / 8][4], const float (&weights)[BLOCKS][4], const bf16* right) {
+    u32 a[BLOCKS / 2][4];
+    pack_left(a, weights);
 #pragma unroll
     for (u32 step = 0; step < BLOCKS / 2; ++step) {
-        u32 a[4];
-#pragma unroll
-        for (u32 i = 0; i < 4; ++i) {
-            const float(&block)[4] = weights[2 * step + i / 2];
-            a[i] = pack_bf16(block[i % 2 * 2], block[i % 2 * 2 + 1]);
-        }
 #pragma unroll
         for (u32 n = 0; n < HEAD_DIM / 8; n += 2) {
             u32 b[4];
             load_right(b, right, step * 16, n);
-            mma_m16n8k16(sums[n], a, b[0], b[1]);
-            mma_m16n8k16(sums[n + 1], a, b[2], b[3]);
+            mma_m16n8k16(sums[n], a[step], b[0], b[1]);
+            mma_m16n8k16(sums[n + 1], a[step], b[2], b[3]);
         }
     }
 }
@@ -98,8 +105,17 @@ DEVICE void set_zero(float (&sums)[HEAD_DIM / 8][4]) {
     }
 }
 
+// Makes a thread's copies visible to all, and to the matrix unit.
+DEVICE void arrive() {
+    copy_async_wait<0>();
+#if ASYNCHRONOUS
+    warpgroup_publish();
+#endif
+    __syncthreads();
+}
+
 // A block owns BLOCK_KEYS keys of one key head, 16 a warp, and walks over the queries that see them, query head after query
-// head of the group, two tiles of queries in shared memory: one at work, one on its way.
+// head of the group, tiles of queries in shared memory: one at work, one on its way.
 // items: [q_start, q_len, kv_start, kv_len, tile, 0, 0, 0] each. score_scale: log2(e) / sqrt(d); scale: 1 / sqrt(d).
 extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_keys(
     const bf16* q, const bf16* k, const bf16* v, const float* lse, const float* delta, const bf16* d_out, bf16* dk, bf16* dv,
@@ -109,7 +125,7 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
     bf16* stages = values + BLOCK_KEYS * HEAD_DIM;
     const u32 STAGE = 2 * TILE_QUERIES * HEAD_DIM;
     // Log-sum-exp in base 2 and delta of a tile's queries, for each stage.
-    float* statistics = reinterpret_cast<float*>(stages + 2 * STAGE);
+    float* statistics = reinterpret_cast<float*>(stages + STAGES * STAGE);
 
     const u32* item = items + blockIdx.x / n_kv_head * 8;
     u32 kv_head = blockIdx.x % n_kv_head, group_heads = n_head / n_kv_head;
@@ -120,84 +136,158 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
     load_tile<BLOCK_KEYS, KEY_THREADS>(keys, k + kv_offset, kv_stride, first, kv_len);
     load_tile<BLOCK_KEYS, KEY_THREADS>(values, v + kv_offset, kv_stride, first, kv_len);
 
-    // The first query that sees the first key, and the tiles from there on, for each head of the group.
-    u32 first_tile = (first > past ? first - past : 0) / TILE_QUERIES;
-    u32 tiles = ceil_div(q_len, TILE_QUERIES) - first_tile;
-    u32 rounds = tiles * group_heads;
+    // The first query of the first tile that sees the first key, and the rounds from there on for the heads of the group.
+    u32 first_query = (first > past ? first - past : 0) / TILE_QUERIES * TILE_QUERIES;
+    u32 rounds = ceil_div(q_len - first_query, TILE_QUERIES) * group_heads;
 
-    auto prefetch = [&](u32 round) {
-        u32 head = kv_head * group_heads + round / tiles, query = (first_tile + round % tiles) * TILE_QUERIES;
-        bf16* stage = stages + round % 2 * STAGE;
-        load_tile<TILE_QUERIES, KEY_THREADS>(stage, q + q_offset + head * HEAD_DIM, q_stride, query, q_len);
-        load_tile<TILE_QUERIES, KEY_THREADS>(stage + TILE_QUERIES * HEAD_DIM, d_out + q_offset + head * HEAD_DIM, q_stride,
-                                             query, q_len);
+    // What is asked for next.
+    u32 next_head = kv_head * group_heads, next_query = first_query, next_stage = 0;
+    float log_sum = 0.0f, row_delta = 0.0f;
+    auto prefetch = [&]() {
+        bf16* stage = stages + next_stage * STAGE;
+        u64 offset = q_offset + next_head * HEAD_DIM;
+        load_tile<TILE_QUERIES, KEY_THREADS>(stage, q + offset, q_stride, next_query, q_len);
+        load_tile<TILE_QUERIES, KEY_THREADS>(stage + TILE_QUERIES * HEAD_DIM, d_out + offset, q_stride, next_query, q_len);
         copy_async_commit();
         if (threadIdx.x < TILE_QUERIES) {
-            bool inside = query + threadIdx.x < q_len;
-            u64 at = static_cast<u64>(item[0] + query + threadIdx.x) * n_head + head;
-            float* row = statistics + round % 2 * 2 * TILE_QUERIES + threadIdx.x;
+            bool inside = next_query + threadIdx.x < q_len;
+            u64 at = static_cast<u64>(item[0] + next_query + threadIdx.x) * n_head + next_head;
             // Rows behind the last get probability 0.
-            row[0] = inside ? lse[at] * LOG2_E : INFINITE;
-            row[TILE_QUERIES] = inside ? delta[at] : 0.0f;
+            log_sum = inside ? lse[at] : INFINITE;
+            row_delta = inside ? delta[at] : 0.0f;
         }
     };
-    prefetch(0);
+    // The rest of it, once there was something else to do; then the next.
+    auto complete = [&]() {
+        if (threadIdx.x < TILE_QUERIES) {
+            float* row = statistics + next_stage * 2 * TILE_QUERIES + threadIdx.x;
+            row[0] = log_sum * LOG2_E;
+            row[TILE_QUERIES] = row_delta;
+        }
+        next_stage = next_stage + 1 < STAGES ? next_stage + 1 : 0;
+        next_query += TILE_QUERIES;
+        if (next_query >= q_len) {
+            next_query = first_query;
+            ++next_head;
+        }
+        arrive();
+    };
+    u32 query = next_query, stage = next_stage;
+    prefetch();
+    complete();
 
     u32 lane = threadIdx.x % WARP, group = lane / 4, place = lane % 4;
     u32 warp_row = threadIdx.x / WARP * 16, warp_key = first + warp_row;
+    u32 unit_key = first + warp_row / UNIT_ROWS * UNIT_ROWS;
     float key_sums[HEAD_DIM / 8][4], value_sums[HEAD_DIM / 8][4];
     set_zero(key_sums);
     set_zero(value_sums);
+#if ASYNCHRONOUS
+    u32 key_left[STEPS][4], value_left[STEPS][4];
+#pragma unroll
+    for (u32 step = 0; step < STEPS; ++step) {
+        load_left(key_left[step], keys, warp_row, step);
+        load_left(value_left[step], values, warp_row, step);
+    }
+#endif
 
-    for (u32 round = 0; round < rounds; ++round) {
-        // This round's tile is here, and no one reads the last one's.
-        copy_async_wait<0>();
-        __syncthreads();
-        if (round + 1 < rounds) {
-            prefetch(round + 1);
-        }
-        u32 query = (first_tile + round % tiles) * TILE_QUERIES;
-        u32 last = min(query + TILE_QUERIES, q_len) - 1;
-        if (warp_key >= kv_len || warp_key > past + last) {
-            continue;
-        }
-        const bf16* queries = stages + round % 2 * STAGE;
+    for (u32 round = 1;; ++round) {
+        const bf16* queries = stages + stage * STAGE;
         const bf16* gradients = queries + TILE_QUERIES * HEAD_DIM;
-        const float* statistic = statistics + round % 2 * 2 * TILE_QUERIES;
-        bool masked = warp_key + 15 > past + query;
+        const float* statistic = statistics + stage * 2 * TILE_QUERIES + 2 * place;
+        u32 first_seen = past + query, last_seen = past + min(query + TILE_QUERIES, q_len) - 1;
+        bool masked = warp_key + 15 > first_seen;
+        query = next_query;
+        stage = next_stage;
+        if (round < rounds) {
+            prefetch();
+        }
 
         // Rows are keys here, columns queries.
         float weights[TILE_QUERIES / 8][4], d_weights[TILE_QUERIES / 8][4];
-        product_transposed(weights, keys, warp_row, queries);
+        auto to_probabilities = [&]() {
 #pragma unroll
-        for (u32 n = 0; n < TILE_QUERIES / 8; ++n) {
+            for (u32 n = 0; n < TILE_QUERIES / 8; ++n) {
+                float2 log_sums = *reinterpret_cast<const float2*>(statistic + n * 8);
 #pragma unroll
-            for (u32 i = 0; i < 4; ++i) {
-                u32 column = n * 8 + 2 * place + i % 2;
-                float weight = exp2_approximate(weights[n][i] * score_scale - statistic[column]);
-                bool hidden = masked && warp_key + group + i / 2 * 8 > past + query + column;
-                weights[n][i] = hidden ? 0.0f : weight;
+                for (u32 i = 0; i < 4; ++i) {
+                    weights[n][i] = exp2_approximate(weights[n][i] * score_scale - (i % 2 == 0 ? log_sums.x : log_sums.y));
+                }
             }
-        }
-        accumulate_product(value_sums, weights, gradients);
-        product_transposed(d_weights, values, warp_row, gradients);
+            // (With heads of 128 there are no registers for the branch.)
+            if (masked || HEAD_DIM > 64) {
 #pragma unroll
-        for (u32 n = 0; n < TILE_QUERIES / 8; ++n) {
+                for (u32 n = 0; n < TILE_QUERIES / 8; ++n) {
 #pragma unroll
-            for (u32 i = 0; i < 4; ++i) {
-                d_weights[n][i] = weights[n][i] * (d_weights[n][i] - statistic[TILE_QUERIES + n * 8 + 2 * place + i % 2]);
+                    for (u32 i = 0; i < 4; ++i) {
+                        bool hidden = warp_key + group + i / 2 * 8 > first_seen + n * 8 + 2 * place + i % 2;
+                        weights[n][i] = hidden ? 0.0f : weights[n][i];
+                    }
+                }
             }
+        };
+        auto to_gradients = [&]() {
+#pragma unroll
+            for (u32 n = 0; n < TILE_QUERIES / 8; ++n) {
+                float2 deltas = *reinterpret_cast<const float2*>(statistic + TILE_QUERIES + n * 8);
+#pragma unroll
+                for (u32 i = 0; i < 4; ++i) {
+                    d_weights[n][i] = weights[n][i] * (d_weights[n][i] - (i % 2 == 0 ? deltas.x : deltas.y));
+                }
+            }
+        };
+        if (unit_key < kv_len && unit_key <= last_seen) {
+#if ASYNCHRONOUS
+            warpgroup_fence();
+            start_product_transposed(weights, key_left, queries);
+            warpgroup_commit();
+            start_product_transposed(d_weights, value_left, gradients);
+            warpgroup_commit();
+            // With these scores everything of the last round is there as well.
+            warpgroup_wait<1>();
+            warpgroup_hold(weights);
+            to_probabilities();
+            u32 left[TILE_QUERIES / 16][4], d_left[TILE_QUERIES / 16][4];
+            pack_left(left, weights);
+            warpgroup_fence();
+            start_product(value_sums, left, gradients);
+            warpgroup_commit();
+            warpgroup_wait<1>();
+            warpgroup_hold(d_weights);
+            to_gradients();
+            pack_left(d_left, d_weights);
+            warpgroup_fence();
+            start_product(key_sums, d_left, queries);
+            warpgroup_commit();
+        } else {
+            warpgroup_wait<0>();
+#else
+            product_transposed(weights, keys, warp_row, queries);
+            to_probabilities();
+            accumulate_product(value_sums, weights, gradients);
+            product_transposed(d_weights, values, warp_row, gradients);
+            to_gradients();
+            accumulate_product(key_sums, d_weights, queries);
+#endif
         }
-        accumulate_product(key_sums, d_weights, queries);
+        if (round == rounds) {
+            break;
+        }
+        complete();
     }
 
+#if ASYNCHRONOUS
+    warpgroup_wait<0>();
+    warpgroup_hold(key_sums);
+    warpgroup_hold(value_sums);
+#endif
     // A warp's rows of keys and values are read by no other.
     const float scales[2] = {scale, scale}, ones[2] = {1.0f, 1.0f};
     store_rows(key_sums, scales, keys, warp_row, dk + kv_offset, kv_stride, warp_key, kv_len);
     store_rows(value_sums, ones, values, warp_row, dv + kv_offset, kv_stride, warp_key, kv_len);
 }
 
-// A block owns BLOCK_QUERIES queries of one head, 16 a warp, and walks over the keys that they see, two tiles of keys and
+// A block owns BLOCK_QUERIES queries of one head, 16 a warp, and walks over the keys that they see, tiles of keys and
 // values in shared memory: one at work, one on its way. Arguments as above.
 extern "C" __global__ __launch_bounds__(QUERY_THREADS) void attention_backward_queries(
     const bf16* q, const bf16* k, const bf16* v, const float* lse, const float* delta, const bf16* d_out, bf16* dq,
@@ -214,7 +304,7 @@ extern "C" __global__ __launch_bounds__(QUERY_THREADS) void attention_backward_q
 
     // Queries and their output gradients pass through the memory of the stages into registers.
     u32 lane = threadIdx.x % WARP, group = lane / 4, place = lane % 4;
-    u32 warp_row = threadIdx.x / WARP * 16;
+    u32 warp_row = threadIdx.x / WARP * 16, unit_row = warp_row / UNIT_ROWS * UNIT_ROWS;
     load_tile<BLOCK_QUERIES, QUERY_THREADS>(stages, q + q_offset, q_stride, first, q_len);
     load_tile<BLOCK_QUERIES, QUERY_THREADS>(stages + BLOCK_QUERIES * HEAD_DIM, d_out + q_offset, q_stride, first, q_len);
     copy_async_commit();
@@ -242,46 +332,95 @@ extern "C" __global__ __launch_bounds__(QUERY_THREADS) void attention_backward_q
 
     u32 end = min(first + BLOCK_QUERIES, q_len);
     u32 tiles = (past + end - 1) / TILE_KEYS + 1;
+    u32 next_stage = 0;
     auto prefetch = [&](u32 tile) {
-        bf16* stage = stages + tile % 2 * STAGE;
+        bf16* stage = stages + next_stage * STAGE;
         load_tile<TILE_KEYS, QUERY_THREADS>(stage, k, kv_stride, tile * TILE_KEYS, kv_len);
         load_tile<TILE_KEYS, QUERY_THREADS>(stage + TILE_KEYS * HEAD_DIM, v, kv_stride, tile * TILE_KEYS, kv_len);
         copy_async_commit();
+        next_stage = next_stage + 1 < STAGES ? next_stage + 1 : 0;
     };
+    u32 stage = next_stage;
     prefetch(0);
+    arrive();
 
     float sums[HEAD_DIM / 8][4];
     set_zero(sums);
     for (u32 tile = 0; tile < tiles; ++tile) {
-        copy_async_wait<0>();
-        __syncthreads();
+        const bf16* keys = stages + stage * STAGE;
+        const bf16* values = keys + TILE_KEYS * HEAD_DIM;
+        u32 key = tile * TILE_KEYS;
+        bool masked = key + TILE_KEYS - 1 > past + first + warp_row;
+        stage = next_stage;
         if (tile + 1 < tiles) {
             prefetch(tile + 1);
         }
-        u32 key = tile * TILE_KEYS;
-        if (first + warp_row >= q_len || key > past + first + warp_row + 15) {
-            continue;
-        }
-        const bf16* keys = stages + tile % 2 * STAGE;
-        const bf16* values = keys + TILE_KEYS * HEAD_DIM;
-        bool masked = key + TILE_KEYS - 1 > past + first + warp_row;
 
         float weights[TILE_KEYS / 8][4], d_weights[TILE_KEYS / 8][4];
-        product_transposed(weights, left, keys);
-        product_transposed(d_weights, d_left, values);
+        auto to_probabilities = [&]() {
 #pragma unroll
-        for (u32 n = 0; n < TILE_KEYS / 8; ++n) {
+            for (u32 n = 0; n < TILE_KEYS / 8; ++n) {
 #pragma unroll
-            for (u32 i = 0; i < 4; ++i) {
-                const float(&row)[2] = statistic[i / 2];
-                float weight = exp2_approximate(weights[n][i] * score_scale - row[0]);
-                bool hidden = masked && key + n * 8 + 2 * place + i % 2 > limit[i / 2];
-                d_weights[n][i] = hidden ? 0.0f : weight * (d_weights[n][i] - row[1]);
+                for (u32 i = 0; i < 4; ++i) {
+                    weights[n][i] = exp2_approximate(weights[n][i] * score_scale - statistic[i / 2][0]);
+                }
             }
+            if (masked) {
+#pragma unroll
+                for (u32 n = 0; n < TILE_KEYS / 8; ++n) {
+#pragma unroll
+                    for (u32 i = 0; i < 4; ++i) {
+                        bool hidden = key + n * 8 + 2 * place + i % 2 > limit[i / 2];
+                        weights[n][i] = hidden ? 0.0f : weights[n][i];
+                    }
+                }
+            }
+        };
+        auto to_gradients = [&]() {
+#pragma unroll
+            for (u32 n = 0; n < TILE_KEYS / 8; ++n) {
+#pragma unroll
+                for (u32 i = 0; i < 4; ++i) {
+                    d_weights[n][i] = weights[n][i] * (d_weights[n][i] - statistic[i / 2][1]);
+                }
+            }
+        };
+        if (first + unit_row < q_len && key <= past + first + unit_row + UNIT_ROWS - 1) {
+#if ASYNCHRONOUS
+            warpgroup_fence();
+            start_product_transposed(weights, left, keys);
+            warpgroup_commit();
+            start_product_transposed(d_weights, d_left, values);
+            warpgroup_commit();
+            // With these scores everything of the last tile is there as well.
+            warpgroup_wait<1>();
+            warpgroup_hold(weights);
+            to_probabilities();
+            warpgroup_wait<0>();
+            warpgroup_hold(d_weights);
+            to_gradients();
+            u32 gradients[TILE_KEYS / 16][4];
+            pack_left(gradients, d_weights);
+            warpgroup_fence();
+            start_product(sums, gradients, keys);
+            warpgroup_commit();
+#else
+            product_transposed(weights, left, keys);
+            product_transposed(d_weights, d_left, values);
+            to_probabilities();
+            to_gradients();
+            accumulate_product(sums, d_weights, keys);
+#endif
         }
-        accumulate_product(sums, d_weights, keys);
+        if (tile + 1 < tiles) {
+            arrive();
+        }
     }
 
+#if ASYNCHRONOUS
+    warpgroup_wait<0>();
+    warpgroup_hold(sums);
+#endif
     // Others may still read the stages.
     __syncthreads();
     const float scales[2] = {scale, scale};
