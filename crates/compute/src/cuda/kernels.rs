@@ -247,9 +247,12 @@ pub fn defines(kernel: &Kernel) -> String {
 
 /// What a CUDA compiler is given.
 pub fn translation_unit(kernel: &Kernel) -> String {
-    // For a comparison on hardware, to go again: without the products by warpgroups.
-    let without = std::env::var("CASALLM_CUDA_WARPGROUPS").is_ok_and(|value| value == "0");
-    let switch = if without { "#define NO_WARPGROUPS 1\n" } else { "" };
+    // For a comparison on hardware, to go again: 0 without products by warpgroups, 1 without the next round's scores ahead.
+    let switch = match std::env::var("CASALLM_CUDA_WARPGROUPS").as_deref() {
+        Ok("0") => "#define NO_WARPGROUPS 1\n",
+        Ok("1") => "#define KEYS_AHEAD 0\n",
+        _ => "",
+    };
     [switch, &defines(kernel), PRELUDE, PTX, kernel.family.text()].join("\n")
 }
 

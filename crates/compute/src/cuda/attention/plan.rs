@@ -33,10 +33,10 @@ pub(super) fn backward_queries(head_dim: usize) -> usize {
     if head_dim == 64 { 128 } else { 64 }
 }
 
-/// Tiles that the backward kernels have room for: on Hopper, of heads of 64, one is at work, one on its way, and of one
-/// products may still be going on.
+/// Tiles that the backward kernels have room for. Heads of 64 on Hopper want more than one at work and one on its way:
+/// products of the last may still be going on, and the next has begun.
 pub(super) fn backward_stages(head_dim: usize) -> usize {
-    if head_dim == 64 { 3 } else { 2 }
+    if head_dim == 64 { 4 } else { 2 }
 }
 
 /// Rows of a tile that the backward kernels walk over.

@@ -366,14 +366,15 @@ fn each_barrier_of_the_tiled_backward_kernels_is_needed() {
     if Simulator::for_test(0).is_none() {
         return;
     }
-    let case = Case::new(DType::Bf16, (2, 1, 64), &[(330, 330)]);
+    let case = Case::new(DType::Bf16, (2, 1, 64), &[(300, 300)]);
     let each = |statements: &[&str]| {
         assert_each_is_needed_by_one(Family::AttentionBackward, &["", WARPGROUPS], statements, 0..6, |simulator| {
             verdict(case.backward(&**simulator))
         })
     };
-    assert_eq!(each(&STATEMENTS), 4 + 2 + 1);
-    assert_eq!(each(&PRODUCTS), 7);
+    assert_eq!(each(&STATEMENTS), 3 + 1 + 1);
+    assert_eq!(each(&PRODUCTS), 4 + 3);
+    assert_eq!(each(&["arrive();"]), 5);
 }
 
 #[test]

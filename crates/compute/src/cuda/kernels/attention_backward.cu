@@ -28,7 +28,10 @@
 #define QUERY_THREADS (QUERY_WARPS * 32u)
 #define BLOCK_QUERIES (QUERY_WARPS * 16u)
 #if ASYNCHRONOUS
-#define STAGES 3u
+#ifndef KEYS_AHEAD
+#define KEYS_AHEAD 1
+#endif
+#define STAGES 4u
 // Rows of those who must do the same products together.
 #define UNIT_ROWS 64u
 #else
@@ -140,11 +143,13 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
     u32 first_query = (first > past ? first - past : 0) / TILE_QUERIES * TILE_QUERIES;
     u32 rounds = ceil_div(q_len - first_query, TILE_QUERIES) * group_heads;
 
+    auto stage_of = [&](u32 round) { return stages + round % STAGES * STAGE; };
+    auto statistic_of = [&](u32 round) { return statistics + round % STAGES * 2 * TILE_QUERIES; };
     // What is asked for next.
-    u32 next_head = kv_head * group_heads, next_query = first_query, next_stage = 0;
+    u32 next = 0, next_head = kv_head * group_heads, next_query = first_query;
     float log_sum = 0.0f, row_delta = 0.0f;
     auto prefetch = [&]() {
-        bf16* stage = stages + next_stage * STAGE;
+        bf16* stage = stage_of(next);
         u64 offset = q_offset + next_head * HEAD_DIM;
         load_tile<TILE_QUERIES, KEY_THREADS>(stage, q + offset, q_stride, next_query, q_len);
         load_tile<TILE_QUERIES, KEY_THREADS>(stage + TILE_QUERIES * HEAD_DIM, d_out + offset, q_stride, next_query, q_len);
@@ -157,134 +162,228 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
             row_delta = inside ? delta[at] : 0.0f;
         }
     };
-    // The rest of it, once there was something else to do; then the next.
+    // The rest of it, once there was something else to do.
     auto complete = [&]() {
         if (threadIdx.x < TILE_QUERIES) {
-            float* row = statistics + next_stage * 2 * TILE_QUERIES + threadIdx.x;
+            float* row = statistic_of(next) + threadIdx.x;
             row[0] = log_sum * LOG2_E;
             row[TILE_QUERIES] = row_delta;
         }
-        next_stage = next_stage + 1 < STAGES ? next_stage + 1 : 0;
+        ++next;
         next_query += TILE_QUERIES;
         if (next_query >= q_len) {
             next_query = first_query;
             ++next_head;
         }
-        arrive();
     };
-    u32 query = next_query, stage = next_stage;
     prefetch();
     complete();
+    arrive();
 
     u32 lane = threadIdx.x % WARP, group = lane / 4, place = lane % 4;
     u32 warp_row = threadIdx.x / WARP * 16, warp_key = first + warp_row;
-    u32 unit_key = first + warp_row / UNIT_ROWS * UNIT_ROWS;
     float key_sums[HEAD_DIM / 8][4], value_sums[HEAD_DIM / 8][4];
     set_zero(key_sums);
     set_zero(value_sums);
+
+    u32 round = 0, query = first_query;
+    auto advance = [&]() {
+        ++round;
+        query += TILE_QUERIES;
+        if (query >= q_len) {
+            query = first_query;
+        }
+    };
+    // Rows are keys here, columns queries.
+    auto to_probabilities = [&](float(&weights)[TILE_QUERIES / 8][4]) {
+        const float* statistic = statistic_of(round) + 2 * place;
+#pragma unroll
+        for (u32 n = 0; n < TILE_QUERIES / 8; ++n) {
+            float2 log_sums = *reinterpret_cast<const float2*>(statistic + n * 8);
+#pragma unroll
+            for (u32 i = 0; i < 4; ++i) {
+                weights[n][i] = exp2_approximate(weights[n][i] * score_scale - (i % 2 == 0 ? log_sums.x : log_sums.y));
+            }
+        }
+        // (With heads of 128 there are no registers for the branch.)
+        if (warp_key + 15 > past + query || HEAD_DIM > 64) {
+#pragma unroll
+            for (u32 n = 0; n < TILE_QUERIES / 8; ++n) {
+#pragma unroll
+                for (u32 i = 0; i < 4; ++i) {
+                    bool hidden = warp_key + group + i / 2 * 8 > past + query + n * 8 + 2 * place + i % 2;
+                    weights[n][i] = hidden ? 0.0f : weights[n][i];
+                }
+            }
+        }
+    };
+    auto to_gradients = [&](const float(&weights)[TILE_QUERIES / 8][4], float(&d_weights)[TILE_QUERIES / 8][4]) {
+        const float* statistic = statistic_of(round) + TILE_QUERIES + 2 * place;
+#pragma unroll
+        for (u32 n = 0; n < TILE_QUERIES / 8; ++n) {
+            float2 deltas = *reinterpret_cast<const float2*>(statistic + n * 8);
+#pragma unroll
+            for (u32 i = 0; i < 4; ++i) {
+                d_weights[n][i] = weights[n][i] * (d_weights[n][i] - (i % 2 == 0 ? deltas.x : deltas.y));
+            }
+        }
+    };
+
 #if ASYNCHRONOUS
+    // Zeros must be there before a product is at work, or ptxas waits for each on its own (its warning C7515).
+    warpgroup_hold(key_sums);
+    warpgroup_hold(value_sums);
+#if KEYS_AHEAD
+    const bf16* own_keys = keys + warp_row / UNIT_ROWS * UNIT_ROWS * HEAD_DIM;
+    const bf16* own_values = own_keys + BLOCK_KEYS * HEAD_DIM;
+    // The scores of the next round are at work during the softmax of this one.
+    float weights[2][TILE_QUERIES / 8][4], d_weights[TILE_QUERIES / 8][4];
+    auto start_gradients = [&]() {
+        warpgroup_fence();
+        start_product_transposed(d_weights, own_values, stage_of(round) + TILE_QUERIES * HEAD_DIM);
+        warpgroup_commit();
+    };
+    auto start_next = [&](float(&weights)[TILE_QUERIES / 8][4]) {
+        arrive();
+        warpgroup_fence();
+        start_product_transposed(weights, own_keys, stage_of(round + 1));
+        warpgroup_commit();
+    };
+    auto finish = [&](float(&weights)[TILE_QUERIES / 8][4]) {
+        const bf16* queries = stage_of(round);
+        // All but this round's gradients and the next one's scores: of the last round everything.
+        warpgroup_wait<2>();
+        warpgroup_hold(weights);
+        // (Here because registers are free that products of the last round held.)
+        bool more = next < rounds;
+        if (more) {
+            prefetch();
+        }
+        to_probabilities(weights);
+        u32 left[TILE_QUERIES / 16][4], d_left[TILE_QUERIES / 16][4];
+        pack_left(left, weights);
+        warpgroup_fence();
+        start_product(value_sums, left, queries + TILE_QUERIES * HEAD_DIM);
+        warpgroup_commit();
+        warpgroup_wait<2>();
+        warpgroup_hold(d_weights);
+        // Rounded probabilities from here on: there are no registers for both.
+        unpack_left(weights, left);
+        to_gradients(weights, d_weights);
+        pack_left(d_left, d_weights);
+        warpgroup_fence();
+        start_product(key_sums, d_left, queries);
+        warpgroup_commit();
+        if (more) {
+            complete();
+        }
+        advance();
+    };
+    if (next < rounds) {
+        prefetch();
+        complete();
+    }
+    warpgroup_fence();
+    start_product_transposed(weights[0], own_keys, stage_of(0));
+    warpgroup_commit();
+    for (;;) {
+        start_gradients();
+        if (round + 1 == rounds) {
+            warpgroup_commit();
+            finish(weights[0]);
+            break;
+        }
+        start_next(weights[1]);
+        finish(weights[0]);
+        start_gradients();
+        if (round + 1 == rounds) {
+            warpgroup_commit();
+            finish(weights[1]);
+            break;
+        }
+        start_next(weights[0]);
+        finish(weights[1]);
+    }
+#else
     u32 key_left[STEPS][4], value_left[STEPS][4];
 #pragma unroll
     for (u32 step = 0; step < STEPS; ++step) {
         load_left(key_left[step], keys, warp_row, step);
         load_left(value_left[step], values, warp_row, step);
     }
-#endif
-
-    for (u32 round = 1;; ++round) {
-        const bf16* queries = stages + stage * STAGE;
+    for (;;) {
+        const bf16* queries = stage_of(round);
         const bf16* gradients = queries + TILE_QUERIES * HEAD_DIM;
-        const float* statistic = statistics + stage * 2 * TILE_QUERIES + 2 * place;
-        u32 first_seen = past + query, last_seen = past + min(query + TILE_QUERIES, q_len) - 1;
-        bool masked = warp_key + 15 > first_seen;
-        query = next_query;
-        stage = next_stage;
-        if (round < rounds) {
+        bool more = next < rounds;
+        if (more) {
             prefetch();
         }
-
-        // Rows are keys here, columns queries.
         float weights[TILE_QUERIES / 8][4], d_weights[TILE_QUERIES / 8][4];
-        auto to_probabilities = [&]() {
-#pragma unroll
-            for (u32 n = 0; n < TILE_QUERIES / 8; ++n) {
-                float2 log_sums = *reinterpret_cast<const float2*>(statistic + n * 8);
-#pragma unroll
-                for (u32 i = 0; i < 4; ++i) {
-                    weights[n][i] = exp2_approximate(weights[n][i] * score_scale - (i % 2 == 0 ? log_sums.x : log_sums.y));
-                }
-            }
-            // (With heads of 128 there are no registers for the branch.)
-            if (masked || HEAD_DIM > 64) {
-#pragma unroll
-                for (u32 n = 0; n < TILE_QUERIES / 8; ++n) {
-#pragma unroll
-                    for (u32 i = 0; i < 4; ++i) {
-                        bool hidden = warp_key + group + i / 2 * 8 > first_seen + n * 8 + 2 * place + i % 2;
-                        weights[n][i] = hidden ? 0.0f : weights[n][i];
-                    }
-                }
-            }
-        };
-        auto to_gradients = [&]() {
-#pragma unroll
-            for (u32 n = 0; n < TILE_QUERIES / 8; ++n) {
-                float2 deltas = *reinterpret_cast<const float2*>(statistic + TILE_QUERIES + n * 8);
-#pragma unroll
-                for (u32 i = 0; i < 4; ++i) {
-                    d_weights[n][i] = weights[n][i] * (d_weights[n][i] - (i % 2 == 0 ? deltas.x : deltas.y));
-                }
-            }
-        };
-        if (unit_key < kv_len && unit_key <= last_seen) {
-#if ASYNCHRONOUS
-            warpgroup_fence();
-            start_product_transposed(weights, key_left, queries);
-            warpgroup_commit();
-            start_product_transposed(d_weights, value_left, gradients);
-            warpgroup_commit();
-            // With these scores everything of the last round is there as well.
-            warpgroup_wait<1>();
-            warpgroup_hold(weights);
-            to_probabilities();
-            u32 left[TILE_QUERIES / 16][4], d_left[TILE_QUERIES / 16][4];
-            pack_left(left, weights);
-            warpgroup_fence();
-            start_product(value_sums, left, gradients);
-            warpgroup_commit();
-            warpgroup_wait<1>();
-            warpgroup_hold(d_weights);
-            to_gradients();
-            pack_left(d_left, d_weights);
-            warpgroup_fence();
-            start_product(key_sums, d_left, queries);
-            warpgroup_commit();
-        } else {
-            warpgroup_wait<0>();
-#else
-            product_transposed(weights, keys, warp_row, queries);
-            to_probabilities();
-            accumulate_product(value_sums, weights, gradients);
-            product_transposed(d_weights, values, warp_row, gradients);
-            to_gradients();
-            accumulate_product(key_sums, d_weights, queries);
-#endif
-        }
-        if (round == rounds) {
+        u32 left[TILE_QUERIES / 16][4], d_left[TILE_QUERIES / 16][4];
+        warpgroup_fence();
+        start_product_transposed(weights, key_left, queries);
+        warpgroup_commit();
+        start_product_transposed(d_weights, value_left, gradients);
+        warpgroup_commit();
+        // With these scores everything of the last round is there as well.
+        warpgroup_wait<1>();
+        warpgroup_hold(weights);
+        to_probabilities(weights);
+        pack_left(left, weights);
+        warpgroup_fence();
+        start_product(value_sums, left, gradients);
+        warpgroup_commit();
+        warpgroup_wait<1>();
+        warpgroup_hold(d_weights);
+        to_gradients(weights, d_weights);
+        pack_left(d_left, d_weights);
+        warpgroup_fence();
+        start_product(key_sums, d_left, queries);
+        warpgroup_commit();
+        advance();
+        if (!more) {
             break;
         }
         complete();
+        arrive();
     }
-
-#if ASYNCHRONOUS
+#endif
     warpgroup_wait<0>();
     warpgroup_hold(key_sums);
     warpgroup_hold(value_sums);
-#endif
+    // Others may still read the stages, through which sums go out: keys and values their own warpgroup may be reading.
+    __syncthreads();
+    bf16 *key_rows = stages, *value_rows = stages + BLOCK_KEYS * HEAD_DIM;
+#else
+    for (;;) {
+        bool more = next < rounds;
+        if (more) {
+            prefetch();
+        }
+        if (warp_key < kv_len && warp_key <= past + min(query + TILE_QUERIES, q_len) - 1) {
+            const bf16* queries = stage_of(round);
+            const bf16* gradients = queries + TILE_QUERIES * HEAD_DIM;
+            float weights[TILE_QUERIES / 8][4], d_weights[TILE_QUERIES / 8][4];
+            product_transposed(weights, keys, warp_row, queries);
+            to_probabilities(weights);
+            accumulate_product(value_sums, weights, gradients);
+            product_transposed(d_weights, values, warp_row, gradients);
+            to_gradients(weights, d_weights);
+            accumulate_product(key_sums, d_weights, queries);
+        }
+        advance();
+        if (!more) {
+            break;
+        }
+        complete();
+        arrive();
+    }
     // A warp's rows of keys and values are read by no other.
+    bf16 *key_rows = keys, *value_rows = values;
+#endif
     const float scales[2] = {scale, scale}, ones[2] = {1.0f, 1.0f};
-    store_rows(key_sums, scales, keys, warp_row, dk + kv_offset, kv_stride, warp_key, kv_len);
-    store_rows(value_sums, ones, values, warp_row, dv + kv_offset, kv_stride, warp_key, kv_len);
+    store_rows(key_sums, scales, key_rows, warp_row, dk + kv_offset, kv_stride, warp_key, kv_len);
+    store_rows(value_sums, ones, value_rows, warp_row, dv + kv_offset, kv_stride, warp_key, kv_len);
 }
 
 // A block owns BLOCK_QUERIES queries of one head, 16 a warp, and walks over the keys that they see, tiles of keys and
@@ -302,14 +401,29 @@ extern "C" __global__ __launch_bounds__(QUERY_THREADS) void attention_backward_q
     k += kv_offset;
     v += kv_offset;
 
-    // Queries and their output gradients pass through the memory of the stages into registers.
+    u32 end = min(first + BLOCK_QUERIES, q_len);
+    u32 tiles = (past + end - 1) / TILE_KEYS + 1;
+    auto stage_of = [&](u32 tile) { return stages + tile % STAGES * STAGE; };
+    auto prefetch = [&](u32 tile) {
+        bf16* stage = stage_of(tile);
+        load_tile<TILE_KEYS, QUERY_THREADS>(stage, k, kv_stride, tile * TILE_KEYS, kv_len);
+        load_tile<TILE_KEYS, QUERY_THREADS>(stage + TILE_KEYS * HEAD_DIM, v, kv_stride, tile * TILE_KEYS, kv_len);
+        copy_async_commit();
+    };
+
+    // Queries and their output gradients pass through the memory of stages into registers.
     u32 lane = threadIdx.x % WARP, group = lane / 4, place = lane % 4;
     u32 warp_row = threadIdx.x / WARP * 16, unit_row = warp_row / UNIT_ROWS * UNIT_ROWS;
-    load_tile<BLOCK_QUERIES, QUERY_THREADS>(stages, q + q_offset, q_stride, first, q_len);
-    load_tile<BLOCK_QUERIES, QUERY_THREADS>(stages + BLOCK_QUERIES * HEAD_DIM, d_out + q_offset, q_stride, first, q_len);
+#if ASYNCHRONOUS
+    bf16* own = stages + 2 * STAGE;
+    prefetch(0);
+#else
+    bf16* own = stages;
+#endif
+    load_tile<BLOCK_QUERIES, QUERY_THREADS>(own, q + q_offset, q_stride, first, q_len);
+    load_tile<BLOCK_QUERIES, QUERY_THREADS>(own + BLOCK_QUERIES * HEAD_DIM, d_out + q_offset, q_stride, first, q_len);
     copy_async_commit();
     float statistic[2][2];
-    u32 limit[2];
 #pragma unroll
     for (u32 half = 0; half < 2; ++half) {
         u32 row = first + warp_row + 8 * half + group;
@@ -318,108 +432,125 @@ extern "C" __global__ __launch_bounds__(QUERY_THREADS) void attention_backward_q
         // Rows behind the last get probability 0.
         statistic[half][0] = inside ? lse[at] * LOG2_E : INFINITE;
         statistic[half][1] = inside ? delta[at] : 0.0f;
-        limit[half] = past + row;
     }
-    copy_async_wait<0>();
-    __syncthreads();
+    // What the row `group` sees last.
+    u32 limit = past + first + warp_row + group;
+    arrive();
     u32 left[STEPS][4], d_left[STEPS][4];
 #pragma unroll
     for (u32 step = 0; step < STEPS; ++step) {
-        load_left(left[step], stages, warp_row, step);
-        load_left(d_left[step], stages + BLOCK_QUERIES * HEAD_DIM, warp_row, step);
+        load_left(left[step], own, warp_row, step);
+        load_left(d_left[step], own + BLOCK_QUERIES * HEAD_DIM, warp_row, step);
     }
-    __syncthreads();
-
-    u32 end = min(first + BLOCK_QUERIES, q_len);
-    u32 tiles = (past + end - 1) / TILE_KEYS + 1;
-    u32 next_stage = 0;
-    auto prefetch = [&](u32 tile) {
-        bf16* stage = stages + next_stage * STAGE;
-        load_tile<TILE_KEYS, QUERY_THREADS>(stage, k, kv_stride, tile * TILE_KEYS, kv_len);
-        load_tile<TILE_KEYS, QUERY_THREADS>(stage + TILE_KEYS * HEAD_DIM, v, kv_stride, tile * TILE_KEYS, kv_len);
-        copy_async_commit();
-        next_stage = next_stage + 1 < STAGES ? next_stage + 1 : 0;
+    // From scores and the gradients of weights to those of scores, in their place.
+    auto to_gradients = [&](float(&weights)[TILE_KEYS / 8][4], float(&d_weights)[TILE_KEYS / 8][4], u32 key) {
+#pragma unroll
+        for (u32 n = 0; n < TILE_KEYS / 8; ++n) {
+#pragma unroll
+            for (u32 i = 0; i < 4; ++i) {
+                weights[n][i] = exp2_approximate(weights[n][i] * score_scale - statistic[i / 2][0]);
+            }
+        }
+        if (key + TILE_KEYS - 1 > past + first + warp_row) {
+#pragma unroll
+            for (u32 n = 0; n < TILE_KEYS / 8; ++n) {
+#pragma unroll
+                for (u32 i = 0; i < 4; ++i) {
+                    bool hidden = key + n * 8 + 2 * place + i % 2 > limit + i / 2 * 8;
+                    weights[n][i] = hidden ? 0.0f : weights[n][i];
+                }
+            }
+        }
+#pragma unroll
+        for (u32 n = 0; n < TILE_KEYS / 8; ++n) {
+#pragma unroll
+            for (u32 i = 0; i < 4; ++i) {
+                d_weights[n][i] = weights[n][i] * (d_weights[n][i] - statistic[i / 2][1]);
+            }
+        }
     };
-    u32 stage = next_stage;
-    prefetch(0);
-    arrive();
-
     float sums[HEAD_DIM / 8][4];
     set_zero(sums);
+
+#if ASYNCHRONOUS
+    // The scores of the next tile are at work during the softmax of this one. A warpgroup of rows that do not see the last tile
+    // is done a tile earlier.
+    u32 seen = min(tiles, (past + first + unit_row + UNIT_ROWS - 1) / TILE_KEYS + 1);
+    float weights[2][TILE_KEYS / 8][4], d_weights[2][TILE_KEYS / 8][4];
+    u32 tile = 0;
+    auto start = [&](float(&weights)[TILE_KEYS / 8][4], float(&d_weights)[TILE_KEYS / 8][4], u32 tile) {
+        const bf16* keys = stage_of(tile);
+        warpgroup_fence();
+        start_product_transposed(weights, left, keys);
+        start_product_transposed(d_weights, d_left, keys + TILE_KEYS * HEAD_DIM);
+        warpgroup_commit();
+    };
+    auto finish = [&](float(&weights)[TILE_KEYS / 8][4], float(&d_weights)[TILE_KEYS / 8][4]) {
+        warpgroup_hold(weights);
+        warpgroup_hold(d_weights);
+        to_gradients(weights, d_weights, tile * TILE_KEYS);
+        u32 gradients[TILE_KEYS / 16][4];
+        pack_left(gradients, d_weights);
+        warpgroup_fence();
+        start_product(sums, gradients, stage_of(tile));
+        warpgroup_commit();
+    };
+    // Begins the next tile in `then`; finishes this one, whose scores are `now`.
+    auto step = [&](u32 now, u32 then) {
+        arrive();
+        if (tile + 2 < tiles) {
+            prefetch(tile + 2);
+        }
+        start(weights[then], d_weights[then], tile + 1);
+        // This tile's scores, and everything before.
+        warpgroup_wait<1>();
+        finish(weights[now], d_weights[now]);
+        ++tile;
+    };
+    if (tiles > 1) {
+        prefetch(1);
+    }
+    // Zeros must be there before a product is at work, or ptxas waits for each on its own (its warning C7515).
+    warpgroup_hold(sums);
+    start(weights[0], d_weights[0], 0);
+    for (;;) {
+        if (tile + 1 == seen) {
+            warpgroup_wait<0>();
+            finish(weights[0], d_weights[0]);
+            break;
+        }
+        step(0, 1);
+        if (tile + 1 == seen) {
+            warpgroup_wait<0>();
+            finish(weights[1], d_weights[1]);
+            break;
+        }
+        step(1, 0);
+    }
+    warpgroup_wait<0>();
+    warpgroup_hold(sums);
+    if (seen < tiles) {
+        arrive();
+    }
+#else
+    __syncthreads();
+    prefetch(0);
     for (u32 tile = 0; tile < tiles; ++tile) {
-        const bf16* keys = stages + stage * STAGE;
+        arrive();
+        const bf16* keys = stage_of(tile);
         const bf16* values = keys + TILE_KEYS * HEAD_DIM;
         u32 key = tile * TILE_KEYS;
-        bool masked = key + TILE_KEYS - 1 > past + first + warp_row;
-        stage = next_stage;
         if (tile + 1 < tiles) {
             prefetch(tile + 1);
         }
-
-        float weights[TILE_KEYS / 8][4], d_weights[TILE_KEYS / 8][4];
-        auto to_probabilities = [&]() {
-#pragma unroll
-            for (u32 n = 0; n < TILE_KEYS / 8; ++n) {
-#pragma unroll
-                for (u32 i = 0; i < 4; ++i) {
-                    weights[n][i] = exp2_approximate(weights[n][i] * score_scale - statistic[i / 2][0]);
-                }
-            }
-            if (masked) {
-#pragma unroll
-                for (u32 n = 0; n < TILE_KEYS / 8; ++n) {
-#pragma unroll
-                    for (u32 i = 0; i < 4; ++i) {
-                        bool hidden = key + n * 8 + 2 * place + i % 2 > limit[i / 2];
-                        weights[n][i] = hidden ? 0.0f : weights[n][i];
-                    }
-                }
-            }
-        };
-        auto to_gradients = [&]() {
-#pragma unroll
-            for (u32 n = 0; n < TILE_KEYS / 8; ++n) {
-#pragma unroll
-                for (u32 i = 0; i < 4; ++i) {
-                    d_weights[n][i] = weights[n][i] * (d_weights[n][i] - statistic[i / 2][1]);
-                }
-            }
-        };
-        if (first + unit_row < q_len && key <= past + first + unit_row + UNIT_ROWS - 1) {
-#if ASYNCHRONOUS
-            warpgroup_fence();
-            start_product_transposed(weights, left, keys);
-            warpgroup_commit();
-            start_product_transposed(d_weights, d_left, values);
-            warpgroup_commit();
-            // With these scores everything of the last tile is there as well.
-            warpgroup_wait<1>();
-            warpgroup_hold(weights);
-            to_probabilities();
-            warpgroup_wait<0>();
-            warpgroup_hold(d_weights);
-            to_gradients();
-            u32 gradients[TILE_KEYS / 16][4];
-            pack_left(gradients, d_weights);
-            warpgroup_fence();
-            start_product(sums, gradients, keys);
-            warpgroup_commit();
-#else
+        if (first + warp_row < q_len && key <= past + first + warp_row + 15) {
+            float weights[TILE_KEYS / 8][4], d_weights[TILE_KEYS / 8][4];
             product_transposed(weights, left, keys);
             product_transposed(d_weights, d_left, values);
-            to_probabilities();
-            to_gradients();
+            to_gradients(weights, d_weights, key);
             accumulate_product(sums, d_weights, keys);
-#endif
-        }
-        if (tile + 1 < tiles) {
-            arrive();
         }
     }
-
-#if ASYNCHRONOUS
-    warpgroup_wait<0>();
-    warpgroup_hold(sums);
 #endif
     // Others may still read the stages.
     __syncthreads();

@@ -110,6 +110,7 @@ static const u16* simulator_swizzled(const void* operand, u32 bytes) {
 struct SimulatorProduct {
     float (*d)[4];
     u32 a[4];
+    const void* left;  // or null, where a holds it
     const void* b;
     u32 add, summed, group;
 };
@@ -117,6 +118,11 @@ static const u32 SIMULATOR_PRODUCTS = 64;
 static SimulatorProduct simulator_products[simulator::MOST_THREADS][SIMULATOR_PRODUCTS];
 static void simulator_multiply(const SimulatorProduct& product) {
     u32 group = simulator::lane() / 4, place = simulator::lane() % 4;
+    u32 a[4];
+    for (u32 i = 0; i < 4; ++i) {
+        u32 row = simulator::current->linear / WARP % 4 * 16 + i % 2 * 8 + group, k = 2 * place + i / 2 * 8;
+        a[i] = product.left ? *reinterpret_cast<const u32*>(simulator_swizzled(product.left, row * 128 + k * 2)) : product.a[i];
+    }
     for (u32 n = 0; n < 8; ++n) {
         u32 b[2], column = n * 8 + group;
         for (u32 half = 0; half < 2; ++half) {
@@ -134,13 +140,12 @@ static void simulator_multiply(const SimulatorProduct& product) {
                 product.d[n][i] = 0.0f;
             }
         }
-        mma_m16n8k16(*reinterpret_cast<float(*)[4]>(product.d[n]), product.a, b[0], b[1]);
+        mma_m16n8k16(*reinterpret_cast<float(*)[4]>(product.d[n]), a, b[0], b[1]);
     }
 }
-template <u32 SUMMED>
-DEVICE void warpgroup_mma(float (&d)[8][4], const u32 (&a)[4], const void* b, u32 add) {
+static void simulator_start(SimulatorProduct product) {
     simulator::Fiber& fiber = *simulator::current;
-    SimulatorProduct product = {d, {a[0], a[1], a[2], a[3]}, b, add, SUMMED, fiber.product_groups};
+    product.group = fiber.product_groups;
     if (simulator::may_land_early) {
         simulator_multiply(product);
         return;
@@ -149,6 +154,13 @@ DEVICE void warpgroup_mma(float (&d)[8][4], const u32 (&a)[4], const void* b, u3
         simulator::fail("more products at once than the simulator keeps");
     }
     simulator_products[fiber.linear][fiber.products++] = product;
+}
+template <u32 SUMMED>
+DEVICE void warpgroup_mma(float (&d)[8][4], const u32 (&a)[4], const void* b, u32 add) {
+    simulator_start({d, {a[0], a[1], a[2], a[3]}, nullptr, b, add, SUMMED, 0});
+}
+DEVICE void warpgroup_mma_shared(float (&d)[8][4], const void* a, const void* b, u32 add) {
+    simulator_start({d, {}, a, b, add, 0, 0});
 }
 DEVICE void warpgroup_fence() {}
 DEVICE void warpgroup_commit() {
