@@ -119,7 +119,8 @@ DEVICE void arrive() {
 
 // A block owns BLOCK_KEYS keys of one key head, 16 a warp, and walks over the queries that see them, query head after query
 // head of the group, tiles of queries in shared memory: one at work, one on its way.
-// items: [q_start, q_len, kv_start, kv_len, tile, 0, 0, 0] each. score_scale: log2(e) / sqrt(d); scale: 1 / sqrt(d).
+// items: [q_start, len, kv_start, len, tile, 0, 0, 0] each: spans have as many keys as queries. score_scale: log2(e) / sqrt(d);
+// scale: 1 / sqrt(d).
 extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_keys(
     const bf16* q, const bf16* k, const bf16* v, const float* lse, const float* delta, const bf16* d_out, bf16* dk, bf16* dv,
     const u32* items, u32 n_head, u32 n_kv_head, float score_scale, float scale) {
@@ -132,16 +133,16 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
 
     const u32* item = items + blockIdx.x / n_kv_head * 8;
     u32 kv_head = blockIdx.x % n_kv_head, group_heads = n_head / n_kv_head;
-    u32 q_len = item[1], kv_len = item[3], first = item[4] * BLOCK_KEYS, past = kv_len - q_len;
+    u32 len = item[1], first = item[4] * BLOCK_KEYS;
     u64 q_stride = static_cast<u64>(n_head) * HEAD_DIM, kv_stride = static_cast<u64>(n_kv_head) * HEAD_DIM;
     u64 q_offset = item[0] * q_stride, kv_offset = item[2] * kv_stride + kv_head * HEAD_DIM;
 
-    load_tile<BLOCK_KEYS, KEY_THREADS>(keys, k + kv_offset, kv_stride, first, kv_len);
-    load_tile<BLOCK_KEYS, KEY_THREADS>(values, v + kv_offset, kv_stride, first, kv_len);
+    load_tile<BLOCK_KEYS, KEY_THREADS>(keys, k + kv_offset, kv_stride, first, len);
+    load_tile<BLOCK_KEYS, KEY_THREADS>(values, v + kv_offset, kv_stride, first, len);
 
     // The first query of the first tile that sees the first key, and the rounds from there on for the heads of the group.
-    u32 first_query = (first > past ? first - past : 0) / TILE_QUERIES * TILE_QUERIES;
-    u32 rounds = ceil_div(q_len - first_query, TILE_QUERIES) * group_heads;
+    u32 first_query = first / TILE_QUERIES * TILE_QUERIES;
+    u32 rounds = ceil_div(len - first_query, TILE_QUERIES) * group_heads;
 
     auto stage_of = [&](u32 round) { return stages + round % STAGES * STAGE; };
     auto statistic_of = [&](u32 round) { return statistics + round % STAGES * 2 * TILE_QUERIES; };
@@ -151,11 +152,11 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
     auto prefetch = [&]() {
         bf16* stage = stage_of(next);
         u64 offset = q_offset + next_head * HEAD_DIM;
-        load_tile<TILE_QUERIES, KEY_THREADS>(stage, q + offset, q_stride, next_query, q_len);
-        load_tile<TILE_QUERIES, KEY_THREADS>(stage + TILE_QUERIES * HEAD_DIM, d_out + offset, q_stride, next_query, q_len);
+        load_tile<TILE_QUERIES, KEY_THREADS>(stage, q + offset, q_stride, next_query, len);
+        load_tile<TILE_QUERIES, KEY_THREADS>(stage + TILE_QUERIES * HEAD_DIM, d_out + offset, q_stride, next_query, len);
         copy_async_commit();
         if (threadIdx.x < TILE_QUERIES) {
-            bool inside = next_query + threadIdx.x < q_len;
+            bool inside = next_query + threadIdx.x < len;
             u64 at = static_cast<u64>(item[0] + next_query + threadIdx.x) * n_head + next_head;
             // Rows behind the last get probability 0.
             log_sum = inside ? lse[at] : INFINITE;
@@ -171,7 +172,7 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
         }
         ++next;
         next_query += TILE_QUERIES;
-        if (next_query >= q_len) {
+        if (next_query >= len) {
             next_query = first_query;
             ++next_head;
         }
@@ -190,7 +191,7 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
     auto advance = [&]() {
         ++round;
         query += TILE_QUERIES;
-        if (query >= q_len) {
+        if (query >= len) {
             query = first_query;
         }
     };
@@ -206,12 +207,12 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
             }
         }
         // (With heads of 128 there are no registers for the branch.)
-        if (warp_key + 15 > past + query || HEAD_DIM > 64) {
+        if (warp_key + 15 > query || HEAD_DIM > 64) {
 #pragma unroll
             for (u32 n = 0; n < TILE_QUERIES / 8; ++n) {
 #pragma unroll
                 for (u32 i = 0; i < 4; ++i) {
-                    bool hidden = warp_key + group + i / 2 * 8 > past + query + n * 8 + 2 * place + i % 2;
+                    bool hidden = warp_key + group + i / 2 * 8 > query + n * 8 + 2 * place + i % 2;
                     weights[n][i] = hidden ? 0.0f : weights[n][i];
                 }
             }
@@ -234,8 +235,10 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
     warpgroup_hold(key_sums);
     warpgroup_hold(value_sums);
 #if KEYS_AHEAD
-    const bf16* own_keys = keys + warp_row / UNIT_ROWS * UNIT_ROWS * HEAD_DIM;
-    const bf16* own_values = own_keys + BLOCK_KEYS * HEAD_DIM;
+    // (By a shuffle, that the compiler may see that it is the same for all lanes.)
+    u32 unit = __shfl_sync(ALL_LANES, warp_row / UNIT_ROWS, 0);
+    u64 own_keys = warpgroup_operand<0>(keys + unit * UNIT_ROWS * HEAD_DIM);
+    u64 own_values = warpgroup_operand<0>(values + unit * UNIT_ROWS * HEAD_DIM);
     // The scores of the next round are at work during the softmax of this one.
     float weights[2][TILE_QUERIES / 8][4], d_weights[TILE_QUERIES / 8][4];
     auto start_gradients = [&]() {
@@ -267,8 +270,6 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
         warpgroup_commit();
         warpgroup_wait<2>();
         warpgroup_hold(d_weights);
-        // Rounded probabilities from here on: there are no registers for both.
-        unpack_left(weights, left);
         to_gradients(weights, d_weights);
         pack_left(d_left, d_weights);
         warpgroup_fence();
@@ -360,7 +361,7 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
         if (more) {
             prefetch();
         }
-        if (warp_key < kv_len && warp_key <= past + min(query + TILE_QUERIES, q_len) - 1) {
+        if (warp_key < min(query + TILE_QUERIES, len)) {
             const bf16* queries = stage_of(round);
             const bf16* gradients = queries + TILE_QUERIES * HEAD_DIM;
             float weights[TILE_QUERIES / 8][4], d_weights[TILE_QUERIES / 8][4];
@@ -382,8 +383,8 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
     bf16 *key_rows = keys, *value_rows = values;
 #endif
     const float scales[2] = {scale, scale}, ones[2] = {1.0f, 1.0f};
-    store_rows(key_sums, scales, key_rows, warp_row, dk + kv_offset, kv_stride, warp_key, kv_len);
-    store_rows(value_sums, ones, value_rows, warp_row, dv + kv_offset, kv_stride, warp_key, kv_len);
+    store_rows(key_sums, scales, key_rows, warp_row, dk + kv_offset, kv_stride, warp_key, len);
+    store_rows(value_sums, ones, value_rows, warp_row, dv + kv_offset, kv_stride, warp_key, len);
 }
 
 // A block owns BLOCK_QUERIES queries of one head, 16 a warp, and walks over the keys that they see, tiles of keys and
@@ -395,19 +396,19 @@ extern "C" __global__ __launch_bounds__(QUERY_THREADS) void attention_backward_q
     const u32 STAGE = 2 * TILE_KEYS * HEAD_DIM;
     const u32* item = items + blockIdx.x / n_head * 8;
     u32 head = blockIdx.x % n_head, kv_head = head / (n_head / n_kv_head);
-    u32 q_len = item[1], kv_len = item[3], first = item[4] * BLOCK_QUERIES, past = kv_len - q_len;
+    u32 len = item[1], first = item[4] * BLOCK_QUERIES;
     u64 q_stride = static_cast<u64>(n_head) * HEAD_DIM, kv_stride = static_cast<u64>(n_kv_head) * HEAD_DIM;
     u64 q_offset = item[0] * q_stride + head * HEAD_DIM, kv_offset = item[2] * kv_stride + kv_head * HEAD_DIM;
     k += kv_offset;
     v += kv_offset;
 
-    u32 end = min(first + BLOCK_QUERIES, q_len);
-    u32 tiles = (past + end - 1) / TILE_KEYS + 1;
+    u32 end = min(first + BLOCK_QUERIES, len);
+    u32 tiles = ceil_div(end, TILE_KEYS);
     auto stage_of = [&](u32 tile) { return stages + tile % STAGES * STAGE; };
     auto prefetch = [&](u32 tile) {
         bf16* stage = stage_of(tile);
-        load_tile<TILE_KEYS, QUERY_THREADS>(stage, k, kv_stride, tile * TILE_KEYS, kv_len);
-        load_tile<TILE_KEYS, QUERY_THREADS>(stage + TILE_KEYS * HEAD_DIM, v, kv_stride, tile * TILE_KEYS, kv_len);
+        load_tile<TILE_KEYS, QUERY_THREADS>(stage, k, kv_stride, tile * TILE_KEYS, len);
+        load_tile<TILE_KEYS, QUERY_THREADS>(stage + TILE_KEYS * HEAD_DIM, v, kv_stride, tile * TILE_KEYS, len);
         copy_async_commit();
     };
 
@@ -420,21 +421,21 @@ extern "C" __global__ __launch_bounds__(QUERY_THREADS) void attention_backward_q
 #else
     bf16* own = stages;
 #endif
-    load_tile<BLOCK_QUERIES, QUERY_THREADS>(own, q + q_offset, q_stride, first, q_len);
-    load_tile<BLOCK_QUERIES, QUERY_THREADS>(own + BLOCK_QUERIES * HEAD_DIM, d_out + q_offset, q_stride, first, q_len);
+    load_tile<BLOCK_QUERIES, QUERY_THREADS>(own, q + q_offset, q_stride, first, len);
+    load_tile<BLOCK_QUERIES, QUERY_THREADS>(own + BLOCK_QUERIES * HEAD_DIM, d_out + q_offset, q_stride, first, len);
     copy_async_commit();
     float statistic[2][2];
 #pragma unroll
     for (u32 half = 0; half < 2; ++half) {
         u32 row = first + warp_row + 8 * half + group;
-        bool inside = row < q_len;
+        bool inside = row < len;
         u64 at = static_cast<u64>(item[0] + row) * n_head + head;
         // Rows behind the last get probability 0.
         statistic[half][0] = inside ? lse[at] * LOG2_E : INFINITE;
         statistic[half][1] = inside ? delta[at] : 0.0f;
     }
     // What the row `group` sees last.
-    u32 limit = past + first + warp_row + group;
+    u32 limit = first + warp_row + group;
     arrive();
     u32 left[STEPS][4], d_left[STEPS][4];
 #pragma unroll
@@ -451,7 +452,7 @@ extern "C" __global__ __launch_bounds__(QUERY_THREADS) void attention_backward_q
                 weights[n][i] = exp2_approximate(weights[n][i] * score_scale - statistic[i / 2][0]);
             }
         }
-        if (key + TILE_KEYS - 1 > past + first + warp_row) {
+        if (key + TILE_KEYS - 1 > first + warp_row) {
 #pragma unroll
             for (u32 n = 0; n < TILE_KEYS / 8; ++n) {
 #pragma unroll
@@ -475,7 +476,7 @@ extern "C" __global__ __launch_bounds__(QUERY_THREADS) void attention_backward_q
 #if ASYNCHRONOUS
     // The scores of the next tile are at work during the softmax of this one. A warpgroup of rows that do not see the last tile
     // is done a tile earlier.
-    u32 seen = min(tiles, (past + first + unit_row + UNIT_ROWS - 1) / TILE_KEYS + 1);
+    u32 seen = min(tiles, (first + unit_row + UNIT_ROWS - 1) / TILE_KEYS + 1);
     float weights[2][TILE_KEYS / 8][4], d_weights[2][TILE_KEYS / 8][4];
     u32 tile = 0;
     auto start = [&](float(&weights)[TILE_KEYS / 8][4], float(&d_weights)[TILE_KEYS / 8][4], u32 tile) {
@@ -543,7 +544,7 @@ extern "C" __global__ __launch_bounds__(QUERY_THREADS) void attention_backward_q
         if (tile + 1 < tiles) {
             prefetch(tile + 1);
         }
-        if (first + warp_row < q_len && key <= past + first + warp_row + 15) {
+        if (first + warp_row < len && key <= first + warp_row + 15) {
             float weights[TILE_KEYS / 8][4], d_weights[TILE_KEYS / 8][4];
             product_transposed(weights, left, keys);
             product_transposed(d_weights, d_left, values);
@@ -555,5 +556,5 @@ extern "C" __global__ __launch_bounds__(QUERY_THREADS) void attention_backward_q
     // Others may still read the stages.
     __syncthreads();
     const float scales[2] = {scale, scale};
-    store_rows(sums, scales, stages, warp_row, dq + q_offset, q_stride, first + warp_row, q_len);
+    store_rows(sums, scales, stages, warp_row, dq + q_offset, q_stride, first + warp_row, len);
 }

@@ -52,17 +52,18 @@ extern "C" __global__ __launch_bounds__(128) void probe_warpgroup(const u16* a, 
             sums[1][n][i] = d[64 * 64 + (row + i / 2 * 8) * 64 + n * 8 + 2 * place + i % 2];
         }
     }
+    u64 columns = warpgroup_operand<0>(tile), rows = warpgroup_operand<1>(tile), own = warpgroup_operand<0>(tile + 64 * 64);
     warpgroup_fence();
     for (u32 step = 0; step < 4; ++step) {
-        warpgroup_mma<0>(sums[0], left[step], tile + step * 16, step > 0);
+        warpgroup_mma<0>(sums[0], left[step], columns + step * 2, step > 0);
     }
     warpgroup_commit();
     for (u32 step = 0; step < 4; ++step) {
-        warpgroup_mma<1>(sums[1], left[step], tile + step * 16 * 64, 1);
+        warpgroup_mma<1>(sums[1], left[step], rows + step * 128, 1);
     }
     warpgroup_commit();
     for (u32 step = 0; step < 4; ++step) {
-        warpgroup_mma_shared(sums[2], tile + 64 * 64 + step * 16, tile + step * 16, step > 0);
+        warpgroup_mma_shared(sums[2], own + step * 2, columns + step * 2, step > 0);
     }
     warpgroup_commit();
     warpgroup_wait<0>();

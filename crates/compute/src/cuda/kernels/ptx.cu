@@ -116,10 +116,10 @@ DEVICE float exp2_approximate(float x) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) && !defined(NO_WARPGROUPS)
 #define WARPGROUPS 1
 
-// The right operand of a product: 16 rows or columns of a tile of rows of 64 bf16, whose chunks of 16 bytes lie as tile.cu
+// An operand of a product in shared memory: 16 rows or columns of a tile of rows of 64 bf16, whose chunks of 16 bytes lie as tile.cu
 // says, from `at` on. That is the layout of 128-byte swizzle, 8 rows in 1024 bytes, in memory aligned to as much (PTX ISA,
 // "Matrix Descriptor"). That distance is the stride; the leading offset is not used for rows, and for columns would lead to
-// the next 64, which there are not.
+// the next 64, which there are not. One more is 16 bytes on.
 template <u32 SUMMED>
 DEVICE u64 warpgroup_operand(const void* at) {
     u64 address = (shared_address(at) & 0x3ffffu) >> 4;
@@ -129,8 +129,7 @@ DEVICE u64 warpgroup_operand(const void* at) {
 // d = a b, or d += a b, for 64 x 16 by 16 x 64 of bf16: of each warp's 16 rows d and a are as for mma_m16n8k16, blocks of
 // 8 columns one behind the other. b: 64 rows of a tile, 16 elements of each (a bᵀ), or with SUMMED 16 rows of 64 elements.
 template <u32 SUMMED>
-DEVICE void warpgroup_mma(float (&d)[8][4], const u32 (&a)[4], const void* right, u32 add) {
-    u64 b = warpgroup_operand<SUMMED>(right);
+DEVICE void warpgroup_mma(float (&d)[8][4], const u32 (&a)[4], u64 b, u32 add) {
     asm volatile(
         "{\n"
         ".reg .pred p;\n"
@@ -151,8 +150,7 @@ DEVICE void warpgroup_mma(float (&d)[8][4], const u32 (&a)[4], const void* right
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(SUMMED));
 }
 // The same with the left operand in shared memory: the warpgroup's 64 rows of a tile, 16 elements of each; b 64 rows.
-DEVICE void warpgroup_mma_shared(float (&d)[8][4], const void* left, const void* right, u32 add) {
-    u64 a = warpgroup_operand<0>(left), b = warpgroup_operand<0>(right);
+DEVICE void warpgroup_mma_shared(float (&d)[8][4], u64 a, u64 b, u32 add) {
     asm volatile(
         "{\n"
         ".reg .pred p;\n"

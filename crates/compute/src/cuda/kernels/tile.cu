@@ -63,41 +63,31 @@ DEVICE void pack_left(u32 (&a)[BLOCKS / 2][4], const float (&sums)[BLOCKS][4]) {
     }
 }
 
-// The other way round.
-template <u32 BLOCKS>
-DEVICE void unpack_left(float (&sums)[BLOCKS][4], const u32 (&a)[BLOCKS / 2][4]) {
-#pragma unroll
-    for (u32 n = 0; n < BLOCKS; ++n) {
-#pragma unroll
-        for (u32 i = 0; i < 4; ++i) {
-            u32 pair = a[n / 2][n % 2 * 2 + i / 2];
-            sums[n][i] = __uint_as_float(i % 2 == 0 ? pair << 16 : pair & 0xffff0000u);
-        }
-    }
-}
-
 // Whether products are started by whole warpgroups, and waited for.
 #if defined(WARPGROUPS) && HEAD_DIM == 64
 #define ASYNCHRONOUS 1
 // Starts sums[16, 64] = left times the transpose of a tile of 64 rows.
 DEVICE void start_product_transposed(float (&sums)[8][4], const u32 (&left)[4][4], const bf16* right) {
+    u64 b = warpgroup_operand<0>(right);
 #pragma unroll
     for (u32 step = 0; step < 4; ++step) {
-        warpgroup_mma<0>(sums, left[step], right + step * 16, step > 0);
+        warpgroup_mma<0>(sums, left[step], b + step * 2, step > 0);
     }
 }
-// The same with the left operand in a tile, of which the warpgroup has 64 rows.
-DEVICE void start_product_transposed(float (&sums)[8][4], const bf16* left, const bf16* right) {
+// The same with the left operand in a tile too, of which the warpgroup has 64 rows.
+DEVICE void start_product_transposed(float (&sums)[8][4], u64 left, const bf16* right) {
+    u64 b = warpgroup_operand<0>(right);
 #pragma unroll
     for (u32 step = 0; step < 4; ++step) {
-        warpgroup_mma_shared(sums, left + step * 16, right + step * 16, step > 0);
+        warpgroup_mma_shared(sums, left + step * 2, b + step * 2, step > 0);
     }
 }
 // Starts sums[16, 64] += left[16, 64] times a tile of 64 rows.
 DEVICE void start_product(float (&sums)[8][4], const u32 (&left)[4][4], const bf16* right) {
+    u64 b = warpgroup_operand<1>(right);
 #pragma unroll
     for (u32 step = 0; step < 4; ++step) {
-        warpgroup_mma<1>(sums, left[step], right + step * 16 * HEAD_DIM, 1);
+        warpgroup_mma<1>(sums, left[step], b + step * HEAD_DIM * 2, 1);
     }
 }
 #else

@@ -101,18 +101,22 @@ DEVICE float exp2_approximate(float x) {
 
 // Products by a warpgroup, for texts that begin by defining WARPGROUPS. On a GPU they may happen at any moment from their start
 // to the wait: here all at once, or all as late as may be.
+template <u32 SUMMED>
+DEVICE u64 warpgroup_operand(const void* at) {
+    return (static_cast<const char*>(at) - (simulator::launch->shared_end - simulator::launch->shared_bytes)) / 16;
+}
 // The pair of neighbours at this distance from an operand, where the 128-byte swizzle puts it.
-static const u16* simulator_swizzled(const void* operand, u32 bytes) {
+static const u16* simulator_swizzled(u64 operand, u32 bytes) {
     char* shared = simulator::launch->shared_end - simulator::launch->shared_bytes;
-    u64 at = static_cast<const char*>(operand) + bytes - shared;
+    u64 at = operand * 16 + bytes;
     return reinterpret_cast<const u16*>(shared + (at ^ (at >> 7 & 7) << 4));
 }
 struct SimulatorProduct {
     float (*d)[4];
     u32 a[4];
-    const void* left;  // or null, where a holds it
-    const void* b;
-    u32 add, summed, group;
+    u64 left;  // where in_registers does not say that a holds it
+    u64 b;
+    u32 add, summed, in_registers, group;
 };
 static const u32 SIMULATOR_PRODUCTS = 64;
 static SimulatorProduct simulator_products[simulator::MOST_THREADS][SIMULATOR_PRODUCTS];
@@ -121,7 +125,8 @@ static void simulator_multiply(const SimulatorProduct& product) {
     u32 a[4];
     for (u32 i = 0; i < 4; ++i) {
         u32 row = simulator::current->linear / WARP % 4 * 16 + i % 2 * 8 + group, k = 2 * place + i / 2 * 8;
-        a[i] = product.left ? *reinterpret_cast<const u32*>(simulator_swizzled(product.left, row * 128 + k * 2)) : product.a[i];
+        const u16* pair = simulator_swizzled(product.left, row * 128 + k * 2);
+        a[i] = product.in_registers ? product.a[i] : pair[0] | static_cast<u32>(pair[1]) << 16;
     }
     for (u32 n = 0; n < 8; ++n) {
         u32 b[2], column = n * 8 + group;
@@ -156,11 +161,11 @@ static void simulator_start(SimulatorProduct product) {
     simulator_products[fiber.linear][fiber.products++] = product;
 }
 template <u32 SUMMED>
-DEVICE void warpgroup_mma(float (&d)[8][4], const u32 (&a)[4], const void* b, u32 add) {
-    simulator_start({d, {a[0], a[1], a[2], a[3]}, nullptr, b, add, SUMMED, 0});
+DEVICE void warpgroup_mma(float (&d)[8][4], const u32 (&a)[4], u64 b, u32 add) {
+    simulator_start({d, {a[0], a[1], a[2], a[3]}, b, b, add, SUMMED, 1, 0});
 }
-DEVICE void warpgroup_mma_shared(float (&d)[8][4], const void* a, const void* b, u32 add) {
-    simulator_start({d, {}, a, b, add, 0, 0});
+DEVICE void warpgroup_mma_shared(float (&d)[8][4], u64 a, u64 b, u32 add) {
+    simulator_start({d, {}, a, b, add, 0, 0, 0});
 }
 DEVICE void warpgroup_fence() {}
 DEVICE void warpgroup_commit() {
