@@ -253,7 +253,7 @@ pub fn translation_unit(kernel: &Kernel) -> String {
         Ok("1") => "#define KEYS_AHEAD 0\n",
         _ => "",
     };
-    [switch, &defines(kernel), PRELUDE, PTX, kernel.family.text()].join("\n")
+    format!("{switch}{}", [&defines(kernel), PRELUDE, PTX, kernel.family.text()].join("\n"))
 }
 
 /// The entries of a family's text and the most threads in their `__launch_bounds__`, found by the one form in which they

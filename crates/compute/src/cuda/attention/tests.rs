@@ -362,8 +362,8 @@ fn each_barrier_of_the_tiled_forward_kernel_is_needed() {
             verdict(case.forward(&**simulator))
         })
     };
-    assert_eq!(each(&STATEMENTS), 4 + 4 + 1);
-    assert_eq!(each(&PRODUCTS), 2);
+    assert_eq!(each(&STATEMENTS), 5 + 4 + 1);
+    assert_eq!(each(&PRODUCTS), 2 + 1);
 }
 
 #[test]

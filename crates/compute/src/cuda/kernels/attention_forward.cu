@@ -7,10 +7,9 @@
 // walk over the visible keys in tiles of BLOCK_KEYS, online softmax in registers, in base 2. While scores are computed the
 // tile of values is on its way, and the next tile of keys while the values are summed. Where products are started by
 // warpgroups (tile.cu) a warp's tiles of 16 rows are 64 apart, the softmax of one goes on during the products of the other,
-// and keys and values come together, a tile at work and one on its way.
+// and keys and values come together, in three stages: at work, on their way, and products of the last not yet done.
 // FLOPs: 4 d a visible pair. Bytes: q and out once; k and v once a tile of queries and head, most of it from L2.
-// Shared memory: 48 KiB: with warpgroups two stages of keys and values and the queries, else one, for heads of 64 in 32 KiB.
-// Two blocks or more a multiprocessor.
+// Shared memory: 48 KiB, of which heads of 64 use 32 without warpgroups: two blocks or more a multiprocessor.
 
 #define THREADS 128u
 #define BLOCK_KEYS 64u
@@ -21,7 +20,7 @@
 #endif
 #define BLOCK_ROWS (64u * ROW_TILES)
 #if ASYNCHRONOUS
-#define STAGES 2u
+#define STAGES 3u
 // From a warp's first row to the next warp's, and from one of its tiles to the next.
 #define WARP_ROWS 16u
 #define TILE_STRIDE 64u
@@ -95,15 +94,18 @@ extern "C" __global__ __launch_bounds__(THREADS) void attention_forward(const bf
 
 #if ASYNCHRONOUS
     const u32 STAGE = 2 * BLOCK_KEYS * HEAD_DIM;
-    bf16* queries = stages + STAGES * STAGE;
-    auto prefetch = [&](u32 stage, u32 tile) {
-        bf16* keys = stages + stage * STAGE;
+    static_assert(BLOCK_ROWS * HEAD_DIM <= STAGE, "queries pass through one stage");
+    auto stage_of = [&](u32 tile) { return stages + tile % STAGES * STAGE; };
+    // Until the third tile is asked for.
+    bf16* queries = stage_of(2);
+    auto prefetch = [&](u32 tile) {
+        bf16* keys = stage_of(tile);
         load_tile<BLOCK_KEYS, THREADS>(keys, k, kv_stride, tile * BLOCK_KEYS, kv_len);
         load_tile<BLOCK_KEYS, THREADS>(keys + BLOCK_KEYS * HEAD_DIM, v, kv_stride, tile * BLOCK_KEYS, kv_len);
         copy_async_commit();
     };
     load_tile<BLOCK_ROWS, THREADS>(queries, q, q_stride, first, q_len);
-    prefetch(0, 0);
+    prefetch(0);
 #else
     bf16* queries = stages;
     bf16* keys = queries + BLOCK_ROWS * HEAD_DIM;
@@ -150,48 +152,60 @@ extern "C" __global__ __launch_bounds__(THREADS) void attention_forward(const bf
     }
 
 #if ASYNCHRONOUS
-    u32 stage = 0;
-    for (u32 tile = 0; tile < tiles; ++tile) {
-        const bf16* keys = stages + stage * STAGE;
-        const bf16* values = keys + BLOCK_KEYS * HEAD_DIM;
-        stage ^= 1;
-        if (tile + 1 < tiles) {
-            prefetch(stage, tile + 1);
-        }
-        u32 key = tile * BLOCK_KEYS;
-        float scores[ROW_TILES][BLOCK_KEYS / 8][4];
+    // The scores of one half of the rows are at work during the softmax of the other.
+    float scores[ROW_TILES][BLOCK_KEYS / 8][4];
+    u32 tile = 0;
+    auto start_scores = [&](u32 m, u32 tile) {
         warpgroup_fence();
-#pragma unroll
-        for (u32 m = 0; m < ROW_TILES; ++m) {
-            start_product_transposed(scores[m], left[m], keys);
-            warpgroup_commit();
-        }
-#pragma unroll
-        for (u32 m = 0; m < ROW_TILES; ++m) {
-            // The scores of these rows.
-            warpgroup_wait<1>();
-            warpgroup_hold(scores[m]);
-            warpgroup_hold(sums[m]);
-            bool masked = key + BLOCK_KEYS - 1 > past + first + TILE_STRIDE * m + warp_row;
-            absorb(scores[m], sums[m], largest[m], total[m], limit[m], key, masked, scale);
-            u32 weights[BLOCK_KEYS / 16][4];
-            pack_left(weights, scores[m]);
-            warpgroup_fence();
-            start_product(sums[m], weights, values);
-            warpgroup_commit();
-        }
-        // Left at work into the next round, ptxas would wait for each product on its own (its warning C7513).
-        warpgroup_wait<0>();
-        if (tile + 1 < tiles) {
-            copy_async_wait<0>();
-            warpgroup_publish();
-            __syncthreads();
-        }
+        start_product_transposed(scores[m], left[m], stage_of(tile));
+        warpgroup_commit();
+    };
+    auto finish = [&](u32 m) {
+        u32 key = tile * BLOCK_KEYS;
+        warpgroup_hold(scores[m]);
+        warpgroup_hold(sums[m]);
+        bool masked = key + BLOCK_KEYS - 1 > past + first + TILE_STRIDE * m + warp_row;
+        absorb(scores[m], sums[m], largest[m], total[m], limit[m], key, masked, scale);
+        u32 weights[BLOCK_KEYS / 16][4];
+        pack_left(weights, scores[m]);
+        warpgroup_fence();
+        start_product(sums[m], weights, stage_of(tile) + BLOCK_KEYS * HEAD_DIM);
+        warpgroup_commit();
+    };
+    if (tiles > 1) {
+        prefetch(1);
     }
+    warpgroup_hold(sums[0]);
+    warpgroup_hold(sums[1]);
+    start_scores(0, 0);
+    for (;; ++tile) {
+        // The first half's scores. (Sums of the last tile too: with them at work ptxas would wait for each product on its own, its
+        // warning C7514.)
+        warpgroup_wait<0>();
+        start_scores(1, tile);
+        finish(0);
+        // The second half's scores.
+        warpgroup_wait<1>();
+        if (tile + 1 == tiles) {
+            finish(1);
+            break;
+        }
+        copy_async_wait<0>();
+        warpgroup_publish();
+        __syncthreads();
+        if (tile + 2 < tiles) {
+            prefetch(tile + 2);
+        }
+        start_scores(0, tile + 1);
+        finish(1);
+    }
+    warpgroup_wait<0>();
 #pragma unroll
     for (u32 m = 0; m < ROW_TILES; ++m) {
         warpgroup_hold(sums[m]);
     }
+    // Others may still read the stages.
+    __syncthreads();
 #else
     u32 least_limit = past + min(first + warp_row, q_len - 1);
     u32 most_limit = past + min(first + warp_row + WARP_ROWS - 1, q_len - 1);
@@ -280,6 +294,6 @@ extern "C" __global__ __launch_bounds__(THREADS) void attention_forward(const bf
             }
         }
         u32 row = warp_row + TILE_STRIDE * m;
-        store_rows(sums[m], factor, queries, row, out, q_stride, first + row, q_len);
+        store_rows(sums[m], factor, stages, row, out, q_stride, first + row, q_len);
     }
 }
