@@ -253,7 +253,8 @@ pub fn translation_unit(kernel: &Kernel) -> String {
         Ok("1") => "#define KEYS_AHEAD 0\n",
         _ => "",
     };
-    format!("{switch}{}", [&defines(kernel), PRELUDE, PTX, kernel.family.text()].join("\n"))
+    let rows = if super::attention::has_small_blocks() { "#define BLOCK_WARPS 4u\n" } else { "" };
+    format!("{switch}{rows}{}", [&defines(kernel), PRELUDE, PTX, kernel.family.text()].join("\n"))
 }
 
 /// The entries of a family's text and the most threads in their `__launch_bounds__`, found by the one form in which they

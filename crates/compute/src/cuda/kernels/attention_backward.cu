@@ -12,13 +12,17 @@
 
 // Where products are started by warpgroups (tile.cu), those of a tile go on while the next tile's begin: hence a third stage.
 
-#define KEY_WARPS 8u
 #if HEAD_DIM == 64
-#define QUERY_WARPS 8u
+#ifndef BLOCK_WARPS
+#define BLOCK_WARPS 8u
+#endif
+#define KEY_WARPS BLOCK_WARPS
+#define QUERY_WARPS BLOCK_WARPS
 #define TILE_QUERIES 64u
 #define TILE_KEYS 64u
 #else
 // 64 KiB of keys and values, 32 KiB of queries on the way: all that sm_86 has.
+#define KEY_WARPS 8u
 #define QUERY_WARPS 4u
 #define TILE_QUERIES 32u
 #define TILE_KEYS 32u
