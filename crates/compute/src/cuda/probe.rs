@@ -85,7 +85,7 @@ fn wide(x: &[f32]) -> Vec<f64> {
 /// # Errors
 /// The device fails.
 pub fn run(driver: &dyn Driver) -> Result<Vec<Check>, ComputeError> {
-    let mut checks = vec![mma(driver)?, ldmatrix(driver)?];
+    let mut checks = vec![mma(driver)?, ldmatrix(driver)?, warpgroup(driver)?];
     for tiles in [1, 2, 3, 7] {
         checks.push(copy_async(driver, tiles)?);
     }
@@ -107,6 +107,23 @@ fn mma(driver: &dyn Driver) -> Result<Check, ComputeError> {
     let product = |i: usize| (0..16).map(|k| f64::from(a[i / 8 * 16 + k] * b[k * 8 + i % 8])).sum::<f64>();
     let want: Vec<f64> = (0..128).map(|i| f64::from(d[i]) + product(i)).collect();
     Ok(compare("mma.m16n8k16", &wide(&got), &want, SUM))
+}
+
+fn warpgroup(driver: &dyn Driver) -> Result<Check, ComputeError> {
+    let (a, b, d) = (sample(64 * 64, 5), sample(64 * 64, 6), sample(3 * 64 * 64, 7));
+    let half = |x: &[f32]| -> Vec<u16> { x.iter().map(|x| Bf16::from_f32(*x).0).collect() };
+    let mut bench = Bench::new(driver);
+    let (at_a, at_b, at_d) = (bench.u16(&half(&a))?, bench.u16(&half(&b))?, bench.f32(&d)?);
+    let launch = Launch::linear(1, 128).with_shared(2 * 64 * 64 * 2);
+    bench.run("probe_warpgroup", launch, &[at_a.into(), at_b.into(), at_d.into()]);
+    let got = bench.read(at_d, 3 * 64 * 64, f32::from_le_bytes)?;
+    let element = |i: usize| {
+        let (row, column) = (i / 64 % 64, i % 64);
+        let sum = |b: &dyn Fn(usize) -> f32| (0..64).map(|k| f64::from(a[row * 64 + k] * b(k))).sum::<f64>();
+        if i / 4096 == 1 { f64::from(d[i]) + sum(&|k| b[k * 64 + column]) } else { sum(&|k| b[column * 64 + k]) }
+    };
+    let want: Vec<f64> = (0..3 * 64 * 64).map(element).collect();
+    Ok(compare("wgmma.m64n64k16, or one by one", &wide(&got), &want, SUM))
 }
 
 fn ldmatrix(driver: &dyn Driver) -> Result<Check, ComputeError> {

@@ -14,8 +14,8 @@ pub use plan::{BackwardPlan, ForwardPlan, most_part_bytes, most_table_len};
 use super::driver::{Address, Argument, Driver, Kernel, Launch};
 use super::kernels::Family;
 use crate::dtype::DType;
-pub(super) use plan::is_tiled;
 use plan::{Section, TILED_HEADS};
+pub(super) use plan::{has_small_blocks, is_tiled};
 
 /// Operands of the forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +120,8 @@ pub fn forward(driver: &dyn Driver, plan: &ForwardPlan, table: Address, parts: A
             defines: head_defines(d),
             entry: "attention_forward",
         };
-        let shared = (plan::forward_tile(d) + 2 * plan::FORWARD_KEYS) * d * 2;
+        // Queries, and keys and values, of heads of 64 on Hopper in two stages.
+        let shared = 48 << 10;
         work.start(kernel, plan.tiles, n_head, 128, shared, |items| {
             let [q, k, v, out, lse] = [q, k, v, out, lse].map(Argument::from);
             [q, k, v, out, lse, items, count(n_head), count(n_kv_head), scale.into()]
@@ -155,21 +156,23 @@ pub fn backward(driver: &dyn Driver, plan: &BackwardPlan, table: Address, delta:
     let rows = |entry| Kernel { family: Family::AttentionRowsBackward, storage: Some(plan.dtype), defines: &[], entry };
     let [q, k, v, lse, delta, d_out] = [q, k, v, lse, delta, d_out].map(Argument::from);
     let scales = [score_scale.into(), scale.into()];
-    work.start(rows("attention_delta"), plan.queries, n_head, 128, 0, |items| {
+    work.start(rows("attention_delta"), plan.rows, n_head, 128, 0, |items| {
         [out.into(), d_out, delta, items, count(n_head), count(d)]
     });
     if plan.tiled {
         let tiles =
             |entry| Kernel { family: Family::AttentionBackward, storage: None, defines: head_defines(d), entry };
-        let (keys, tile) = (plan::backward_keys(d), plan::backward_tile(d));
-        // Keys and values, two stages of queries and gradients, their statistics.
-        let shared = (2 * keys + 4 * tile) * d * 2 + 4 * tile * 4;
+        let (queries, keys) = (plan::backward_queries(d), plan::backward_keys(d));
+        let staged = 2 * plan::backward_tile(d) * plan::backward_stages(d);
+        // Keys and values, stages of queries and gradients, their statistics.
+        let shared = (2 * keys + staged) * d * 2 + staged * 4;
         work.start(tiles("attention_backward_keys"), plan.keys, n_kv_head, 2 * keys as u32, shared, |items| {
             let [head, kv_head, score_scale, scale] = [count(n_head), count(n_kv_head), scales[0], scales[1]];
             [q, k, v, lse, delta, d_out, dk.into(), dv.into(), items, head, kv_head, score_scale, scale]
         });
-        // Two stages of keys and values.
-        work.start(tiles("attention_backward_queries"), plan.queries, n_head, 128, 4 * tile * d * 2, |items| {
+        // Stages of keys and values.
+        let (threads, shared) = (2 * queries as u32, staged * d * 2);
+        work.start(tiles("attention_backward_queries"), plan.queries, n_head, threads, shared, |items| {
             let [head, kv_head, score_scale, scale] = [count(n_head), count(n_kv_head), scales[0], scales[1]];
             [q, k, v, lse, delta, d_out, dq.into(), items, head, kv_head, score_scale, scale]
         });
@@ -182,7 +185,7 @@ pub fn backward(driver: &dyn Driver, plan: &BackwardPlan, table: Address, delta:
         let [n_head, n_kv_head, d] = heads;
         [q, k, v, lse, delta, d_out, dk.into(), dv.into(), items, n_head, n_kv_head, d, scales[0], scales[1]]
     });
-    work.start(rows("attention_rows_backward_queries"), plan.queries, n_head, 128, shared, |items| {
+    work.start(rows("attention_rows_backward_queries"), plan.rows, n_head, 128, shared, |items| {
         let [n_head, n_kv_head, d] = heads;
         [q, k, v, lse, delta, d_out, dq.into(), items, n_head, n_kv_head, d, scales[0], scales[1]]
     });

@@ -5,8 +5,6 @@ use crate::dtype::DType;
 
 /// Head widths that the tensor core kernels are written for.
 pub(super) const TILED_HEADS: [usize; 2] = [64, 128];
-/// Keys of a tile in `attention_forward.cu`.
-pub(super) const FORWARD_KEYS: usize = 64;
 /// Up to this many queries of a span are taken row by row even where there are tensor cores: a tile would be mostly empty.
 const DECODE_QUERIES: usize = 8;
 /// Most rows of a block of `attention_rows.cu`.
@@ -15,7 +13,7 @@ const MOST_BLOCK_ROWS: usize = 8;
 const RANGE_KEYS: usize = 128;
 /// Blocks that fill any GPU: up to here a cache is cut into ranges. Bounds the scratch for parts.
 const ENOUGH_BLOCKS: usize = 1024;
-/// Rows of an item of the row-wise backward kernels, and queries of one of `attention_backward_queries`.
+/// Rows of an item of the row-wise backward kernels.
 const BACKWARD_ROWS: usize = 64;
 /// u32 of an item.
 const ITEM: usize = 8;
@@ -27,9 +25,25 @@ pub(super) fn forward_tile(head_dim: usize) -> usize {
     if head_dim == 64 { 128 } else { 64 }
 }
 
+/// For a comparison on hardware, to go again: blocks of 64 rows backward.
+pub(in crate::cuda) fn has_small_blocks() -> bool {
+    std::env::var("CASALLM_CUDA_ROWS").is_ok_and(|rows| rows == "64")
+}
+
 /// Keys of a block of `attention_backward_keys`.
 pub(super) fn backward_keys(head_dim: usize) -> usize {
-    if head_dim == 64 { 64 } else { 128 }
+    if head_dim == 64 && has_small_blocks() { 64 } else { 128 }
+}
+
+/// Queries of a block of `attention_backward_queries`.
+pub(super) fn backward_queries(head_dim: usize) -> usize {
+    if head_dim == 64 && !has_small_blocks() { 128 } else { 64 }
+}
+
+/// Tiles that the backward kernels have room for. Heads of 64 on Hopper want more than one at work and one on its way:
+/// products of the last may still be going on, and the next has begun.
+pub(super) fn backward_stages(head_dim: usize) -> usize {
+    if head_dim == 64 { 4 } else { 2 }
 }
 
 /// Rows of a tile that the backward kernels walk over.
@@ -173,9 +187,11 @@ pub struct BackwardPlan {
     pub(super) dtype: DType,
     /// Whether on tensor cores.
     pub(super) tiled: bool,
-    /// Items of the kernels that own queries.
+    /// Items of the row-wise kernels that own queries.
+    pub(super) rows: Section,
+    /// Items of the kernel that owns queries.
     pub(super) queries: Section,
-    /// Items of the kernels that own keys.
+    /// Items of the kernel that owns keys.
     pub(super) keys: Section,
     table: Vec<u32>,
 }
@@ -189,11 +205,20 @@ impl BackwardPlan {
         check(shape);
         assert!(spans.iter().all(|span| span.q_len == span.kv_len), "backward over a span with a cache");
         let tiled = is_tiled(dtype, shape.head_dim);
-        let key_rows = if tiled { backward_keys(shape.head_dim) } else { BACKWARD_ROWS };
+        let (query_rows, key_rows) = if tiled {
+            (backward_queries(shape.head_dim), backward_keys(shape.head_dim))
+        } else {
+            (BACKWARD_ROWS, BACKWARD_ROWS)
+        };
         let mut table = Vec::new();
-        let queries = append(&mut table, tiles(spans, BACKWARD_ROWS, |span| span.q_len, keys_seen));
+        let rows = append(&mut table, tiles(spans, BACKWARD_ROWS, |span| span.q_len, keys_seen));
+        let queries = if query_rows == BACKWARD_ROWS {
+            rows
+        } else {
+            append(&mut table, tiles(spans, query_rows, |span| span.q_len, keys_seen))
+        };
         let keys = append(&mut table, tiles(spans, key_rows, |span| span.kv_len, queries_seeing));
-        BackwardPlan { shape, dtype, tiled, queries, keys, table }
+        BackwardPlan { shape, dtype, tiled, rows, queries, keys, table }
     }
 
     /// What the kernels read; to be uploaded.
@@ -205,9 +230,9 @@ impl BackwardPlan {
 /// Most u32 of any plan's table for that many query rows and heads.
 pub fn most_table_len(rows: usize, n_head: usize) -> usize {
     // Forward, a row is in one tile or, with its group, in up to n_head blocks of rows, each cut into ranges while all
-    // are few, and merged. Backward, it begins at most one tile of queries and one of keys.
+    // are few, and merged. Backward, it begins at most one tile of rows, one of queries and one of keys.
     let forward = rows * n_head * 2 + ENOUGH_BLOCKS;
-    ITEM * forward.max(2 * rows)
+    ITEM * forward.max(3 * rows)
 }
 
 /// Most bytes of any forward plan's scratch for parts.

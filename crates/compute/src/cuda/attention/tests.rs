@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::cuda::simulator::Simulator;
-use crate::cuda::simulator::mutation::assert_each_is_needed;
+use crate::cuda::simulator::mutation::{assert_each_is_needed, assert_each_is_needed_by_one};
 use crate::device::{AttentionShape, Span};
 use crate::dtype::Bf16;
 use crate::error::ComputeError;
@@ -23,6 +23,22 @@ const SPANS: [&[(usize, usize)]; 7] = [
     &[(1, 63), (33, 64), (9, 9)],
     &[(1, 1100)],
 ];
+
+/// Makes the texts of tiled kernels those of a GPU with products by warpgroups.
+const WARPGROUPS: &str = "#define WARPGROUPS 1\n";
+
+/// The same without the next round's scores ahead, in the kernel that owns keys.
+const NOT_AHEAD: &str = "#define WARPGROUPS 1\n#define KEYS_AHEAD 0\n";
+
+/// Such a GPU.
+fn with_definitions(definitions: &str) -> Option<Simulator> {
+    Simulator::for_test(0)?;
+    let mut simulator = Simulator::new(0).expect("as above");
+    for family in [Family::AttentionForward, Family::AttentionBackward] {
+        simulator = simulator.with_text(family, format!("{definitions}{}", family.text()));
+    }
+    Some(simulator)
+}
 
 /// Elements behind every output, which must survive.
 const GUARD: usize = 16;
@@ -260,6 +276,22 @@ fn forward_bf16_holds_to_the_reference() {
 }
 
 #[test]
+fn products_by_warpgroups_hold_to_the_reference() {
+    for definitions in [WARPGROUPS, NOT_AHEAD] {
+        let Some(simulator) = with_definitions(definitions) else { return };
+        for shape in [(1, 1, 64), (4, 2, 64)] {
+            for pairs in [&[(1, 1)][..], &[(17, 17)], &[(15, 15), (129, 129), (33, 33)], &[(65, 65), (300, 300)]] {
+                let case = Case::new(DType::Bf16, shape, pairs);
+                hold(&simulator, 2..4, || case.forward(&simulator));
+                hold(&simulator, 2..4, || case.backward(&simulator));
+            }
+            let case = Case::new(DType::Bf16, shape, &[(17, 80), (70, 199)]);
+            hold(&simulator, 2..4, || case.forward(&simulator));
+        }
+    }
+}
+
+#[test]
 fn forward_f32_holds_to_the_reference() {
     forward_holds(DType::F32);
 }
@@ -317,6 +349,7 @@ fn verdict(checks: Result<Vec<Check>, ComputeError>) -> Result<(), String> {
 }
 
 const STATEMENTS: [&str; 3] = ["__syncthreads();", "copy_async_wait<0>();", "__syncwarp();"];
+const PRODUCTS: [&str; 3] = ["warpgroup_wait<0>();", "warpgroup_wait<1>();", "warpgroup_wait<2>();"];
 
 #[test]
 fn each_barrier_of_the_tiled_forward_kernel_is_needed() {
@@ -324,10 +357,13 @@ fn each_barrier_of_the_tiled_forward_kernel_is_needed() {
         return;
     }
     let case = Case::new(DType::Bf16, (1, 1, 64), &[(150, 150), (40, 200)]);
-    let count = assert_each_is_needed(Family::AttentionForward, &STATEMENTS, 0..6, |simulator| {
-        verdict(case.forward(&**simulator))
-    });
-    assert_eq!(count, 3 + 3 + 1);
+    let each = |statements: &[&str]| {
+        assert_each_is_needed_by_one(Family::AttentionForward, &[WARPGROUPS, ""], statements, 0..6, |simulator| {
+            verdict(case.forward(&**simulator))
+        })
+    };
+    assert_eq!(each(&STATEMENTS), 5 + 4 + 1);
+    assert_eq!(each(&PRODUCTS), 2 + 1);
 }
 
 #[test]
@@ -335,11 +371,16 @@ fn each_barrier_of_the_tiled_backward_kernels_is_needed() {
     if Simulator::for_test(0).is_none() {
         return;
     }
-    let case = Case::new(DType::Bf16, (2, 1, 64), &[(200, 200)]);
-    let count = assert_each_is_needed(Family::AttentionBackward, &STATEMENTS, 0..6, |simulator| {
-        verdict(case.backward(&**simulator))
-    });
-    assert_eq!(count, 5 + 3 + 1);
+    let case = Case::new(DType::Bf16, (2, 1, 64), &[(300, 300)]);
+    let each = |statements: &[&str]| {
+        let definitions = [WARPGROUPS, NOT_AHEAD, ""];
+        assert_each_is_needed_by_one(Family::AttentionBackward, &definitions, statements, 0..4, |simulator| {
+            verdict(case.backward(&**simulator))
+        })
+    };
+    assert_eq!(each(&STATEMENTS), 4 + 1 + 1);
+    assert_eq!(each(&PRODUCTS), 4 + 3 + 2);
+    assert_eq!(each(&["arrive();"]), 8);
 }
 
 #[test]

@@ -12,11 +12,11 @@ typedef long long i64;
 
 #define DEVICE __device__ __forceinline__
 
-// Dynamic shared memory of the block, as an array of `type` called `name`; 16-byte aligned. Uses of it in one kernel
-// all start at the same place. (The simulator brings its own, which it poisons and watches.)
+// Dynamic shared memory of the block, as an array of `type` called `name`; aligned to the 1024 bytes of a swizzle's pattern.
+// Uses of it in one kernel all start at the same place. (The simulator brings its own, which it poisons and watches.)
 #ifndef SHARED_MEMORY
-#define SHARED_MEMORY(type, name)                                 \
-    extern __shared__ __align__(16) unsigned char shared_bytes[]; \
+#define SHARED_MEMORY(type, name)                                   \
+    extern __shared__ __align__(1024) unsigned char shared_bytes[]; \
     type* const name = reinterpret_cast<type*>(shared_bytes)
 #endif
 

@@ -106,3 +106,93 @@ DEVICE float exp2_approximate(float x) {
     asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
     return y;
 }
+
+// ---- Products by a warpgroup, four warps from a multiple of four on: sm_90a alone ----
+//
+// Asynchronous: between the start of a product and a wait that covers it, no one may touch its sums, its left operand's
+// registers or its right operand's memory. The caller fences before the first product after registers were written, and
+// holds the sums behind the wait, so that the compiler reads none of them before it.
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) && !defined(NO_WARPGROUPS)
+#define WARPGROUPS 1
+
+// An operand of a product in shared memory: 16 rows or columns of a tile of rows of 64 bf16, whose chunks of 16 bytes lie as tile.cu
+// says, from `at` on. That is the layout of 128-byte swizzle, 8 rows in 1024 bytes, in memory aligned to as much (PTX ISA,
+// "Matrix Descriptor"). That distance is the stride; the leading offset is not used for rows, and for columns would lead to
+// the next 64, which there are not. One more is 16 bytes on.
+template <u32 SUMMED>
+DEVICE u64 warpgroup_operand(const void* at) {
+    u64 address = (shared_address(at) & 0x3ffffu) >> 4;
+    return address | (SUMMED ? 64ull : 1ull) << 16 | 64ull << 32 | 1ull << 62;
+}
+
+// d = a b, or d += a b, for 64 x 16 by 16 x 64 of bf16: of each warp's 16 rows d and a are as for mma_m16n8k16, blocks of
+// 8 columns one behind the other. b: 64 rows of a tile, 16 elements of each (a bᵀ), or with SUMMED 16 rows of 64 elements.
+template <u32 SUMMED>
+DEVICE void warpgroup_mma(float (&d)[8][4], const u32 (&a)[4], u64 b, u32 add) {
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "setp.ne.b32 p, %37, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+        "{%32, %33, %34, %35}, %36, p, 1, 1, %38;\n"
+        "}\n"
+        : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]),
+          "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]),
+          "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
+          "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]),
+          "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]),
+          "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
+          "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]),
+          "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(SUMMED));
+}
+// The same with the left operand in shared memory: the warpgroup's 64 rows of a tile, 16 elements of each; b 64 rows.
+DEVICE void warpgroup_mma_shared(float (&d)[8][4], u64 a, u64 b, u32 add) {
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "setp.ne.b32 p, %34, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+        "%32, %33, p, 1, 1, 0, 0;\n"
+        "}\n"
+        : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]),
+          "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]),
+          "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
+          "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]),
+          "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]),
+          "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
+          "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]),
+          "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3])
+        : "l"(a), "l"(b), "r"(add));
+}
+DEVICE void warpgroup_fence() {
+    asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory");
+}
+// Closes the group of products that were started since the last.
+DEVICE void warpgroup_commit() {
+    asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
+}
+// Waits until at most PENDING of the youngest groups are at work.
+template <u32 PENDING>
+DEVICE void warpgroup_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(PENDING) : "memory");
+}
+// What is read of d behind it is read behind it.
+template <u32 N>
+DEVICE void warpgroup_hold(float (&d)[N][4]) {
+#pragma unroll
+    for (u32 n = 0; n < N; ++n) {
+        asm volatile("" : "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])::"memory");
+    }
+}
+// Makes what this thread wrote to shared memory, or its copies that have been waited for, visible to products behind the
+// next barrier.
+DEVICE void warpgroup_publish() {
+    asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
+}
+#endif

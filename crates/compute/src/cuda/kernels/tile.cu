@@ -1,4 +1,4 @@
-// Tiles of rows of HEAD_DIM bf16 in shared memory, for attention_forward.cu and attention_backward.cu.
+// Tiles of rows of HEAD_DIM bf16 in shared memory, for attention_forward.cu and attention_backward.cu, and products with them.
 //
 // A row is HEAD_DIM / 8 chunks of 16 bytes. Chunk c of row r lies where chunk c ^ (r % 8) would: the eight rows that one
 // matrix of an ldmatrix reads then touch all 32 banks once, and no byte is spent on padding.
@@ -49,6 +49,50 @@ DEVICE void load_right(u32 (&b)[4], const bf16* tile, u32 row, u32 column) {
     u32 lane = threadIdx.x % WARP;
     ldmatrix_x4_transposed(b, tile + chunk_at(row + lane % 16, column + lane / 16));
 }
+
+// What 16 x 16 BLOCKS / 2 sums are, rounded, as the left operands of so many steps: two blocks of 8 columns hold what a step wants.
+template <u32 BLOCKS>
+DEVICE void pack_left(u32 (&a)[BLOCKS / 2][4], const float (&sums)[BLOCKS][4]) {
+#pragma unroll
+    for (u32 step = 0; step < BLOCKS / 2; ++step) {
+#pragma unroll
+        for (u32 i = 0; i < 4; ++i) {
+            const float(&block)[4] = sums[2 * step + i / 2];
+            a[step][i] = pack_bf16(block[i % 2 * 2], block[i % 2 * 2 + 1]);
+        }
+    }
+}
+
+// Whether products are started by whole warpgroups, and waited for.
+#if defined(WARPGROUPS) && HEAD_DIM == 64
+#define ASYNCHRONOUS 1
+// Starts sums[16, 64] = left times the transpose of a tile of 64 rows.
+DEVICE void start_product_transposed(float (&sums)[8][4], const u32 (&left)[4][4], const bf16* right) {
+    u64 b = warpgroup_operand<0>(right);
+#pragma unroll
+    for (u32 step = 0; step < 4; ++step) {
+        warpgroup_mma<0>(sums, left[step], b + step * 2, step > 0);
+    }
+}
+// The same with the left operand in a tile too, of which the warpgroup has 64 rows.
+DEVICE void start_product_transposed(float (&sums)[8][4], u64 left, const bf16* right) {
+    u64 b = warpgroup_operand<0>(right);
+#pragma unroll
+    for (u32 step = 0; step < 4; ++step) {
+        warpgroup_mma_shared(sums, left + step * 2, b + step * 2, step > 0);
+    }
+}
+// Starts sums[16, 64] += left[16, 64] times a tile of 64 rows.
+DEVICE void start_product(float (&sums)[8][4], const u32 (&left)[4][4], const bf16* right) {
+    u64 b = warpgroup_operand<1>(right);
+#pragma unroll
+    for (u32 step = 0; step < 4; ++step) {
+        warpgroup_mma<1>(sums, left[step], b + step * HEAD_DIM * 2, 1);
+    }
+}
+#else
+#define ASYNCHRONOUS 0
+#endif
 
 // Rounds a warp's 16 x HEAD_DIM sums, times factor[0] for the upper eight rows and factor[1] for the lower, and writes rows
 // first .. min(first + 16, end) of a sequence in 16-byte pieces. The rows pass through rows row .. row + 16 of a tile, which

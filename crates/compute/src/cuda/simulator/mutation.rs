@@ -30,22 +30,40 @@ pub fn assert_each_is_needed(
     seeds: std::ops::Range<u64>,
     trial: impl Fn(&Arc<Simulator>) -> Result<(), String>,
 ) -> usize {
-    let with =
-        |text: String, seed: u64| Simulator::new(seed).map(|simulator| Arc::new(simulator.with_text(family, text)));
-    for seed in seeds.clone() {
-        let simulator = with(family.text().into(), seed).expect("a compiler: the caller has asked");
-        if let Err(reason) = trial(&simulator) {
-            panic!("{}.cu as it is fails with seed {seed}: {reason}", family.name());
+    assert_each_is_needed_by_one(family, &[""], statements, seeds, trial)
+}
+
+/// The same of a text that is another kernel with other definitions before it: the trial passes with each of them, and fails
+/// with at least one where a statement is missing.
+///
+/// # Panics
+/// As [`assert_each_is_needed`].
+pub fn assert_each_is_needed_by_one(
+    family: Family,
+    definitions: &[&str],
+    statements: &[&str],
+    seeds: std::ops::Range<u64>,
+    trial: impl Fn(&Arc<Simulator>) -> Result<(), String>,
+) -> usize {
+    let attempt = |text: &str, seed: u64, defined: &str| {
+        let simulator = Simulator::new(seed).expect("a compiler: the caller has asked");
+        trial(&Arc::new(simulator.with_text(family, format!("{defined}{text}"))))
+    };
+    for defined in definitions {
+        for seed in seeds.clone() {
+            if let Err(reason) = attempt(family.text(), seed, defined) {
+                panic!("{defined}{}.cu as it is fails with seed {seed}: {reason}", family.name());
+            }
         }
     }
     let mut count = 0;
     for statement in statements {
         for (line, text) in without_each(family.text(), statement) {
             count += 1;
-            let caught = seeds.clone().find_map(|seed| {
-                let simulator = with(text.clone(), seed).expect("a compiler: the caller has asked");
-                trial(&simulator).err().map(|reason| (seed, reason))
-            });
+            let caught = definitions
+                .iter()
+                .flat_map(|defined| seeds.clone().map(move |seed| (*defined, seed)))
+                .find_map(|(defined, seed)| attempt(&text, seed, defined).err().map(|reason| (seed, reason)));
             let Some((seed, reason)) = caught else {
                 panic!("{}.cu without '{statement}' in line {line} passes under every seed", family.name());
             };

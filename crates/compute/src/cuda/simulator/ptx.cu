@@ -98,3 +98,92 @@ DEVICE u32 pack_e5m2(float low, float high) {
 DEVICE float exp2_approximate(float x) {
     return x < -126.0f ? 0.0f : exp2f(x);
 }
+
+// Products by a warpgroup, for texts that begin by defining WARPGROUPS. On a GPU they may happen at any moment from their start
+// to the wait: here all at once, or all as late as may be.
+template <u32 SUMMED>
+DEVICE u64 warpgroup_operand(const void* at) {
+    return (static_cast<const char*>(at) - (simulator::launch->shared_end - simulator::launch->shared_bytes)) / 16;
+}
+// The pair of neighbours at this distance from an operand, where the 128-byte swizzle puts it.
+static const u16* simulator_swizzled(u64 operand, u32 bytes) {
+    char* shared = simulator::launch->shared_end - simulator::launch->shared_bytes;
+    u64 at = operand * 16 + bytes;
+    return reinterpret_cast<const u16*>(shared + (at ^ (at >> 7 & 7) << 4));
+}
+struct SimulatorProduct {
+    float (*d)[4];
+    u32 a[4];
+    u64 left;  // where in_registers does not say that a holds it
+    u64 b;
+    u32 add, summed, in_registers, group;
+};
+static const u32 SIMULATOR_PRODUCTS = 64;
+static SimulatorProduct simulator_products[simulator::MOST_THREADS][SIMULATOR_PRODUCTS];
+static void simulator_multiply(const SimulatorProduct& product) {
+    u32 group = simulator::lane() / 4, place = simulator::lane() % 4;
+    u32 a[4];
+    for (u32 i = 0; i < 4; ++i) {
+        u32 row = simulator::current->linear / WARP % 4 * 16 + i % 2 * 8 + group, k = 2 * place + i / 2 * 8;
+        const u16* pair = simulator_swizzled(product.left, row * 128 + k * 2);
+        a[i] = product.in_registers ? product.a[i] : pair[0] | static_cast<u32>(pair[1]) << 16;
+    }
+    for (u32 n = 0; n < 8; ++n) {
+        u32 b[2], column = n * 8 + group;
+        for (u32 half = 0; half < 2; ++half) {
+            u32 k = 2 * place + 8 * half;
+            u16 pair[2];
+            for (u32 i = 0; i < 2; ++i) {
+                // Rows are 128 bytes apart.
+                u32 bytes = product.summed ? (k + i) * 128 + column * 2 : column * 128 + (k + i) * 2;
+                pair[i] = *simulator_swizzled(product.b, bytes);
+            }
+            b[half] = pair[0] | static_cast<u32>(pair[1]) << 16;
+        }
+        if (!product.add) {
+            for (u32 i = 0; i < 4; ++i) {
+                product.d[n][i] = 0.0f;
+            }
+        }
+        mma_m16n8k16(*reinterpret_cast<float(*)[4]>(product.d[n]), a, b[0], b[1]);
+    }
+}
+static void simulator_start(SimulatorProduct product) {
+    simulator::Fiber& fiber = *simulator::current;
+    product.group = fiber.product_groups;
+    if (simulator::may_land_early) {
+        simulator_multiply(product);
+        return;
+    }
+    if (fiber.products == SIMULATOR_PRODUCTS) {
+        simulator::fail("more products at once than the simulator keeps");
+    }
+    simulator_products[fiber.linear][fiber.products++] = product;
+}
+template <u32 SUMMED>
+DEVICE void warpgroup_mma(float (&d)[8][4], const u32 (&a)[4], u64 b, u32 add) {
+    simulator_start({d, {a[0], a[1], a[2], a[3]}, b, b, add, SUMMED, 1, 0});
+}
+DEVICE void warpgroup_mma_shared(float (&d)[8][4], u64 a, u64 b, u32 add) {
+    simulator_start({d, {}, a, b, add, 0, 0, 0});
+}
+DEVICE void warpgroup_fence() {}
+DEVICE void warpgroup_commit() {
+    ++simulator::current->product_groups;
+}
+template <u32 PENDING>
+DEVICE void warpgroup_wait() {
+    simulator::Fiber& fiber = *simulator::current;
+    SimulatorProduct(&products)[SIMULATOR_PRODUCTS] = simulator_products[fiber.linear];
+    u32 done = 0;
+    while (done < fiber.products && products[done].group + PENDING < fiber.product_groups) {
+        simulator_multiply(products[done++]);
+    }
+    for (u32 i = done; i < fiber.products; ++i) {
+        products[i - done] = products[i];
+    }
+    fiber.products -= done;
+}
+template <u32 N>
+DEVICE void warpgroup_hold(float (&)[N][4]) {}
+DEVICE void warpgroup_publish() {}

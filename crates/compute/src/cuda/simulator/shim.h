@@ -103,6 +103,7 @@ struct Fiber {
     unsigned groups;  // of asynchronous copies, closed so far
     unsigned pending, capacity;
     Copy* copies;
+    unsigned products, product_groups;  // of a warpgroup: started and not yet done, and groups closed so far
     State state;
 };
 struct Words {
@@ -372,7 +373,7 @@ static void run_block() {
         Fiber& fiber = fibers[i];
         fiber.linear = i;
         fiber.thread = {i % block_size.x, i / block_size.x % block_size.y, i / (block_size.x * block_size.y)};
-        fiber.turn = fiber.groups = fiber.pending = 0;
+        fiber.turn = fiber.groups = fiber.pending = fiber.products = fiber.product_groups = 0;
         fiber.state = READY;
         prepare(fiber, launch->stack + i * launch->stack_stride, launch->stack_bytes, enter);
     }

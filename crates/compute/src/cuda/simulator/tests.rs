@@ -46,6 +46,18 @@ fn every_primitive_does_what_the_manuals_say() {
 }
 
 #[test]
+fn products_by_warpgroups_are_what_they_say() {
+    let Ok(simulator) = Simulator::new(0) else { return };
+    let simulator = simulator.with_text(Family::Probe, format!("#define WARPGROUPS 1\n{}", Family::Probe.text()));
+    for seed in SEEDS {
+        simulator.reseed(seed);
+        for check in probe::run(&simulator).unwrap() {
+            assert!(check.passed, "seed {seed}: {check:?}");
+        }
+    }
+}
+
+#[test]
 fn each_missing_barrier_is_noticed() {
     if Simulator::for_test(0).is_none() {
         return;
@@ -57,7 +69,7 @@ fn each_missing_barrier_is_noticed() {
         }
         Ok(())
     });
-    assert_eq!(barriers, 4);
+    assert_eq!(barriers, 5);
     let warp_barriers = assert_each_is_needed(Family::Probe, &["__syncwarp();"], SEEDS, |simulator| {
         verdict(probe::syncwarp(&**simulator))
     });
