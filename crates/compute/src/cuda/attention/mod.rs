@@ -3,7 +3,7 @@
 //! Two ways to compute it: on tensor cores (bf16, heads of 64 and 128: training and prefill), and row by row (any storage
 //! type and head width, and decoding). A plan is made from the spans alone, on the host; its table is uploaded once for
 //! all layers. Which rows go together, and into how many ranges a long cache is cut, are functions of the shape and the
-//! spans, never of the GPU: results repeat to the bit, also on another one.
+//! spans, never of the GPU: results repeat to the bit, also on another of its architecture.
 
 mod plan;
 #[cfg(test)]

@@ -10,7 +10,7 @@
 // Both keep what they own as the left operand: then the probabilities and score gradients of a tile come out of one mma in
 // the registers in which the next mma wants its left operand, and never pass through shared memory.
 
-// Where products are started by warpgroups (tile.cu), those of a tile go on while the next tile's begin: hence a third stage.
+// Where products are started by warpgroups (tile.cu), those of a tile go on while the next tile's begin: hence more stages.
 
 #if HEAD_DIM == 64
 #ifndef BLOCK_WARPS
@@ -151,10 +151,10 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
     auto stage_of = [&](u32 round) { return stages + round % STAGES * STAGE; };
     auto statistic_of = [&](u32 round) { return statistics + round % STAGES * 2 * TILE_QUERIES; };
     // What is asked for next.
-    u32 next = 0, next_head = kv_head * group_heads, next_query = first_query;
+    u32 next_head = kv_head * group_heads, next_query = first_query;
     float log_sum = 0.0f, row_delta = 0.0f;
-    auto prefetch = [&]() {
-        bf16* stage = stage_of(next);
+    auto prefetch = [&](u32 round) {
+        bf16* stage = stage_of(round);
         u64 offset = q_offset + next_head * HEAD_DIM;
         load_tile<TILE_QUERIES, KEY_THREADS>(stage, q + offset, q_stride, next_query, len);
         load_tile<TILE_QUERIES, KEY_THREADS>(stage + TILE_QUERIES * HEAD_DIM, d_out + offset, q_stride, next_query, len);
@@ -168,21 +168,20 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
         }
     };
     // The rest of it, once there was something else to do.
-    auto complete = [&]() {
+    auto complete = [&](u32 round) {
         if (threadIdx.x < TILE_QUERIES) {
-            float* row = statistic_of(next) + threadIdx.x;
+            float* row = statistic_of(round) + threadIdx.x;
             row[0] = log_sum * LOG2_E;
             row[TILE_QUERIES] = row_delta;
         }
-        ++next;
         next_query += TILE_QUERIES;
         if (next_query >= len) {
             next_query = first_query;
             ++next_head;
         }
     };
-    prefetch();
-    complete();
+    prefetch(0);
+    complete(0);
     arrive();
 
     u32 lane = threadIdx.x % WARP, group = lane / 4, place = lane % 4;
@@ -262,9 +261,11 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
         warpgroup_wait<2>();
         warpgroup_hold(weights);
         // (Here because registers are free that products of the last round held.)
-        bool more = next < rounds;
-        if (more) {
-            prefetch();
+        if (round + 1 < rounds) {
+            complete(round + 1);
+        }
+        if (round + 2 < rounds) {
+            prefetch(round + 2);
         }
         to_probabilities(weights);
         u32 left[TILE_QUERIES / 16][4], d_left[TILE_QUERIES / 16][4];
@@ -279,14 +280,10 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
         warpgroup_fence();
         start_product(key_sums, d_left, queries);
         warpgroup_commit();
-        if (more) {
-            complete();
-        }
         advance();
     };
-    if (next < rounds) {
-        prefetch();
-        complete();
+    if (rounds > 1) {
+        prefetch(1);
     }
     warpgroup_fence();
     start_product_transposed(weights[0], own_keys, stage_of(0));
@@ -294,6 +291,7 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
     for (;;) {
         start_gradients();
         if (round + 1 == rounds) {
+            arrive();
             warpgroup_commit();
             finish(weights[0]);
             break;
@@ -302,6 +300,7 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
         finish(weights[0]);
         start_gradients();
         if (round + 1 == rounds) {
+            arrive();
             warpgroup_commit();
             finish(weights[1]);
             break;
@@ -319,9 +318,9 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
     for (;;) {
         const bf16* queries = stage_of(round);
         const bf16* gradients = queries + TILE_QUERIES * HEAD_DIM;
-        bool more = next < rounds;
+        bool more = round + 1 < rounds;
         if (more) {
-            prefetch();
+            prefetch(round + 1);
         }
         float weights[TILE_QUERIES / 8][4], d_weights[TILE_QUERIES / 8][4];
         u32 left[TILE_QUERIES / 16][4], d_left[TILE_QUERIES / 16][4];
@@ -349,7 +348,7 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
         if (!more) {
             break;
         }
-        complete();
+        complete(round);
         arrive();
     }
 #endif
@@ -361,9 +360,9 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
     bf16 *key_rows = stages, *value_rows = stages + BLOCK_KEYS * HEAD_DIM;
 #else
     for (;;) {
-        bool more = next < rounds;
+        bool more = round + 1 < rounds;
         if (more) {
-            prefetch();
+            prefetch(round + 1);
         }
         if (warp_key < min(query + TILE_QUERIES, len)) {
             const bf16* queries = stage_of(round);
@@ -380,7 +379,7 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
         if (!more) {
             break;
         }
-        complete();
+        complete(round);
         arrive();
     }
     // A warp's rows of keys and values are read by no other.
