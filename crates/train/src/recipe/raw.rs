@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
+use super::base;
 use super::data::{Data, Identity, Tokenizer};
 use super::dpo::Dpo;
 use super::guard;
@@ -106,7 +107,8 @@ impl RawRecipe {
     /// The `Recipe...` variants of [`TrainError`].
     pub fn validate(&self) -> Result<Recipe, TrainError> {
         let empty = Table::new();
-        let root = Section::new(&self.origin, "", &self.table)?;
+        let table = base::with_its_shape(&self.table, &self.origin, &self.base_dir)?;
+        let root = Section::new(&self.origin, "", &table)?;
         let section = |name: &str| match root.section(name) {
             Ok(None) => Section::new(&self.origin, name, &empty),
             Ok(Some(section)) => Ok(section),
