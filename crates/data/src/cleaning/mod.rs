@@ -280,20 +280,21 @@ mod tests {
         for half in [&held_out, &written_on] {
             assert!(claims(half) >= 100 && half.len() - claims(half) >= 100, "{} of {}", claims(half), half.len());
         }
-        for (name, sample) in [("half that rules are written on", &written_on), ("earlier sample", &labelled::seen())] {
+        let seen = labelled::seen();
+        let mut told = String::new();
+        let mut below = false;
+        for (name, sample) in [("held-out half", &held_out), ("written-on half", &written_on), ("earlier sample", &seen)] {
             let (precision, recall, wrong) = measure(sample);
-            println!("{name}: {} sentences, {} claims: precision {precision:.3} recall {recall:.3}", sample.len(), claims(sample));
-            assert!(precision >= 0.95 && recall >= 0.95, "{name}: {precision} {recall} {wrong:#?}");
+            let (all, claims) = (sample.len(), claims(sample));
+            told += &format!("{name}: {all} lines, {claims} claims, precision {precision:.3}, recall {recall:.3}\n");
+            below |= precision < 0.95 || recall < 0.95;
+            // What goes wrong in the held-out half is not shown, lest a rule be written on it.
+            if name != "held-out half" {
+                told += &wrong.iter().map(|line| format!("    {line}\n")).collect::<String>();
+            }
         }
-        // What went wrong here is not shown, lest a rule be written on it.
-        let (precision, recall, _) = measure(&held_out);
-        let told = format!(
-            "held-out half: {} sentences, {} claims: precision {precision:.3} recall {recall:.3}",
-            held_out.len(),
-            claims(&held_out)
-        );
         println!("{told}");
-        assert!(precision >= 0.95 && recall >= 0.95, "{told}");
+        assert!(!below, "{told}");
     }
 
     #[test]
