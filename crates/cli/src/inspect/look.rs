@@ -128,12 +128,12 @@ mod tests {
 
     #[test]
     fn what_is_learned_is_told_from_what_is_read() {
-        assert_eq!(
-            shown(Look::Brackets, "Hi </s>", "é ja"),
-            "‹<s>›‹<|user|>›Hi </s>‹</s>›‹<|assistant|>›⟦é ja‹</s>›⟧"
-        );
+        assert_eq!(shown(Look::Brackets, "Hi </s>", "é ja"), "‹<s>›‹<|user|>›Hi </s>‹</s>›‹<|assistant|>›⟦é ja‹</s>›⟧");
         let coloured = shown(Look::Colours, "Hi", "ja");
-        assert!(coloured.contains("\u{1b}[32mja\u{1b}[0m") && coloured.contains("\u{1b}[2mHi\u{1b}[0m"), "{coloured:?}");
+        assert!(
+            coloured.contains("\u{1b}[32mja\u{1b}[0m") && coloured.contains("\u{1b}[2mHi\u{1b}[0m"),
+            "{coloured:?}"
+        );
     }
 
     #[test]

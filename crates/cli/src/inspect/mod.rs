@@ -60,7 +60,9 @@ fn name(stage: Stage, index: usize) -> String {
     match stage {
         Stage::Pretrain => format!("row {}", index + 1),
         Stage::Sft => format!("conversation {}", index + 1),
-        Stage::Dpo => format!("pair {}, {}", index / 2 + 1, if index.is_multiple_of(2) { "chosen" } else { "rejected" }),
+        Stage::Dpo => {
+            format!("pair {}, {}", index / 2 + 1, if index.is_multiple_of(2) { "chosen" } else { "rejected" })
+        }
     }
 }
 

@@ -283,7 +283,9 @@ mod tests {
         let seen = labelled::seen();
         let mut told = String::new();
         let mut below = false;
-        for (name, sample) in [("held-out half", &held_out), ("written-on half", &written_on), ("earlier sample", &seen)] {
+        for (name, sample) in
+            [("held-out half", &held_out), ("written-on half", &written_on), ("earlier sample", &seen)]
+        {
             let (precision, recall, wrong) = measure(sample);
             let (all, claims) = (sample.len(), claims(sample));
             told += &format!("{name}: {all} lines, {claims} claims, precision {precision:.3}, recall {recall:.3}\n");

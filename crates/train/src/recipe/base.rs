@@ -34,10 +34,8 @@ pub(super) fn with_its_shape(table: &Table, origin: &Origin, base_dir: &Path) ->
         }
     };
     let dropout = table.get("model").and_then(|model| model.get("dropout")).cloned();
-    let mut model = shape(&config).map_err(|error| TrainError::RecipeSyntax {
-        file: origin.of("sft.from"),
-        message: error.to_string(),
-    })?;
+    let mut model = shape(&config)
+        .map_err(|error| TrainError::RecipeSyntax { file: origin.of("sft.from"), message: error.to_string() })?;
     model.extend(dropout.map(|dropout| ("dropout".to_owned(), dropout)));
     table.insert("model".to_owned(), Value::Table(model));
     let tokenizer = table.entry("tokenizer").or_insert_with(|| Value::Table(Table::new()));

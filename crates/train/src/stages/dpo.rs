@@ -201,8 +201,7 @@ fn text(
         if !held_out.is_empty() {
             let micro_tokens = stage.micro_rows() * stage.context;
             let template = &ChatTemplate::own(tokenizer)?;
-            let packing =
-                Packing { tokenizer, template, context: stage.context, micro_tokens, seed: recipe.data.seed };
+            let packing = Packing { tokenizer, template, context: stage.context, micro_tokens, seed: recipe.data.seed };
             sets.push(packing.validation(&held_out, stage.eval_tokens)?);
         }
     }

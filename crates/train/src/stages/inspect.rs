@@ -187,8 +187,9 @@ fn tokenizer_of(
     if !path.exists() && recipe.data.pretrain.is_empty() {
         return Err(TrainError::RunState {
             path,
-            reason: "there is no tokenizer yet: run `casallm pretrain` first, or name the model to begin with: sft.from"
-                .to_owned(),
+            reason:
+                "there is no tokenizer yet: run `casallm pretrain` first, or name the model to begin with: sft.from"
+                    .to_owned(),
         });
     }
     let _lock = (!path.exists()).then(|| RunLock::acquire(dir.root())).transpose()?;

@@ -80,7 +80,8 @@ impl Base {
         }
         let names = [TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG];
         let kept = names.into_iter().filter(|name| self.directory.checksum(name).is_some());
-        let texts: Vec<_> = kept.map(|name| Ok((name, self.directory.text(name)?))).collect::<Result<_, TrainError>>()?;
+        let texts: Vec<_> =
+            kept.map(|name| Ok((name, self.directory.text(name)?))).collect::<Result<_, TrainError>>()?;
         write_model(dir, network, &texts, dtype)
     }
 }

@@ -106,12 +106,12 @@ fn a_conversation_is_learned_as_its_prompts_ask_for_it() {
         Message::assistant("the"),
         Message::user("Bye"),
     ];
-    let trimming =
-        ChatTemplate::from_jinja(TRIMMING, Some("<|endoftext|>"), Some("<|im_end|>"), &tokenizer).unwrap();
+    let trimming = ChatTemplate::from_jinja(TRIMMING, Some("<|endoftext|>"), Some("<|im_end|>"), &tokenizer).unwrap();
     for (template, first) in [(smollm2(&tokenizer), " the the\n"), (trimming, "the the")] {
         let whole = template.render(&Conversation { messages: messages.clone() }, &tokenizer).unwrap();
         assert_eq!(whole.ids.len(), whole.loss_mask.len());
-        let learned: Vec<u32> = whole.ids.iter().zip(&whole.loss_mask).filter(|(_, m)| **m).map(|(id, _)| *id).collect();
+        let learned: Vec<u32> =
+            whole.ids.iter().zip(&whole.loss_mask).filter(|(_, m)| **m).map(|(id, _)| *id).collect();
         let answers = [tokenizer.encode(first), vec![end], tokenizer.encode("the"), vec![end]].concat();
         assert_eq!(learned, answers);
         assert_eq!((whole.cuts.len(), whole.cuts[1]), (2, whole.ids.len()), "the last question is nobody's answer");
@@ -140,7 +140,8 @@ fn a_template_that_cannot_be_learned_from_is_refused() {
         template.render(&Conversation { messages }, &tokenizer).unwrap_err().to_string()
     };
     assert!(refused("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}").contains("where to end"));
-    let forgetful = "{% for m in messages %}{% if loop.last %}<|im_start|>{% endif %}{{ m.content }}<|im_end|>{% endfor %}";
+    let forgetful =
+        "{% for m in messages %}{% if loop.last %}<|im_start|>{% endif %}{{ m.content }}<|im_end|>{% endfor %}";
     assert!(refused(forgetful).contains("once another question follows"));
 }
 
