@@ -28,14 +28,15 @@ impl Look {
     pub(super) fn of_stdout() -> Self {
         let set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
         let no_colour = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let wanted = set("CLICOLOR_FORCE") || (console::user_attended() && std::io::stdout().is_terminal());
+        let wanted = set("CLICOLOR_FORCE") || std::io::stdout().is_terminal();
         if wanted && !no_colour { Look::Colours } else { Look::Brackets }
     }
 
     /// How to read what follows.
     pub(super) fn legend(self) -> String {
         let kind = |learned, control| Kind { learned, control };
-        let parts = [(kind(true, false), "learned"), (kind(false, false), "only read"), (kind(false, true), "control")];
+        let control = self.control("control token");
+        let parts = [(kind(true, false), "learned"), (kind(false, false), "only read"), (kind(false, true), &control)];
         parts.map(|(kind, text)| self.run(kind, None, None, text)).join("  ")
     }
 

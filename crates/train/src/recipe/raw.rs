@@ -115,7 +115,8 @@ impl RawRecipe {
             Err(error) => Err(error),
         };
         let identity = root.section("identity")?.map(|section| Identity::read(&section)).transpose()?;
-        let tokenizer = Tokenizer::read(&section("tokenizer")?)?;
+        let imported = root.section("sft")?.is_some_and(|sft| sft.has("from"));
+        let tokenizer = Tokenizer::read(&section("tokenizer")?, imported)?;
         let data_section = section("data")?;
         let data = Data::read(&data_section)?;
         let model = Model::read(&section("model")?)?;
