@@ -72,7 +72,9 @@ fn machines_get_ids_masks_and_numbers_that_agree_with_the_training() {
     }
     let data = &rows[3]["data"]["conversations"];
     let lengths = &data["lengths"];
-    assert_eq!(lengths["count"], data["conversations"]);
+    let (count, fit) = (|value: &Value| value.as_u64().unwrap(), &data["fit"]);
+    assert_eq!(count(&lengths["count"]), count(&fit["whole"]) + count(&fit["cut"]));
+    assert_eq!(count(&data["conversations"]), count(&lengths["count"]) + count(&fit["too_long"]));
     assert_eq!(
         lengths["total"].as_u64().unwrap(),
         data["tokens"].as_u64().unwrap() + lengths["count"].as_u64().unwrap()
