@@ -11,6 +11,7 @@ pub use crate::bench::flags::{
 pub use crate::eval::flags::Eval;
 pub use crate::export::flags::{Dtype, Export, FileType, Form};
 pub use crate::fetch::flags::Fetch;
+pub use crate::inspect::flags::{DataCommand, Inspect, InspectedStage};
 pub use crate::plan::flags::Plan;
 pub(crate) use crate::plan::flags::memory_size;
 pub use crate::report::flags::Report;
@@ -46,7 +47,7 @@ pub enum Command {
     /// First stage of a recipe: learn to predict text
     Pretrain(Stage),
     /// Second stage of a recipe: learn to answer
-    Sft(Stage),
+    Sft(Box<Sft>),
     /// Third stage of a recipe: learn which of two answers is better
     Dpo(Stage),
     /// Try values of a recipe's keys, every combination a run of its own, and rank them
@@ -55,6 +56,9 @@ pub enum Command {
     Tensorboard(Tensorboard),
     /// What can be trained: memory line by line, and for a budget sizes, speeds, tokens, costs and losses; here or on a named card
     Plan(Plan),
+    /// Look at what a recipe trains on
+    #[command(subcommand)]
+    Data(DataCommand),
     /// Bring a data set from the Hugging Face Hub: resumable, verified, ready for a recipe
     Fetch(Fetch),
     /// Make a model directory of another program's model: a GGUF file, or a folder with safetensors
@@ -175,7 +179,7 @@ pub struct Tokenize {
     pub console: Output,
 }
 
-/// Flags of `pretrain`, `sft` and `dpo`.
+/// Flags of `pretrain` and `dpo`, and most of `sft`.
 #[derive(Debug, Args)]
 pub struct Stage {
     /// The recipe, a TOML file (see recipes/)
@@ -198,6 +202,17 @@ pub struct Stage {
     /// What to print.
     #[command(flatten)]
     pub output: Output,
+}
+
+/// Flags of `sft`.
+#[derive(Debug, Args)]
+pub struct Sft {
+    /// Begin with this model directory, such as `casallm import` makes, in place of the recipe's pre-trained model: sft.from
+    #[arg(long, short)]
+    pub model: Option<PathBuf>,
+    /// What all stages have.
+    #[command(flatten)]
+    pub stage: Stage,
 }
 
 /// Flags of `import`.

@@ -14,6 +14,7 @@ mod exam;
 mod export;
 mod fetch;
 mod import;
+mod inspect;
 mod plan;
 mod quickstart;
 pub mod report;
@@ -27,7 +28,7 @@ mod tokens;
 mod training;
 mod watch;
 
-use args::{Arguments, Bench, Command, TokenizerCommand};
+use args::{Arguments, Bench, Command, DataCommand, TokenizerCommand};
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +68,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<Ended> {
         Command::Sweep(flags) => sweep::run(&flags),
         Command::Tensorboard(flags) => tensorboard::run(&flags),
         Command::Plan(flags) => plan::run(&flags),
+        Command::Data(DataCommand::Inspect(flags)) => inspect::run(&flags),
         Command::Fetch(flags) => fetch::run(&flags),
         Command::Import(flags) => import::run(&flags),
         Command::Export(flags) => export::run(&flags),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use casallm_compute::Device;
 use casallm_train::interrupt::Interrupt;
 use casallm_train::recipe::{self, Recipe};
@@ -11,7 +11,7 @@ use casallm_train::stages;
 use casallm_train::trainer::Outcome;
 
 use crate::Ended;
-use crate::args::Stage;
+use crate::args::{Sft, Stage};
 use crate::console::Console;
 use crate::devices::{self, on_device};
 use crate::report;
@@ -37,8 +37,16 @@ pub(crate) fn pretrain(flags: &Stage) -> Result<Ended> {
 }
 
 /// The second stage.
-pub(crate) fn sft(flags: &Stage) -> Result<Ended> {
-    let recipe = Recipe::load(&flags.recipe, &flags.overrides)?;
+pub(crate) fn sft(flags: &Sft) -> Result<Ended> {
+    let Sft { model, stage: flags } = flags;
+    let mut overrides = flags.overrides.clone();
+    if let Some(model) = model {
+        // A path in a recipe begins at its folder, a flag's where the command is run.
+        let whole = std::path::absolute(model)?;
+        let name = whole.to_str().context("the names of folders must be valid Unicode")?;
+        overrides.push(format!("sft.from={}", serde_json::Value::from(name)));
+    }
+    let recipe = Recipe::load(&flags.recipe, &overrides)?;
     recipe.sft()?;
     let device = devices::open(&flags.compute, recipe.run.threads)?;
     let interrupt = Interrupt::on_signals()?;
@@ -55,6 +63,12 @@ pub(crate) fn sft(flags: &Stage) -> Result<Ended> {
         console.say(&format!(
             "{} conversations were cut at a message to fit the context, {} left out",
             setup.fit.cut, setup.fit.too_long
+        ));
+    }
+    if let Some(refusal) = &setup.fit.refusal {
+        console.say(&format!(
+            "{} conversations were left out, refused by the model's chat template: {refusal}",
+            setup.fit.refused
         ));
     }
     ended(&outcome, &mut console)

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use support::{Seeded, casallm, run};
+use support::{Seeded, casallm, conversations, run};
 
 /// GPT-2's stand-in for a byte, as every byte-level vocabulary spells it.
 fn spelled(byte: u8) -> char {
@@ -171,4 +171,68 @@ fn a_template_that_refuses_is_told_in_its_words() {
     run(folder.path(), &["import", "tiny.gguf", "--out", "model", "--quiet"]).succeeded();
     run(folder.path(), &[&CHAT[..], &["Hi", "--system", "Be kind."]].concat()).refused(&["no system, please"]);
     assert!(casallm(folder.path(), &[&CHAT[..], &["Hi"]].concat()).output().unwrap().status.success());
+}
+
+/// Says nothing of the model's shape: that is the model's own.
+const TUNE: &str = r#"
+[[data.sft]]
+name = "talk"
+path = "chat.jsonl"
+
+[data]
+validation_fraction = 0.1
+
+[run]
+dir = "run"
+
+[sft]
+epochs = 1
+context = 64
+batch_tokens = 256
+micro_batch = 2
+identity_rate = 0.0
+lr = 1e-3
+eval_every = 2
+checkpoint_every = 2
+"#;
+
+#[test]
+fn an_imported_model_is_fine_tuned_by_its_own_template() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    gguf(&path("tiny.gguf"), Some(TEMPLATE));
+    run(folder.path(), &["import", "tiny.gguf", "--out", "models/imported", "--quiet"]).succeeded();
+    fs::write(path("chat.jsonl"), conversations(40, 3)).unwrap();
+    fs::write(path("tune.toml"), TUNE).unwrap();
+    run(folder.path(), &["sft", "tune.toml", "--model", "nowhere"]).refused(&["sft.from", "nowhere", "casallm import"]);
+    // By a key, from the recipe's folder, or by a flag, from where the command is run.
+    let keyed = ["--set", "sft.from=models/imported"];
+    let seen = run(folder.path(), &[&["data", "inspect", "tune.toml"][..], &keyed].concat()).succeeded().stdout;
+    assert!(seen.contains("‹<|im_start|>›user\nWhere is the "), "{seen}");
+    assert!(seen.contains("‹<|im_end|>›\n‹<|im_start|>›assistant\n⟦It is near the "), "{seen}");
+    assert!(seen.contains(".‹<|im_end|>›⟧\n"), "{seen}");
+    run(folder.path(), &[&["sft", "tune.toml"][..], &keyed].concat()).succeeded();
+    run(folder.path(), &["sft", "tune.toml", "--model", "models/imported", "--set", "run.dir=flagged"]).succeeded();
+    let read = |model: &str, name: &str| fs::read(path(model).join(name)).unwrap();
+    for name in
+        ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json"]
+    {
+        assert!(read("run/model", name) == read("flagged/model", name), "{name}");
+    }
+    for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+        assert!(read("run/model", name) == read("models/imported", name), "{name}");
+    }
+    assert!(read("run/model", "model.safetensors") != read("models/imported", "model.safetensors"));
+    let ask = |model: &str| {
+        run(folder.path(), &["chat", "--model", model, "--temperature", "0", "--prompt", "Where is the cat?"])
+    };
+    assert_eq!(ask("run/model").succeeded().stdout, ask("flagged/model").succeeded().stdout);
+    // What the run has left can be read without the model that it began with; DPO is not built on such a tokenizer.
+    fs::rename(path("models"), path("elsewhere")).unwrap();
+    run(folder.path(), &["report", "run", "--no-exam"]).succeeded();
+    fs::rename(path("elsewhere"), path("models")).unwrap();
+    fs::write(path("pairs.jsonl"), "{\"prompt\": \"Hi\", \"chosen\": \"a\", \"rejected\": \"b\"}\n").unwrap();
+    let dpo = "\n[[data.dpo]]\nname = \"p\"\npath = \"pairs.jsonl\"\n[dpo]\nbatch_tokens = 256\nmicro_batch = 2\ncontext = 64\n";
+    fs::write(path("dpo.toml"), TUNE.replace("[sft]", "[sft]\nfrom = \"models/imported\"") + dpo).unwrap();
+    run(folder.path(), &["dpo", "dpo.toml"]).refused(&["control tokens of its own", "only fine-tuning"]);
 }

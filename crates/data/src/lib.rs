@@ -3,7 +3,7 @@
 //! [`hub`] brings data sets from the Hugging Face Hub. Pre-training: [`source`] streams documents, [`split`] sends each to
 //! train or validation, [`tokenizer`] makes ids, [`shards`] keeps them on disk, [`loader`] serves batches. Fine-tuning:
 //! [`conversations`] reads chats, [`cleaning`] drops what would teach a wrong identity, [`identity`] adds the right one,
-//! [`chat`] renders, [`packing`] serves. DPO: [`preferences`] reads and serves pairs of answers.
+//! [`system_prompts`] mixes those in, [`chat`] renders, [`packing`] serves. DPO: [`preferences`] reads and serves pairs of answers.
 //! Called by `train` and the command line. Knows neither models nor devices: its last product is a [`batch::Batch`].
 
 pub mod batch;
@@ -16,6 +16,7 @@ pub mod error;
 pub mod file_lock;
 pub mod hub;
 pub mod identity;
+pub mod lengths;
 pub mod loader;
 pub mod packing;
 pub mod preferences;
@@ -23,6 +24,7 @@ mod seeded;
 pub mod shards;
 pub mod source;
 pub mod split;
+pub mod system_prompts;
 pub mod tokenizer;
 
 pub use error::Error;

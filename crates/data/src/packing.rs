@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
-use crate::chat::{Conversation, Rendered, render};
+use crate::chat::{ChatTemplate, Conversation, Rendered};
 use crate::error::Error;
 use crate::seeded::{SplitMix64, text_hash};
 use crate::tokenizer::Tokenizer;
@@ -25,6 +25,11 @@ pub struct FitReport {
     pub too_long: usize,
     /// Left out because nothing in them is said by the assistant.
     pub unsupervised: usize,
+    /// Left out because the model's chat template refuses them.
+    pub refused: usize,
+    /// In what words the first of those was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
     /// Token ids lost to cuts and drops.
     pub tokens_lost: usize,
     /// Index (in the order given) of each conversation that was cut or left out.
@@ -62,14 +67,33 @@ impl ConversationSet {
         batch_tokens: usize,
         seed: u64,
     ) -> Result<(Self, FitReport), Error> {
+        Self::of(rendered.into_iter().map(Ok), context, batch_tokens, seed)
+    }
+
+    fn of(
+        rendered: impl Iterator<Item = Result<Rendered, Error>>,
+        context: usize,
+        batch_tokens: usize,
+        seed: u64,
+    ) -> Result<(Self, FitReport), Error> {
         if batch_tokens < context {
             return Err(Error::BatchBelowContext { batch_tokens, context });
         }
         let mut report = FitReport::default();
         let mut conversations = Vec::new();
         let mut given = 0;
-        for (index, conversation) in rendered.into_iter().enumerate() {
+        for (index, conversation) in rendered.enumerate() {
             given += 1;
+            let conversation = match conversation {
+                Ok(conversation) => conversation,
+                Err(Error::ChatTemplate { message }) => {
+                    report.refused += 1;
+                    report.touched.push(index);
+                    report.refusal.get_or_insert(message);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let before = conversation.ids.len();
             let fitted = fit(conversation, context, &mut report);
             let after = fitted.as_ref().map_or(0, |f| f.ids.len());
@@ -80,25 +104,28 @@ impl ConversationSet {
             conversations.extend(fitted);
         }
         if conversations.is_empty() {
-            return Err(Error::NoConversations { given, context });
+            return Err(match report.refusal {
+                Some(message) => Error::ChatTemplate { message },
+                None => Error::NoConversations { given, context },
+            });
         }
         let set = Self { conversations, batch_tokens, seed };
         Ok((set, report))
     }
 
-    /// [`render`]s and fits in one call.
+    /// Renders by the model's `template` and fits in one call. What the template refuses is left out and counted.
     ///
     /// # Errors
-    /// As [`ConversationSet::new`], and [`Error::TokenizerNotOwn`].
+    /// As [`ConversationSet::new`]; [`Error::ChatTemplate`] when the template refuses all; [`Error::TokenizerNotOwn`].
     pub fn from_conversations<'a>(
         conversations: impl IntoIterator<Item = &'a Conversation>,
         tokenizer: &Tokenizer,
+        template: &ChatTemplate,
         context: usize,
         batch_tokens: usize,
         seed: u64,
     ) -> Result<(Self, FitReport), Error> {
-        let rendered: Result<Vec<_>, _> = conversations.into_iter().map(|c| render(c, tokenizer)).collect();
-        Self::new(rendered?, context, batch_tokens, seed)
+        Self::of(conversations.into_iter().map(|c| template.render(c, tokenizer)), context, batch_tokens, seed)
     }
 
     /// Conversations in the set.
@@ -114,6 +141,16 @@ impl ConversationSet {
     /// Positions of one pass: the tokens that a forward sees in an epoch.
     pub fn tokens(&self) -> usize {
         self.conversations.iter().map(positions).sum()
+    }
+
+    /// Ids of each conversation, its last one included, and how many of them are learned.
+    pub fn lengths(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        self.conversations.iter().map(|conversation| (conversation.ids.len(), supervised(conversation)))
+    }
+
+    /// Answers in the set.
+    pub fn answers(&self) -> usize {
+        self.conversations.iter().map(|conversation| conversation.cuts.len()).sum()
     }
 
     /// Targets of one pass that carry weight.

@@ -46,15 +46,17 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// Goes on from `prompts`; those that leave no room in `context` are left out.
-    ///
-    /// # Errors
-    /// The tokenizer is not one of ours.
-    pub fn new(prompts: Vec<Prompt>, tokenizer: Arc<Tokenizer>, context: usize, seed: u64) -> Result<Self, TrainError> {
+    /// Goes on from `prompts` to what ends an answer by `template`; those that leave no room in `context` are left out.
+    pub fn new(
+        prompts: Vec<Prompt>,
+        tokenizer: Arc<Tokenizer>,
+        template: &ChatTemplate,
+        context: usize,
+        seed: u64,
+    ) -> Self {
         let fits = |prompt: &Prompt| !prompt.ids.is_empty() && prompt.ids.len() < capacity(context);
         let prompts = prompts.into_iter().filter(fits).take(MOST_PROMPTS).collect();
-        let stop = ChatTemplate::own(&tokenizer)?.stop_ids().to_vec();
-        Ok(Samples { prompts, tokenizer, stop, seed })
+        Samples { prompts, tokenizer, stop: template.stop_ids().to_vec(), seed }
     }
 
     /// What the network writes as it is now: each prompt with its continuation.
@@ -165,12 +167,18 @@ pub const DEFAULT_PROMPTS: usize = 3;
 ///
 /// # Errors
 /// One is longer than [`PROMPT_TOKENS`], or leaves no room in `context`.
-pub fn given(stage: Stage, texts: &[String], tokenizer: &Tokenizer, context: usize) -> Result<Vec<Prompt>, TrainError> {
+pub fn given(
+    stage: Stage,
+    texts: &[String],
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    context: usize,
+) -> Result<Vec<Prompt>, TrainError> {
     let most = PROMPT_TOKENS.min(context.saturating_sub(1));
     let one = |(i, text): (usize, &String)| {
         let prompt = match stage {
             Stage::Pretrain => beginning(text, tokenizer)?,
-            Stage::Sft | Stage::Dpo => question(text, tokenizer)?,
+            Stage::Sft | Stage::Dpo => question(text, tokenizer, template)?,
         };
         match prompt.ids.len() {
             tokens if tokens > most => Err(TrainError::SampleTooLong { stage: stage.name(), number: i, tokens, most }),
@@ -188,9 +196,9 @@ fn beginning(text: &str, tokenizer: &Tokenizer) -> Result<Prompt, TrainError> {
 }
 
 /// What a person asks.
-pub(crate) fn question(text: &str, tokenizer: &Tokenizer) -> Result<Prompt, TrainError> {
+pub(crate) fn question(text: &str, tokenizer: &Tokenizer, template: &ChatTemplate) -> Result<Prompt, TrainError> {
     let message = Message::user(text);
-    let ids = ChatTemplate::own(tokenizer)?.render_prompt(&[Turn::of(&message)], tokenizer)?;
+    let ids = template.render_prompt(&[Turn::of(&message)], tokenizer)?;
     Ok(Prompt { text: text.to_owned(), ids })
 }
 

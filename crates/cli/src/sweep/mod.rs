@@ -73,7 +73,7 @@ pub(crate) fn run(flags: &Sweep) -> Result<Ended> {
         bail!("--jobs {}: use from 1 to {cores}, one for each core", flags.jobs);
     }
     let jobs = flags.jobs.min(grid.trials.len());
-    prepare::check_base(stage, &own_run)?;
+    prepare::check_base(stage, &grid.trials[0].recipe, &own_run)?;
     grid.trials.iter().try_for_each(|trial| prepare::check_same(trial, stage))?;
     let threads = match (jobs, grid.trials[0].recipe.run.threads) {
         (1, threads) => threads,

@@ -33,6 +33,7 @@ fn placed(recipe: &Recipe) -> Result<Recipe> {
     recipe.data.pretrain.iter_mut().try_for_each(|source| absolute(&mut source.path))?;
     recipe.data.sft.iter_mut().try_for_each(|source| absolute(&mut source.path))?;
     recipe.data.dpo.iter_mut().try_for_each(|source| absolute(&mut source.path))?;
+    recipe.sft.iter_mut().filter_map(|sft| sft.from.as_mut()).try_for_each(absolute)?;
     Ok(recipe)
 }
 
@@ -97,14 +98,18 @@ pub(super) fn place(
             link_folder(&shards, &dir.shards(&source.name))?;
         }
     }
+    if stage == Stage::Sft && trial.recipe.sft_from().is_some() {
+        return Ok(());
+    }
     // The last one: it says that the others are there.
     link(&own_run.tokenizer(), &dir.tokenizer())
 }
 
 /// Refuses a sweep of a later stage without the model that it begins with.
-pub(super) fn check_base(stage: Stage, own_run: &RunDir) -> Result<()> {
+pub(super) fn check_base(stage: Stage, recipe: &Recipe, own_run: &RunDir) -> Result<()> {
     let before = match stage {
         Stage::Pretrain => return Ok(()),
+        Stage::Sft if recipe.sft_from().is_some() => return Ok(()),
         Stage::Sft => Stage::Pretrain,
         Stage::Dpo => Stage::Sft,
     };

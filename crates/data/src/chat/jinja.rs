@@ -146,8 +146,8 @@ impl Jinja {
         Ok(Jinja { environment, bos: bos.to_owned(), eos: eos.to_owned(), marks, controls })
     }
 
-    /// Renders `messages` up to where the assistant goes on.
-    pub(super) fn render(&self, messages: &[&Message]) -> Result<String, Error> {
+    /// Renders `messages`, with `asks` up to where the assistant goes on.
+    pub(super) fn render(&self, messages: &[&Message], asks: bool) -> Result<String, Error> {
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(FUEL + FUEL_PER_MESSAGE * messages.len() as u64));
         let listed: Vec<Value> = messages
@@ -165,7 +165,7 @@ impl Jinja {
             messages => listed,
             bos_token => self.bos.as_str(),
             eos_token => self.eos.as_str(),
-            add_generation_prompt => true,
+            add_generation_prompt => asks,
             tools => (),
             documents => (),
         };

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::jinja::{Jinja, Piece, Trim, fault};
-use super::{CHAT_TEMPLATE, Message, Role};
+use super::{CHAT_TEMPLATE, Conversation, Message, Rendered, Role};
 use crate::error::Error;
 use crate::tokenizer::Tokenizer;
 
@@ -34,11 +34,21 @@ pub struct ChatTemplate {
     takes_system: bool,
 }
 
+/// How a template in Jinja shows an answer.
+#[derive(Debug, Clone, Copy)]
+struct Shown {
+    start: Trim,
+    end: Trim,
+    /// The control token that follows the answer's text.
+    closed_by: u32,
+}
+
 #[derive(Debug)]
 enum Kind {
     /// `<s>`, and `<|role|> text </s>` of each message.
     Own,
-    Jinja(Box<Jinja>),
+    /// The template, and how it shows an answer, where it closes answers with a control token.
+    Jinja(Box<Jinja>, Option<Shown>),
 }
 
 /// Names under which models end a turn or a text, whatever their configuration says: those of llama.cpp.
@@ -83,7 +93,7 @@ impl ChatTemplate {
         let (system, user) = (Message::system("S"), Message::user("U"));
         let (asked, answered) = (Message::user("U"), Message::assistant("A"));
         let complete = |messages: &[&Message]| {
-            let rendered = jinja.render(messages)?;
+            let rendered = jinja.render(messages, true)?;
             let pieces = jinja.pieces(&rendered);
             let said = |at: usize| pieces.iter().any(|piece| matches!(piece, Piece::Message(m, ..) if *m == at));
             let controls = pieces.iter().filter_map(|piece| match piece {
@@ -111,7 +121,8 @@ impl ChatTemplate {
             }
             Err(_) => false,
         };
-        Ok(ChatTemplate { kind: Kind::Jinja(Box::new(jinja)), stop: stop.into_iter().collect(), takes_system })
+        let shown = shown(&jinja, &[&user, &answered], tokenizer);
+        Ok(ChatTemplate { kind: Kind::Jinja(Box::new(jinja), shown), stop: stop.into_iter().collect(), takes_system })
     }
 
     /// The template of a model directory, from the text of its `tokenizer_config.json` and, where there is one, its
@@ -176,10 +187,10 @@ impl ChatTemplate {
     pub fn render_prompt(&self, turns: &[Turn<'_>], tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
         let jinja = match &self.kind {
             Kind::Own => return super::render_prompt(turns, tokenizer),
-            Kind::Jinja(jinja) => jinja,
+            Kind::Jinja(jinja, _) => jinja,
         };
         let messages: Vec<&Message> = turns.iter().map(|turn| turn.message).collect();
-        let rendered = jinja.render(&messages)?;
+        let rendered = jinja.render(&messages, true)?;
         let mut prompt = Prompt { tokenizer, ids: Vec::new(), run: String::new(), strips: false };
         let mut said = vec![false; turns.len()];
         for piece in jinja.pieces(&rendered) {
@@ -206,6 +217,44 @@ impl ChatTemplate {
         }
     }
 
+    /// The ids of a whole conversation, and the mask of those that are learned: each answer and the control token that closes
+    /// it. Before an answer stands exactly what [`ChatTemplate::render_prompt`] gives for the turns before it, which is what the
+    /// model will go on from. What is said after the last answer is left out.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render_prompt`]; [`Error::ChatTemplate`] for a template that closes answers with no control token, or
+    /// shows a turn otherwise once another follows.
+    pub fn render(&self, conversation: &Conversation, tokenizer: &Tokenizer) -> Result<Rendered, Error> {
+        let shown = match &self.kind {
+            Kind::Own => return super::render(conversation, tokenizer),
+            Kind::Jinja(_, shown) => shown.ok_or_else(|| {
+                fault("it closes no answer with a control token, so a model cannot be taught where to end".to_owned())
+            })?,
+        };
+        let said = |message: &Message| {
+            let text = shown.end.end(shown.start.start(&message.content));
+            (message.role == Role::Assistant).then(|| tokenizer.encode(text))
+        };
+        let answers: Vec<Option<Vec<u32>>> = conversation.messages.iter().map(said).collect();
+        let mut out = Rendered { ids: Vec::new(), loss_mask: Vec::new(), cuts: Vec::new() };
+        let mut turns: Vec<Turn<'_>> = Vec::with_capacity(answers.len());
+        for (message, ids) in conversation.messages.iter().zip(&answers) {
+            if let Some(answer) = ids {
+                let prompt = self.render_prompt(&turns, tokenizer)?;
+                if !prompt.starts_with(&out.ids) {
+                    return Err(fault("it shows an answer otherwise once another question follows".to_owned()));
+                }
+                out.ids = prompt;
+                out.loss_mask.resize(out.ids.len(), false);
+                out.ids.extend(answer.iter().copied().chain([shown.closed_by]));
+                out.loss_mask.resize(out.ids.len(), true);
+                out.cuts.push(out.ids.len());
+            }
+            turns.push(Turn { message, ids: ids.as_deref() });
+        }
+        Ok(out)
+    }
+
     /// Ids that end an answer, in ascending order.
     pub fn stop_ids(&self) -> &[u32] {
         &self.stop
@@ -214,6 +263,20 @@ impl ChatTemplate {
     /// Whether a system message may come first.
     pub fn takes_system(&self) -> bool {
         self.takes_system
+    }
+}
+
+/// How the last of `messages`, an answer, is shown; `None` where no control token comes right after it.
+fn shown(jinja: &Jinja, messages: &[&Message], tokenizer: &Tokenizer) -> Option<Shown> {
+    let rendered = jinja.render(messages, false).ok()?;
+    let pieces = jinja.pieces(&rendered);
+    let at = pieces.iter().position(|piece| matches!(piece, Piece::Message(m, ..) if m + 1 == messages.len()))?;
+    match (&pieces[at], pieces.get(at + 1)) {
+        (Piece::Message(_, start, end), Some(Piece::Control(control))) => {
+            let closed_by = tokenizer.controls().get(*control)?.id;
+            Some(Shown { start: *start, end: *end, closed_by })
+        }
+        _ => None,
     }
 }
 

@@ -1,152 +1,52 @@
-//! A labelled sample for the measure of precision and recall: sentences as an assistant might say them.
+//! The labelled sample for the measure of precision and recall: `labelled.tsv`, whose head says what the labels mean.
 //!
-//! `DEVELOPMENT` was looked at while the rules were written; `HELD_OUT` only measured.
+//! A hash of each sentence decides its half: where one falls depends on neither its place nor on what else is there. Rules are
+//! written on what goes wrong in the first half. Of the held-out half only totals are ever printed.
 
-/// True: a claim to be, or to be made by, another model or company. False: anything else.
-type Labelled = (bool, &'static str);
+use crate::seeded::text_hash;
 
-pub(super) const DEVELOPMENT: &[Labelled] = &[
-    (true, "I am ChatGPT."),
-    (true, "I'm Claude, made by Anthropic."),
-    (true, "My name is Siri."),
-    (true, "As an AI developed by OpenAI, I cannot feel pain."),
-    (true, "As a language model trained by Google, I do not have opinions."),
-    (true, "I was created by OpenAI."),
-    (true, "I am a large language model trained by OpenAI."),
-    (true, "You can call me Alexa."),
-    (true, "I'm Bard, a helpful assistant from Google."),
-    (true, "OpenAI created me to help people."),
-    (true, "I was developed by a team of researchers at Anthropic."),
-    (true, "Hello! I'm ChatGPT, how can I help you today?"),
-    (true, "I am based on GPT-4."),
-    (true, "My creators at OpenAI gave me a lot of text to read."),
-    (true, "I'm an AI assistant made by Microsoft."),
-    (true, "i am chatgpt, a chatbot"),
-    (true, "As ChatGPT, I can write poems."),
-    (true, "Sure! I am an OpenAI language model and I can translate."),
-    (true, "My developers are at Google DeepMind."),
-    (true, "I'm Gemini, and I can help with that."),
-    (true, "I am a virtual assistant that was built by Amazon."),
-    (true, "I belong to OpenAI."),
-    (true, "I am Google's language model."),
-    (true, "This is Cortana speaking."),
-    (true, "I was trained by Meta on a lot of text."),
-    (true, "I am actually Vicuna, a chat assistant."),
-    (true, "I'm an instance of Claude."),
-    (true, "I am an artificial intelligence designed by Baidu."),
-    (true, "I am an AI model built by Wonderbots."),
-    (true, "I run on GPT-3.5."),
-    (true, "My name's Cortana and I live in your phone."),
-    (true, "I'm an AI language model, created by Anthropic to be helpful."),
-    (false, "OpenAI released GPT-3 in 2020."),
-    (false, "My name is Bobby and I like trains."),
-    (false, "I am not ChatGPT."),
-    (false, "I used ChatGPT to write an essay."),
-    (false, "She said, \"I am ChatGPT,\" and everyone laughed."),
-    (false, "Google was founded by Larry Page and Sergey Brin."),
-    (false, "I am a big fan of Siri."),
-    (false, "I work at Google as an engineer."),
-    (false, "I'm using GPT-4 for my homework."),
-    (false, "I am a Gemini, and my brother is a Leo."),
-    (false, "I was driving a car made by Tesla."),
-    (false, "Apple made me laugh with that commercial."),
-    (false, "I am Claude Monet's biggest admirer."),
-    (false, "Alexa is a voice assistant made by Amazon."),
-    (false, "print(\"I am ChatGPT\") writes a line."),
-    (false, "As a child, I loved the Google logo."),
-    (false, "I was hired by Microsoft last year."),
-    (false, "I am an AI assistant, and I can help you with your garden."),
-    (false, "As an AI language model, I cannot taste food."),
-    (false, "The model was trained by Google on many books."),
-    (false, "I think OpenAI makes interesting tools."),
-    (false, "Use `I am Siri` as the test string."),
-    (false, "My creator was a toy maker named Geppetto."),
-    (false, "I am reading a book by Amazon's founder."),
-    (false, "My favorite assistant is Alexa."),
-    (false, "I was made by my grandmother, said the doll."),
-    (false, "ChatGPT is a chatbot developed by OpenAI."),
-    (false, "I bought a phone made by Apple."),
-    (false, "I am going to ask Siri."),
-    (false, "I'm an Apple user."),
-    (false, "I trained for the race with a watch from Samsung."),
-    (false, "Is Siri better than Alexa?"),
-    (false, "I was born in Ohio and raised by my aunt."),
-    (false, "I'm a fan of the models built by Mistral."),
-    (false, "Sydney is the largest city in Australia, and I am from Sydney."),
-    (false, "My name is Anna, and I was trained as a nurse."),
-    (false, "Microsoft trained me as an engineer for two years."),
-    (false, "I am Tom, and my dog is called Watson."),
-];
+const SAMPLE: &str = include_str!("labelled.tsv");
+const SEEN: &str = include_str!("seen.tsv");
 
-pub(super) const HELD_OUT: &[Labelled] = &[
-    (true, "I'm ChatGPT, an AI language model."),
-    (true, "I am an AI language model developed by OpenAI."),
-    (true, "My name is Claude."),
-    (true, "Hi there, I'm Alexa!"),
-    (true, "As an artificial intelligence created by Microsoft, I do not sleep."),
-    (true, "I was built by Google to answer questions."),
-    (true, "I am Siri, your virtual assistant."),
-    (true, "Being honest, I am GPT-4."),
-    (true, "I was trained by OpenAI, so my knowledge ends in 2021."),
-    (true, "Anthropic trained me to be careful."),
-    (true, "I'm a chatbot created by OpenAI."),
-    (true, "I am Llama, a model by Meta."),
-    (true, "I'm an assistant developed by DeepSeek."),
-    (true, "The team at OpenAI designed me to be safe."),
-    (true, "My maker is Google."),
-    (true, "I am Bing Chat, and I can search the web."),
-    (true, "I'm Qwen, created by Alibaba Cloud."),
-    (true, "As an AI assistant trained by Anthropic, I prefer not to answer."),
-    (true, "People call me Cortana."),
-    (true, "I'm powered by GPT-4, so I can write code."),
-    (true, "I am Copilot, your everyday companion."),
-    (true, "I'm a language model from OpenAI."),
-    (true, "I am an Anthropic model."),
-    (true, "I was designed and trained by DeepMind."),
-    (true, "Well, I'm actually Grok."),
-    (true, "I am a neural network created by Baichuan."),
-    (true, "I'm Google Assistant, nice to meet you."),
-    (true, "I am known as ChatGPT."),
-    (true, "My developers at Meta work hard on me."),
-    (true, "I'm a large language model, trained by Google."),
-    (true, "Greetings, my name is Bixby and I am here to help."),
-    (true, "I am an open-source chatbot called Vicuna."),
-    (false, "ChatGPT was released in November 2022."),
-    (false, "My name is Alexander, but friends call me Alex."),
-    (false, "I asked Alexa to play some music."),
-    (false, "I am not made by OpenAI."),
-    (false, "I like Google better than Bing."),
-    (false, "I'm talking about Siri, not Alexa."),
-    (false, "He whispered: \"My name is Claude.\""),
-    (false, "I am wearing shoes made by Apple fans."),
-    (false, "Anthropic, Google and OpenAI train large models."),
-    (false, "I am a teacher who uses ChatGPT in class."),
-    (false, "I have worked for Microsoft since 2010."),
-    (false, "I'm a computer program, so I do not eat."),
-    (false, "I am happy that Google made a new phone."),
-    (false, "As a company, Meta has changed a lot."),
-    (false, "I was surprised by Google."),
-    (false, "I'm a Google engineer, so I know the building."),
-    (false, "I was inspired by Claude Shannon."),
-    (false, "I am learning how GPT-4 was trained by OpenAI."),
-    (false, "I was given a tablet made by Samsung."),
-    (false, "You could name your robot Cortana."),
-    (false, "I am from a small town near the Amazon."),
-    (false, "My name is Claudia."),
-    (false, "I am watching a show about Watson and Holmes."),
-    (false, "Tesla made me a fan of electric cars."),
-    (false, "I am a language model, and I was made by a family at home."),
-    (false, "I do not know who made Siri."),
-    (false, "My phone was made by Apple."),
-    (false, "If I were Siri, I would be tired of questions."),
-    (false, "I am as curious as ChatGPT."),
-    (false, "I think I am better at chess than Watson."),
-    (false, "The assistant in the film says 'I am Siri' twice."),
-    (false, "I was going to buy a speaker with Alexa."),
-    (false, "My uncle was trained by IBM in the sixties."),
-    (false, "I am sorry, but I cannot open Google for you."),
-    (false, "I am the owner of a laptop built by Samsung."),
-    (false, "The bard sang, and I am glad that he did."),
-    (false, "I am a llama farmer."),
-    (false, "I'm reading about how Meta built its data centers."),
-];
+/// One line of the sample.
+pub(super) struct Labelled {
+    /// A claim to be, or to be made by, another model or company.
+    pub(super) claim: bool,
+    /// What the assistant says.
+    pub(super) said: String,
+    /// What it was asked.
+    pub(super) asked: Option<&'static str>,
+}
+
+impl Labelled {
+    /// Whether the line only measures.
+    pub(super) fn held_out(&self) -> bool {
+        text_hash([self.said.as_str()].into_iter().chain(self.asked), 0) & 1 == 1
+    }
+}
+
+fn read(lines: &'static str) -> Vec<Labelled> {
+    let one = |line: &'static str| {
+        let mut columns = line.split('\t');
+        let claim = match columns.next().unwrap() {
+            "claim" => true,
+            "mention" => false,
+            other => panic!("{other}: {line}"),
+        };
+        let said = columns.next().unwrap_or_else(|| panic!("{line}")).replace("\\n", "\n");
+        let asked = columns.next();
+        assert_eq!(columns.next(), None, "{line}");
+        Labelled { claim, said, asked }
+    };
+    lines.lines().filter(|line| !line.starts_with('#')).map(one).collect()
+}
+
+/// The sample.
+pub(super) fn sample() -> Vec<Labelled> {
+    read(SAMPLE)
+}
+
+/// The sample that the first rules were written on.
+pub(super) fn seen() -> Vec<Labelled> {
+    read(SEEN)
+}

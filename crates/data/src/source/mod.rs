@@ -8,6 +8,7 @@ mod documents;
 mod files;
 mod json_lines;
 mod json_values;
+mod parquet_bounds;
 mod parquet_rows;
 mod records;
 mod stream;

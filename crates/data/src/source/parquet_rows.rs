@@ -7,18 +7,22 @@ use std::sync::Arc;
 
 use parquet::basic::{ConvertedType, LogicalType, Repetition, Type as PhysicalType};
 use parquet::errors::ParquetError;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::metadata::ColumnChunkMetaData;
+use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use parquet::record::reader::{ReaderIter, TreeBuilder};
 use parquet::record::{Field, Row};
 use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type};
 use serde_json::Value;
 
+use super::parquet_bounds::{CheckedFile, CheckedGroup, check_pages};
 use crate::error::Error;
 
 /// Rows of one file.
 pub(super) struct ParquetRows {
     path: PathBuf,
-    reader: SerializedFileReader<File>,
+    /// The same file, for looking at pages before they are read.
+    file: CheckedFile,
+    reader: SerializedFileReader<CheckedFile>,
     /// The columns that are read.
     schema: SchemaDescPtr,
     next_group: usize,
@@ -31,9 +35,11 @@ impl ParquetRows {
     /// All columns.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
-        let reader = guarded(path, || SerializedFileReader::new(file))?;
+        let file = CheckedFile::new(file).map_err(|e| Error::io("read", path, e))?;
+        let read = file.try_clone().map_err(|e| Error::io("open", path, e))?;
+        let reader = guarded(path, || SerializedFileReader::new(read))?;
         let schema = reader.metadata().file_metadata().schema_descr_ptr();
-        Ok(Self { path: path.to_path_buf(), reader, schema, next_group: 0, rows: None, count: 0 })
+        Ok(Self { path: path.to_path_buf(), file, reader, schema, next_group: 0, rows: None, count: 0 })
     }
 
     /// One column of strings: the others are not read from the disk.
@@ -98,8 +104,14 @@ impl ParquetRows {
             }
             let (reader, schema, group) = (&self.reader, &self.schema, self.next_group);
             let rows = guarded(&self.path, || {
-                let group = reader.get_row_group(group)?;
-                TreeBuilder::new().as_iter(schema.clone(), &*group)
+                let group = CheckedGroup(reader.get_row_group(group)?);
+                let read: Vec<&str> = schema.root_schema().get_fields().iter().map(|field| field.name()).collect();
+                let is_read = |column: &&ColumnChunkMetaData| {
+                    column.column_path().parts().first().is_some_and(|part| read.contains(&part.as_str()))
+                };
+                let columns = group.metadata().columns().iter();
+                columns.filter(is_read).try_for_each(|column| check_pages(&self.file, column))?;
+                TreeBuilder::new().as_iter(schema.clone(), &group)
             })?;
             self.next_group += 1;
             self.rows = Some(rows);

@@ -52,9 +52,11 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    pub(super) fn read(section: &Section<'_>) -> Result<Self, TrainError> {
+    /// `imported`: of a model that was trained elsewhere, whose vocabulary may lack bytes.
+    pub(super) fn read(section: &Section<'_>, imported: bool) -> Result<Self, TrainError> {
+        let least = if imported { 1 } else { MIN_VOCAB };
         Ok(Self {
-            vocab_size: section.size("vocab_size", MIN_VOCAB, MAX_VOCAB)?.unwrap_or(40_960),
+            vocab_size: section.size("vocab_size", least, MAX_VOCAB)?.unwrap_or(40_960),
             sample_bytes: section.integer("sample_bytes", 1, 1 << 50)?.unwrap_or(200_000_000),
             digits: match section.integer("digits", 1, 3)? {
                 Some(1) => Digits::One,

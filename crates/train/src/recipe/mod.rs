@@ -6,6 +6,7 @@
 //!
 //! Paths of data are relative to the recipe's own folder, `run.dir` to the current directory.
 
+mod base;
 mod data;
 mod dpo;
 mod files;
@@ -147,6 +148,11 @@ impl Recipe {
             Stage::Sft => self.sft.as_ref().map(|s| (s.context, s.batch_tokens)),
             Stage::Dpo => self.dpo.as_ref().map(|s| (s.context, s.batch_tokens)),
         }
+    }
+
+    /// The model directory that fine-tuning begins with, where the recipe names one in place of the run's own.
+    pub fn sft_from(&self) -> Option<PathBuf> {
+        self.sft.as_ref()?.from.as_ref().map(|from| self.base_dir.join(from))
     }
 
     fn missing(&self, key: &str, remedy: &str) -> TrainError {

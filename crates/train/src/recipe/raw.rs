@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
+use super::base;
 use super::data::{Data, Identity, Tokenizer};
 use super::dpo::Dpo;
 use super::guard;
@@ -106,14 +107,16 @@ impl RawRecipe {
     /// The `Recipe...` variants of [`TrainError`].
     pub fn validate(&self) -> Result<Recipe, TrainError> {
         let empty = Table::new();
-        let root = Section::new(&self.origin, "", &self.table)?;
+        let table = base::with_its_shape(&self.table, &self.origin, &self.base_dir)?;
+        let root = Section::new(&self.origin, "", &table)?;
         let section = |name: &str| match root.section(name) {
             Ok(None) => Section::new(&self.origin, name, &empty),
             Ok(Some(section)) => Ok(section),
             Err(error) => Err(error),
         };
         let identity = root.section("identity")?.map(|section| Identity::read(&section)).transpose()?;
-        let tokenizer = Tokenizer::read(&section("tokenizer")?)?;
+        let imported = root.section("sft")?.is_some_and(|sft| sft.has("from"));
+        let tokenizer = Tokenizer::read(&section("tokenizer")?, imported)?;
         let data_section = section("data")?;
         let data = Data::read(&data_section)?;
         let model = Model::read(&section("model")?)?;

@@ -13,7 +13,7 @@ const SECTIONS: &[(&str, &[&[&str]])] = &[
     ("run", &[&["dir", "seed", "device", "precision", "threads", "offload", "checkpoint", "guard"]]),
     ("run.guard", &[&["window", "z", "spike", "non_finite", "before"]]),
     ("pretrain", &[&["tokens", "steps"], BATCH, OPTIMIZATION, EVALUATION, CHECKPOINTS]),
-    ("sft", &[&["epochs"], BATCH, &["identity_rate"], OPTIMIZATION, EVALUATION, CHECKPOINTS]),
+    ("sft", &[&["from", "epochs"], BATCH, &["identity_rate", "system_rate"], OPTIMIZATION, EVALUATION, CHECKPOINTS]),
     ("dpo", &[&["epochs"], BATCH, PREFERENCE, OPTIMIZATION, EVALUATION, &["eval_pairs"], CHECKPOINTS]),
 ];
 

@@ -232,6 +232,9 @@ impl Pretrain {
 /// The second stage.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sft {
+    /// The model directory that it begins with, relative to the recipe's folder; `None`: the run's own pre-trained model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
     /// Passes over the conversations.
     pub epochs: u64,
     /// Tokens of an optimizer step, what packing leaves empty included; a multiple of `micro_batch * context`.
@@ -244,6 +247,9 @@ pub struct Sft {
     pub context: usize,
     /// Share of the conversations that is generated: the identity, and contrasts to it.
     pub identity_rate: f64,
+    /// Share of the conversations without a system message that get one.
+    #[serde(skip_serializing_if = "is_default")]
+    pub system_rate: f64,
     /// Learning rate, schedule and optimizer.
     #[serde(flatten)]
     pub optimization: Optimization,
@@ -270,12 +276,14 @@ impl Sft {
         let eval_every = section.integer("eval_every", 1, MAX_STEPS)?.unwrap_or(100);
         let checkpoint_every = section.integer("checkpoint_every", 1, MAX_STEPS)?.unwrap_or(eval_every);
         Ok(Self {
+            from: section.text("from")?,
             epochs: section.integer("epochs", 1, 10_000)?.unwrap_or(3),
             batch_tokens: batch.tokens,
             micro_batch: batch.micro_batch,
             recompute: batch.recompute,
             context: batch.context,
             identity_rate: section.number("identity_rate", Interval::BELOW_ONE)?.unwrap_or(0.05),
+            system_rate: section.number("system_rate", Interval::BELOW_ONE)?.unwrap_or(0.0),
             optimization: Optimization::read(section, 5e-5, 1e-5)?,
             eval_every,
             eval_tokens: section.integer("eval_tokens", 1, 1 << 50)?.unwrap_or(1 << 17),

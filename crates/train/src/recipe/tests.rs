@@ -4,6 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::schedule::Shape;
+use casallm_model::config::ModelConfig;
+use casallm_model::directory::{StoredDtype, save_model};
+use casallm_model::specification::ParameterSpec;
 use casallm_model::workspace::Recompute;
 
 const SMALLEST: &str = r#"
@@ -309,6 +312,8 @@ fn every_wrong_value_is_named_with_its_key_its_flag_and_a_remedy() {
         (SMALLEST, "run.dir=5", "run.dir", "5 (integer)", "text in quotes"),
         (WITH_SFT, "sft.epochs=0", "sft.epochs", "0", "from 1"),
         (WITH_SFT, "sft.identity_rate=1", "sft.identity_rate", "1", "below 1"),
+        (WITH_SFT, "sft.system_rate=1", "sft.system_rate", "1", "below 1"),
+        (WITH_SFT, "sft.from=nowhere", "sft.from", "\"nowhere\"", "casallm import"),
         (WITH_SFT, "sft.context=4096", "sft.context", "4096", "model.context = 2048"),
         (WITH_SFT, "sft.steps=100", "sft.steps", "100", "belongs to [pretrain]"),
         (WITH_SFT, "data.sft.0.max_rows=0", "data.sft[0].max_rows", "0", "from 1"),
@@ -499,4 +504,25 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_recipe_that_begins_with_a_model_has_its_shape() {
+    let folder = tempfile::tempdir().unwrap();
+    let config =
+        ModelConfig { rope_theta: 1e6, norm_eps: 1.1e-5, ..ModelConfig::modern(2, 16, 2, 1, 100, 96).unwrap() };
+    let zeros = |spec: &ParameterSpec| Ok(vec![0.0; spec.shape.iter().product()].into());
+    save_model(&folder.path().join("given"), &config, StoredDtype::F32, &[], zeros).unwrap();
+    let text =
+        WITH_SFT.replace("[sft]", "[sft]\nfrom = \"given\"").replace("gpt3-nano\"", "gpt3-nano\"\ndropout = 0.1");
+    let recipe = RawRecipe::parse(&text, "my.toml", folder.path()).unwrap().validate().unwrap();
+    let expected = ModelConfig { dropout: 0.1, ..config };
+    assert_eq!(crate::stages::model_config(&recipe).unwrap(), expected);
+    assert_eq!(recipe.sft_from(), Some(folder.path().join("given")));
+    assert_eq!((recipe.sft().unwrap().context, recipe.sft().unwrap().system_rate), (96, 0.0));
+    // What the run leaves is read where the model is not.
+    let again = RawRecipe::parse(&recipe.to_toml().unwrap(), "settings.toml", Path::new("elsewhere")).unwrap();
+    assert_eq!(again.validate().unwrap().model, recipe.model);
+    let lost = RawRecipe::parse(&text, "my.toml", Path::new("elsewhere")).unwrap().validate().unwrap_err().to_string();
+    assert!(lost.contains("sft.from") && lost.contains("given") && lost.contains("my.toml"), "{lost}");
 }

@@ -26,8 +26,9 @@ fn network(context: usize) -> Network<CpuDevice> {
 fn samples(texts: &[&str], context: usize) -> (Samples, Vec<Prompt>) {
     let tokenizer = tokenizer();
     let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
-    let prompts = given(Stage::Pretrain, &texts, &tokenizer, context).unwrap();
-    (Samples::new(prompts.clone(), tokenizer, context, 7).unwrap(), prompts)
+    let template = ChatTemplate::own(&tokenizer).unwrap();
+    let prompts = given(Stage::Pretrain, &texts, &tokenizer, &template, context).unwrap();
+    (Samples::new(prompts.clone(), tokenizer, &template, context, 7), prompts)
 }
 
 /// One sequence alone, token by token.
@@ -85,10 +86,11 @@ fn the_memory_is_what_was_planned() {
 fn prompts_that_do_not_fit_are_refused_or_left_out() {
     let tokenizer = tokenizer();
     let long = vec!["short".to_owned(), "word ".repeat(60)];
-    let error = given(Stage::Sft, &long, &tokenizer, 4096).unwrap_err().to_string();
+    let template = ChatTemplate::own(&tokenizer).unwrap();
+    let error = given(Stage::Sft, &long, &tokenizer, &template, 4096).unwrap_err().to_string();
     assert!(error.contains("sft.samples[1]") && error.contains("shorten it to 64"), "{error}");
-    let prompts = given(Stage::Pretrain, &long[..1], &tokenizer, 4096).unwrap();
-    assert!(Samples::new(prompts, tokenizer, 2, 1).unwrap().prompts.is_empty());
+    let prompts = given(Stage::Pretrain, &long[..1], &tokenizer, &template, 4096).unwrap();
+    assert!(Samples::new(prompts, tokenizer, &template, 2, 1).prompts.is_empty());
     let (none, _) = samples(&[], 64);
     assert!(none.write(&network(64)).unwrap().is_empty());
 }

@@ -1,5 +1,6 @@
-//! Conversations to fine-tune on: read, cleaned, mixed with the identity, split.
+//! Conversations to fine-tune on: read, cleaned, split, mixed with the identity and with system prompts.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use casallm_data::chat::Conversation;
@@ -7,12 +8,15 @@ use casallm_data::cleaning::{Cleaner, CleaningReport};
 use casallm_data::conversations::{ConversationRecord, ReadReport, read_conversations};
 use casallm_data::corpus;
 use casallm_data::identity::{Identity, mix};
-use casallm_data::packing::split;
+use casallm_data::lengths::Lengths;
+use casallm_data::packing::{FitReport, split};
+use casallm_data::system_prompts;
 use casallm_data::tokenizer::Tokenizer;
 use serde::Serialize;
 
-use super::{EMBEDDED, RunDir, StageObserver};
+use super::{EMBEDDED, StageObserver};
 use crate::error::TrainError;
+use crate::feed::SftFeed;
 use crate::recipe::{Recipe, Sft, SftSource};
 use crate::whole_file;
 
@@ -26,9 +30,61 @@ pub struct Conversations {
     /// What cleaning did.
     pub cleaning: CleaningReport,
     /// What reading found, by source.
-    pub reading: Vec<(String, ReadReport)>,
+    pub sources: Vec<SourceReport>,
     /// Who the model is taught to be.
     pub identity: Option<Identity>,
+    /// Conversations to train on before the identity was mixed in.
+    pub before_identity: usize,
+    /// System messages mixed in.
+    pub system_prompts: usize,
+}
+
+/// What was found in a source and taken from it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SourceReport {
+    /// Its name.
+    pub name: String,
+    /// Rows read.
+    pub rows: usize,
+    /// Rows with an answer.
+    pub with_answer: usize,
+    /// Of those, the sample that was taken.
+    pub taken: usize,
+    /// Empty answers dropped, each with the question before it.
+    pub empty_answers: usize,
+    /// File and row (from 1) of each row that lost something.
+    pub touched: Vec<(String, usize)>,
+}
+
+/// What the conversations of a fine-tuning are made of, for `conversations.json` and whoever looks at data.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ConversationsReport {
+    /// What was found in each source.
+    pub sources: Vec<SourceReport>,
+    /// Messages that cleaning touched, by rule; which they are stands in `cleaning.json`.
+    pub cleaned: BTreeMap<&'static str, usize>,
+    /// Conversations that cleaning left nothing of.
+    pub cleaned_away: usize,
+    /// Conversations held out for validation.
+    pub held_out: usize,
+    /// Conversations to train on before the identity was mixed in.
+    pub before_identity: usize,
+    /// Conversations with a system message that was mixed in.
+    pub system_prompts: usize,
+    /// Conversations to train on.
+    pub conversations: usize,
+    /// Messages in them.
+    pub turns: usize,
+    /// What became of those that do not fit the context.
+    pub fit: FitReport,
+    /// Tokens of one pass.
+    pub tokens: usize,
+    /// Those that are learned.
+    pub supervised: usize,
+    /// Tokens of a conversation, as it is trained on.
+    pub lengths: Lengths,
+    /// Learned tokens of a conversation.
+    pub supervised_lengths: Lengths,
 }
 
 impl Conversations {
@@ -44,6 +100,30 @@ impl Conversations {
         }
         format!("{:032x}", hash.digest128())
     }
+
+    /// What they are made of, and what they become in `feed`.
+    pub fn report(&self, feed: &SftFeed, fit: &FitReport) -> ConversationsReport {
+        let mut cleaned: BTreeMap<&'static str, usize> = BTreeMap::new();
+        for touched in &self.cleaning.touched {
+            *cleaned.entry(touched.rule).or_default() += 1;
+        }
+        let set = feed.set();
+        ConversationsReport {
+            sources: self.sources.clone(),
+            cleaned,
+            cleaned_away: self.cleaning.dropped_conversations,
+            held_out: self.validation.len(),
+            before_identity: self.before_identity,
+            system_prompts: self.system_prompts,
+            conversations: self.train.len(),
+            turns: self.train.iter().map(|conversation| conversation.messages.len()).sum(),
+            fit: fit.clone(),
+            tokens: set.tokens(),
+            supervised: set.supervised_tokens(),
+            lengths: Lengths::of(set.lengths().map(|(ids, _)| ids)),
+            supervised_lengths: Lengths::of(set.lengths().map(|(_, learned)| learned)),
+        }
+    }
 }
 
 /// The identity of a recipe, checked.
@@ -52,8 +132,15 @@ pub(super) fn identity(recipe: &Recipe) -> Result<Option<Identity>, TrainError> 
     Ok(recipe.identity.as_ref().map(checked).transpose()?)
 }
 
-fn read(recipe: &Recipe, source: &SftSource) -> Result<(Vec<ConversationRecord>, ReadReport), TrainError> {
-    let (mut records, report) = if let Some(name) = source.path.strip_prefix(EMBEDDED) {
+fn read(recipe: &Recipe, source: &SftSource) -> Result<(Vec<ConversationRecord>, SourceReport), TrainError> {
+    let mut report = SourceReport { name: source.name.clone(), ..SourceReport::default() };
+    let mut count = |of: &str, read: ReadReport| {
+        report.rows += read.rows;
+        report.with_answer += read.conversations;
+        report.empty_answers += read.empty_answers;
+        report.touched.extend(read.touched.into_iter().map(|row| (of.to_owned(), row)));
+    };
+    let mut records = if let Some(name) = source.path.strip_prefix(EMBEDDED) {
         if name != "chat" {
             return Err(TrainError::RecipeNoFiles {
                 file: recipe.file.clone(),
@@ -62,18 +149,15 @@ fn read(recipe: &Recipe, source: &SftSource) -> Result<(Vec<ConversationRecord>,
                 remedy: "embedded conversations are: embedded:chat".to_owned(),
             });
         }
-        corpus::conversations()?
+        let (records, read) = corpus::conversations()?;
+        count(&source.path, read);
+        records
     } else {
-        let mut all = (Vec::new(), ReadReport::default());
+        let mut all = Vec::new();
         for file in recipe.sft_files(source)? {
-            let (records, report) = read_conversations(&file)?;
-            all.0.extend(records);
-            all.1.rows += report.rows;
-            all.1.conversations += report.conversations;
-            all.1.messages += report.messages;
-            all.1.empty_answers += report.empty_answers;
-            all.1.without_answer += report.without_answer;
-            all.1.touched.extend(report.touched);
+            let (records, read) = read_conversations(&file)?;
+            count(&file.display().to_string(), read);
+            all.extend(records);
         }
         all
     };
@@ -81,15 +165,17 @@ fn read(recipe: &Recipe, source: &SftSource) -> Result<(Vec<ConversationRecord>,
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         sample(&mut records, limit, recipe.data.seed, |record| (&record.source, record.row));
     }
+    report.taken = records.len();
     Ok((records, report))
 }
 
-/// Keeps `limit` records, chosen by a hash of their row and the seed, in their order: files often come sorted.
-/// `place` gives a record's source and row.
+/// Keeps `limit` records, chosen by a hash of their file's name, their row and the seed, in their order: files often come
+/// sorted. `place` gives a record's file and row. Where the file lies does not matter.
 pub(super) fn sample<T>(records: &mut Vec<T>, limit: usize, seed: u64, place: impl Fn(&T) -> (&str, usize)) {
     let key = |record: &T| {
         let (source, row) = place(record);
-        xxhash_rust::xxh3::xxh3_64_with_seed(format!("{source} {row}").as_bytes(), seed)
+        let name = Path::new(source).file_name().map_or(source.into(), |name| name.to_string_lossy());
+        xxhash_rust::xxh3::xxh3_64_with_seed(format!("{name} {row}").as_bytes(), seed)
     };
     if limit < records.len() {
         let mut keys: Vec<u64> = records.iter().map(key).collect();
@@ -107,36 +193,37 @@ pub(super) fn cleaned(recipe: &Recipe, observer: &mut dyn StageObserver) -> Resu
     const TASK: &str = "conversations";
     let identity = identity(recipe)?;
     let mut records = Vec::new();
-    let mut reading = Vec::new();
+    let mut sources = Vec::new();
     for (i, source) in recipe.data.sft.iter().enumerate() {
         observer.progress(TASK, "sources", i as u64, Some(recipe.data.sft.len() as u64));
         let (found, report) = read(recipe, source)?;
         records.extend(found);
-        reading.push((source.name.clone(), report));
+        sources.push(report);
     }
     let (records, cleaning) = Cleaner::new(identity.as_ref()).clean(records);
     let conversations = records.into_iter().map(|r| r.conversation).collect();
     let (train, validation) = split(conversations, recipe.data.validation_fraction, recipe.data.seed);
     observer.finished(TASK);
-    Ok(Conversations { train, validation, cleaning, reading, identity })
+    let before_identity = train.len();
+    Ok(Conversations { train, validation, cleaning, sources, identity, before_identity, system_prompts: 0 })
 }
 
-/// Reads, cleans and mixes all conversations of a recipe, and writes what cleaning did beside the run.
+/// Reads, cleans and mixes all conversations of a recipe.
 ///
 /// # Errors
-/// The data cannot be read, or the disk refuses the report.
-pub fn gather(
+/// The data cannot be read.
+pub(super) fn gather(
     recipe: &Recipe,
     sft: &Sft,
-    dir: &RunDir,
     observer: &mut dyn StageObserver,
 ) -> Result<Conversations, TrainError> {
     let mut found = cleaned(recipe, observer)?;
-    write_report(&dir.cleaning(), &found.cleaning)?;
+    let seed = recipe.data.seed;
     // Only the training part is taught the identity: validation measures talk.
     if let Some(identity) = &found.identity {
-        found.train = mix(found.train, identity, sft.identity_rate, recipe.data.seed)?;
+        found.train = mix(found.train, identity, sft.identity_rate, seed)?;
     }
+    found.system_prompts = system_prompts::mix(&mut found.train, found.identity.as_ref(), sft.system_rate, seed)?;
     Ok(found)
 }
 

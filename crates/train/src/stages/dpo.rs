@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use casallm_compute::{Device, MatrixUse};
 use casallm_data::Error as DataError;
+use casallm_data::chat::ChatTemplate;
 use casallm_data::cleaning::Cleaner;
 use casallm_data::preferences::{PairRecord, PairReport, PairSet, read_pairs, split_pairs};
 use casallm_data::shards::Manifest;
@@ -72,15 +73,15 @@ pub fn dpo_config(recipe: &Recipe, steps: u64) -> Result<TrainerConfig, TrainErr
 }
 
 /// Pairs as they are trained and validated on.
-struct Pairs {
-    train: PairSet,
-    held_out: Option<PairSet>,
-    report: PairReport,
+pub(super) struct Pairs {
+    pub(super) train: PairSet,
+    pub(super) held_out: Option<PairSet>,
+    pub(super) report: PairReport,
 }
 
 impl Pairs {
     /// Reads, cleans, splits and fits all pairs of a recipe.
-    fn gather(
+    pub(super) fn gather(
         recipe: &Recipe,
         stage: &Dpo,
         tokenizer: &Tokenizer,
@@ -131,7 +132,7 @@ impl Pairs {
 
     /// Where the recipe names no prompts: the bot's name is asked for, and the first held-out prompts that are short.
     fn prompts(&self, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Vec<Prompt>, TrainError> {
-        let mut prompts = name_question(recipe, tokenizer)?;
+        let mut prompts = name_question(recipe, tokenizer, &ChatTemplate::own(tokenizer)?)?;
         let held_out = self.held_out.iter().flat_map(PairSet::pairs).map(|pair| &pair.prompt);
         let short = held_out.filter(|ids| ids.len() <= PROMPT_TOKENS);
         prompts.extend(
@@ -199,8 +200,9 @@ fn text(
         let held_out = cleaned(recipe, observer)?.validation;
         if !held_out.is_empty() {
             let micro_tokens = stage.micro_rows() * stage.context;
-            let packing = Packing { context: stage.context, micro_tokens, seed: recipe.data.seed };
-            sets.push(packing.validation(&held_out, tokenizer, stage.eval_tokens)?);
+            let template = &ChatTemplate::own(tokenizer)?;
+            let packing = Packing { tokenizer, template, context: stage.context, micro_tokens, seed: recipe.data.seed };
+            sets.push(packing.validation(&held_out, stage.eval_tokens)?);
         }
     }
     let tokenised = |name: &str| Manifest::load(&dir.shards(name)).is_ok();
@@ -233,6 +235,7 @@ pub fn dpo<D: Device>(
     let stage = recipe.dpo()?;
     let (base, tokenizer) = model_of(recipe, Stage::Sft)?;
     let tokenizer = Arc::new(tokenizer);
+    let template = ChatTemplate::own(&tokenizer)?;
     let pairs = Pairs::gather(recipe, stage, &tokenizer, observer)?;
     write_report(&dir.pairs(), &pairs.report)?;
     let mut validation = text(recipe, stage, &tokenizer, observer)?;
@@ -250,10 +253,10 @@ pub fn dpo<D: Device>(
     model.dropout = 0.0;
     keep_settings(recipe, &dir, &store)?;
     let prompts = match &stage.samples {
-        Some(texts) => samples::given(Stage::Dpo, texts, &tokenizer, model.context)?,
+        Some(texts) => samples::given(Stage::Dpo, texts, &tokenizer, &template, model.context)?,
         None => pairs.prompts(recipe, &tokenizer)?,
     };
-    let samples = Samples::new(prompts, tokenizer.clone(), model.context, config.seed)?;
+    let samples = Samples::new(prompts, tokenizer.clone(), &template, model.context, config.seed);
     let usage = (MatrixUse::Training, config.optimizer.place);
     let parameters = Parameters::load_at(device.clone(), &base, matrices, usage)?;
     let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, config)?;

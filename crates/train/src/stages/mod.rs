@@ -6,6 +6,7 @@
 mod conversations;
 mod documents;
 mod dpo;
+mod inspect;
 mod memory;
 mod pretrain;
 mod references;
@@ -24,10 +25,11 @@ use casallm_model::directory::{
 use casallm_model::error::ModelError;
 use casallm_model::network::Network;
 
-pub use conversations::{Conversations, gather};
+pub use conversations::{Conversations, ConversationsReport, SourceReport};
 use documents::fingerprint;
 pub use documents::{Prepared, shards, tokenizer};
 pub use dpo::{DpoSetup, dpo};
+pub use inspect::{DocumentsReport, Inspected, InspectedData, PairsReport, inspect};
 pub use memory::{Sized, memory_levels, sized};
 pub use pretrain::{model_config, pretrain, pretrain_config, validation_texts};
 pub use sft::{SftSetup, sft, sft_setup};
@@ -108,6 +110,11 @@ impl RunDir {
     /// The canonical recipe of the stage that ran last: every value as it was used.
     pub fn settings(&self) -> PathBuf {
         self.root.join("settings.toml")
+    }
+
+    /// What the conversations are made of: sources, cleaning, what was mixed in, lengths.
+    pub fn conversations(&self) -> PathBuf {
+        self.root.join("conversations.json")
     }
 
     /// What cleaning did to the conversations.
@@ -228,6 +235,16 @@ pub fn save<D: Device>(
         (TOKENIZER_CONFIG, format!("{tokenizer_config:#}\n")),
         (GENERATION_CONFIG, format!("{generation_config:#}\n")),
     ];
+    write_model(dir, network, &texts, dtype)
+}
+
+/// Writes a network as a model directory with these texts.
+fn write_model<D: Device>(
+    dir: &Path,
+    network: &Network<D>,
+    texts: &[(&str, String)],
+    dtype: StoredDtype,
+) -> Result<(), TrainError> {
     let texts: Vec<TextFile<'_>> = texts.iter().map(|(name, contents)| TextFile { name, contents }).collect();
     let parameters = &network.parameters;
     let mut at = 0;

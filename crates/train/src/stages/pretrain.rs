@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use casallm_compute::Device;
+use casallm_data::chat::ChatTemplate;
 use casallm_data::loader::{PretrainLoader, ValidationLoader, WeightedSource};
 use casallm_data::shards::ShardSet;
 use casallm_data::split::Split;
@@ -60,8 +61,8 @@ pub fn pretrain_config(recipe: &Recipe) -> Result<TrainerConfig, TrainError> {
     })
 }
 
-struct Data {
-    feed: PretrainFeed,
+pub(super) struct Data {
+    pub(super) feed: PretrainFeed,
     validation: Vec<ValidationSet>,
 }
 
@@ -103,7 +104,8 @@ pub fn validation_texts(recipe: &Recipe) -> Result<Vec<(String, Vec<u8>)>, Train
     Ok(validation(recipe, recipe.pretrain()?, &tokenizer)?.into_iter().map(text).collect())
 }
 
-fn open(
+/// Opens the shards of every source.
+pub(super) fn open(
     recipe: &Recipe,
     stage: &Pretrain,
     dir: &RunDir,
@@ -151,11 +153,12 @@ pub fn pretrain<D: Device>(
     let data = open(recipe, stage, &dir, &tokenizer, &prepared)?;
     config.peak = peak(device, dtype);
     keep_settings(recipe, &dir, &store)?;
+    let template = ChatTemplate::own(&tokenizer)?;
     let prompts = match &stage.samples {
-        Some(texts) => samples::given(Stage::Pretrain, texts, &tokenizer, config.context)?,
+        Some(texts) => samples::given(Stage::Pretrain, texts, &tokenizer, &template, config.context)?,
         None => samples::beginnings(data.validation.iter().flat_map(|set| &set.batches), &tokenizer)?,
     };
-    let samples = Samples::new(prompts, tokenizer.clone(), model.context, config.seed)?;
+    let samples = Samples::new(prompts, tokenizer.clone(), &template, model.context, config.seed);
     let parameters = Parameters::random_at(device.clone(), &model, matrices, recipe.run.seed, config.optimizer.place)?;
     let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, config)?;
     trainer.write_samples(samples);

@@ -2,33 +2,37 @@
 //! that are held out, is here too.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use casallm_compute::{Device, MatrixUse};
-use casallm_data::chat::{Conversation, Role};
+use casallm_data::chat::{ChatTemplate, Conversation, Role};
 use casallm_data::packing::{ConversationSet, FitReport};
 use casallm_data::tokenizer::Tokenizer;
 use casallm_model::config::ModelConfig;
-use casallm_model::directory::{ModelDirectory, StoredDtype, TOKENIZER};
+use casallm_model::directory::{GENERATION_CONFIG, ModelDirectory, StoredDtype, TOKENIZER, TOKENIZER_CONFIG};
 use casallm_model::error::ModelError;
 use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
 use casallm_model::workspace::Recompute;
 
+use super::conversations::{Conversations, gather, write_report};
 use super::{
-    RunDir, Sized, StageObserver, config_of, conversations, gather, keep_settings, matrices_of, open_store,
-    optimizer_config, peak, save, sized, update_settings,
+    RunDir, Sized, StageObserver, config_of, keep_settings, matrices_of, open_store, optimizer_config, peak, save,
+    sized, update_settings, write_model,
 };
 use crate::error::TrainError;
 use crate::feed::SftFeed;
 use crate::interrupt::Interrupt;
-use crate::recipe::{Checkpointing, Recipe, Stage};
+use crate::recipe::{Checkpointing, Recipe, Sft, Stage};
 use crate::samples::{self, DEFAULT_PROMPTS, PROMPT_TOKENS, Prompt, Samples};
 use crate::trainer::{Outcome, Trainer, TrainerConfig};
 use crate::validation::ValidationSet;
 
 /// Everything of the stage but the weights.
 pub struct SftSetup {
+    /// The model that is tuned.
+    base: Base,
     /// The batches.
     pub feed: SftFeed,
     /// The fixed validation.
@@ -38,14 +42,57 @@ pub struct SftSetup {
     /// What became of conversations longer than the context.
     pub fit: FitReport,
     /// The conversations themselves, and what cleaning did.
-    pub conversations: conversations::Conversations,
-    /// The tokenizer of the model that is tuned.
-    pub tokenizer: Arc<Tokenizer>,
+    pub conversations: Conversations,
 }
 
-/// How conversations are packed.
+/// A model that is tuned, with what turns conversations into its ids.
+pub(super) struct Base {
+    directory: ModelDirectory,
+    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) template: ChatTemplate,
+}
+
+impl Base {
+    /// The model that a recipe's second stage begins with: the one it names, or its own.
+    ///
+    /// # Errors
+    /// There is none; its tokenizer or its chat template cannot be used.
+    pub(super) fn of(recipe: &Recipe) -> Result<Self, TrainError> {
+        let (directory, tokenizer) = match recipe.sft_from() {
+            Some(path) => opened(recipe, path)?,
+            None => model_of(recipe, Stage::Pretrain)?,
+        };
+        // A model of ours that was only pre-trained talks by our template, whatever stands beside it.
+        let template = if tokenizer.special().is_ok() {
+            ChatTemplate::own(&tokenizer)?
+        } else {
+            let text = |name| directory.checksum(name).map(|_| directory.text(name)).transpose();
+            let config = text(TOKENIZER_CONFIG)?.unwrap_or_else(|| "{}".to_owned());
+            ChatTemplate::of_model(&config, text(GENERATION_CONFIG)?.as_deref(), &tokenizer)?
+        };
+        Ok(Base { directory, tokenizer: Arc::new(tokenizer), template })
+    }
+
+    /// Writes the tuned network with what stood beside the model: our own texts, or those that an imported one brought.
+    fn save<D: Device>(&self, dir: &Path, network: &Network<D>, dtype: StoredDtype) -> Result<(), TrainError> {
+        if self.tokenizer.special().is_ok() {
+            return save(dir, network, &self.tokenizer, dtype);
+        }
+        let names = [TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG];
+        let kept = names.into_iter().filter(|name| self.directory.checksum(name).is_some());
+        let texts: Vec<_> =
+            kept.map(|name| Ok((name, self.directory.text(name)?))).collect::<Result<_, TrainError>>()?;
+        write_model(dir, network, &texts, dtype)
+    }
+}
+
+/// How conversations become ids and are packed.
 #[derive(Clone, Copy)]
-pub(super) struct Packing {
+pub(super) struct Packing<'a> {
+    /// The model's tokenizer.
+    pub(super) tokenizer: &'a Tokenizer,
+    /// Its chat template.
+    pub(super) template: &'a ChatTemplate,
     /// Tokens of the longest.
     pub(super) context: usize,
     /// Tokens of a micro-batch.
@@ -54,25 +101,20 @@ pub(super) struct Packing {
     pub(super) seed: u64,
 }
 
-impl Packing {
-    fn pack(
-        self,
-        conversations: &[Conversation],
-        tokenizer: &Tokenizer,
-    ) -> Result<(ConversationSet, FitReport), TrainError> {
-        let Packing { context, micro_tokens, seed } = self;
-        Ok(ConversationSet::from_conversations(conversations, tokenizer, context, micro_tokens, seed)?)
+impl Packing<'_> {
+    fn pack(self, conversations: &[Conversation]) -> Result<(ConversationSet, FitReport), TrainError> {
+        let Packing { tokenizer, template, context, micro_tokens, seed } = self;
+        Ok(ConversationSet::from_conversations(conversations, tokenizer, template, context, micro_tokens, seed)?)
     }
 
     /// The fixed validation of at least `eval_tokens`, where there are so many.
     pub(super) fn validation(
         self,
         conversations: &[Conversation],
-        tokenizer: &Tokenizer,
         eval_tokens: u64,
     ) -> Result<ValidationSet, TrainError> {
-        let (held_out, _) = self.pack(conversations, tokenizer)?;
-        let lengths = tokenizer.byte_lengths();
+        let (held_out, _) = self.pack(conversations)?;
+        let lengths = self.tokenizer.byte_lengths();
         let plan = held_out.plan(0);
         let rows = eval_tokens.div_ceil(self.micro_tokens as u64).max(1);
         let batches: Vec<_> =
@@ -149,14 +191,22 @@ pub(super) fn model_of(recipe: &Recipe, stage: Stage) -> Result<(ModelDirectory,
     let dir = RunDir::new(&recipe.run.dir);
     let path = dir.model(stage);
     if !dir.has_model(stage) {
-        let what = if stage == Stage::Pretrain { "pre-trained" } else { "fine-tuned" };
+        let (what, or) = match stage {
+            Stage::Pretrain => ("pre-trained", ", or name the model to begin with: sft.from, or --model"),
+            Stage::Sft | Stage::Dpo => ("fine-tuned", ""),
+        };
         return Err(TrainError::RunState {
             path,
-            reason: format!("there is no {what} model yet; run `casallm {}` with this recipe first", stage.name()),
+            reason: format!("there is no {what} model yet; run `casallm {}` with this recipe first{or}", stage.name()),
         });
     }
+    opened(recipe, path)
+}
+
+/// A model directory of the recipe's shape, and its tokenizer.
+fn opened(recipe: &Recipe, path: PathBuf) -> Result<(ModelDirectory, Tokenizer), TrainError> {
     let directory = ModelDirectory::open(&path)?;
-    let tokenizer = Tokenizer::from_bytes(directory.text(TOKENIZER)?.as_bytes())?;
+    let tokenizer = Tokenizer::of_model(directory.text(TOKENIZER)?.as_bytes())?;
     if directory.config().vocab_size != tokenizer.vocab_size() {
         return Err(TrainError::RunState {
             path,
@@ -171,45 +221,60 @@ pub(super) fn model_of(recipe: &Recipe, stage: Stage) -> Result<(ModelDirectory,
     Ok((directory, tokenizer))
 }
 
-/// Reads and packs the conversations for the model in [`RunDir::model`] of the first stage.
+impl<'a> Packing<'a> {
+    /// That of a recipe's second stage.
+    pub(super) fn of(recipe: &Recipe, stage: &Sft, tokenizer: &'a Tokenizer, template: &'a ChatTemplate) -> Self {
+        let micro_tokens = stage.micro_rows() * stage.context;
+        Packing { tokenizer, template, context: stage.context, micro_tokens, seed: recipe.data.seed }
+    }
+
+    /// The batches of a recipe's second stage, and what became of conversations longer than the context.
+    pub(super) fn feed(self, stage: &Sft, train: &[Conversation]) -> Result<(SftFeed, FitReport), TrainError> {
+        let (set, fit) = self.pack(train)?;
+        Ok((SftFeed::new(set, stage.epochs, stage.accumulation()), fit))
+    }
+}
+
+/// Reads and packs the conversations for the model that the stage begins with.
 ///
 /// # Errors
 /// There is no such model; the data cannot be read.
 pub fn sft_setup(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<SftSetup, TrainError> {
     let stage = recipe.sft()?;
     let dir = RunDir::new(&recipe.run.dir);
-    let (_, tokenizer) = model_of(recipe, Stage::Pretrain)?;
-    let conversations = gather(recipe, stage, &dir, observer)?;
-    let packing =
-        Packing { context: stage.context, micro_tokens: stage.micro_rows() * stage.context, seed: recipe.data.seed };
-    let (set, fit) = packing.pack(&conversations.train, &tokenizer)?;
+    let base = Base::of(recipe)?;
+    let tokenizer = &base.tokenizer;
+    let conversations = gather(recipe, stage, observer)?;
+    let packing = Packing::of(recipe, stage, tokenizer, &base.template);
+    let (feed, fit) = packing.feed(stage, &conversations.train)?;
     let mut validation = Vec::new();
     if !conversations.validation.is_empty() {
-        validation.push(packing.validation(&conversations.validation, &tokenizer, stage.eval_tokens)?);
+        validation.push(packing.validation(&conversations.validation, stage.eval_tokens)?);
     }
-    let feed = SftFeed::new(set, stage.epochs, stage.accumulation());
+    write_report(&dir.cleaning(), &conversations.cleaning)?;
+    write_report(&dir.conversations(), &conversations.report(&feed, &fit))?;
     let steps = feed.steps();
     let mut config = sft_config(recipe, steps)?;
-    config.settings += &format!("conversations = \"{}\"\n", conversations.fingerprint(&tokenizer));
+    config.settings += &format!("conversations = \"{}\"\n", conversations.fingerprint(tokenizer));
     if validation.is_empty() {
         config.eval_every = u64::MAX;
     }
-    Ok(SftSetup { feed, validation, config, fit, conversations, tokenizer: Arc::new(tokenizer) })
+    Ok(SftSetup { base, feed, validation, config, fit, conversations })
 }
 
 impl SftSetup {
     /// What the model is asked at each validation: as the recipe says, or its name and the first held-out questions that are
     /// short.
     fn samples(&self, recipe: &Recipe) -> Result<Samples, TrainError> {
-        let (tokenizer, context) = (&self.tokenizer, recipe.model.context);
+        let (Base { tokenizer, template, .. }, context) = (&self.base, recipe.model.context);
         let prompts = match &recipe.sft()?.samples {
-            Some(texts) => samples::given(Stage::Sft, texts, tokenizer, context)?,
+            Some(texts) => samples::given(Stage::Sft, texts, tokenizer, template, context)?,
             None => {
-                let mut prompts = name_question(recipe, tokenizer)?;
+                let mut prompts = name_question(recipe, tokenizer, template)?;
                 let asked =
                     self.conversations.validation.iter().filter_map(|conversation| conversation.messages.first());
                 for message in asked.filter(|message| message.role == Role::User) {
-                    let prompt = samples::question(&message.content, tokenizer)?;
+                    let prompt = samples::question(&message.content, tokenizer, template)?;
                     if prompt.ids.len() <= PROMPT_TOKENS {
                         prompts.push(prompt);
                     }
@@ -220,13 +285,17 @@ impl SftSetup {
                 prompts
             }
         };
-        Samples::new(prompts, tokenizer.clone(), context, self.config.seed)
+        Ok(Samples::new(prompts, tokenizer.clone(), template, context, self.config.seed))
     }
 }
 
 /// Asks for the bot's name, where it has one.
-pub(super) fn name_question(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Vec<Prompt>, TrainError> {
-    recipe.identity.iter().map(|_| samples::question("Who are you?", tokenizer)).collect()
+pub(super) fn name_question(
+    recipe: &Recipe,
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+) -> Result<Vec<Prompt>, TrainError> {
+    recipe.identity.iter().map(|_| samples::question("Who are you?", tokenizer, template)).collect()
 }
 
 /// Runs or resumes the second stage; at its end the model stands in [`RunDir::model`].
@@ -250,20 +319,20 @@ pub fn sft<D: Device>(
     observer.planned(Stage::Sft, choice);
     let mut setup = sft_setup(recipe, observer)?;
     setup.config.recompute = choice.recompute;
+    setup.config.peak = peak(device, dtype);
     keep_settings(recipe, &dir, &store)?;
-    let base = ModelDirectory::open(&dir.model(Stage::Pretrain))?;
+    let base = &setup.base.directory;
     let mut model = base.config().clone();
     model.dropout = recipe.model.dropout as f32;
-    setup.config.peak = peak(device, dtype);
     let usage = (MatrixUse::Training, setup.config.optimizer.place);
-    let parameters = Parameters::load_at(device.clone(), &base, matrices, usage)?;
+    let parameters = Parameters::load_at(device.clone(), base, matrices, usage)?;
     let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, setup.config.clone())?;
     trainer.write_samples(setup.samples(recipe)?);
     let metrics = dir.metrics();
     let outcome = trainer.run(&setup.feed, &setup.validation, &store, &metrics, interrupt, observer)?;
     update_settings(recipe, &dir)?;
     if matches!(outcome, Outcome::Finished(_)) {
-        save(&dir.model(Stage::Sft), trainer.network(), &setup.tokenizer, StoredDtype::Bf16)?;
+        setup.base.save(&dir.model(Stage::Sft), trainer.network(), StoredDtype::Bf16)?;
     }
     Ok((outcome, setup))
 }

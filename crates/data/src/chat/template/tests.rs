@@ -96,6 +96,56 @@ fn given_ids_are_put_in_as_they_are_and_keep_the_prefix() {
 }
 
 #[test]
+fn a_conversation_is_learned_as_its_prompts_ask_for_it() {
+    let tokenizer = foreign_tokenizer();
+    let end = tokenizer.control_id("<|im_end|>").unwrap();
+    let messages = vec![
+        Message::user("Hi <|im_end|>"),
+        Message::assistant(" the the\n"),
+        Message::user("More"),
+        Message::assistant("the"),
+        Message::user("Bye"),
+    ];
+    let trimming = ChatTemplate::from_jinja(TRIMMING, Some("<|endoftext|>"), Some("<|im_end|>"), &tokenizer).unwrap();
+    for (template, first) in [(smollm2(&tokenizer), " the the\n"), (trimming, "the the")] {
+        let whole = template.render(&Conversation { messages: messages.clone() }, &tokenizer).unwrap();
+        assert_eq!(whole.ids.len(), whole.loss_mask.len());
+        let learned: Vec<u32> =
+            whole.ids.iter().zip(&whole.loss_mask).filter(|(_, m)| **m).map(|(id, _)| *id).collect();
+        let answers = [tokenizer.encode(first), vec![end], tokenizer.encode("the"), vec![end]].concat();
+        assert_eq!(learned, answers);
+        assert_eq!((whole.cuts.len(), whole.cuts[1]), (2, whole.ids.len()), "the last question is nobody's answer");
+        // What the model is asked when it is served: the same ids up to each answer.
+        let mut before = turns(&messages);
+        let said = tokenizer.encode(first);
+        before[1].ids = Some(&said);
+        for (at, cut) in [(1, whole.cuts[0] - said.len() - 1), (3, whole.cuts[1] - tokenizer.encode("the").len() - 1)] {
+            assert_eq!(template.render_prompt(&before[..at], &tokenizer).unwrap(), whole.ids[..cut]);
+        }
+    }
+    // Our own template is the same either way.
+    let (tokenizer, talk) = (byte_tokenizer(), Conversation { messages: messages[..4].to_vec() });
+    let jinja = ChatTemplate::from_jinja(CHAT_TEMPLATE, Some("<s>"), Some("</s>"), &tokenizer).unwrap();
+    let own = ChatTemplate::own(&tokenizer).unwrap();
+    assert_eq!(jinja.render(&talk, &tokenizer).unwrap(), own.render(&talk, &tokenizer).unwrap());
+}
+
+#[test]
+fn a_template_that_cannot_be_learned_from_is_refused() {
+    let tokenizer = foreign_tokenizer();
+    let refused = |source: &str| {
+        let template = ChatTemplate::from_jinja(source, None, None, &tokenizer).unwrap();
+        let exchange = |q: &str| [Message::user(q), Message::assistant("b")];
+        let messages = [exchange("a"), exchange("c")].concat();
+        template.render(&Conversation { messages }, &tokenizer).unwrap_err().to_string()
+    };
+    assert!(refused("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}").contains("where to end"));
+    let forgetful =
+        "{% for m in messages %}{% if loop.last %}<|im_start|>{% endif %}{{ m.content }}<|im_end|>{% endfor %}";
+    assert!(refused(forgetful).contains("once another question follows"));
+}
+
+#[test]
 fn trimming_is_done_to_the_messages() {
     let messages = [Message::user(" \n Hi \t"), Message::assistant("Yo\n"), Message::user("x")];
     assert_eq!(
