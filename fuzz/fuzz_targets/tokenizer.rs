@@ -12,7 +12,10 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(tokenizer) = Tokenizer::of_model(bytes) else { return };
     let ids = tokenizer.encode(TEXT);
     assert!(ids.iter().all(|id| (*id as usize) < tokenizer.vocab_size()));
-    assert!(ids.iter().all(|id| tokenizer.controls().iter().all(|control| control.id != *id)), "a control token of text");
+    assert!(
+        ids.iter().all(|id| tokenizer.controls().iter().all(|control| control.id != *id)),
+        "a control token of text"
+    );
     let _ = tokenizer.decode(&ids);
     let _ = tokenizer.to_gguf();
     if let Ok(template) = ChatTemplate::own(&tokenizer) {

@@ -241,7 +241,6 @@ impl<'a> Packing<'a> {
 /// There is no such model; the data cannot be read.
 pub fn sft_setup(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<SftSetup, TrainError> {
     let stage = recipe.sft()?;
-    let dir = RunDir::new(&recipe.run.dir);
     let base = Base::of(recipe)?;
     let tokenizer = &base.tokenizer;
     let conversations = gather(recipe, stage, observer)?;
@@ -251,8 +250,6 @@ pub fn sft_setup(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Sf
     if !conversations.validation.is_empty() {
         validation.push(packing.validation(&conversations.validation, stage.eval_tokens)?);
     }
-    write_report(&dir.cleaning(), &conversations.cleaning)?;
-    write_report(&dir.conversations(), &conversations.report(&feed, &fit))?;
     let steps = feed.steps();
     let mut config = sft_config(recipe, steps)?;
     config.settings += &format!("conversations = \"{}\"\n", conversations.fingerprint(tokenizer));
@@ -263,6 +260,12 @@ pub fn sft_setup(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Sf
 }
 
 impl SftSetup {
+    /// Leaves what cleaning did, and what the conversations are made of, beside the run.
+    fn write_reports(&self, dir: &RunDir) -> Result<(), TrainError> {
+        write_report(&dir.cleaning(), &self.conversations.cleaning)?;
+        write_report(&dir.conversations(), &self.conversations.report(&self.feed, &self.fit))
+    }
+
     /// What the model is asked at each validation: as the recipe says, or its name and the first held-out questions that are
     /// short.
     fn samples(&self, recipe: &Recipe) -> Result<Samples, TrainError> {
@@ -321,6 +324,10 @@ pub fn sft<D: Device>(
     setup.config.recompute = choice.recompute;
     setup.config.peak = peak(device, dtype);
     keep_settings(recipe, &dir, &store)?;
+    // As with the settings: a run that goes on may yet turn out to be about other conversations.
+    if store.steps()?.is_empty() {
+        setup.write_reports(&dir)?;
+    }
     let base = &setup.base.directory;
     let mut model = base.config().clone();
     model.dropout = recipe.model.dropout as f32;
@@ -331,6 +338,7 @@ pub fn sft<D: Device>(
     let metrics = dir.metrics();
     let outcome = trainer.run(&setup.feed, &setup.validation, &store, &metrics, interrupt, observer)?;
     update_settings(recipe, &dir)?;
+    setup.write_reports(&dir)?;
     if matches!(outcome, Outcome::Finished(_)) {
         setup.base.save(&dir.model(Stage::Sft), trainer.network(), StoredDtype::Bf16)?;
     }
