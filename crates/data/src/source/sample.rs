@@ -63,7 +63,8 @@ pub fn sample(
     kept.sort_unstable_by_key(|(_, place, _)| *place);
     sample.texts = kept.into_iter().map(|(_, _, text)| text).collect();
     if let ([only], true) = (&mut sample.texts[..], sample.bytes > bytes) {
-        only.truncate(only.floor_char_boundary(bytes as usize));
+        let end = (0..=bytes as usize).rev().find(|end| only.is_char_boundary(*end));
+        only.truncate(end.unwrap_or(0));
         sample.bytes = only.len() as u64;
     }
     Ok(sample)
