@@ -20,6 +20,7 @@ pub use crate::serve::flags::{OverflowKind, Serve};
 pub use crate::serve::watching::Watch;
 pub use crate::sweep::flags::{Sweep, SweptStage};
 pub use crate::tensorboard::flags::Tensorboard;
+pub use crate::tokens::flags::{Tokenize, TokenizerCommand, TokenizerTrain};
 pub use crate::watch::WatchRun;
 
 /// Train a language model of your own, at home: from raw text to a chatbot, in one binary.
@@ -115,68 +116,6 @@ pub struct Quickstart {
     /// What to print.
     #[command(flatten)]
     pub output: Output,
-}
-
-/// `tokenizer` commands.
-#[derive(Debug, Subcommand)]
-pub enum TokenizerCommand {
-    /// Learn a byte-level BPE vocabulary from text
-    Train(TokenizerTrain),
-}
-
-/// Flags of `tokenizer train`.
-#[derive(Debug, Args)]
-pub struct TokenizerTrain {
-    /// Files, folders or patterns of text: txt, jsonl, json, parquet; plain, .gz or .zst
-    #[arg(required = true)]
-    pub input: Vec<PathBuf>,
-    /// Where the tokenizer.json goes
-    #[arg(long, short)]
-    pub output: PathBuf,
-    /// Tokens in all, the six control tokens included
-    #[arg(long, default_value_t = 40_960)]
-    pub vocab_size: usize,
-    /// Key or column that holds the text
-    #[arg(long, default_value = "text")]
-    pub text_field: String,
-    /// Bytes of text to learn from
-    #[arg(long, default_value_t = 1_000_000_000)]
-    pub sample_bytes: u64,
-    /// Digits of a word, at most: 1, 2 or 3. llama.cpp knows no way with 2 and cuts long numbers of such models in another
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=3))]
-    pub digits: u8,
-    /// What to print.
-    #[command(flatten)]
-    pub console: Output,
-}
-
-/// Flags of `tokenize`.
-#[derive(Debug, Args)]
-pub struct Tokenize {
-    /// Files, folders or patterns of text: txt, jsonl, json, parquet; plain, .gz or .zst
-    #[arg(required = true)]
-    pub input: Vec<PathBuf>,
-    /// The tokenizer.json
-    #[arg(long, short)]
-    pub tokenizer: PathBuf,
-    /// Folder for the shards and their manifest
-    #[arg(long, short)]
-    pub output: PathBuf,
-    /// Name of the source in reports
-    #[arg(long, default_value = "text")]
-    pub name: String,
-    /// Key or column that holds the text
-    #[arg(long, default_value = "text")]
-    pub text_field: String,
-    /// Share of the documents held out for validation
-    #[arg(long, default_value_t = 0.015)]
-    pub validation_fraction: f64,
-    /// Seed of the split
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// What to print.
-    #[command(flatten)]
-    pub console: Output,
 }
 
 /// Flags of `pretrain` and `dpo`, and most of `sft`.

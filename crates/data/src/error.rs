@@ -76,9 +76,11 @@ pub enum Error {
         /// The parser's complaint.
         message: String,
     },
-    /// A record without the text field.
-    #[error("{}: record {record} has no field `{field}`; it has: {found}; set the name of the text field", path.display())]
+    /// A record without a field that is asked for.
+    #[error("{}: record {record} has no field `{field}`; it has: {found}; set the name of the {role} field", path.display())]
     MissingField {
+        /// What it would hold: `text`, `language` or `score`.
+        role: &'static str,
         /// The file.
         path: PathBuf,
         /// Record number from 1.
@@ -88,9 +90,11 @@ pub enum Error {
         /// The fields that exist.
         found: String,
     },
-    /// A text field that is not a string.
-    #[error("{}: record {record}: field `{field}` is {found}, expected a string", path.display())]
+    /// A field of another type.
+    #[error("{}: record {record}: field `{field}` is {found}, expected {expected}", path.display())]
     FieldType {
+        /// What it must be.
+        expected: &'static str,
         /// The file.
         path: PathBuf,
         /// Record number from 1.
@@ -108,9 +112,11 @@ pub enum Error {
         /// The decoder's complaint.
         message: String,
     },
-    /// A parquet file without the text column.
-    #[error("{}: no column `{column}`; it has: {columns}; set the name of the text field", path.display())]
+    /// A parquet file without a column that is asked for.
+    #[error("{}: no column `{column}`; it has: {columns}; set the name of the {role} field", path.display())]
     ParquetColumn {
+        /// What it would hold: `text`, `language` or `score`.
+        role: &'static str,
         /// The file.
         path: PathBuf,
         /// The column that was looked for.
@@ -118,15 +124,58 @@ pub enum Error {
         /// The columns that exist.
         columns: String,
     },
-    /// A parquet text column that does not hold strings.
-    #[error("{}: column `{column}` holds {found}, expected strings", path.display())]
+    /// A parquet column of another type.
+    #[error("{}: column `{column}` holds {found}, expected {expected}", path.display())]
     ParquetColumnType {
+        /// What it must hold.
+        expected: &'static str,
         /// The file.
         path: PathBuf,
         /// The column.
         column: String,
         /// Its type in the file's schema.
         found: String,
+    },
+    /// A file of plain text, of which a language or a score is asked.
+    #[error("{}: plain text has no field `{field}`; give the files with fields apart, or ask nothing of the {role}", path.display())]
+    NoFields {
+        /// The file.
+        path: PathBuf,
+        /// The field that was looked for.
+        field: String,
+        /// What it would hold: `language` or `score`.
+        role: &'static str,
+    },
+    /// Evaluation sets that nothing can be compared with.
+    #[error("{path}: no text of {words} words or more in it; give the folder that holds the evaluation sets")]
+    NoEvalText {
+        /// As given.
+        path: String,
+        /// The fewest words that are compared.
+        words: usize,
+    },
+    /// Rules that no document of a source meets.
+    #[error("source `{source_name}`: not one document is kept ({counts}); ask less of them")]
+    NothingKept {
+        /// The source.
+        source_name: String,
+        /// How many were dropped, by reason.
+        counts: String,
+    },
+    /// Too many documents to remember.
+    #[error(
+        "after {documents} documents, those to tell duplicates by would take more than the {limit} bytes allowed, at up to {bytes_each} each; \
+         allow more (--duplicates-memory, or duplicates_memory in [data]) and run the same command again, drop exact duplicates only (up to \
+         {} bytes each), or divide the text into several sources",
+        crate::curation::EXACT_BYTES
+    )]
+    DuplicateMemory {
+        /// Documents that stayed so far.
+        documents: u64,
+        /// Bytes allowed.
+        limit: u64,
+        /// Bytes a document, at most.
+        bytes_each: u64,
     },
     /// A compressed file that is truncated, damaged, or of another format than its name says.
     #[error("{}: damaged or truncated {format} data: {message}; fetch the file again", path.display())]

@@ -1,6 +1,6 @@
 //! Seeded choices that depend on nothing but their inputs: a text hash, a small generator, a shuffle.
 //!
-//! Called by `packing` (epoch order, train/validation split) and `identity` (which wording comes when). Results are
+//! Called by `packing` (epoch order, train/validation split), `identity` (which wording comes when) and `curation`. Results are
 //! the same on every machine and with any number of threads; none of this is for secrets.
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): 64 bits of state, one multiply-xor chain a draw.
@@ -44,7 +44,8 @@ impl SplitMix64 {
     }
 }
 
-fn mix(mut z: u64) -> u64 {
+/// SplitMix64's mixer: every bit of the result depends on every bit of `z`.
+pub(crate) fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)

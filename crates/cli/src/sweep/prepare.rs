@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use casallm_data::durable::write_file;
 use casallm_model::directory::CHECKSUMS;
-use casallm_train::recipe::{RawRecipe, Recipe, Stage};
+use casallm_train::recipe::{PretrainSource, RawRecipe, Recipe, Stage};
 use casallm_train::stages::{self, EMBEDDED, RunDir, StageObserver};
 use crc::{CRC_64_XZ, Crc};
 use serde_json::json;
@@ -126,9 +126,9 @@ pub(super) fn check_base(stage: Stage, recipe: &Recipe, own_run: &RunDir) -> Res
 /// Where tokenizer and shards of all recipes are that agree on what decides them.
 fn shared(recipe: &Recipe, sweep: &Path) -> RunDir {
     let data = &recipe.data;
-    let sources: Vec<_> =
-        data.pretrain.iter().map(|source| json!([source.name, source.path, source.text_field])).collect();
-    let key = json!([recipe.tokenizer, data.validation_fraction, data.seed, sources]).to_string();
+    let source = |s: &PretrainSource| json!([s.name, s.path, s.text_field, s.keeping]);
+    let sources: Vec<_> = data.pretrain.iter().map(source).collect();
+    let key = json!([recipe.tokenizer, data.validation_fraction, data.seed, data.decontaminate, sources]).to_string();
     let digest = Crc::<u64>::new(&CRC_64_XZ).checksum(key.as_bytes());
     RunDir::new(sweep.join("shared").join(format!("{digest:016x}")))
 }

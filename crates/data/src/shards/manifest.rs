@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::curation::{Report, Rules};
 use crate::durable;
 use crate::error::Error;
 use crate::split::Split;
@@ -34,12 +35,18 @@ pub struct Manifest {
     pub split_seed: u64,
     /// A shard is closed at the end of the document that brings it to this many tokens.
     pub shard_tokens: u64,
+    /// Which documents were kept.
+    #[serde(default, skip_serializing_if = "Rules::are_none")]
+    pub rules: Rules,
     /// False while shards are still to come.
     pub complete: bool,
     /// Documents in all shards.
     pub documents: u64,
     /// Tokens in all shards.
     pub tokens: u64,
+    /// What was read, dropped and kept; there when it is complete. Not in manifests of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Report>,
     /// The shards, in the order in which they were finished.
     pub shards: Vec<ShardEntry>,
 }
@@ -75,9 +82,11 @@ impl Manifest {
             validation_fraction: 0.0,
             split_seed: 0,
             shard_tokens: 0,
+            rules: Rules::default(),
             complete: false,
             documents: 0,
             tokens: 0,
+            report: None,
             shards: Vec::new(),
         }
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::*;
+use crate::curation::{Count, Curation, Duplicates, EvalSets, Filter, Reason};
 use crate::error::Error;
 use crate::source::Document;
 use crate::split::{Split, SplitRule};
@@ -16,7 +17,7 @@ pub(crate) fn options(shard_tokens: u64) -> ShardOptions {
 }
 
 fn documents(texts: &[String]) -> impl Iterator<Item = Result<Document, Error>> + Send + '_ {
-    texts.iter().map(|text| Ok(Document { text: text.clone() }))
+    texts.iter().map(|text| Ok(Document::from(text.clone())))
 }
 
 /// A folder with the shards of `texts`.
@@ -132,7 +133,7 @@ fn interrupted_run_goes_on_after_its_finished_shards() {
         let dir = tempfile::tempdir().unwrap();
         // The stream breaks in the second batch, so that the first is written before.
         let long = "x ".repeat(3 << 20);
-        let first = texts[..stop].iter().cloned().chain([long]).map(|text| Ok(Document { text }));
+        let first = texts[..stop].iter().cloned().chain([long]).map(|text| Ok(Document::from(text)));
         let broken = first.chain([Err(Error::NoFiles { path: "gone".into() })]);
         let result = tokenize(dir.path(), "test", broken, &tokenizer, &options, &mut |_| {});
         assert!(matches!(result, Err(Error::NoFiles { .. })));
@@ -161,6 +162,114 @@ fn interrupted_run_goes_on_after_its_finished_shards() {
         taken_up += kept.len();
     }
     assert!(taken_up > 5, "{taken_up}");
+}
+
+/// Documents of which a third come again, some with a word changed, and every 50th holds a question.
+fn documents_to_curate(count: u64) -> (Vec<String>, ShardOptions) {
+    let question = "which of these invented animals sleeps through the whole of a long and cold winter";
+    let mut texts = invented_documents(count, 12);
+    for i in 0..texts.len() {
+        match i {
+            _ if i % 3 == 2 => texts[i] = format!("{}{}", texts[i / 2], if i % 2 == 0 { " " } else { "\nand more" }),
+            _ if i % 50 == 1 => texts[i] += question,
+            _ => {}
+        }
+    }
+    let curation = Curation {
+        filter: Filter { min_chars: Some(200), ..Filter::default() },
+        duplicates: Duplicates::Near(0.8),
+        eval_sets: Some(EvalSets::of_texts([("questions", question)]).into()),
+        ..Curation::default()
+    };
+    (texts, ShardOptions { curation, ..options(300_000) })
+}
+
+#[test]
+fn curated_shards_are_the_same_with_any_number_of_threads_and_say_what_went() {
+    let tokenizer = trained(400);
+    let (texts, options) = documents_to_curate(20_000);
+    let on = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| shards_of(&texts, &tokenizer, &options))
+    };
+    let one = on(1);
+    let found = contents(one.path());
+    assert!(found.len() > 4 && found == contents(on(2).path()) && found == contents(on(5).path()));
+    let manifest = Manifest::load(one.path()).unwrap();
+    let report = manifest.report.as_ref().unwrap();
+    let bytes = |texts: &[String]| texts.iter().map(|text| text.len() as u64).sum();
+    assert_eq!(report.read, Count { documents: 20_000, bytes: bytes(&texts) });
+    assert_eq!(report.kept.documents, manifest.documents);
+    assert_eq!(report.kept.bytes, manifest.bytes_of(Split::Train) + manifest.bytes_of(Split::Val));
+    for reason in [Reason::TooShort, Reason::ExactDuplicate, Reason::NearDuplicate, Reason::Contaminated] {
+        assert!(report.dropped[&reason].documents > 100, "{report:?}");
+    }
+    let went: u64 = report.dropped.values().map(|count| count.documents).sum();
+    assert_eq!(went + report.kept.documents, 20_000);
+    assert!(report.eval_sets["questions"].documents >= report.dropped[&Reason::Contaminated].documents);
+    assert_eq!(manifest.rules, options.curation.rules());
+
+    // Whoever asks for something else gets it.
+    let fewer = ShardOptions { curation: Curation { eval_sets: None, ..options.curation.clone() }, ..options };
+    let more = tokenize(one.path(), "test", documents(&texts), &tokenizer, &fewer, &mut |_| {}).unwrap();
+    assert_eq!(more.documents, manifest.documents + report.dropped[&Reason::Contaminated].documents);
+}
+
+#[test]
+fn curated_run_that_was_interrupted_goes_on_as_if_it_never_was() {
+    let tokenizer = trained(400);
+    let (texts, options) = documents_to_curate(45_000);
+    let straight = contents(shards_of(&texts, &tokenizer, &options).path());
+    for stop in [20_000, 44_990] {
+        let dir = tempfile::tempdir().unwrap();
+        let broken = documents(&texts[..stop]).chain([Err(Error::NoFiles { path: "gone".into() })]);
+        assert!(tokenize(dir.path(), "test", broken, &tokenizer, &options, &mut |_| {}).is_err());
+        let begun = Manifest::load(dir.path()).unwrap();
+        assert!(!begun.complete && begun.report.is_none() && !begun.shards.is_empty());
+        let written = |name: &str| fs::metadata(dir.path().join(name)).unwrap().modified().unwrap();
+        let before: Vec<_> = begun.shards.iter().map(|shard| written(&shard.file)).collect();
+        tokenize(dir.path(), "test", documents(&texts), &tokenizer, &options, &mut |_| {}).unwrap();
+        assert!(contents(dir.path()) == straight, "stopped after {stop}");
+        assert_eq!(before, begun.shards.iter().map(|shard| written(&shard.file)).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn memory_that_was_too_little_goes_on_with_more() {
+    let tokenizer = trained(400);
+    let (texts, options) = documents_to_curate(20_000);
+    let straight = contents(shards_of(&texts, &tokenizer, &options).path());
+    let dir = tempfile::tempdir().unwrap();
+    let little = ShardOptions { curation: Curation { memory: 9 << 20, ..options.curation.clone() }, ..options.clone() };
+    let run = |options| tokenize(dir.path(), "test", documents(&texts), &tokenizer, options, &mut |_| {});
+    assert!(matches!(run(&little), Err(Error::DuplicateMemory { .. })));
+    run(&options).unwrap();
+    assert!(contents(dir.path()) == straight);
+}
+
+#[test]
+fn rules_that_nothing_meets_are_an_error_with_the_reasons() {
+    let filter = Filter { min_chars: Some(1 << 30), ..Filter::default() };
+    let options = ShardOptions { curation: Curation { filter, ..Curation::default() }, ..options(9) };
+    let texts = invented_documents(5, 1);
+    let dir = tempfile::tempdir().unwrap();
+    let refused = tokenize(dir.path(), "test", documents(&texts), &byte_tokenizer(), &options, &mut |_| {});
+    let said = refused.unwrap_err().to_string();
+    assert!(said.contains("`test`") && said.contains("5: too short") && said.contains("ask less"), "{said}");
+}
+
+#[test]
+fn manifest_of_an_earlier_version_is_one_of_all_documents() {
+    let tokenizer = byte_tokenizer();
+    let dir = shards_of(&invented_documents(30, 1), &tokenizer, &options(1_000_000));
+    let path = dir.path().join(MANIFEST_FILE);
+    let mut value: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert!(value.get("rules").is_none());
+    value.as_object_mut().unwrap().remove("report").unwrap();
+    fs::write(&path, value.to_string()).unwrap();
+    let never = std::iter::from_fn(|| -> Option<Result<Document, Error>> { panic!("read again") });
+    let manifest = tokenize(dir.path(), "test", never, &tokenizer, &options(1_000_000), &mut |_| {}).unwrap();
+    assert!(manifest.complete && manifest.report.is_none() && manifest.rules.are_none());
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! [`tokenize`]: a stream of documents to the shards of one source.
 //!
-//! One batch of documents is encoded on all cores while the next is read. The shards are the same whatever the number
-//! of threads, because batches are measured in bytes and written in order. Memory: two batches and their tokens.
+//! Three batches are under way: while one is judged and encoded on all cores, the next is read and the one before written. The
+//! shards are the same whatever the number of threads, because batches are measured in bytes, judged and written in order.
+//! Memory: three batches, their tokens, and what `curation` remembers.
 
 use std::path::Path;
 
@@ -10,6 +11,7 @@ use rayon::prelude::*;
 use super::layout::{HEADER_BYTES, TokenWidth};
 use super::manifest::{Manifest, ShardEntry};
 use super::writer::ShardWriter;
+use crate::curation::{Count, Curation, Curator, Reason, Report};
 use crate::error::Error;
 use crate::source::Document;
 use crate::split::{Split, SplitRule};
@@ -29,12 +31,14 @@ pub struct ShardOptions {
     pub shard_tokens: u64,
     /// What the documents are made from (names and sizes of files, say). Shards of other inputs are made anew.
     pub inputs: String,
+    /// Which documents are kept.
+    pub curation: Curation,
 }
 
 impl ShardOptions {
-    /// Shards of 100 million tokens (200 MB).
+    /// Shards of 100 million tokens (200 MB), of all documents.
     pub fn new(split: SplitRule, inputs: impl Into<String>) -> Self {
-        Self { split, shard_tokens: 100_000_000, inputs: inputs.into() }
+        Self { split, shard_tokens: 100_000_000, inputs: inputs.into(), curation: Curation::default() }
     }
 }
 
@@ -59,7 +63,8 @@ pub struct TokenizeProgress {
 ///
 /// # Errors
 /// The first error of `documents` (finished shards stay and count); [`Error::SourceName`], [`Error::LoaderSetting`] for
-/// options out of range; [`Error::EmptyCorpus`] without a document; [`Error::Io`] and [`Error::DiskFull`].
+/// options out of range; [`Error::EmptyCorpus`] without a document, [`Error::NothingKept`] when none of them may stay;
+/// [`Error::DuplicateMemory`], after which more of it goes on where this ended; [`Error::Io`] and [`Error::DiskFull`].
 pub fn tokenize(
     folder: &Path,
     source: &str,
@@ -69,31 +74,40 @@ pub fn tokenize(
     progress: &mut dyn FnMut(TokenizeProgress),
 ) -> Result<Manifest, Error> {
     check(source, options)?;
+    let mut curator = Curator::new(&options.curation)?;
     let mut job = Job::begin(folder, source, tokenizer, options)?;
     if job.manifest.complete {
         return Ok(job.manifest);
     }
+    let encoder = job.encoder(tokenizer, options.split)?;
     let mut documents = documents.fuse();
-    let mut state = TokenizeProgress::default();
     let mut batch = read_batch(&mut documents)?;
     if batch.is_empty() {
         return Err(Error::EmptyCorpus { path: source.to_owned(), documents: 0 });
     }
     // Only now: text that cannot be read must not cost the shards that are there.
     job.discard_others()?;
+    let mut encoded = Vec::new();
     while !batch.is_empty() {
-        let (encoded, next) = rayon::join(|| job.encode(&batch, state.documents), || read_batch(&mut documents));
-        for document in &batch {
-            state.documents += 1;
-            state.bytes += document.text.len() as u64;
+        let first = curator.report().read.documents;
+        let here = || Ok(encoder.encode(&batch, &curator.judge(&batch)?, first));
+        let beside = || (job.write(std::mem::take(&mut encoded)), read_batch(&mut documents));
+        let (judged, (written, next)) = rayon::join(here, beside);
+        written?;
+        // What was read before an error is kept.
+        encoded = judged?;
+        progress(job.progress(curator.report()));
+        match next {
+            Ok(next) => batch = next,
+            Err(error) => {
+                job.write(encoded)?;
+                return Err(error);
+            }
         }
-        job.write(encoded)?;
-        state.tokens = job.tokens();
-        state.shards = job.manifest.shards.len();
-        progress(state);
-        batch = next?;
     }
-    job.complete()
+    job.write(encoded)?;
+    progress(job.progress(curator.report()));
+    job.complete(curator.report())
 }
 
 fn check(source: &str, options: &ShardOptions) -> Result<(), Error> {
@@ -136,11 +150,40 @@ struct Encoded {
     ids: Vec<u32>,
 }
 
-struct Job<'a> {
-    folder: &'a Path,
+/// Makes ids of documents.
+struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
     special: SpecialTokens,
     split: SplitRule,
+    /// Documents of either side before this place in the stream are in shards that are finished.
+    done: (u64, u64),
+}
+
+impl Encoder<'_> {
+    /// The documents of a batch that are kept and not yet in a shard; the first stands at `first_place` in the stream.
+    fn encode(&self, batch: &[Document], kept: &[bool], first_place: u64) -> Vec<Encoded> {
+        let one = |(index, document): (usize, &Document)| {
+            let place = first_place + index as u64;
+            if !kept[index] || place < self.done.0.min(self.done.1) {
+                return None;
+            }
+            let split = self.split.split(&document.text);
+            if place < if split == Split::Train { self.done.0 } else { self.done.1 } {
+                return None;
+            }
+            let mut ids = Vec::with_capacity(document.text.len() / 3 + 2);
+            ids.push(self.special.bos);
+            self.tokenizer.encode_into(&document.text, &mut ids);
+            ids.push(self.special.eos);
+            let bytes = document.text.len() as u64;
+            Some(Encoded { split, place, bytes, ids })
+        };
+        batch.par_iter().enumerate().filter_map(one).collect()
+    }
+}
+
+struct Job<'a> {
+    folder: &'a Path,
     width: TokenWidth,
     manifest: Manifest,
     /// What the folder holds of another job, or of this one with shards that are not whole.
@@ -158,8 +201,7 @@ struct Side {
 }
 
 impl<'a> Job<'a> {
-    fn begin(folder: &'a Path, source: &str, tokenizer: &'a Tokenizer, options: &ShardOptions) -> Result<Self, Error> {
-        let special = tokenizer.special()?;
+    fn begin(folder: &'a Path, source: &str, tokenizer: &Tokenizer, options: &ShardOptions) -> Result<Self, Error> {
         let mut manifest = Manifest::new(source);
         manifest.inputs.clone_from(&options.inputs);
         manifest.tokenizer = tokenizer.fingerprint();
@@ -167,6 +209,7 @@ impl<'a> Job<'a> {
         manifest.validation_fraction = options.split.fraction();
         manifest.split_seed = options.split.seed();
         manifest.shard_tokens = options.shard_tokens;
+        manifest.rules = options.curation.rules();
         let width = TokenWidth::of(manifest.vocab_size);
         let mut others = None;
         // A manifest that cannot be read is one of a run that must be done again.
@@ -183,7 +226,13 @@ impl<'a> Job<'a> {
             done_before: manifest.of_split(split).last().map_or(0, |shard| shard.next_document),
         };
         let (train, val) = (side(Split::Train), side(Split::Val));
-        Ok(Self { folder, tokenizer, special, split: options.split, width, manifest, others, train, val })
+        Ok(Self { folder, width, manifest, others, train, val })
+    }
+
+    /// Encodes what the finished shards do not hold.
+    fn encoder<'t>(&self, tokenizer: &'t Tokenizer, split: SplitRule) -> Result<Encoder<'t>, Error> {
+        let done = (self.train.done_before, self.val.done_before);
+        Ok(Encoder { tokenizer, special: tokenizer.special()?, split, done })
     }
 
     /// Makes room for the shards of this job.
@@ -194,25 +243,6 @@ impl<'a> Job<'a> {
             let _ = std::fs::remove_file(self.folder.join(&shard.file));
         }
         self.manifest.save(self.folder)
-    }
-
-    fn encode(&self, batch: &[Document], first_place: u64) -> Vec<Encoded> {
-        let special = self.special;
-        let one = |(index, document): (usize, &Document)| {
-            let place = first_place + index as u64;
-            let split = self.split.split(&document.text);
-            let side = if split == Split::Train { &self.train } else { &self.val };
-            if place < side.done_before {
-                return None;
-            }
-            let mut ids = Vec::with_capacity(document.text.len() / 3 + 2);
-            ids.push(special.bos);
-            self.tokenizer.encode_into(&document.text, &mut ids);
-            ids.push(special.eos);
-            let bytes = document.text.len() as u64;
-            Some(Encoded { split, place, bytes, ids })
-        };
-        batch.par_iter().enumerate().filter_map(one).collect()
     }
 
     fn write(&mut self, documents: Vec<Encoded>) -> Result<(), Error> {
@@ -243,16 +273,27 @@ impl<'a> Job<'a> {
         self.manifest.save(self.folder)
     }
 
-    fn tokens(&self) -> u64 {
+    fn progress(&self, report: &Report) -> TokenizeProgress {
         let open = [&self.train, &self.val].into_iter().filter_map(|side| side.open.as_ref());
-        self.manifest.tokens + open.map(ShardWriter::tokens).sum::<u64>()
+        TokenizeProgress {
+            documents: report.read.documents,
+            bytes: report.read.bytes,
+            tokens: self.manifest.tokens + open.map(ShardWriter::tokens).sum::<u64>(),
+            shards: self.manifest.shards.len(),
+        }
     }
 
-    fn complete(mut self) -> Result<Manifest, Error> {
+    fn complete(mut self, report: &Report) -> Result<Manifest, Error> {
+        if report.kept.documents == 0 {
+            let count = |(reason, count): (&Reason, &Count)| format!("{}: {}", count.documents, reason.name());
+            let counts = report.dropped.iter().map(count).collect::<Vec<_>>().join("; ");
+            return Err(Error::NothingKept { source_name: self.manifest.source, counts });
+        }
         self.finish(Split::Train)?;
         self.finish(Split::Val)?;
         // Finished in the same order whether or not a run was interrupted between two shards.
         self.manifest.shards.sort_by(|a, b| a.file.cmp(&b.file));
+        self.manifest.report = Some(report.clone());
         self.manifest.complete = true;
         self.manifest.save(self.folder)?;
         Ok(self.manifest)
@@ -264,6 +305,7 @@ fn same_job(found: &Manifest, wanted: &Manifest) -> bool {
         complete: found.complete,
         documents: found.documents,
         tokens: found.tokens,
+        report: found.report.clone(),
         shards: found.shards.clone(),
         ..wanted.clone()
     };

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::files::{Format, find_files};
 use super::parquet_rows::ParquetRows;
@@ -12,10 +12,21 @@ use super::text::TextPieces;
 use crate::error::Error;
 
 /// One text to learn from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Document {
     /// As in the file.
     pub text: String,
+    /// What stands in [`SourceOptions::language_field`].
+    pub language: Option<String>,
+    /// What stands in [`SourceOptions::score_field`].
+    pub score: Option<f64>,
+}
+
+impl From<String> for Document {
+    /// Of a text alone.
+    fn from(text: String) -> Self {
+        Document { text, ..Document::default() }
+    }
 }
 
 /// How texts are taken from files.
@@ -25,11 +36,15 @@ pub struct SourceOptions {
     pub text_field: String,
     /// A `.txt` file is one document; a longer one is cut between paragraphs into documents of at most this many bytes.
     pub text_file_bytes: usize,
+    /// Field that holds the language of a text: a string, or null. Not read without.
+    pub language_field: Option<String>,
+    /// Field that holds how good a text is: a number, or null. Not read without.
+    pub score_field: Option<String>,
 }
 
 impl Default for SourceOptions {
     fn default() -> Self {
-        Self { text_field: "text".to_owned(), text_file_bytes: 64 << 10 }
+        Self { text_field: "text".to_owned(), text_file_bytes: 64 << 10, language_field: None, score_field: None }
     }
 }
 
@@ -49,7 +64,7 @@ pub struct Documents {
 enum Texts {
     Pieces(TextPieces),
     Rows { rows: Rows, record: u64 },
-    Column(Box<ParquetRows>),
+    Columns(Box<ParquetRows>),
 }
 
 /// The documents of a file, of a folder, or of the files that fit a pattern (see [`find_files`]).
@@ -85,7 +100,7 @@ pub fn open_embedded(name: &str, bytes: &'static [u8], options: &SourceOptions) 
     let stream = Stream::embedded(name, bytes)?;
     let mut documents = Documents::new(Vec::new(), name.to_owned(), options);
     documents.open = Some(match format {
-        Format::Text => Texts::Pieces(TextPieces::new(stream, options.text_file_bytes)),
+        Format::Text => Texts::pieces(Path::new(name), stream, options)?,
         format => Texts::Rows { rows: json_rows(format, stream)?, record: 0 },
     });
     Ok(documents)
@@ -97,12 +112,12 @@ impl Documents {
         Self { options: options.clone(), files, open: None, name, seen: 0, given: 0, ended: false }
     }
 
-    fn next_text(&mut self) -> Result<Option<String>, Error> {
+    fn next_document(&mut self) -> Result<Option<Document>, Error> {
         loop {
             if let Some(texts) = &mut self.open {
-                if let Some(text) = texts.next(&self.options)? {
+                if let Some(document) = texts.next(&self.options)? {
                     self.seen += 1;
-                    return Ok(Some(text));
+                    return Ok(Some(document));
                 }
                 self.open = None;
             }
@@ -119,11 +134,11 @@ impl Iterator for Documents {
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.ended {
-            match self.next_text() {
-                Ok(Some(text)) if text.trim().is_empty() => {}
-                Ok(Some(text)) => {
+            match self.next_document() {
+                Ok(Some(document)) if document.text.trim().is_empty() => {}
+                Ok(Some(document)) => {
                     self.given += 1;
-                    return Some(Ok(Document { text }));
+                    return Some(Ok(document));
                 }
                 Ok(None) => {
                     self.ended = true;
@@ -144,50 +159,96 @@ impl Iterator for Documents {
 impl Texts {
     fn open(path: &Path, options: &SourceOptions) -> Result<Self, Error> {
         Ok(match Format::required(path)? {
-            Format::Text => Texts::Pieces(TextPieces::new(Stream::open(path)?, options.text_file_bytes)),
-            Format::Parquet => Texts::Column(Box::new(ParquetRows::open_column(path, &options.text_field)?)),
+            Format::Text => Texts::pieces(path, Stream::open(path)?, options)?,
+            Format::Parquet => Texts::Columns(Box::new(ParquetRows::open_columns(path, options)?)),
             format => Texts::Rows { rows: json_rows(format, Stream::open(path)?)?, record: 0 },
         })
     }
 
-    fn next(&mut self, options: &SourceOptions) -> Result<Option<String>, Error> {
+    fn pieces(path: &Path, stream: Stream, options: &SourceOptions) -> Result<Self, Error> {
+        for (role, field) in [("language", &options.language_field), ("score", &options.score_field)] {
+            if let Some(field) = field {
+                return Err(Error::NoFields { path: path.to_path_buf(), field: field.clone(), role });
+            }
+        }
+        Ok(Texts::Pieces(TextPieces::new(stream, options.text_file_bytes)))
+    }
+
+    fn next(&mut self, options: &SourceOptions) -> Result<Option<Document>, Error> {
         match self {
-            Texts::Pieces(pieces) => pieces.next(),
-            Texts::Column(rows) => rows.next_text(),
+            Texts::Pieces(pieces) => Ok(pieces.next()?.map(Document::from)),
+            Texts::Columns(rows) => rows.next_document(options),
             Texts::Rows { rows, record } => {
                 let Some(value) = rows.next()? else {
                     return Ok(None);
                 };
                 *record += 1;
-                text_of(value, &options.text_field, rows.path(), *record).map(Some)
+                Fields { path: rows.path(), record: *record }.document(value, options).map(Some)
             }
         }
     }
 }
 
-fn text_of(value: Value, field: &str, path: &Path, record: u64) -> Result<String, Error> {
-    let wrong =
-        |found: &'static str| Error::FieldType { path: path.to_path_buf(), record, field: field.to_owned(), found };
-    match value {
-        Value::Object(mut fields) => match fields.remove(field) {
-            Some(Value::String(text)) => Ok(text),
-            Some(Value::Null) => Ok(String::new()),
-            Some(Value::Bool(_)) => Err(wrong("a boolean")),
-            Some(Value::Number(_)) => Err(wrong("a number")),
-            Some(Value::Array(_)) => Err(wrong("a list")),
-            Some(Value::Object(_)) => Err(wrong("an object")),
-            None => Err(Error::MissingField {
-                path: path.to_path_buf(),
-                record,
-                field: field.to_owned(),
-                found: fields.keys().cloned().collect::<Vec<_>>().join(", "),
-            }),
-        },
-        _ => Err(Error::MissingField {
-            path: path.to_path_buf(),
-            record,
+/// Takes fields out of a record of JSON, which stands at `record` in `path`.
+struct Fields<'a> {
+    path: &'a Path,
+    record: u64,
+}
+
+impl Fields<'_> {
+    fn document(&self, value: Value, options: &SourceOptions) -> Result<Document, Error> {
+        let Value::Object(mut fields) = value else {
+            return Err(self.missing("text", &options.text_field, "no fields: the record is not an object".to_owned()));
+        };
+        let language = options.language_field.as_ref().map(|field| self.text(&fields, "language", field));
+        let score = options.score_field.as_ref().map(|field| self.number(&fields, field));
+        let text = match fields.get_mut(&options.text_field) {
+            Some(Value::String(text)) => std::mem::take(text),
+            _ => self.text(&fields, "text", &options.text_field)?.unwrap_or_default(),
+        };
+        Ok(Document { text, language: language.transpose()?.flatten(), score: score.transpose()?.flatten() })
+    }
+
+    fn text(&self, fields: &Map<String, Value>, role: &'static str, field: &str) -> Result<Option<String>, Error> {
+        match self.field(fields, role, field)? {
+            Value::Null => Ok(None),
+            Value::String(text) => Ok(Some(text.clone())),
+            other => Err(self.wrong(field, "a string", other)),
+        }
+    }
+
+    fn number(&self, fields: &Map<String, Value>, field: &str) -> Result<Option<f64>, Error> {
+        match self.field(fields, "score", field)? {
+            Value::Null => Ok(None),
+            Value::Number(number) => Ok(number.as_f64()),
+            other => Err(self.wrong(field, "a number", other)),
+        }
+    }
+
+    fn field<'v>(&self, fields: &'v Map<String, Value>, role: &'static str, field: &str) -> Result<&'v Value, Error> {
+        let names = || fields.keys().cloned().collect::<Vec<_>>().join(", ");
+        fields.get(field).ok_or_else(|| self.missing(role, field, names()))
+    }
+
+    fn missing(&self, role: &'static str, field: &str, found: String) -> Error {
+        Error::MissingField { path: self.path.to_path_buf(), record: self.record, field: field.to_owned(), found, role }
+    }
+
+    fn wrong(&self, field: &str, expected: &'static str, found: &Value) -> Error {
+        let found = match found {
+            Value::Null => "null",
+            Value::Bool(_) => "a boolean",
+            Value::Number(_) => "a number",
+            Value::String(_) => "a string",
+            Value::Array(_) => "a list",
+            Value::Object(_) => "an object",
+        };
+        Error::FieldType {
+            path: self.path.to_path_buf(),
+            record: self.record,
             field: field.to_owned(),
-            found: "no fields: the record is not an object".to_owned(),
-        }),
+            found,
+            expected,
+        }
     }
 }

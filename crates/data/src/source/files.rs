@@ -45,6 +45,11 @@ pub(crate) fn is_data_file(path: &Path) -> bool {
     Format::of(path).is_some()
 }
 
+/// Whether it is text without fields.
+pub(crate) fn is_text_file(path: &Path) -> bool {
+    Format::of(path) == Some(Format::Text)
+}
+
 /// The data files that `path` means, sorted: itself, those of a folder and its subfolders, or those that fit a pattern
 /// with `*`, `?`, `**` or `[...]`. In folders and patterns files of unknown format are passed over, and so are the manifest
 /// of what was fetched (`hub::MANIFEST`) and whatever has a name that begins with a dot.
@@ -125,6 +130,13 @@ fn add(digest: &mut Sha256, path: &Path, size: u64, bytes: &[u8]) {
 fn finish(mut digest: Sha256, options: &SourceOptions) -> String {
     digest.update(options.text_field.as_bytes());
     digest.update(options.text_file_bytes.to_le_bytes());
+    // Only where they are set: what was made before they were known stays what it is.
+    for (role, field) in [("language", &options.language_field), ("score", &options.score_field)] {
+        if let Some(field) = field {
+            digest.update(role.as_bytes());
+            digest.update(field.as_bytes());
+        }
+    }
     hexadecimal(&digest.finalize())
 }
 

@@ -1,8 +1,8 @@
 //! Readers: files of text to a stream of documents, files of chats to a stream of JSON records.
 //!
 //! `.txt`, `.jsonl`, `.json` and `.parquet`, the first three also as `.zst` or `.gz`; parquet compresses inside.
-//! Memory holds one record (parquet: one page of each column) at a time. Called by `tokenizer` training, `shards` and
-//! `conversations`, with files or with the bytes that the program carries in itself.
+//! Memory holds one record (parquet: one page of each column) at a time. Called by `tokenizer` training, `shards`,
+//! `curation` and `conversations`, with files or with the bytes that the program carries in itself.
 
 mod documents;
 mod files;
@@ -11,13 +11,15 @@ mod json_values;
 mod parquet_bounds;
 mod parquet_rows;
 mod records;
+mod sample;
 mod stream;
 mod text;
 
 pub use documents::{Document, Documents, SourceOptions, open_documents, open_documents_in, open_embedded};
-pub(crate) use files::is_data_file;
 pub use files::{find_files, fingerprint_embedded, fingerprint_files};
+pub(crate) use files::{is_data_file, is_text_file};
 pub use records::{Records, open_embedded_records, open_records};
+pub use sample::{Sample, sample};
 
 /// Longer records are taken for damage: a quarter of a gigabyte is a library, not a document.
 const MAX_RECORD_BYTES: u64 = 256 << 20;

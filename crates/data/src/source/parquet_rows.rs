@@ -1,4 +1,4 @@
-//! `.parquet`: rows of a file, row group by row group, either all columns as JSON or the strings of one.
+//! `.parquet`: rows of a file, row group by row group, either all columns as JSON or those of documents.
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,6 +14,7 @@ use parquet::record::{Field, Row};
 use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type};
 use serde_json::Value;
 
+use super::documents::{Document, SourceOptions};
 use super::parquet_bounds::{CheckedFile, CheckedGroup, check_pages};
 use crate::error::Error;
 
@@ -42,27 +43,35 @@ impl ParquetRows {
         Ok(Self { path: path.to_path_buf(), file, reader, schema, next_group: 0, rows: None, count: 0 })
     }
 
-    /// One column of strings: the others are not read from the disk.
-    pub(super) fn open_column(path: &Path, column: &str) -> Result<Self, Error> {
+    /// The columns of text, language and score: the others are not read from the disk.
+    pub(super) fn open_columns(path: &Path, options: &SourceOptions) -> Result<Self, Error> {
         let mut rows = Self::open(path)?;
         let root = rows.schema.root_schema();
         let fields = root.get_fields();
-        let Some(field) = fields.iter().find(|field| field.name() == column) else {
-            let columns: Vec<&str> = fields.iter().map(|field| field.name()).collect();
-            return Err(Error::ParquetColumn {
-                path: path.to_path_buf(),
-                column: column.to_owned(),
-                columns: columns.join(", "),
-            });
-        };
-        if !is_text(field) {
-            return Err(Error::ParquetColumnType {
-                path: path.to_path_buf(),
-                column: column.to_owned(),
-                found: kind(field),
-            });
+        let mut wanted: Vec<Arc<Type>> = Vec::new();
+        let texts = [("text", Some(&options.text_field)), ("language", options.language_field.as_ref())];
+        let asked = texts.into_iter().chain([("score", options.score_field.as_ref())]);
+        for (role, column) in asked.filter_map(|(role, column)| Some((role, column?))) {
+            let Some(field) = fields.iter().find(|field| field.name() == column) else {
+                let columns: Vec<&str> = fields.iter().map(|field| field.name()).collect();
+                return Err(Error::ParquetColumn {
+                    path: path.to_path_buf(),
+                    column: column.clone(),
+                    columns: columns.join(", "),
+                    role,
+                });
+            };
+            let (fits, expected) =
+                if role == "score" { (is_number(field), "numbers") } else { (is_text(field), "strings") };
+            if !fits {
+                let (column, found) = (column.clone(), kind(field));
+                return Err(Error::ParquetColumnType { path: path.to_path_buf(), column, found, expected });
+            }
+            if !wanted.iter().any(|other| other.name() == column) {
+                wanted.push(field.clone());
+            }
         }
-        let projection = Type::group_type_builder(root.name()).with_fields(vec![field.clone()]).build();
+        let projection = Type::group_type_builder(root.name()).with_fields(wanted).build();
         let projection = projection.map_err(|e| fault(path, &e))?;
         rows.schema = Arc::new(SchemaDescriptor::new(Arc::new(projection)));
         Ok(rows)
@@ -77,15 +86,24 @@ impl ParquetRows {
         Ok(self.next_row()?.map(|row| row.to_json_value()))
     }
 
-    /// The text of the next row, empty for a null; `None` at the end. For [`ParquetRows::open_column`].
-    pub(super) fn next_text(&mut self) -> Result<Option<String>, Error> {
+    /// The next row's text, empty for a null, language and score; `None` at the end. For [`ParquetRows::open_columns`].
+    pub(super) fn next_document(&mut self, options: &SourceOptions) -> Result<Option<Document>, Error> {
         let Some(row) = self.next_row()? else {
             return Ok(None);
         };
-        match row.into_columns().pop() {
-            Some((_, Field::Str(text))) => Ok(Some(text)),
-            _ => Ok(Some(String::new())),
+        let mut document = Document::default();
+        for (column, field) in row.into_columns() {
+            if options.language_field.as_ref() == Some(&column) {
+                document.language = if let Field::Str(text) = &field { Some(text.clone()) } else { None };
+            }
+            if options.score_field.as_ref() == Some(&column) {
+                document.score = number(&field);
+            }
+            if let (Field::Str(text), true) = (field, column == options.text_field) {
+                document.text = text;
+            }
         }
+        Ok(Some(document))
     }
 
     fn next_row(&mut self) -> Result<Option<Row>, Error> {
@@ -140,6 +158,42 @@ fn is_text(field: &Type) -> bool {
         || matches!(info.logical_type_ref(), Some(LogicalType::String));
     let single = !info.has_repetition() || info.repetition() != Repetition::REPEATED;
     field.is_primitive() && field.get_physical_type() == PhysicalType::BYTE_ARRAY && text && single
+}
+
+fn is_number(field: &Type) -> bool {
+    use PhysicalType::{DOUBLE, FLOAT, INT32, INT64};
+    let info = field.get_basic_info();
+    let single = !info.has_repetition() || info.repetition() != Repetition::REPEATED;
+    let number = matches!(
+        info.converted_type(),
+        ConvertedType::NONE
+            | ConvertedType::INT_8
+            | ConvertedType::INT_16
+            | ConvertedType::INT_32
+            | ConvertedType::INT_64
+            | ConvertedType::UINT_8
+            | ConvertedType::UINT_16
+            | ConvertedType::UINT_32
+            | ConvertedType::UINT_64
+    );
+    field.is_primitive() && single && number && matches!(field.get_physical_type(), INT32 | INT64 | FLOAT | DOUBLE)
+}
+
+/// A value of a column for which [`is_number`] holds; `None` for a null.
+fn number(field: &Field) -> Option<f64> {
+    match field {
+        Field::Byte(n) => Some(f64::from(*n)),
+        Field::Short(n) => Some(f64::from(*n)),
+        Field::Int(n) => Some(f64::from(*n)),
+        Field::Long(n) => Some(*n as f64),
+        Field::UByte(n) => Some(f64::from(*n)),
+        Field::UShort(n) => Some(f64::from(*n)),
+        Field::UInt(n) => Some(f64::from(*n)),
+        Field::ULong(n) => Some(*n as f64),
+        Field::Float(n) => Some(f64::from(*n)),
+        Field::Double(n) => Some(*n),
+        _ => None,
+    }
 }
 
 fn kind(field: &Type) -> String {

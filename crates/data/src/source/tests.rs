@@ -211,6 +211,50 @@ fn field_that_is_missing_or_no_string_is_named() {
     }
 }
 
+fn asking(language: Option<&str>, score: Option<&str>) -> SourceOptions {
+    let [language_field, score_field] = [language, score].map(|field| field.map(str::to_owned));
+    SourceOptions { language_field, score_field, ..SourceOptions::default() }
+}
+
+#[test]
+fn language_and_score_are_read_where_they_are_asked_for() {
+    let lines = b"{\"text\": \"a\", \"lang\": \"en\", \"q\": 2}\n{\"text\": \"b\", \"lang\": null, \"q\": null}\n";
+    let dir = written(&[
+        ("a.jsonl", lines),
+        ("bad.json", b"[{\"text\": \"c\", \"lang\": 5, \"q\": \"high\"}]"),
+        ("c.txt", b"d"),
+    ]);
+    let read = |file: &str, options: &SourceOptions| -> Result<Vec<Document>, Error> {
+        open_documents(&dir.path().join(file), options)?.collect()
+    };
+    let found = read("a.jsonl", &asking(Some("lang"), Some("q"))).unwrap();
+    let first = Document { text: "a".into(), language: Some("en".into()), score: Some(2.0) };
+    assert_eq!(found, [first, Document::from("b".to_owned())]);
+    let plain = read("a.jsonl", &SourceOptions::default()).unwrap();
+    assert_eq!(plain, ["a", "b"].map(|text| Document::from(text.to_owned())));
+    // A column may have several parts.
+    let same = SourceOptions { text_field: "lang".into(), ..asking(Some("lang"), None) };
+    assert_eq!(
+        read("a.jsonl", &same).unwrap()[0],
+        Document { text: "en".into(), language: Some("en".into()), score: None }
+    );
+
+    let missing = read("a.jsonl", &asking(None, Some("score"))).unwrap_err().to_string();
+    assert!(
+        missing.contains("record 1 has no field `score`; it has: lang, q, text; set the name of the score field"),
+        "{missing}"
+    );
+    let wrong = read("bad.json", &asking(Some("lang"), None)).unwrap_err().to_string();
+    assert!(wrong.contains("field `lang` is a number, expected a string"), "{wrong}");
+    let wrong = read("bad.json", &asking(None, Some("q"))).unwrap_err().to_string();
+    assert!(wrong.contains("field `q` is a string, expected a number"), "{wrong}");
+    let none = read("c.txt", &asking(Some("lang"), None)).unwrap_err().to_string();
+    assert!(
+        none.contains("c.txt") && none.contains("no field `lang`") && none.contains("ask nothing of the language"),
+        "{none}"
+    );
+}
+
 #[test]
 fn damaged_compression_is_an_error() {
     let text: String = (0..20_000).map(|i| format!("{{\"text\": \"{i}\"}}\n")).collect();
@@ -286,6 +330,27 @@ fn parquet_without_the_column_names_those_it_has() {
         let error = texts_with(&chats, &options("messages")).unwrap_err();
         assert!(matches!(error, Error::ParquetColumnType { found, .. } if found == "a nested structure"));
     }
+}
+
+#[test]
+fn parquet_language_and_score() {
+    let Some(path) = fixture("finewebedu_schema_zstd.parquet") else {
+        return;
+    };
+    let read = |options: &SourceOptions| -> Result<Vec<Document>, Error> { open_documents(&path, options)?.collect() };
+    let found = read(&asking(Some("language"), Some("score"))).unwrap();
+    let rows: Vec<Value> = open_records(&path).unwrap().map(Result::unwrap).collect();
+    for (document, row) in found.iter().zip(&rows) {
+        assert_eq!((document.language.as_deref(), document.score), (row["language"].as_str(), row["score"].as_f64()));
+        assert_eq!(Some(&*document.text), row["text"].as_str());
+    }
+    assert!(found.len() == rows.len() && found[0].score.is_some());
+    let counted = read(&asking(None, Some("token_count"))).unwrap();
+    assert_eq!(counted[0].score, rows[0]["token_count"].as_f64());
+    let missing = read(&asking(Some("lang"), None)).unwrap_err();
+    assert!(matches!(&missing, Error::ParquetColumn { role: "language", .. }), "{missing}");
+    let wrong = read(&asking(None, Some("language"))).unwrap_err();
+    assert!(wrong.to_string().contains("`language` holds BYTE_ARRAY, expected numbers"), "{wrong}");
 }
 
 /// A file with one nullable column of strings.

@@ -103,7 +103,7 @@ impl Tokenizer {
     /// Learns a vocabulary from documents. The same documents and options give the same tokenizer.
     ///
     /// Memory is bounded by `options.max_words` (see [`TrainOptions`]), whatever the length of the stream. The stream
-    /// is read up to `options.max_bytes`: put it in an order whose beginning is a fair sample.
+    /// is read up to `options.max_bytes`: give one whose beginning is a fair sample, as [`crate::source::sample`] draws it.
     ///
     /// # Errors
     /// The first error of `documents`; [`Error::VocabularySize`] and [`Error::SampleSize`] for options out of range;

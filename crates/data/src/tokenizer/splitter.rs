@@ -63,7 +63,7 @@ pub(super) fn words(digits: Digits, text: &str) -> impl Iterator<Item = Range<us
         Digits::Two => &TWO,
         Digits::Three => &THREE,
     };
-    words_of(automaton, false, text)
+    cut(automaton, false, text, move |bytes, at| plain_word(bytes, at, digits))
 }
 
 /// The same by another pattern of the family: one in which a word of letters takes at most one space before it, every
@@ -74,6 +74,16 @@ pub(super) fn words_of<'a>(
     line_ends: bool,
     text: &'a str,
 ) -> impl Iterator<Item = Range<usize>> + 'a {
+    cut(automaton, line_ends, text, ascii_word)
+}
+
+/// The words of `text`: where `plain` knows the end of one it need not be searched for.
+fn cut<'a>(
+    automaton: &'a Regex,
+    line_ends: bool,
+    text: &'a str,
+    plain: impl Fn(&[u8], usize) -> Option<usize> + 'a,
+) -> impl Iterator<Item = Range<usize>> + 'a {
     let mut at = 0;
     std::iter::from_fn(move || {
         if at == text.len() {
@@ -81,7 +91,7 @@ pub(super) fn words_of<'a>(
         }
         // Every character begins some word, so the search is anchored: one scan, forward only.
         let search = || automaton.search_half(&Input::new(text).range(at..).anchored(Anchored::Yes));
-        let end = match ascii_word(text.as_bytes(), at) {
+        let end = match plain(text.as_bytes(), at) {
             Some(end) => end,
             None => hand_back(text, at, search()?.offset(), line_ends),
         };
@@ -98,6 +108,68 @@ fn ascii_word(bytes: &[u8], at: usize) -> Option<usize> {
     let letters = bytes[first..].iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
     let end = first + letters;
     (letters > 0 && bytes.get(end).is_none_or(u8::is_ascii)).then_some(end)
+}
+
+/// The end of a word of our own pattern of which, and of what follows, all is ASCII: nearly every word of English. `None` where
+/// the automaton is to look.
+fn plain_word(bytes: &[u8], at: usize, digits: Digits) -> Option<usize> {
+    ascii_word(bytes, at).or_else(|| match bytes[at] {
+        b'0'..=b'9' => ascii_digits(bytes, at, digits.number()),
+        // A mark may come after a space; a space before something else is white space.
+        b' ' => ascii_marks(bytes, at + 1, true).or_else(|| ascii_space(bytes, at)),
+        b'\t'..=b'\r' => ascii_space(bytes, at),
+        _ => ascii_marked_word(bytes, at).or_else(|| ascii_marks(bytes, at, false)),
+    })
+}
+
+/// `\p{N}{1,most}`.
+fn ascii_digits(bytes: &[u8], at: usize, most: usize) -> Option<usize> {
+    let end = at + run(&bytes[..bytes.len().min(at + most)], at, u8::is_ascii_digit);
+    (end == at + most || bytes.get(end).is_none_or(u8::is_ascii)).then_some(end)
+}
+
+/// `[^\r\n\p{L}\p{N}]?\p{L}+` with a mark; an apostrophe may begin a contraction.
+fn ascii_marked_word(bytes: &[u8], at: usize) -> Option<usize> {
+    let letters = run(bytes, at + 1, u8::is_ascii_alphabetic);
+    let end = at + 1 + letters;
+    let marked = bytes[at].is_ascii_punctuation() && bytes[at] != b'\'' && letters > 0;
+    (marked && bytes.get(end).is_none_or(u8::is_ascii)).then_some(end)
+}
+
+/// `[^\s\p{L}\p{N}]+[\r\n]*` from `from` on, after a space or without. A lone mark before a letter is that word's, or begins a
+/// contraction.
+fn ascii_marks(bytes: &[u8], from: usize, spaced: bool) -> Option<usize> {
+    let marks = run(bytes, from, u8::is_ascii_punctuation);
+    let end = from + marks;
+    // Control characters are marks too.
+    let known = |next: &u8| next.is_ascii_alphanumeric() || matches!(next, b' ' | b'\t'..=b'\r');
+    let lone = marks == 1 && !spaced && bytes.get(end).is_some_and(u8::is_ascii_alphabetic);
+    (marks > 0 && !lone && bytes.get(end).is_none_or(known))
+        .then(|| end + run(bytes, end, |b| matches!(b, b'\n' | b'\r')))
+}
+
+/// `\s*[\r\n]|\s+(?!\S)|\s+`, where it is no single space or tab that a word or a mark takes.
+fn ascii_space(bytes: &[u8], at: usize) -> Option<usize> {
+    let spaces = run(bytes, at, |b| matches!(b, b' ' | b'\t'..=b'\r'));
+    let end = at + spaces;
+    let next = bytes.get(end);
+    if !next.is_none_or(u8::is_ascii) {
+        return None;
+    }
+    if let Some(line_end) = bytes[at..end].iter().rposition(|b| matches!(b, b'\n' | b'\r')) {
+        return Some(at + line_end + 1);
+    }
+    match next {
+        None => Some(end),
+        // The last space is the next word's.
+        Some(_) if spaces > 1 => Some(end - 1),
+        Some(next) => next.is_ascii_digit().then_some(end),
+    }
+}
+
+/// How many bytes from `at` on are of a kind.
+fn run(bytes: &[u8], at: usize, kind: impl Fn(&u8) -> bool) -> usize {
+    bytes[at..].iter().take_while(|byte| kind(byte)).count()
 }
 
 /// `\s+(?!\S)`: a run of white space before a word leaves it one space. Of all alternatives only that one ends so.
@@ -163,6 +235,13 @@ mod tests {
                 prop_assert_eq!(split_by(digits, &text), reference(digits, &text));
             }
             prop_assert_eq!(split(&text).concat(), text);
+        }
+
+        #[test]
+        fn ascii_of_all_kinds(text in r"[ \t\r\n'(.,ab7\x0b\x1c\x00é]{0,40}") {
+            for digits in Digits::ALL {
+                prop_assert_eq!(split_by(digits, &text), reference(digits, &text));
+            }
         }
 
         #[test]

@@ -48,6 +48,26 @@ impl Default for TrainOptions {
     }
 }
 
+impl TrainOptions {
+    /// Whether they are in range, before a stream is read for them.
+    ///
+    /// # Errors
+    /// [`Error::VocabularySize`] and [`Error::SampleSize`].
+    pub fn check(&self) -> Result<(), Error> {
+        if !(MIN_VOCAB_SIZE..=MAX_VOCAB_SIZE).contains(&self.vocab_size) {
+            return Err(Error::VocabularySize {
+                found: self.vocab_size,
+                minimum: MIN_VOCAB_SIZE,
+                maximum: MAX_VOCAB_SIZE,
+            });
+        }
+        if !(1..=MAX_SAMPLE_BYTES).contains(&self.max_bytes) {
+            return Err(Error::SampleSize { found: self.max_bytes, maximum: MAX_SAMPLE_BYTES });
+        }
+        Ok(())
+    }
+}
+
 /// How far training is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrainProgress {
@@ -66,16 +86,7 @@ pub(super) fn train(
     options: &TrainOptions,
     progress: &mut dyn FnMut(TrainProgress),
 ) -> Result<Tokenizer, Error> {
-    if !(MIN_VOCAB_SIZE..=MAX_VOCAB_SIZE).contains(&options.vocab_size) {
-        return Err(Error::VocabularySize {
-            found: options.vocab_size,
-            minimum: MIN_VOCAB_SIZE,
-            maximum: MAX_VOCAB_SIZE,
-        });
-    }
-    if !(1..=MAX_SAMPLE_BYTES).contains(&options.max_bytes) {
-        return Err(Error::SampleSize { found: options.max_bytes, maximum: MAX_SAMPLE_BYTES });
-    }
+    options.check()?;
     let counts = count_words(documents, options, progress)?;
     let (spellings, merges) = merge_pairs(&counts, options)?;
     let reached = spellings.len() + SPECIAL_TOKENS.len();

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use casallm_data::curation::Curation;
 use casallm_data::tokenizer::Digits;
 use serde::{Serialize, Serializer};
 
+use super::keeping::Keeping;
 use super::optimization::is_default;
 use super::section::{Interval, Section};
 use crate::error::TrainError;
@@ -44,7 +46,7 @@ impl Identity {
 pub struct Tokenizer {
     /// Tokens, the control tokens included.
     pub vocab_size: usize,
-    /// Bytes of training text that the merges are learned from.
+    /// Bytes of training text that the merges are learned from, drawn from all of it by `data.seed`.
     pub sample_bytes: u64,
     /// How many digits are a word, at most.
     #[serde(skip_serializing_if = "is_default", serialize_with = "as_number")]
@@ -81,6 +83,9 @@ pub struct PretrainSource {
     pub path: String,
     /// Column or key that holds the text.
     pub text_field: String,
+    /// Which documents are kept.
+    #[serde(flatten)]
+    pub keeping: Keeping,
     /// How often a token of this source is seen, relative to the others.
     pub weight: f64,
 }
@@ -111,6 +116,10 @@ pub struct DpoSource {
     pub max_rows: Option<u64>,
 }
 
+fn is_usual_memory(bytes: &u64) -> bool {
+    *bytes == Curation::default().memory
+}
+
 /// What is learned from.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Data {
@@ -118,6 +127,13 @@ pub struct Data {
     pub validation_fraction: f64,
     /// Seed of the split and of the order.
     pub seed: u64,
+    /// Files, folders or patterns of evaluation sets, relative to the recipe's folder: documents that hold a piece of them are
+    /// dropped.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub decontaminate: Vec<String>,
+    /// Most bytes for remembering documents, by which repetitions are told. No result depends on it.
+    #[serde(skip_serializing_if = "is_usual_memory")]
+    pub duplicates_memory: u64,
     /// Documents.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pretrain: Vec<PretrainSource>,
@@ -140,6 +156,10 @@ impl Data {
         Ok(Self {
             validation_fraction: section.number("validation_fraction", Interval::INSIDE_UNIT)?.unwrap_or(0.015),
             seed: section.integer("seed", 0, MAX_SEED)?.unwrap_or(1),
+            decontaminate: section.text_or_texts("decontaminate")?.unwrap_or_default(),
+            duplicates_memory: section
+                .integer("duplicates_memory", 1 << 20, 1 << 50)?
+                .unwrap_or(Curation::default().memory),
             pretrain: pretrain.iter().map(PretrainSource::read).collect::<Result<_, _>>()?,
             sft: sft.iter().map(SftSource::read).collect::<Result<_, _>>()?,
             dpo: dpo.iter().map(DpoSource::read).collect::<Result<_, _>>()?,
@@ -153,6 +173,7 @@ impl PretrainSource {
             name: source_name(section)?,
             path: source_path(section)?,
             text_field: section.text("text_field")?.unwrap_or_else(|| "text".to_owned()),
+            keeping: Keeping::read(section)?,
             weight: section.number("weight", Interval::POSITIVE)?.unwrap_or(1.0),
         })
     }

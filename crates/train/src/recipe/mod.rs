@@ -11,6 +11,7 @@ mod data;
 mod dpo;
 mod files;
 mod guard;
+mod keeping;
 mod model;
 mod optimization;
 mod raw;
@@ -27,6 +28,7 @@ use sha2::{Digest, Sha256};
 
 pub use data::{Data, DpoSource, Identity, PretrainSource, SftSource, Tokenizer};
 pub use dpo::{Dpo, PAIR_ROWS};
+pub use keeping::{Keeping, Repetitions};
 pub use model::{Activation, Block, Model, Norm};
 pub use optimization::{Moments, Optimization, Optimizer, Span, WeightRounding};
 pub use raw::RawRecipe;
@@ -178,7 +180,7 @@ impl Recipe {
 
     /// The part of the canonical TOML that decides the numbers of one stage: what a resumed run must have in common
     /// with the run that wrote the checkpoint. The directory, the number of threads, what is computed again, where the
-    /// optimizer's state lies, what samples are written, when and how checkpoints are written and kept, and what the guard does from here on may
+    /// optimizer's state lies, how much memory documents are compared in, what samples are written, when and how checkpoints are written and kept, and what the guard does from here on may
     /// change; so may the other stages. (What DPO measures text on is the other stages' data.)
     ///
     /// # Errors
@@ -191,6 +193,7 @@ impl Recipe {
         let others = Stage::ALL.map(Stage::name).into_iter().filter(|name| *name != stage.name()).collect::<Vec<_>>();
         others.iter().for_each(|other| drop(table.remove(*other)));
         for (section, keys) in [
+            ("data", &["duplicates_memory"][..]),
             ("data", if stage == Stage::Dpo { &[][..] } else { &others[..] }),
             ("run", &["dir", "threads", "offload", "checkpoint", "guard"]),
             (stage.name(), &["samples", "checkpoint_every", "keep_last", "keep_every", "recompute"]),
@@ -254,6 +257,15 @@ impl Recipe {
     /// [`TrainError::RecipeNoFiles`] when the path, folder or pattern leads to none.
     pub fn pretrain_files(&self, source: &PretrainSource) -> Result<Vec<PathBuf>, TrainError> {
         self.files(&format!("data.pretrain.{}.path", source.name), &source.path)
+    }
+
+    /// Where the evaluation sets are that no document may hold a piece of.
+    ///
+    /// # Errors
+    /// [`TrainError::RecipeNoFiles`] when a path, folder or pattern leads to none.
+    pub fn decontaminate_paths(&self) -> Result<Vec<PathBuf>, TrainError> {
+        let paths = self.data.decontaminate.iter();
+        paths.map(|path| self.files("data.decontaminate", path).map(|_| self.base_dir.join(path))).collect()
     }
 
     /// The files of a fine-tuning source, in order of name.

@@ -5,8 +5,8 @@ const SECTIONS: &[(&str, &[&[&str]])] = &[
     ("", &[&["identity", "tokenizer", "data", "model", "run", "pretrain", "sft", "dpo"]]),
     ("identity", &[&["name", "maker", "description"]]),
     ("tokenizer", &[&["vocab_size", "sample_bytes", "digits"]]),
-    ("data", &[&["validation_fraction", "seed", "pretrain", "sft", "dpo"]]),
-    ("data.pretrain", &[&["name", "path", "text_field", "weight"]]),
+    ("data", &[&["validation_fraction", "seed", "decontaminate", "duplicates_memory", "pretrain", "sft", "dpo"]]),
+    ("data.pretrain", &[&["name", "path", "text_field", "weight"], KEEPING]),
     ("data.sft", &[&["name", "path", "max_rows"]]),
     ("data.dpo", &[&["name", "path", "held_out", "max_rows"]]),
     ("model", &[MODEL]),
@@ -17,6 +17,16 @@ const SECTIONS: &[(&str, &[&[&str]])] = &[
     ("dpo", &[&["epochs"], BATCH, PREFERENCE, OPTIMIZATION, EVALUATION, &["eval_pairs"], CHECKPOINTS]),
 ];
 
+const KEEPING: &[&str] = &[
+    "language",
+    "language_field",
+    "min_score",
+    "score_field",
+    "min_chars",
+    "max_chars",
+    "drop_duplicates",
+    "similarity",
+];
 const MODEL: &[&str] = &[
     "preset",
     "block",

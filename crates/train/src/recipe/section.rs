@@ -32,6 +32,7 @@ pub(super) struct Interval {
 }
 
 impl Interval {
+    pub(super) const FINITE: Self = Self { min: f64::MIN, max: f64::MAX, min_included: true, max_included: true };
     pub(super) const POSITIVE: Self = Self { min: 0.0, max: f64::MAX, min_included: false, max_included: true };
     pub(super) const NOT_NEGATIVE: Self = Self { min_included: true, ..Self::POSITIVE };
     /// `[0, 1)`.
@@ -60,6 +61,9 @@ impl Interval {
 
 impl fmt::Display for Interval {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.min == f64::MIN && self.max == f64::MAX {
+            return f.write_str("a finite number");
+        }
         write!(f, "a finite number {}{}", if self.min_included { "from " } else { "above " }, self.min)?;
         match (self.max == f64::MAX, self.max_included) {
             (true, _) => write!(f, "{}", if self.min_included { " up" } else { "" }),
@@ -148,6 +152,14 @@ impl<'a> Section<'a> {
             None => Ok(None),
             Some(Value::Array(values)) => values.iter().map(one).collect::<Result<_, _>>().map(Some),
             Some(other) => Err(self.wrong_type(key, other, EXPECTED)),
+        }
+    }
+
+    /// As [`Section::texts`], or one text for a list of it.
+    pub(super) fn text_or_texts(&self, key: &str) -> Result<Option<Vec<String>>, TrainError> {
+        match self.table.get(key) {
+            Some(Value::String(_)) => Ok(self.text(key)?.map(|text| vec![text])),
+            _ => self.texts(key),
         }
     }
 
@@ -299,6 +311,7 @@ mod tests {
         assert_eq!(Interval::POSITIVE.to_string(), "a finite number above 0");
         assert_eq!(Interval::NOT_NEGATIVE.to_string(), "a finite number from 0 up");
         assert_eq!(Interval::BELOW_ONE.to_string(), "a finite number from 0 to below 1");
+        assert_eq!(Interval::FINITE.to_string(), "a finite number");
         assert_eq!(Interval::POSITIVE.up_to(0.1).to_string(), "a finite number above 0 to 0.1");
     }
 }

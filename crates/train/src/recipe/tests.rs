@@ -162,6 +162,7 @@ fn the_canonical_form_reads_back_as_itself() {
         parse(SMALLEST).unwrap(),
         parse(WITH_SFT).unwrap(),
         parse_with(SMALLEST, &["pretrain.optimizer=muon", "pretrain.schedule=linear", "pretrain.warmup=7"]).unwrap(),
+        parse_with(SMALLEST, KEEPING).unwrap(),
     ] {
         let text = recipe.to_toml().unwrap();
         let mut again = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
@@ -171,6 +172,43 @@ fn the_canonical_form_reads_back_as_itself() {
         assert_eq!(again.to_toml().unwrap(), text);
         assert_eq!(again.hash().unwrap(), recipe.hash().unwrap());
     }
+}
+
+const KEEPING: &[&str] = &[
+    "data.decontaminate=evals",
+    "data.duplicates_memory=8000000000",
+    "data.pretrain.0.language=[\"en\", \"de\"]",
+    "data.pretrain.0.language_field=lang",
+    "data.pretrain.0.min_score=-2.5",
+    "data.pretrain.0.score_field=quality",
+    "data.pretrain.0.min_chars=100",
+    "data.pretrain.0.max_chars=100000",
+    "data.pretrain.0.drop_duplicates=near",
+    "data.pretrain.0.similarity=0.85",
+];
+
+#[test]
+fn what_is_kept_is_read_and_its_memory_decides_nothing() {
+    let recipe = parse_with(SMALLEST, KEEPING).unwrap();
+    let keeping = &recipe.data.pretrain[0].keeping;
+    let filter = keeping.filter();
+    assert_eq!((&filter.languages[..], filter.min_score), (&["en".to_owned(), "de".to_owned()][..], Some(-2.5)));
+    assert_eq!((filter.min_chars, filter.max_chars), (Some(100), Some(100_000)));
+    assert_eq!(keeping.duplicates(), casallm_data::curation::Duplicates::Near(0.85));
+    let reading = keeping.reading("text");
+    assert_eq!((reading.language_field.as_deref(), reading.score_field.as_deref()), (Some("lang"), Some("quality")));
+    assert_eq!(recipe.data.decontaminate, ["evals"]);
+    let hash = |recipe: &Recipe| recipe.stage_hash(Stage::Pretrain).unwrap();
+    let with = |flag: &str| hash(&parse_with(SMALLEST, &[KEEPING, &[flag]].concat()).unwrap());
+    assert_eq!(hash(&recipe), with("data.duplicates_memory=9000000000"));
+    assert_ne!(hash(&recipe), with("data.pretrain.0.min_chars=101"));
+    // Without these keys a recipe means what it meant before there were any.
+    let plain = parse(SMALLEST).unwrap();
+    assert_eq!(plain.data.pretrain[0].keeping, Keeping::default());
+    let text = plain.to_toml().unwrap();
+    assert!(!text.contains("duplicates") && !text.contains("score") && !text.contains("language"), "{text}");
+    let error = parse_with(SMALLEST, &["data.pretrain.0.min_chars=9", "data.pretrain.0.max_chars=8"]).unwrap_err();
+    assert!(error.to_string().contains("at least min_chars = 9"), "{error}");
 }
 
 #[test]
@@ -292,6 +330,19 @@ fn every_wrong_value_is_named_with_its_key_its_flag_and_a_remedy() {
         (SMALLEST, "data.pretrain.0.weight=0", "data.pretrain[0].weight", "0", "above 0"),
         (SMALLEST, "data.pretrain.0.path=", "data.pretrain[0].path", "\"\"", "write some text"),
         (SMALLEST, "data.pretrain.0.name=../up", "data.pretrain[0].name", "\"../up\"", "it becomes a file name"),
+        (SMALLEST, "data.pretrain.0.min_chars=0", "data.pretrain[0].min_chars", "0", "from 1"),
+        (SMALLEST, "data.pretrain.0.min_score=high", "data.pretrain[0].min_score", "\"high\" (string)", "number"),
+        (SMALLEST, "data.pretrain.0.language=5", "data.pretrain[0].language", "5 (integer)", "list of texts"),
+        (SMALLEST, "data.pretrain.0.similarity=0.5", "data.pretrain[0].similarity", "0.5", "from 0.7 to 1"),
+        (
+            SMALLEST,
+            "data.pretrain.0.drop_duplicates=all",
+            "data.pretrain[0].drop_duplicates",
+            "\"all\"",
+            "\"exact\" or \"near\"",
+        ),
+        (SMALLEST, "data.duplicates_memory=5", "data.duplicates_memory", "5", "from 1048576"),
+        (SMALLEST, "data.decontaminate=true", "data.decontaminate", "true (boolean)", "list of texts"),
         (SMALLEST, "data.validation_fraction=1", "data.validation_fraction", "1", "below 1"),
         (SMALLEST, "data.validation_fraction=0", "data.validation_fraction", "0", "above 0"),
         (SMALLEST, "data.seed=-1", "data.seed", "-1", "from 0"),

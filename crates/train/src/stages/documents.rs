@@ -1,12 +1,14 @@
 //! Documents to tokenizer and shards.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use casallm_data::Error as DataError;
 use casallm_data::corpus::{self, Kind};
+use casallm_data::curation::{Curation, EvalSets};
 use casallm_data::shards::{Manifest, ShardOptions, ShardSet, tokenize};
 use casallm_data::source::{
-    Document, SourceOptions, fingerprint_embedded, fingerprint_files, open_documents_in, open_embedded,
+    Document, fingerprint_embedded, fingerprint_files, open_documents_in, open_embedded, sample,
 };
 use casallm_data::split::{Split, SplitRule};
 use casallm_data::tokenizer::{Tokenizer, TrainOptions};
@@ -31,7 +33,7 @@ pub struct Prepared {
 
 /// Opens a source, and says what it is made from, by which a later run knows whether to begin anew.
 fn open(recipe: &Recipe, source: &PretrainSource) -> Result<(Documents, String), TrainError> {
-    let options = SourceOptions { text_field: source.text_field.clone(), ..SourceOptions::default() };
+    let options = source.keeping.reading(&source.text_field);
     if let Some(name) = source.path.strip_prefix(EMBEDDED) {
         let embedded = corpus::sources().iter().find(|s| s.name == name && s.kind == Kind::Documents);
         let embedded = embedded.ok_or_else(|| TrainError::RecipeNoFiles {
@@ -83,26 +85,14 @@ fn train_tokenizer(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<
     let rule = split_rule(recipe)?;
     let mut streams = Vec::new();
     for source in &recipe.data.pretrain {
-        streams.push(open(recipe, source)?.0);
+        streams.push((open(recipe, source)?.0, source.keeping.filter()));
     }
-    // Sources take turns, so that a sample cut short is a sample of all of them.
-    let mut turn = 0;
-    let documents = std::iter::from_fn(move || {
-        while !streams.is_empty() {
-            turn %= streams.len();
-            match streams[turn].next() {
-                Some(document) => {
-                    turn += 1;
-                    return Some(document);
-                }
-                None => drop(streams.remove(turn)),
-            }
-        }
-        None
-    });
-    let texts = documents.filter_map(|document| match document {
-        Ok(document) => (rule.split(&document.text) == Split::Train).then_some(Ok(document.text)),
-        Err(error) => Some(Err(error)),
+    // Of what is trained on, whether an earlier document was like it or not.
+    let documents = streams.into_iter().flat_map(|(stream, filter)| {
+        stream.filter(move |document| match document {
+            Ok(document) => filter.reason_against(document).is_none() && rule.split(&document.text) == Split::Train,
+            Err(_) => true,
+        })
     });
     let options = TrainOptions {
         vocab_size: recipe.tokenizer.vocab_size,
@@ -110,8 +100,10 @@ fn train_tokenizer(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<
         digits: recipe.tokenizer.digits,
         ..TrainOptions::default()
     };
-    let total = Some(recipe.tokenizer.sample_bytes);
-    let tokenizer = Tokenizer::train(texts, &options, &mut |p| observer.progress(TASK, "bytes", p.bytes, total))?;
+    options.check()?;
+    let mut told = |read| observer.progress(TASK, "bytes", read, None);
+    let sample = sample(documents, options.max_bytes, recipe.data.seed, &mut told)?;
+    let tokenizer = Tokenizer::train(sample.texts.into_iter().map(Ok), &options, &mut |_| {})?;
     observer.finished(TASK);
     Ok(tokenizer)
 }
@@ -130,15 +122,19 @@ fn check_present(
         return Ok(());
     }
     let split = (found.validation_fraction, found.split_seed);
-    if found.inputs == options.inputs && split == (options.split.fraction(), options.split.seed()) {
+    let rules = options.curation.rules();
+    if found.inputs == options.inputs
+        && found.rules == rules
+        && split == (options.split.fraction(), options.split.seed())
+    {
         for split in [Split::Train, Split::Val] {
             ShardSet::open(folder, split, tokenizer)?;
         }
     } else if under_way {
         return Err(TrainError::RunState {
             path: folder.to_owned(),
-            reason: "was made from other text, or with another split, than the recipe now gives, and the run has \
-                     begun with it; restore the text and [data], or choose another run.dir"
+            reason: "was made from other text, or with another split or choice of documents, than the recipe now gives, and \
+                     the run has begun with it; restore the text and [data], or choose another run.dir"
                 .to_owned(),
         });
     }
@@ -158,9 +154,17 @@ pub fn shards(
     observer: &mut dyn StageObserver,
 ) -> Result<Vec<Prepared>, TrainError> {
     let mut prepared = Vec::new();
+    let paths = recipe.decontaminate_paths()?;
+    let eval_sets = if paths.is_empty() { None } else { Some(Arc::new(EvalSets::read(&paths)?)) };
     for source in &recipe.data.pretrain {
         let (documents, inputs) = open(recipe, source)?;
-        let options = ShardOptions::new(split_rule(recipe)?, inputs);
+        let curation = Curation {
+            filter: source.keeping.filter(),
+            duplicates: source.keeping.duplicates(),
+            memory: recipe.data.duplicates_memory,
+            eval_sets: eval_sets.clone(),
+        };
+        let options = ShardOptions { curation, ..ShardOptions::new(split_rule(recipe)?, inputs) };
         let task = format!("tokenise {}", source.name);
         let folder = dir.shards(&source.name);
         check_present(&folder, tokenizer, &options, under_way)?;
