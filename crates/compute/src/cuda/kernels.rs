@@ -247,14 +247,7 @@ pub fn defines(kernel: &Kernel) -> String {
 
 /// What a CUDA compiler is given.
 pub fn translation_unit(kernel: &Kernel) -> String {
-    // For a comparison on hardware, to go again: 0 without products by warpgroups, 1 without the next round's scores ahead.
-    let switch = match std::env::var("CASALLM_CUDA_WARPGROUPS").as_deref() {
-        Ok("0") => "#define NO_WARPGROUPS 1\n",
-        Ok("1") => "#define KEYS_AHEAD 0\n",
-        _ => "",
-    };
-    let rows = if super::attention::has_small_blocks() { "#define BLOCK_WARPS 4u\n" } else { "" };
-    format!("{switch}{rows}{}", [&defines(kernel), PRELUDE, PTX, kernel.family.text()].join("\n"))
+    [&defines(kernel), PRELUDE, PTX, kernel.family.text()].join("\n")
 }
 
 /// The entries of a family's text and the most threads in their `__launch_bounds__`, found by the one form in which they

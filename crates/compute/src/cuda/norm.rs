@@ -71,11 +71,13 @@ pub(super) fn again(
 }
 
 /// Widest row that `norm_backward` holds in registers.
+const NARROW: usize = 1024;
+/// Widest row that `norm_backward_wide` does.
 const HELD: usize = 2048;
 /// Shared memory that every GPU gives a block.
 const SHARED: usize = 48 << 10;
 
-/// How `norm_backward` is launched: a function of the sizes alone, as sums depend on it.
+/// How these two are launched: a function of the sizes alone, as sums depend on it.
 struct Fused {
     warps: usize,
     rows: usize,
@@ -134,7 +136,7 @@ pub(super) fn backward(
                     arguments![x, weight, stats, dy, dx, partial, tokens_u32, width_u32, centered(norm), rows as u32,];
                 let shared = (warps * 2 * 4 * width) as u32;
                 let grid = Launch::linear(blocks as u32, 32 * warps as u32).with_shared(shared);
-                launch("norm_backward", grid, &arguments);
+                launch(if width <= NARROW { "norm_backward" } else { "norm_backward_wide" }, grid, &arguments);
                 blocks as u32
             } else {
                 let arguments = arguments![x, weight, stats, dy, dx, tokens_u32, width_u32, centered(norm),];

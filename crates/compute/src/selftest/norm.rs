@@ -8,7 +8,8 @@ use crate::dtype::DType;
 use crate::reference::norm;
 
 /// (tokens, width).
-const SIZES: [(usize, usize); 8] = [(1, 1), (1, 65), (15, 17), (33, 33), (65, 63), (17, 64), (33, 300), (130, 15)];
+const SIZES: [(usize, usize); 9] =
+    [(1, 1), (1, 65), (15, 17), (33, 33), (65, 63), (17, 64), (33, 300), (130, 15), (18, 1028)];
 const EPS: f32 = 1e-5;
 
 pub(super) fn run<D: Device>(trial: &mut Trial<'_, D>, dtype: DType) {

@@ -14,8 +14,8 @@ pub use plan::{BackwardPlan, ForwardPlan, most_part_bytes, most_table_len};
 use super::driver::{Address, Argument, Driver, Kernel, Launch};
 use super::kernels::Family;
 use crate::dtype::DType;
+pub(super) use plan::is_tiled;
 use plan::{Section, TILED_HEADS};
-pub(super) use plan::{has_small_blocks, is_tiled};
 
 /// Operands of the forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,7 +162,7 @@ pub fn backward(driver: &dyn Driver, plan: &BackwardPlan, table: Address, delta:
     if plan.tiled {
         let tiles =
             |entry| Kernel { family: Family::AttentionBackward, storage: None, defines: head_defines(d), entry };
-        let (queries, keys) = (plan::backward_queries(d), plan::backward_keys(d));
+        let (queries, keys) = (plan::backward_queries(d), plan::BACKWARD_KEYS);
         let staged = 2 * plan::backward_tile(d) * plan::backward_stages(d);
         // Keys and values, stages of queries and gradients, their statistics.
         let shared = (2 * keys + staged) * d * 2 + staged * 4;

@@ -25,19 +25,12 @@ pub(super) fn forward_tile(head_dim: usize) -> usize {
     if head_dim == 64 { 128 } else { 64 }
 }
 
-/// For a comparison on hardware, to go again: blocks of 64 rows backward.
-pub(in crate::cuda) fn has_small_blocks() -> bool {
-    std::env::var("CASALLM_CUDA_ROWS").is_ok_and(|rows| rows == "64")
-}
-
 /// Keys of a block of `attention_backward_keys`.
-pub(super) fn backward_keys(head_dim: usize) -> usize {
-    if head_dim == 64 && has_small_blocks() { 64 } else { 128 }
-}
+pub(super) const BACKWARD_KEYS: usize = 128;
 
 /// Queries of a block of `attention_backward_queries`.
 pub(super) fn backward_queries(head_dim: usize) -> usize {
-    if head_dim == 64 && !has_small_blocks() { 128 } else { 64 }
+    if head_dim == 64 { 128 } else { 64 }
 }
 
 /// Tiles that the backward kernels have room for. Heads of 64 on Hopper want more than one at work and one on its way:
@@ -205,11 +198,8 @@ impl BackwardPlan {
         check(shape);
         assert!(spans.iter().all(|span| span.q_len == span.kv_len), "backward over a span with a cache");
         let tiled = is_tiled(dtype, shape.head_dim);
-        let (query_rows, key_rows) = if tiled {
-            (backward_queries(shape.head_dim), backward_keys(shape.head_dim))
-        } else {
-            (BACKWARD_ROWS, BACKWARD_ROWS)
-        };
+        let (query_rows, key_rows) =
+            if tiled { (backward_queries(shape.head_dim), BACKWARD_KEYS) } else { (BACKWARD_ROWS, BACKWARD_ROWS) };
         let mut table = Vec::new();
         let rows = append(&mut table, tiles(spans, BACKWARD_ROWS, |span| span.q_len, keys_seen));
         let queries = if query_rows == BACKWARD_ROWS {

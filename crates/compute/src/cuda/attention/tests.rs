@@ -27,15 +27,12 @@ const SPANS: [&[(usize, usize)]; 7] = [
 /// Makes the texts of tiled kernels those of a GPU with products by warpgroups.
 const WARPGROUPS: &str = "#define WARPGROUPS 1\n";
 
-/// The same without the next round's scores ahead, in the kernel that owns keys.
-const NOT_AHEAD: &str = "#define WARPGROUPS 1\n#define KEYS_AHEAD 0\n";
-
 /// Such a GPU.
-fn with_definitions(definitions: &str) -> Option<Simulator> {
+fn with_warpgroups() -> Option<Simulator> {
     Simulator::for_test(0)?;
     let mut simulator = Simulator::new(0).expect("as above");
     for family in [Family::AttentionForward, Family::AttentionBackward] {
-        simulator = simulator.with_text(family, format!("{definitions}{}", family.text()));
+        simulator = simulator.with_text(family, format!("{WARPGROUPS}{}", family.text()));
     }
     Some(simulator)
 }
@@ -277,17 +274,15 @@ fn forward_bf16_holds_to_the_reference() {
 
 #[test]
 fn products_by_warpgroups_hold_to_the_reference() {
-    for definitions in [WARPGROUPS, NOT_AHEAD] {
-        let Some(simulator) = with_definitions(definitions) else { return };
-        for shape in [(1, 1, 64), (4, 2, 64)] {
-            for pairs in [&[(1, 1)][..], &[(17, 17)], &[(15, 15), (129, 129), (33, 33)], &[(65, 65), (300, 300)]] {
-                let case = Case::new(DType::Bf16, shape, pairs);
-                hold(&simulator, 2..4, || case.forward(&simulator));
-                hold(&simulator, 2..4, || case.backward(&simulator));
-            }
-            let case = Case::new(DType::Bf16, shape, &[(17, 80), (70, 199)]);
+    let Some(simulator) = with_warpgroups() else { return };
+    for shape in [(1, 1, 64), (4, 2, 64)] {
+        for pairs in [&[(1, 1)][..], &[(17, 17)], &[(15, 15), (129, 129), (33, 33)], &[(65, 65), (300, 300)]] {
+            let case = Case::new(DType::Bf16, shape, pairs);
             hold(&simulator, 2..4, || case.forward(&simulator));
+            hold(&simulator, 2..4, || case.backward(&simulator));
         }
+        let case = Case::new(DType::Bf16, shape, &[(17, 80), (70, 199)]);
+        hold(&simulator, 2..4, || case.forward(&simulator));
     }
 }
 
@@ -349,7 +344,7 @@ fn verdict(checks: Result<Vec<Check>, ComputeError>) -> Result<(), String> {
 }
 
 const STATEMENTS: [&str; 3] = ["__syncthreads();", "copy_async_wait<0>();", "__syncwarp();"];
-const PRODUCTS: [&str; 3] = ["warpgroup_wait<0>();", "warpgroup_wait<1>();", "warpgroup_wait<2>();"];
+const PRODUCTS: [&str; 2] = ["warpgroup_wait<0>();", "warpgroup_wait<1>();"];
 
 #[test]
 fn each_barrier_of_the_tiled_forward_kernel_is_needed() {
@@ -373,14 +368,14 @@ fn each_barrier_of_the_tiled_backward_kernels_is_needed() {
     }
     let case = Case::new(DType::Bf16, (1, 1, 64), &[(300, 300), (200, 200)]);
     let each = |statements: &[&str]| {
-        let definitions = [WARPGROUPS, NOT_AHEAD, ""];
+        let definitions = [WARPGROUPS, ""];
         assert_each_is_needed_by_one(Family::AttentionBackward, &definitions, statements, 0..4, |simulator| {
             verdict(case.backward(&**simulator))
         })
     };
-    assert_eq!(each(&STATEMENTS), 4 + 1 + 1);
-    assert_eq!(each(&PRODUCTS), 4 + 3 + 2);
-    assert_eq!(each(&["arrive();"]), 10);
+    assert_eq!(each(&STATEMENTS), 3 + 1 + 1);
+    assert_eq!(each(&PRODUCTS), 4 + 3);
+    assert_eq!(each(&["arrive();"]), 6);
 }
 
 #[test]

@@ -13,11 +13,8 @@
 // Where products are started by warpgroups (tile.cu), those of a tile go on while the next tile's begin: hence more stages.
 
 #if HEAD_DIM == 64
-#ifndef BLOCK_WARPS
-#define BLOCK_WARPS 8u
-#endif
-#define KEY_WARPS BLOCK_WARPS
-#define QUERY_WARPS BLOCK_WARPS
+#define KEY_WARPS 8u
+#define QUERY_WARPS 8u
 #define TILE_QUERIES 64u
 #define TILE_KEYS 64u
 #else
@@ -32,9 +29,6 @@
 #define QUERY_THREADS (QUERY_WARPS * 32u)
 #define BLOCK_QUERIES (QUERY_WARPS * 16u)
 #if ASYNCHRONOUS
-#ifndef KEYS_AHEAD
-#define KEYS_AHEAD 1
-#endif
 #define STAGES 4u
 // Rows of those who must do the same products together.
 #define UNIT_ROWS 64u
@@ -237,78 +231,6 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
     // Zeros must be there before a product is at work, or ptxas waits for each on its own (its warning C7515).
     warpgroup_hold(key_sums);
     warpgroup_hold(value_sums);
-#if KEYS_AHEAD
-    // (By a shuffle, that the compiler may see that it is the same for all lanes.)
-    u32 unit = __shfl_sync(ALL_LANES, warp_row / UNIT_ROWS, 0);
-    u64 own_keys = warpgroup_operand<0>(keys + unit * UNIT_ROWS * HEAD_DIM);
-    u64 own_values = warpgroup_operand<0>(values + unit * UNIT_ROWS * HEAD_DIM);
-    // The scores of the next round are at work during the softmax of this one.
-    float weights[2][TILE_QUERIES / 8][4], d_weights[TILE_QUERIES / 8][4];
-    auto start_gradients = [&]() {
-        warpgroup_fence();
-        start_product_transposed(d_weights, own_values, stage_of(round) + TILE_QUERIES * HEAD_DIM);
-        warpgroup_commit();
-    };
-    auto start_next = [&](float(&weights)[TILE_QUERIES / 8][4]) {
-        arrive();
-        warpgroup_fence();
-        start_product_transposed(weights, own_keys, stage_of(round + 1));
-        warpgroup_commit();
-    };
-    auto finish = [&](float(&weights)[TILE_QUERIES / 8][4]) {
-        const bf16* queries = stage_of(round);
-        // All but this round's gradients and the next one's scores: of the last round everything.
-        warpgroup_wait<2>();
-        warpgroup_hold(weights);
-        // (Here because registers are free that products of the last round held.)
-        if (round + 1 < rounds) {
-            complete(round + 1);
-        }
-        if (round + 2 < rounds) {
-            prefetch(round + 2);
-        }
-        to_probabilities(weights);
-        u32 left[TILE_QUERIES / 16][4], d_left[TILE_QUERIES / 16][4];
-        pack_left(left, weights);
-        warpgroup_fence();
-        start_product(value_sums, left, queries + TILE_QUERIES * HEAD_DIM);
-        warpgroup_commit();
-        warpgroup_wait<2>();
-        warpgroup_hold(d_weights);
-        to_gradients(weights, d_weights);
-        pack_left(d_left, d_weights);
-        warpgroup_fence();
-        start_product(key_sums, d_left, queries);
-        warpgroup_commit();
-        advance();
-    };
-    if (rounds > 1) {
-        prefetch(1);
-    }
-    warpgroup_fence();
-    start_product_transposed(weights[0], own_keys, stage_of(0));
-    warpgroup_commit();
-    for (;;) {
-        start_gradients();
-        if (round + 1 == rounds) {
-            arrive();
-            warpgroup_commit();
-            finish(weights[0]);
-            break;
-        }
-        start_next(weights[1]);
-        finish(weights[0]);
-        start_gradients();
-        if (round + 1 == rounds) {
-            arrive();
-            warpgroup_commit();
-            finish(weights[1]);
-            break;
-        }
-        start_next(weights[0]);
-        finish(weights[1]);
-    }
-#else
     u32 key_left[STEPS][4], value_left[STEPS][4];
 #pragma unroll
     for (u32 step = 0; step < STEPS; ++step) {
@@ -351,13 +273,9 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
         complete(round);
         arrive();
     }
-#endif
     warpgroup_wait<0>();
     warpgroup_hold(key_sums);
     warpgroup_hold(value_sums);
-    // Others may still read the stages, through which sums go out: keys and values their own warpgroup may be reading.
-    __syncthreads();
-    bf16 *key_rows = stages, *value_rows = stages + BLOCK_KEYS * HEAD_DIM;
 #else
     for (;;) {
         bool more = round + 1 < rounds;
@@ -382,12 +300,11 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
         complete(round);
         arrive();
     }
-    // A warp's rows of keys and values are read by no other.
-    bf16 *key_rows = keys, *value_rows = values;
 #endif
+    // A warp's rows of keys and values are read by no other.
     const float scales[2] = {scale, scale}, ones[2] = {1.0f, 1.0f};
-    store_rows(key_sums, scales, key_rows, warp_row, dk + kv_offset, kv_stride, warp_key, len);
-    store_rows(value_sums, ones, value_rows, warp_row, dv + kv_offset, kv_stride, warp_key, len);
+    store_rows(key_sums, scales, keys, warp_row, dk + kv_offset, kv_stride, warp_key, len);
+    store_rows(value_sums, ones, values, warp_row, dv + kv_offset, kv_stride, warp_key, len);
 }
 
 // A block owns BLOCK_QUERIES queries of one head, 16 a warp, and walks over the keys that they see, tiles of keys and
@@ -478,7 +395,7 @@ extern "C" __global__ __launch_bounds__(QUERY_THREADS) void attention_backward_q
 
 #if ASYNCHRONOUS
     // The scores of the next tile are at work during the softmax of this one. A warpgroup of rows that do not see the last tile
-    // is done a tile earlier.
+    // is done a tile earlier, after the last of the block's meetings.
     u32 seen = min(tiles, (first + unit_row + UNIT_ROWS - 1) / TILE_KEYS + 1);
     float weights[2][TILE_KEYS / 8][4], d_weights[2][TILE_KEYS / 8][4];
     u32 tile = 0;
@@ -499,12 +416,18 @@ extern "C" __global__ __launch_bounds__(QUERY_THREADS) void attention_backward_q
         start_product(sums, gradients, stage_of(tile));
         warpgroup_commit();
     };
-    // Begins the next tile in `then`; finishes this one, whose scores are `now`.
-    auto step = [&](u32 now, u32 then) {
-        arrive();
+    // The next tile is here, and no one reads the last but one any more. The whole block in one place: no warpgroup may
+    // have a barrier of its own.
+    auto meet = [&]() {
+        if (tile + 1 < tiles) {
+            arrive();
+        }
         if (tile + 2 < tiles) {
             prefetch(tile + 2);
         }
+    };
+    // Begins the next tile in `then`; finishes this one, whose scores are `now`.
+    auto step = [&](u32 now, u32 then) {
         start(weights[then], d_weights[then], tile + 1);
         // This tile's scores, and everything before.
         warpgroup_wait<1>();
@@ -518,12 +441,14 @@ extern "C" __global__ __launch_bounds__(QUERY_THREADS) void attention_backward_q
     warpgroup_hold(sums);
     start(weights[0], d_weights[0], 0);
     for (;;) {
+        meet();
         if (tile + 1 == seen) {
             warpgroup_wait<0>();
             finish(weights[0], d_weights[0]);
             break;
         }
         step(0, 1);
+        meet();
         if (tile + 1 == seen) {
             warpgroup_wait<0>();
             finish(weights[1], d_weights[1]);
@@ -533,9 +458,6 @@ extern "C" __global__ __launch_bounds__(QUERY_THREADS) void attention_backward_q
     }
     warpgroup_wait<0>();
     warpgroup_hold(sums);
-    if (seen < tiles) {
-        arrive();
-    }
 #else
     __syncthreads();
     prefetch(0);

@@ -7,7 +7,8 @@
 // One warp a row. Rows of up to 2048 elements, in fours, are held in registers: all of a row is on its way at once, and read
 // once. Of others the second and third pass come out of the first-level cache.
 //   norm_forward, norm_again    read 4, write sizeof(S) bytes an element; about 6 FLOPs
-//   norm_backward               read 8 + sizeof(S), write 4; about 16 FLOPs; its partial sums are added up by columns.cu
+//   norm_backward               read 8 + sizeof(S), write 4; about 16 FLOPs; its partial sums are added up by columns.cu.
+//     norm_backward_wide for rows of more than 1024, whose registers would halve the warps that wait together for memory
 //   norm_backward_input, norm_backward_parameters   the same in two, for other rows: read 4 + sizeof(S) more
 
 // Four neighbours from 4 (32 r + lane) on in round r: what a lane has of its warp's row.
@@ -276,13 +277,14 @@ extern "C" __global__ __launch_bounds__(256) void norm_backward_parameters(
     }
 }
 
-// A row of dx, and its share of the warp's sums [2][width] of dy h and dy.
+// A row of dx, and its share of the warp's sums [2][width] of dy h and dy. All that it reads of memory is asked for at once.
 template <u32 ROUNDS>
 DEVICE void gradient_held(const float* x, const float* weight, const S* dy, float* dx, float* sums, u32 width, float mean,
                           float scale, u32 centered) {
-    float v[ROUNDS][4], d[ROUNDS][4];
+    float v[ROUNDS][4], d[ROUNDS][4], out[ROUNDS][4];
     load_row(v, x, width);
     load_row(d, dy, width);
+    load_row(out, dx, width);
     float sum_g = 0.0f, sum_gh = 0.0f;
 #pragma unroll
     for (u32 r = 0; r < ROUNDS; ++r) {
@@ -311,16 +313,15 @@ DEVICE void gradient_held(const float* x, const float* weight, const S* dy, floa
     for (u32 r = 0; r < ROUNDS; ++r) {
         u32 i = place_of(r);
         if (i < width) {
-            float w[4], out[4];
+            float w[4];
             load(weight + i, w);
-            load(dx + i, out);
 #pragma unroll
             for (u32 j = 0; j < 4; ++j) {
                 // Rounded as it was when it was summed, as in row_gradient.
                 float g = __fmul_rn(d[r][j], w[j]);
-                out[j] += scale * (g - mean_g - v[r][j] * mean_gh);
+                out[r][j] += scale * (g - mean_g - v[r][j] * mean_gh);
             }
-            store(dx + i, out);
+            store(dx + i, out[r]);
         }
     }
 }
@@ -354,13 +355,17 @@ DEVICE void backward_held(const float* x, const float* weight, const float* stat
     }
 }
 
-extern "C" __global__ __launch_bounds__(256) void norm_backward(
+extern "C" __global__ __launch_bounds__(256, 2) void norm_backward(
     const float* x, const float* weight, const float* stats, const S* dy, float* dx, float* partial, u32 tokens, u32 width,
     u32 centered, u32 rows) {
     SHARED_MEMORY(float, sums); // [warps][2][width]
-    if (is_held(width, 8)) {
-        backward_held<8>(x, weight, stats, dy, dx, partial, sums, tokens, width, centered, rows);
-    } else {
-        backward_held<16>(x, weight, stats, dy, dx, partial, sums, tokens, width, centered, rows);
-    }
+    backward_held<8>(x, weight, stats, dy, dx, partial, sums, tokens, width, centered, rows);
+}
+
+// Eight warps of rows so wide would have no room for their sums.
+extern "C" __global__ __launch_bounds__(128) void norm_backward_wide(
+    const float* x, const float* weight, const float* stats, const S* dy, float* dx, float* partial, u32 tokens, u32 width,
+    u32 centered, u32 rows) {
+    SHARED_MEMORY(float, sums); // [warps][2][width]
+    backward_held<16>(x, weight, stats, dy, dx, partial, sums, tokens, width, centered, rows);
 }
