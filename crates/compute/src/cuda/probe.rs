@@ -110,19 +110,19 @@ fn mma(driver: &dyn Driver) -> Result<Check, ComputeError> {
 }
 
 fn warpgroup(driver: &dyn Driver) -> Result<Check, ComputeError> {
-    let (a, b, d) = (sample(64 * 64, 5), sample(64 * 64, 6), sample(2 * 64 * 64, 7));
+    let (a, b, d) = (sample(64 * 64, 5), sample(64 * 64, 6), sample(3 * 64 * 64, 7));
     let half = |x: &[f32]| -> Vec<u16> { x.iter().map(|x| Bf16::from_f32(*x).0).collect() };
     let mut bench = Bench::new(driver);
     let (at_a, at_b, at_d) = (bench.u16(&half(&a))?, bench.u16(&half(&b))?, bench.f32(&d)?);
-    let launch = Launch::linear(1, 128).with_shared(64 * 64 * 2);
+    let launch = Launch::linear(1, 128).with_shared(2 * 64 * 64 * 2);
     bench.run("probe_warpgroup", launch, &[at_a.into(), at_b.into(), at_d.into()]);
-    let got = bench.read(at_d, 2 * 64 * 64, f32::from_le_bytes)?;
+    let got = bench.read(at_d, 3 * 64 * 64, f32::from_le_bytes)?;
     let element = |i: usize| {
         let (row, column) = (i / 64 % 64, i % 64);
         let sum = |b: &dyn Fn(usize) -> f32| (0..64).map(|k| f64::from(a[row * 64 + k] * b(k))).sum::<f64>();
-        if i / (64 * 64) == 1 { f64::from(d[i]) + sum(&|k| b[k * 64 + column]) } else { sum(&|k| b[column * 64 + k]) }
+        if i / 4096 == 1 { f64::from(d[i]) + sum(&|k| b[k * 64 + column]) } else { sum(&|k| b[column * 64 + k]) }
     };
-    let want: Vec<f64> = (0..2 * 64 * 64).map(element).collect();
+    let want: Vec<f64> = (0..3 * 64 * 64).map(element).collect();
     Ok(compare("wgmma.m64n64k16, or one by one", &wide(&got), &want, SUM))
 }
 

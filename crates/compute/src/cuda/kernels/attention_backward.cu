@@ -145,10 +145,10 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
     auto stage_of = [&](u32 round) { return stages + round % STAGES * STAGE; };
     auto statistic_of = [&](u32 round) { return statistics + round % STAGES * 2 * TILE_QUERIES; };
     // What is asked for next.
-    u32 next_head = kv_head * group_heads, next_query = first_query;
+    u32 next = 0, next_head = kv_head * group_heads, next_query = first_query;
     float log_sum = 0.0f, row_delta = 0.0f;
-    auto prefetch = [&](u32 round) {
-        bf16* stage = stage_of(round);
+    auto prefetch = [&]() {
+        bf16* stage = stage_of(next);
         u64 offset = q_offset + next_head * HEAD_DIM;
         load_tile<TILE_QUERIES, KEY_THREADS>(stage, q + offset, q_stride, next_query, len);
         load_tile<TILE_QUERIES, KEY_THREADS>(stage + TILE_QUERIES * HEAD_DIM, d_out + offset, q_stride, next_query, len);
@@ -162,20 +162,21 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
         }
     };
     // The rest of it, once there was something else to do.
-    auto complete = [&](u32 round) {
+    auto complete = [&]() {
         if (threadIdx.x < TILE_QUERIES) {
-            float* row = statistic_of(round) + threadIdx.x;
+            float* row = statistic_of(next) + threadIdx.x;
             row[0] = log_sum * LOG2_E;
             row[TILE_QUERIES] = row_delta;
         }
+        ++next;
         next_query += TILE_QUERIES;
         if (next_query >= len) {
             next_query = first_query;
             ++next_head;
         }
     };
-    prefetch(0);
-    complete(0);
+    prefetch();
+    complete();
     arrive();
 
     u32 lane = threadIdx.x % WARP, group = lane / 4, place = lane % 4;
@@ -231,56 +232,87 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
     // Zeros must be there before a product is at work, or ptxas waits for each on its own (its warning C7515).
     warpgroup_hold(key_sums);
     warpgroup_hold(value_sums);
-    u32 key_left[STEPS][4], value_left[STEPS][4];
-#pragma unroll
-    for (u32 step = 0; step < STEPS; ++step) {
-        load_left(key_left[step], keys, warp_row, step);
-        load_left(value_left[step], values, warp_row, step);
-    }
-    for (;;) {
-        const bf16* queries = stage_of(round);
-        const bf16* gradients = queries + TILE_QUERIES * HEAD_DIM;
-        bool more = round + 1 < rounds;
-        if (more) {
-            prefetch(round + 1);
-        }
-        float weights[TILE_QUERIES / 8][4], d_weights[TILE_QUERIES / 8][4];
-        u32 left[TILE_QUERIES / 16][4], d_left[TILE_QUERIES / 16][4];
+    // (By a shuffle, that the compiler may see that it is the same for all lanes.)
+    u32 unit = __shfl_sync(ALL_LANES, warp_row / UNIT_ROWS, 0);
+    u64 own_keys = warpgroup_operand<0>(keys + unit * UNIT_ROWS * HEAD_DIM);
+    u64 own_values = warpgroup_operand<0>(values + unit * UNIT_ROWS * HEAD_DIM);
+    // The scores of the next round are at work during the softmax of this one.
+    float weights[2][TILE_QUERIES / 8][4], d_weights[TILE_QUERIES / 8][4];
+    auto start_gradients = [&]() {
         warpgroup_fence();
-        start_product_transposed(weights, key_left, queries);
+        start_product_transposed(d_weights, own_values, stage_of(round) + TILE_QUERIES * HEAD_DIM);
         warpgroup_commit();
-        start_product_transposed(d_weights, value_left, gradients);
+    };
+    auto start_next = [&](float(&weights)[TILE_QUERIES / 8][4]) {
+        arrive();
+        warpgroup_fence();
+        start_product_transposed(weights, own_keys, stage_of(round + 1));
         warpgroup_commit();
-        // With these scores everything of the last round is there as well.
-        warpgroup_wait<1>();
+    };
+    auto finish = [&](float(&weights)[TILE_QUERIES / 8][4]) {
+        const bf16* queries = stage_of(round);
+        // All but this round's gradients and the next one's scores: of the last round everything.
+        warpgroup_wait<2>();
         warpgroup_hold(weights);
+        // (Here because registers are free that products of the last round held.)
+        bool more = next < rounds;
+        if (more) {
+            prefetch();
+        }
         to_probabilities(weights);
+        u32 left[TILE_QUERIES / 16][4], d_left[TILE_QUERIES / 16][4];
         pack_left(left, weights);
         warpgroup_fence();
-        start_product(value_sums, left, gradients);
+        start_product(value_sums, left, queries + TILE_QUERIES * HEAD_DIM);
         warpgroup_commit();
-        warpgroup_wait<1>();
+        warpgroup_wait<2>();
         warpgroup_hold(d_weights);
         to_gradients(weights, d_weights);
         pack_left(d_left, d_weights);
         warpgroup_fence();
         start_product(key_sums, d_left, queries);
         warpgroup_commit();
+        if (more) {
+            complete();
+        }
         advance();
-        if (!more) {
+    };
+    if (next < rounds) {
+        prefetch();
+        complete();
+    }
+    warpgroup_fence();
+    start_product_transposed(weights[0], own_keys, stage_of(0));
+    warpgroup_commit();
+    for (;;) {
+        start_gradients();
+        if (round + 1 == rounds) {
+            warpgroup_commit();
+            finish(weights[0]);
             break;
         }
-        complete(round);
-        arrive();
+        start_next(weights[1]);
+        finish(weights[0]);
+        start_gradients();
+        if (round + 1 == rounds) {
+            warpgroup_commit();
+            finish(weights[1]);
+            break;
+        }
+        start_next(weights[0]);
+        finish(weights[1]);
     }
     warpgroup_wait<0>();
     warpgroup_hold(key_sums);
     warpgroup_hold(value_sums);
+    // Others may still read the stages, through which sums go out: keys and values their own warpgroup may be reading.
+    __syncthreads();
+    bf16 *key_rows = stages, *value_rows = stages + BLOCK_KEYS * HEAD_DIM;
 #else
     for (;;) {
-        bool more = round + 1 < rounds;
+        bool more = next < rounds;
         if (more) {
-            prefetch(round + 1);
+            prefetch();
         }
         if (warp_key < min(query + TILE_QUERIES, len)) {
             const bf16* queries = stage_of(round);
@@ -297,14 +329,15 @@ extern "C" __global__ __launch_bounds__(KEY_THREADS) void attention_backward_key
         if (!more) {
             break;
         }
-        complete(round);
+        complete();
         arrive();
     }
-#endif
     // A warp's rows of keys and values are read by no other.
+    bf16 *key_rows = keys, *value_rows = values;
+#endif
     const float scales[2] = {scale, scale}, ones[2] = {1.0f, 1.0f};
-    store_rows(key_sums, scales, keys, warp_row, dk + kv_offset, kv_stride, warp_key, len);
-    store_rows(value_sums, ones, values, warp_row, dv + kv_offset, kv_stride, warp_key, len);
+    store_rows(key_sums, scales, key_rows, warp_row, dk + kv_offset, kv_stride, warp_key, len);
+    store_rows(value_sums, ones, value_rows, warp_row, dv + kv_offset, kv_stride, warp_key, len);
 }
 
 // A block owns BLOCK_QUERIES queries of one head, 16 a warp, and walks over the keys that they see, tiles of keys and

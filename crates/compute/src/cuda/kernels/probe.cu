@@ -23,13 +23,15 @@ extern "C" __global__ __launch_bounds__(32) void probe_mma(const u16* a, const u
     }
 }
 
-// d[0] = a bᵀ and d[1] += a b for matrices of 64 x 64, row-major, by a warpgroup where there are such products; else one by
-// one, for there is nothing to ask then.
+// d[0] = a bᵀ, d[1] += a b, and d[2] = a bᵀ with a from shared memory, for matrices of 64 x 64, row-major, by a warpgroup
+// where there are such products; else one by one, for there is nothing to ask then.
 extern "C" __global__ __launch_bounds__(128) void probe_warpgroup(const u16* a, const u16* b, float* d) {
     SHARED_MEMORY(u16, tile);
     for (u32 i = threadIdx.x; i < 64 * 64; i += 128) {
         u32 row = i / 64, column = i % 64;
-        tile[row * 64 + (column / 8 ^ row % 8) * 8 + column % 8] = b[i];
+        u32 at = row * 64 + (column / 8 ^ row % 8) * 8 + column % 8;
+        tile[at] = b[i];
+        tile[64 * 64 + at] = a[i];
     }
 #ifdef WARPGROUPS
     warpgroup_publish();
@@ -38,7 +40,7 @@ extern "C" __global__ __launch_bounds__(128) void probe_warpgroup(const u16* a, 
 #ifdef WARPGROUPS
     u32 row = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4, place = threadIdx.x % 4;
     u32 left[4][4];
-    float sums[2][8][4];
+    float sums[3][8][4];
     for (u32 step = 0; step < 4; ++step) {
         for (u32 i = 0; i < 4; ++i) {
             const u16* pair = a + (row + i % 2 * 8) * 64 + step * 16 + i / 2 * 8 + 2 * place;
@@ -50,7 +52,7 @@ extern "C" __global__ __launch_bounds__(128) void probe_warpgroup(const u16* a, 
             sums[1][n][i] = d[64 * 64 + (row + i / 2 * 8) * 64 + n * 8 + 2 * place + i % 2];
         }
     }
-    u64 columns = warpgroup_operand<0>(tile), rows = warpgroup_operand<1>(tile);
+    u64 columns = warpgroup_operand<0>(tile), rows = warpgroup_operand<1>(tile), own = warpgroup_operand<0>(tile + 64 * 64);
     warpgroup_fence();
     for (u32 step = 0; step < 4; ++step) {
         warpgroup_mma<0>(sums[0], left[step], columns + step * 2, step > 0);
@@ -60,8 +62,12 @@ extern "C" __global__ __launch_bounds__(128) void probe_warpgroup(const u16* a, 
         warpgroup_mma<1>(sums[1], left[step], rows + step * 128, 1);
     }
     warpgroup_commit();
+    for (u32 step = 0; step < 4; ++step) {
+        warpgroup_mma_shared(sums[2], own + step * 2, columns + step * 2, step > 0);
+    }
+    warpgroup_commit();
     warpgroup_wait<0>();
-    for (u32 product = 0; product < 2; ++product) {
+    for (u32 product = 0; product < 3; ++product) {
         warpgroup_hold(sums[product]);
         for (u32 n = 0; n < 8; ++n) {
             for (u32 i = 0; i < 4; ++i) {
@@ -70,13 +76,13 @@ extern "C" __global__ __launch_bounds__(128) void probe_warpgroup(const u16* a, 
         }
     }
 #else
-    for (u32 i = threadIdx.x; i < 2 * 64 * 64; i += 128) {
+    for (u32 i = threadIdx.x; i < 3 * 64 * 64; i += 128) {
         u32 product = i / (64 * 64), row = i / 64 % 64, column = i % 64;
         float sum = product == 1 ? d[i] : 0.0f;
         for (u32 k = 0; k < 64; ++k) {
             u32 r = product == 1 ? k : column, c = product == 1 ? column : k;
             bf16 x, y;
-            x.bits = a[row * 64 + k];
+            x.bits = tile[64 * 64 + row * 64 + (k / 8 ^ row % 8) * 8 + k % 8];
             y.bits = tile[r * 64 + (c / 8 ^ r % 8) * 8 + c % 8];
             sum += to_float(x) * to_float(y);
         }

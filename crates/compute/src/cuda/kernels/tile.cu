@@ -74,6 +74,14 @@ DEVICE void start_product_transposed(float (&sums)[8][4], const u32 (&left)[4][4
         warpgroup_mma<0>(sums, left[step], b + step * 2, step > 0);
     }
 }
+// The same with the left operand in a tile too, of which the warpgroup has 64 rows.
+DEVICE void start_product_transposed(float (&sums)[8][4], u64 left, const bf16* right) {
+    u64 b = warpgroup_operand<0>(right);
+#pragma unroll
+    for (u32 step = 0; step < 4; ++step) {
+        warpgroup_mma_shared(sums, left + step * 2, b + step * 2, step > 0);
+    }
+}
 // Starts sums[16, 64] += left[16, 64] times a tile of 64 rows.
 DEVICE void start_product(float (&sums)[8][4], const u32 (&left)[4][4], const bf16* right) {
     u64 b = warpgroup_operand<1>(right);

@@ -114,13 +114,20 @@ static const u16* simulator_swizzled(u64 operand, u32 bytes) {
 struct SimulatorProduct {
     float (*d)[4];
     u32 a[4];
+    u64 left;  // where in_registers does not say that a holds it
     u64 b;
-    u32 add, summed, group;
+    u32 add, summed, in_registers, group;
 };
 static const u32 SIMULATOR_PRODUCTS = 64;
 static SimulatorProduct simulator_products[simulator::MOST_THREADS][SIMULATOR_PRODUCTS];
 static void simulator_multiply(const SimulatorProduct& product) {
     u32 group = simulator::lane() / 4, place = simulator::lane() % 4;
+    u32 a[4];
+    for (u32 i = 0; i < 4; ++i) {
+        u32 row = simulator::current->linear / WARP % 4 * 16 + i % 2 * 8 + group, k = 2 * place + i / 2 * 8;
+        const u16* pair = simulator_swizzled(product.left, row * 128 + k * 2);
+        a[i] = product.in_registers ? product.a[i] : pair[0] | static_cast<u32>(pair[1]) << 16;
+    }
     for (u32 n = 0; n < 8; ++n) {
         u32 b[2], column = n * 8 + group;
         for (u32 half = 0; half < 2; ++half) {
@@ -138,7 +145,7 @@ static void simulator_multiply(const SimulatorProduct& product) {
                 product.d[n][i] = 0.0f;
             }
         }
-        mma_m16n8k16(*reinterpret_cast<float(*)[4]>(product.d[n]), product.a, b[0], b[1]);
+        mma_m16n8k16(*reinterpret_cast<float(*)[4]>(product.d[n]), a, b[0], b[1]);
     }
 }
 static void simulator_start(SimulatorProduct product) {
@@ -155,7 +162,10 @@ static void simulator_start(SimulatorProduct product) {
 }
 template <u32 SUMMED>
 DEVICE void warpgroup_mma(float (&d)[8][4], const u32 (&a)[4], u64 b, u32 add) {
-    simulator_start({d, {a[0], a[1], a[2], a[3]}, b, add, SUMMED, 0});
+    simulator_start({d, {a[0], a[1], a[2], a[3]}, b, b, add, SUMMED, 1, 0});
+}
+DEVICE void warpgroup_mma_shared(float (&d)[8][4], u64 a, u64 b, u32 add) {
+    simulator_start({d, {}, a, b, add, 0, 0, 0});
 }
 DEVICE void warpgroup_fence() {}
 DEVICE void warpgroup_commit() {
