@@ -206,8 +206,10 @@ impl Curator {
     /// [`Error::DuplicateMemory`].
     pub(crate) fn judge(&mut self, batch: &[Document]) -> Result<Vec<bool>, Error> {
         if self.curation.rules().are_none() {
-            batch.iter().for_each(|document| self.report.kept.add(document));
-            batch.iter().for_each(|document| self.report.read.add(document));
+            for document in batch {
+                self.report.read.add(document);
+                self.report.kept.add(document);
+            }
             return Ok(vec![true; batch.len()]);
         }
         let curation = &self.curation;

@@ -9,10 +9,10 @@
 //! L1. A step is four of each: 64 cycles of products hide 32 of loads. It reads 4 KiB, 2 of `A` and 2 of `B`: 64 bytes
 //! a cycle, where L2 delivers about 48 and L1 128. Up to `k = 512` the 32 rows of `A` (32 KiB) stay in the 48 KiB L1
 //! while the panels pass, L2 has to deliver 32 bytes a cycle, and the products are the bound; beyond, both operands
-//! come from L2 and a step takes about 85 cycles, three quarters of the peak. Cutting `k` in L1-sized pieces would
-//! cost 8 KiB of accumulator traffic for each piece and needs copies of `A` at power-of-two strides (32 rows at a
-//! stride of 2 KiB use two of L1's 64 sets a column), so it is left until it can be timed. Nothing is prefetched by
-//! software: panels are read in order, which the L2 streamer follows.
+//! come from L2 and a step takes about 85 cycles, three quarters of the peak. Cutting `k` in L1-sized pieces costs 8 KiB of
+//! accumulator traffic for each piece and needs copies of `A` at power-of-two strides (32 rows at a stride of 2 KiB use
+//! two of L1's 64 sets a column): timed in a program of its own it was no faster, nor was prefetching by software
+//! (docs/LOG.md, 2026-11-26). Panels are read in order, which the L2 streamer follows.
 //! `ldtilecfg` takes about 200 cycles, so a block of work loads it once for each height of tile and releases it at its
 //! end: a thread that idles or is switched away has no 8 KiB of tile data to save.
 //!

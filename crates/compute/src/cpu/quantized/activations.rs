@@ -23,6 +23,9 @@ pub(super) fn bytes(tokens: usize, blocks: usize) -> usize {
     Carver::bytes::<u32>(tokens * blocks * WORDS) + 2 * Carver::bytes::<u32>(tokens * blocks)
 }
 
+/// Codes of a row by block, its scales, its sums.
+pub(super) type Row<'a> = (&'a [[u32; WORDS]], &'a [f32], &'a [u32]);
+
 /// Rows of blocks.
 #[derive(Clone, Copy)]
 pub(super) struct Rounded<'a> {
@@ -62,13 +65,33 @@ impl<'a> Rounded<'a> {
         Rounded { blocks, codes, scales, sums }
     }
 
+    /// `R` rows from `token` on. (A loop: closures of `array::from_fn` are not inlined everywhere.)
+    #[inline(always)]
+    pub(super) fn rows<const R: usize>(&self, token: usize) -> [Row<'a>; R] {
+        let mut rows = [self.row(token); R];
+        for (r, row) in rows.iter_mut().enumerate() {
+            *row = self.row(token + r);
+        }
+        rows
+    }
+
     /// Codes of a row, its scales, its sums.
     #[inline(always)]
-    pub(super) fn row(&self, token: usize) -> (&'a [[u32; WORDS]], &'a [f32], &'a [u32]) {
+    pub(super) fn row(&self, token: usize) -> Row<'a> {
         let at = token * self.blocks;
         let codes = self.codes[at * WORDS..][..self.blocks * WORDS].as_chunks().0;
         (codes, &self.scales[at..][..self.blocks], &self.sums[at..][..self.blocks])
     }
+}
+
+/// A block's codes in each of these rows.
+#[inline(always)]
+pub(super) fn codes_of<'a, const R: usize>(rows: &[Row<'a>; R], block: usize) -> [&'a [u32; WORDS]; R] {
+    let mut codes = [&rows[0].0[block]; R];
+    for (codes, row) in codes.iter_mut().zip(rows) {
+        *codes = &row.0[block];
+    }
+    codes
 }
 
 /// Code `i` of a block.

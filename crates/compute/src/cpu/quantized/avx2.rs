@@ -227,10 +227,7 @@ unsafe fn body<C: Avx2Codes, D: Dot, const R: usize, const P: usize>(
     row: usize,
     panels: [&[u32]; P],
 ) -> [[[f32; PANEL]; P]; R] {
-    let mut rows = [x.row(row); R];
-    for (r, of) in rows.iter_mut().enumerate() {
-        *of = x.row(row + r);
-    }
+    let rows = x.rows::<R>(row);
     let blocks = rows[0].1.len();
     // SAFETY: the caller's promises.
     unsafe {
@@ -238,11 +235,7 @@ unsafe fn body<C: Avx2Codes, D: Dot, const R: usize, const P: usize>(
         for block in 0..blocks {
             for (p, panel) in panels.iter().enumerate() {
                 let words = &panel[block * C::WORDS..][..C::WORDS];
-                let mut codes = [&rows[0].0[block]; R];
-                for (codes, row) in codes.iter_mut().zip(&rows) {
-                    *codes = &row.0[block];
-                }
-                let sums = C::sums::<D, R>(words, codes);
+                let sums = C::sums::<D, R>(words, activations::codes_of(&rows, block));
                 let headers = load(words, 0);
                 let halves = [_mm256_and_si256(headers, _mm256_set1_epi32(0xffff)), _mm256_srli_epi32::<16>(headers)];
                 for (half, headers) in halves.into_iter().enumerate() {

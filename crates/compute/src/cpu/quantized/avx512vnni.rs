@@ -18,9 +18,6 @@ use core::arch::x86_64::{
     _mm512_sub_epi32, _mm512_xor_si512,
 };
 
-/// Most tokens of a tile: their sums and totals are 16 of 32 registers.
-pub(super) const ROWS: usize = 8;
-
 /// Whether this processor has it. AVX-512 itself is the caller's to know.
 pub(super) fn is_available() -> bool {
     is_x86_feature_detected!("avx512vnni")
@@ -139,19 +136,13 @@ pub(super) unsafe fn tile<C: VnniCodes, const R: usize, const P: usize>(
     row: usize,
     panels: [&[u32]; P],
 ) -> [[[f32; PANEL]; P]; R] {
-    let mut rows = [x.row(row); R];
-    for (r, of) in rows.iter_mut().enumerate() {
-        *of = x.row(row + r);
-    }
+    let rows = x.rows::<R>(row);
     let blocks = rows[0].1.len();
     // SAFETY: the caller's promises.
     unsafe {
         let mut totals = [[_mm512_setzero_ps(); P]; R];
         for block in 0..blocks {
-            let mut codes = [&rows[0].0[block]; R];
-            for (codes, row) in codes.iter_mut().zip(&rows) {
-                *codes = &row.0[block];
-            }
+            let codes = activations::codes_of(&rows, block);
             for (p, panel) in panels.iter().enumerate() {
                 let words = &panel[block * C::WORDS..][..C::WORDS];
                 let sums = C::block_sums::<R>(words, codes);
@@ -180,6 +171,9 @@ mod tests {
     use crate::cpu::isa::Isa;
     use crate::cpu::pool::Pool;
     use crate::quantize::BLOCK;
+
+    /// Tokens of the widest tile.
+    const ROWS: usize = super::super::WIDE_ROWS;
 
     /// Words of any bits whose scales are numbers, rows of any codes: every tile's bits beside those of AVX2's.
     fn has_the_bits_of_avx2<C: VnniCodes>(header_mask: u32) {

@@ -36,6 +36,8 @@ const HEADER: usize = PANEL / 2;
 const FEW_TOKENS: usize = 12;
 /// Tokens multiplied at once from registers.
 const ROWS: usize = 4;
+/// The same with the 32 wide registers of AVX-512, where a block is loaded and taken apart for as many.
+const WIDE_ROWS: usize = 8;
 /// Tokens that a job's panels are multiplied by before the next: their codes share a cache with the panels.
 const STRIP: usize = 128;
 /// Bytes of restored panels: they share a cache with the activations.
@@ -257,64 +259,34 @@ struct Products<'a, C, E> {
 }
 
 impl<C: AnyCodes, E: Epilogue> Products<'_, C, E> {
-    /// With AVX-512-VNNI, which has been found.
-    #[cfg(target_arch = "x86_64")]
-    fn run_vnni(&self) {
-        macro_rules! tile {
-            ($row:expr, $panel:expr, $R:literal, $P:literal) => {{
-                let mut panels = [self.weight.panel::<C>($panel); $P];
-                for (p, panel) in panels.iter_mut().enumerate() {
-                    *panel = self.weight.panel::<C>($panel + p);
-                }
-                // SAFETY: the caller found the features; rows and panels are those of the operands, with the same columns.
-                let sums = unsafe { avx512vnni::tile::<C, $R, $P>(&self.x, $row, panels) };
-                let columns = ($P * PANEL).min(self.weight.rows - $panel * PANEL);
-                self.epilogue.store($row, $panel * PANEL, $R, columns, sums.as_flattened().as_flattened(), $P * PANEL);
-            }};
-        }
-        if self.tokens == 1 {
-            let pairs = self.panels.len() / 2 * 2;
-            for panel in self.panels.clone().take(pairs).step_by(2) {
-                tile!(0, panel, 1, 2);
-            }
-            if pairs < self.panels.len() {
-                tile!(0, self.panels.end - 1, 1, 1);
-            }
-            return;
-        }
-        for strip in (0..self.tokens).step_by(STRIP) {
-            let end = self.tokens.min(strip + STRIP);
-            for panel in self.panels.clone() {
-                for row in (strip..end).step_by(avx512vnni::ROWS) {
-                    match end - row {
-                        1 => tile!(row, panel, 1, 1),
-                        2 => tile!(row, panel, 2, 1),
-                        3 => tile!(row, panel, 3, 1),
-                        4 => tile!(row, panel, 4, 1),
-                        5 => tile!(row, panel, 5, 1),
-                        6 => tile!(row, panel, 6, 1),
-                        7 => tile!(row, panel, 7, 1),
-                        _ => tile!(row, panel, 8, 1),
-                    }
-                }
-            }
-        }
+    /// Whether tiles are those of AVX-512-VNNI.
+    fn has_vnni(&self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.isa > Isa::Avx2 && avx512vnni::is_available();
+        #[cfg(not(target_arch = "x86_64"))]
+        false
     }
 
-    /// One tile. Several panels at once, or several tokens, hide the latency of the sums.
+    /// One tile, of so many tokens as it returns. Several panels at once, or several tokens, hide the latency of the sums.
     #[inline(always)]
-    fn tile<M: Math, const R: usize, const P: usize>(&self, row: usize, panel: usize) {
+    fn tile<M: Math, const R: usize, const P: usize>(&self, row: usize, panel: usize) -> usize {
         let panels: [&[u32]; P] = std::array::from_fn(|p| self.weight.panel::<C>(panel + p));
         let sums = match self.isa {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: an Isa above Portable exists only where the processor has AVX2 and FMA; panels have the columns' blocks.
+            // SAFETY: an Isa above Portable exists only where the processor has AVX2 and FMA, one above Avx2 where it has AVX-512;
+            // panels have the columns' blocks.
             Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => unsafe {
-                avx2::tile::<C, R, P>(&self.x, row, panels)
+                if self.has_vnni() {
+                    avx512vnni::tile::<C, R, P>(&self.x, row, panels)
+                } else {
+                    avx2::tile::<C, R, P>(&self.x, row, panels)
+                }
             },
             _ => plain::<C, M, R, P>(&self.x, row, panels),
         };
         let columns = (P * PANEL).min(self.weight.rows - panel * PANEL);
         self.epilogue.store(row, panel * PANEL, R, columns, sums.as_flattened().as_flattened(), P * PANEL);
+        R
     }
 }
 
@@ -355,10 +327,6 @@ impl<C: AnyCodes, E: Epilogue> Kernel for Products<'_, C, E> {
     type Output = ();
     #[inline(always)]
     fn run<M: Math>(self) {
-        #[cfg(target_arch = "x86_64")]
-        if self.isa > Isa::Avx2 && avx512vnni::is_available() {
-            return self.run_vnni();
-        }
         if self.tokens == 1 {
             let (pairs, last) = (self.panels.len() / 2 * 2, self.panels.len() % 2);
             for panel in self.panels.clone().take(pairs).step_by(2) {
@@ -369,16 +337,19 @@ impl<C: AnyCodes, E: Epilogue> Kernel for Products<'_, C, E> {
             }
             return;
         }
+        let wide = self.has_vnni();
         for strip in (0..self.tokens).step_by(STRIP) {
             let end = self.tokens.min(strip + STRIP);
             for panel in self.panels.clone() {
-                for row in (strip..end).step_by(ROWS) {
-                    match end - row {
-                        1 => self.tile::<M, 1, 1>(row, panel),
-                        2 => self.tile::<M, 2, 1>(row, panel),
+                let mut row = strip;
+                while row < end {
+                    row += match end - row {
+                        WIDE_ROWS.. if wide => self.tile::<M, WIDE_ROWS, 1>(row, panel),
+                        ROWS.. => self.tile::<M, ROWS, 1>(row, panel),
                         3 => self.tile::<M, 3, 1>(row, panel),
-                        _ => self.tile::<M, ROWS, 1>(row, panel),
-                    }
+                        2 => self.tile::<M, 2, 1>(row, panel),
+                        _ => self.tile::<M, 1, 1>(row, panel),
+                    };
                 }
             }
         }
