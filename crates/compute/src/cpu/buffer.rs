@@ -49,34 +49,48 @@ impl Drop for Memory {
     }
 }
 
-/// Blocks of this size and more come straight from the kernel, page-aligned, so that huge pages can back them.
+/// Blocks of this size and more come straight from the kernel, so that huge pages can back them.
 #[cfg(target_os = "linux")]
 const MAPPED: usize = 1 << 20;
+
+/// A huge page; the kernel backs only whole ones.
+#[cfg(target_os = "linux")]
+const HUGE: usize = 2 << 20;
 
 fn allocate(bytes: usize) -> Option<NonNull<u8>> {
     #[cfg(target_os = "linux")]
     if bytes >= MAPPED {
-        // SAFETY: an anonymous mapping, zeroed by the kernel, owned by the caller; advice on it cannot hurt.
-        let block = unsafe {
-            let block = libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            );
-            if block == libc::MAP_FAILED {
-                return None;
-            }
-            libc::madvise(block, bytes, libc::MADV_HUGEPAGE);
-            block
-        };
-        return NonNull::new(block.cast());
+        return map(bytes);
     }
     let layout = Layout::from_size_align(bytes, ALIGN).ok()?;
     // SAFETY: the layout's size is not zero: sizes are rounded up to ALIGN.
     NonNull::new(unsafe { alloc_zeroed(layout) })
+}
+
+/// An anonymous mapping, zeroed by the kernel. It begins at a huge page where it has one: keys and values are read a head here and a
+/// head there, and with small pages each wants a walk through the page table.
+#[cfg(target_os = "linux")]
+fn map(bytes: usize) -> Option<NonNull<u8>> {
+    let slack = if bytes >= HUGE { HUGE } else { 0 };
+    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping, of which only what lies before and behind the block is given back; advice on it cannot hurt.
+    unsafe {
+        let mapped = libc::mmap(std::ptr::null_mut(), bytes.checked_add(slack)?, access, kind, -1, 0);
+        if mapped == libc::MAP_FAILED {
+            return None;
+        }
+        let skipped = if slack > 0 { mapped.align_offset(HUGE) } else { 0 };
+        let block = mapped.byte_add(skipped);
+        if skipped > 0 {
+            libc::munmap(mapped, skipped);
+        }
+        let used = bytes.next_multiple_of(libc::sysconf(libc::_SC_PAGESIZE) as usize);
+        if skipped + used < bytes + slack {
+            libc::munmap(block.byte_add(used), bytes + slack - skipped - used);
+        }
+        libc::madvise(block, bytes, libc::MADV_HUGEPAGE);
+        NonNull::new(block.cast())
+    }
 }
 
 fn free(ptr: NonNull<u8>, bytes: usize) {

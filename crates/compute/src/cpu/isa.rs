@@ -3,6 +3,8 @@
 //! Element-wise kernels are plain Rust, written once as a [`Kernel`] and compiled once per instruction set by
 //! inlining into a function with the right target features. Only the matrix kernels use intrinsics.
 
+use super::math::LANES;
+use super::row_sums;
 use crate::error::ComputeError;
 
 /// An instruction-set level of the CPU device, lowest first.
@@ -108,14 +110,15 @@ impl Isa {
     }
 }
 
-/// Asks for the memory that lies `ahead` elements behind a slice and is as long. It may be nobody's: nothing is read.
+/// Asks for the memory that lies `ahead` elements behind a slice and is as long, as far as the second cache: the first has places for
+/// two dozen lines on their way, and waits for one. The memory may be nobody's: nothing is read.
 #[inline(always)]
 pub(crate) fn prefetch<T>(slice: &[T], ahead: usize) {
     #[cfg(target_arch = "x86_64")]
     for line in (0..size_of_val(slice)).step_by(64) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: the instruction is a hint, which no address makes fault.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(slice.as_ptr().wrapping_add(ahead).cast::<i8>().wrapping_add(line)) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(slice.as_ptr().wrapping_add(ahead).cast::<i8>().wrapping_add(line)) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (slice, ahead);
@@ -131,6 +134,12 @@ pub(crate) trait Kernel {
 pub(crate) trait Math {
     /// `a * b + c`, fused where the level has the instruction.
     fn mul_add(a: f32, b: f32, c: f32) -> f32;
+
+    /// The sum of each row, the same bits at every level.
+    #[inline(always)]
+    fn row_sums(rows: &row_sums::Rows) -> [f32; LANES] {
+        row_sums::plain(rows)
+    }
 }
 
 pub(crate) struct PortableMath;
@@ -151,6 +160,23 @@ impl Math for FmaMath {
     }
 }
 
+/// What [`run_avx512`] computes with.
+#[cfg(target_arch = "x86_64")]
+struct Avx512Math;
+#[cfg(target_arch = "x86_64")]
+impl Math for Avx512Math {
+    #[inline(always)]
+    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+
+    #[inline(always)]
+    fn row_sums(rows: &row_sums::Rows) -> [f32; LANES] {
+        // SAFETY: only `run_avx512` uses this type.
+        unsafe { row_sums::avx512(rows) }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
@@ -160,7 +186,7 @@ unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
 unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run::<FmaMath>()
+    kernel.run::<Avx512Math>()
 }
 
 #[cfg(test)]

@@ -110,9 +110,9 @@ pub(crate) fn filled<X: Copy>(tail: &[X], fill: X) -> [X; LANES] {
     lanes
 }
 
-/// `sum f(x[i], y[i])` over 16 lanes; a shorter tail goes to the first lanes.
+/// `sum f(x[i], y[i])` in 16 lanes; a shorter tail goes to the first of them.
 #[inline(always)]
-pub(crate) fn reduce<X: Widen, Y: Widen>(x: &[X], y: &[Y], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
+fn lanes<X: Widen, Y: Widen>(x: &[X], y: &[Y], f: impl Fn(f32, f32, f32) -> f32) -> [f32; LANES] {
     let mut lanes = [0.0f32; LANES];
     let ((xs, x_tail), (ys, y_tail)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
     for (a, b) in xs.iter().zip(ys) {
@@ -128,13 +128,25 @@ pub(crate) fn reduce<X: Widen, Y: Widen>(x: &[X], y: &[Y], f: impl Fn(f32, f32, 
             lanes[i] = if i < x_tail.len() { sum } else { lanes[i] };
         }
     }
-    sum_lanes(lanes)
+    lanes
+}
+
+/// `sum f(x[i], y[i])`.
+#[inline(always)]
+pub(crate) fn reduce<X: Widen, Y: Widen>(x: &[X], y: &[Y], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
+    sum_lanes(lanes(x, y, f))
 }
 
 /// `sum x[i] y[i]`.
 #[inline(always)]
 pub(crate) fn dot<M: Math, X: Widen, Y: Widen>(x: &[X], y: &[Y]) -> f32 {
-    reduce(x, y, |a, b, sum| M::mul_add(a, b, sum))
+    sum_lanes(dot_lanes::<M, _, _>(x, y))
+}
+
+/// The 16 lanes of [`dot`].
+#[inline(always)]
+pub(crate) fn dot_lanes<M: Math, X: Widen, Y: Widen>(x: &[X], y: &[Y]) -> [f32; LANES] {
+    lanes(x, y, |a, b, sum| M::mul_add(a, b, sum))
 }
 
 /// `sum x[i]`.

@@ -17,6 +17,7 @@ mod optimizer;
 pub(crate) mod pool;
 mod qkv;
 mod quantized;
+mod row_sums;
 mod scratch;
 
 use std::sync::atomic::{AtomicU64, Ordering};

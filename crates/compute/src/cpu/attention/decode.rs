@@ -10,6 +10,7 @@ use crate::cpu::buffer::Carver;
 use crate::cpu::gemm::MatElement;
 use crate::cpu::isa::{Kernel, Math, prefetch};
 use crate::cpu::math::{self, LANES};
+use crate::cpu::row_sums::Rows;
 
 /// Key heads of a job: neighbours in memory, and few, so that there are jobs for all threads.
 pub(super) const HEADS: usize = 4;
@@ -20,10 +21,10 @@ const ROWS: usize = 16;
 /// Values that are added to a sum while it is in registers.
 const BLOCK: usize = 4;
 /// How many keys ahead memory is asked for.
-const AHEAD: usize = 8;
+const AHEAD: usize = 32;
 
 pub(super) fn scratch_bytes(head_dim: usize) -> usize {
-    2 * Carver::bytes::<f32>(ROWS * head_dim) + Carver::bytes::<f32>(ROWS * KEYS)
+    2 * Carver::bytes::<f32>(ROWS * head_dim) + Carver::bytes::<f32>(ROWS * KEYS) + Carver::bytes::<f32>(ROWS * LANES * LANES)
 }
 
 /// A query's place in its online softmax.
@@ -49,6 +50,8 @@ struct Chunk<'a, E> {
     stride: usize,
     /// `[heads, queries, head_dim]`.
     q: &'a [f32],
+    /// `[heads, queries]`: of a block of keys.
+    lanes: &'a mut [Rows],
     /// `[heads, queries, KEYS]`.
     scores: &'a mut [f32],
     /// `[heads, queries, head_dim]`.
@@ -63,14 +66,26 @@ impl<E: Cached> Chunk<'_, E> {
     fn score<M: Math>(&mut self) {
         let n = self.head_dim;
         let scale = 1.0 / (n as f32).sqrt();
-        for key in 0..self.keys {
-            let row = &self.k[key * self.stride..][..self.heads * (n + E::TAIL)];
-            prefetch(row, AHEAD * self.stride);
-            for (head, k) in row.chunks_exact(n + E::TAIL).enumerate() {
-                let (k, tail) = k.split_at(n);
-                let scale = scale * E::scale(tail);
-                for j in head * self.queries..(head + 1) * self.queries {
-                    self.scores[j * KEYS + key] = math::dot::<M, _, _>(&self.q[j * n..][..n], k) * scale;
+        for first in (0..self.keys).step_by(LANES) {
+            let block = LANES.min(self.keys - first);
+            let rows = |key: usize| &self.k[(first + key) * self.stride..][..self.heads * (n + E::TAIL)];
+            // In the order of memory; what is multiplied waits for its block to be added up.
+            for key in 0..block {
+                let row = rows(key);
+                prefetch(row, AHEAD * self.stride);
+                for (head, k) in row.chunks_exact(n + E::TAIL).enumerate() {
+                    for j in head * self.queries..(head + 1) * self.queries {
+                        self.lanes[j][key] = math::dot_lanes::<M, _, _>(&self.q[j * n..][..n], &k[..n]);
+                    }
+                }
+            }
+            for (j, lanes) in self.lanes.iter().take(self.heads * self.queries).enumerate() {
+                // Of keys that are not there, whatever was in the lanes before: nobody sees them.
+                let sums = M::row_sums(lanes);
+                let scores = &mut self.scores[j * KEYS + first..][..block];
+                let tail = j / self.queries * (n + E::TAIL) + n;
+                for (key, score) in scores.iter_mut().enumerate() {
+                    *score = sums[key] * (scale * E::scale(&rows(key)[tail..][..E::TAIL]));
                 }
             }
         }
@@ -166,6 +181,8 @@ pub(super) fn run<S: MatElement, E: Cached>(task: &Task<'_, S, E>, mut scratch: 
     let q = scratch.take::<f32>(ROWS * n);
     let sums = scratch.take::<f32>(ROWS * n);
     let scores = scratch.take::<f32>(ROWS * KEYS);
+    let lanes = scratch.take::<f32>(ROWS * LANES * LANES);
+    let lanes = lanes.as_chunks_mut().0.as_chunks_mut().0;
     // Query `j` of a key head: of its heads `j % group`, of the span's queries `j / group`.
     let all = group * task.span.q_len;
     for first in (0..all).step_by(ROWS / heads) {
@@ -195,6 +212,7 @@ pub(super) fn run<S: MatElement, E: Cached>(task: &Task<'_, S, E>, mut scratch: 
                 v: &task.v()[at..],
                 stride: task.kv_stride(),
                 q: &q[..rows * n],
+                lanes: &mut *lanes,
                 scores: &mut scores[..rows * KEYS],
                 sums: &mut sums[..rows * n],
                 states: &mut states[..rows],
