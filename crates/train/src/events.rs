@@ -211,8 +211,9 @@ impl fmt::Display for Event {
             ),
             What::RolledBack { to, passed_over } => write!(
                 f,
-                "{stage} step {step}: back to step {to}; {} are passed over: {}",
+                "{stage} step {step}: back to step {to}; {} {} passed over: {}",
                 count(passed_over.len(), "batch", "batches"),
+                if passed_over.len() == 1 { "is" } else { "are" },
                 ranges(passed_over)
             ),
             What::NotRolledBack => {
@@ -308,5 +309,7 @@ mod tests {
         assert_eq!(line, expected);
         assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
         assert_eq!(event.to_string(), "pretrain step 9: back to step 6; 4 batches are passed over: 7 to 9, 12");
+        let event = Event { what: What::RolledBack { to: 6, passed_over: vec![7] }, ..event };
+        assert_eq!(event.to_string(), "pretrain step 9: back to step 6; 1 batch is passed over: 7");
     }
 }

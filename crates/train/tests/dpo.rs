@@ -1,6 +1,8 @@
-//! Direct preference optimisation: gradients beside PyTorch's, training at any context and any lengths, and what a run
-//! writes of its pairs.
+//! Direct preference optimisation: gradients beside PyTorch's, training at any context and any lengths, what a run writes
+//! of its pairs, and what it does about bad ones.
 
+use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use casallm_compute::cuda::CudaDevice;
@@ -15,8 +17,11 @@ use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
 use casallm_model::training::Gradients;
 use casallm_model::workspace::{Recompute, Workspace, WorkspaceShape};
+use casallm_train::TrainError;
 use casallm_train::checkpoint::CheckpointStore;
+use casallm_train::events::{Action, Event, Quantity, What};
 use casallm_train::feed::{DpoFeed, Feed};
+use casallm_train::guard::GuardConfig;
 use casallm_train::interrupt::Interrupt;
 use casallm_train::metrics::{self, MetricsRow};
 use casallm_train::optimizer::OptimizerConfig;
@@ -208,14 +213,21 @@ impl Observer for Silent {
     fn note(&mut self, _: &str) {}
 }
 
+fn set_of(records: &[PairRecord], tokenizer: &Tokenizer) -> PairSet {
+    PairSet::new(records, tokenizer, (64, 128), 1, &mut PairReport::default()).unwrap()
+}
+
+/// Questions with a polite and a rude answer.
+fn manners() -> Vec<PairRecord> {
+    (0..12)
+        .map(|i| record(&format!("Question {i}?"), "Yes, gladly.".into(), format!("No, and go away, {i}!")))
+        .collect()
+}
+
 #[test]
 fn a_run_learns_its_pairs_and_tells_of_them() {
     let tokenizer = tokenizer();
-    let records: Vec<_> = (0..12)
-        .map(|i| record(&format!("Question {i}?"), "Yes, gladly.".into(), format!("No, and go away, {i}!")))
-        .collect();
-    let mut report = PairReport::default();
-    let set = PairSet::new(&records, &tokenizer, (64, 128), 1, &mut report).unwrap();
+    let set = set_of(&manners(), &tokenizer);
     let steps = DpoFeed::steps(&set, 6, 2);
     let mut trainer = trainer(64, tokenizer.vocab_size(), config(64, steps, 3e-3));
     let references = references(&mut trainer, &set);
@@ -269,6 +281,185 @@ fn references_that_are_not_finite_stop_the_step_and_leave_the_weights() {
     let error = trainer.step(&feed, 0).err().unwrap().to_string();
     assert!(error.contains("dpo step 1: the loss is NaN"), "{error}");
     assert_eq!(trainer.network().parameters.read(0).unwrap(), before);
+}
+
+/// What stands in the place of pairs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Bad {
+    /// Random letters.
+    Random,
+    /// The rude answer is the chosen one.
+    Swapped,
+    /// What the reference model is said to have given is not finite.
+    Infinite,
+}
+
+/// Pairs, with bad batches at some numbers; the pairs go on behind them.
+struct Injected {
+    pairs: DpoFeed,
+    bad: Range<u64>,
+    batches: Vec<Batch>,
+    references: Vec<Vec<LogProbabilities>>,
+}
+
+impl Injected {
+    fn new(
+        trainer: &mut Trainer<CpuDevice>,
+        pairs: DpoFeed,
+        tokenizer: &Tokenizer,
+        bad: Range<u64>,
+        kind: Bad,
+    ) -> Self {
+        let noise = |i: usize| (0..12).map(|j| char::from(b'a' + ((i * 12 + j) * 7919 % 1013 % 26) as u8)).collect();
+        let records: Vec<_> = manners()
+            .into_iter()
+            .enumerate()
+            .map(|(i, PairRecord { source, row, pair })| {
+                let PreferencePair { prompt, chosen, rejected } = pair;
+                let (chosen, rejected) = match kind {
+                    Bad::Random => (noise(2 * i), noise(2 * i + 1)),
+                    Bad::Swapped | Bad::Infinite => (rejected, chosen),
+                };
+                PairRecord { source, row, pair: PreferencePair { prompt, chosen, rejected } }
+            })
+            .collect();
+        let set = set_of(&records, tokenizer);
+        let plan = set.in_order();
+        let batches: Vec<Batch> = (0..plan.len()).map(|i| plan.batch(i).unwrap()).collect();
+        let mut references: Vec<_> = batches.iter().map(|batch| trainer.judge_pairs(batch).unwrap()).collect();
+        if kind == Bad::Infinite {
+            references.iter_mut().flatten().for_each(|reference| reference[0] = f64::NEG_INFINITY);
+        }
+        Injected { pairs, bad, batches, references }
+    }
+
+    /// Which bad batch a step has, or else which of the pairs' steps it is.
+    fn place(&self, step: u64) -> Result<usize, u64> {
+        let before = step.min(self.bad.end).saturating_sub(self.bad.start);
+        if self.bad.contains(&step) { Ok(before as usize) } else { Err(step - before) }
+    }
+}
+
+impl Feed for Injected {
+    fn micro_batches(&self, step: u64) -> Result<Vec<Batch>, TrainError> {
+        match self.place(step) {
+            Ok(bad) => Ok(vec![self.batches[bad].clone()]),
+            Err(step) => self.pairs.micro_batches(step),
+        }
+    }
+
+    fn describe(&self, step: u64) -> String {
+        format!("batch {step}")
+    }
+
+    fn preferences(&self, step: u64) -> Option<Preferences> {
+        match self.place(step) {
+            Ok(bad) => Some(Preferences { objective: OBJECTIVE, references: vec![self.references[bad].clone()] }),
+            Err(step) => self.pairs.preferences(step),
+        }
+    }
+}
+
+/// How a run ended: the bits of its weights, and its rows without what differs from run to run.
+#[derive(PartialEq)]
+struct Ended {
+    weights: Vec<Vec<u32>>,
+    rows: Vec<String>,
+    best: String,
+}
+
+/// Runs or resumes in `folder`, and is interrupted after step `stop`.
+fn guarded(folder: &Path, guard: GuardConfig, bad: Option<(Range<u64>, Bad)>, stop: Option<u64>) -> Ended {
+    const EPOCHS: u64 = 10;
+    let tokenizer = tokenizer();
+    let set = set_of(&manners(), &tokenizer);
+    let steps = DpoFeed::steps(&set, EPOCHS, 2);
+    let mut trainer = trainer(64, tokenizer.vocab_size(), TrainerConfig { guard, ..config(64, steps, 1e-3) });
+    let references = references(&mut trainer, &set);
+    let plan = set.in_order();
+    let of_batch = |i: usize| plan.members(i).iter().map(|pair| references[*pair]).collect();
+    let pairs = Preferences { objective: OBJECTIVE, references: (0..plan.len()).map(of_batch).collect() };
+    let batches = (0..plan.len()).map(|i| plan.batch(i).unwrap()).collect();
+    let held_out = ValidationSet { source: "pairs".into(), batches, bytes: None, pairs: Some(pairs) };
+    let feed = DpoFeed::new(set.clone(), OBJECTIVE, references, EPOCHS, 2);
+    let (range, kind) = bad.unwrap_or((0..0, Bad::Random));
+    let feed = Injected::new(&mut trainer, feed, &tokenizer, range, kind);
+    let store = CheckpointStore::new(folder.join("checkpoints"), 9).unwrap();
+    let path = folder.join("metrics.jsonl");
+    let interrupt = Interrupt::new();
+    let mut listener = StopAt { step: stop, interrupt: &interrupt };
+    let outcome = trainer.run(&feed, &[held_out], &store, &path, &interrupt, &mut listener).unwrap();
+    assert!(
+        matches!((stop, &outcome), (None, Outcome::Finished(_)) | (Some(_), Outcome::Interrupted(_))),
+        "{outcome:?}"
+    );
+    let parameters = &trainer.network().parameters;
+    let bits = |i| parameters.read(i).unwrap().iter().map(|x: &f32| x.to_bits()).collect();
+    let rows = metrics::read(&path).unwrap();
+    assert!(rows.iter().all(|row| row.step == 0 || row.loss.is_some() && row.grad_norm.is_some()));
+    Ended {
+        weights: (0..parameters.len()).map(bits).collect(),
+        rows: rows.iter().map(|row| row.reproducible_line().unwrap()).collect(),
+        best: std::fs::read_to_string(folder.join("checkpoints/best.json")).unwrap_or_default(),
+    }
+}
+
+struct StopAt<'a> {
+    step: Option<u64>,
+    interrupt: &'a Interrupt,
+}
+
+impl Observer for StopAt<'_> {
+    fn step(&mut self, row: &MetricsRow, _: u64) {
+        if Some(row.step) == self.step {
+            self.interrupt.request();
+        }
+    }
+
+    fn note(&mut self, _: &str) {}
+}
+
+fn events(folder: &Path) -> Vec<Event> {
+    let mut events = metrics::read_events(&folder.join("metrics.jsonl")).unwrap();
+    events.retain(|event| !matches!(event.what, What::Began { .. } | What::Resumed));
+    events
+}
+
+/// To the bit, also where the run was interrupted on the way: weights, rows (with their metrics of pairs) and best checkpoint.
+#[test]
+fn a_run_that_goes_back_past_bad_pairs_is_one_that_never_had_them() {
+    const BAD: Range<u64> = 22..25;
+    let rollback = GuardConfig { window: 8, z: 6.0, spike: Action::Rollback, non_finite: Action::Rollback, before: 0 };
+    let without = tempfile::tempdir().unwrap();
+    let clean = guarded(without.path(), rollback, None, None);
+    assert!(events(without.path()).is_empty(), "{:?}", events(without.path()));
+    for kind in [Bad::Random, Bad::Swapped, Bad::Infinite] {
+        let with = tempfile::tempdir().unwrap();
+        let saved = guarded(with.path(), rollback, Some((BAD, kind)), None);
+        let found = events(with.path());
+        let [outlier, back] = &found[..] else { panic!("{kind:?}: {found:?}") };
+        let seen = match &outlier.what {
+            What::Spike { quantity: Quantity::Loss, z, action: Action::Rollback, .. } => {
+                kind != Bad::Infinite && *z > 6.0
+            }
+            What::NotFinite { action: Action::Rollback, .. } => kind == Bad::Infinite,
+            _ => false,
+        };
+        assert!(seen, "{kind:?}: {outlier:?}");
+        assert_eq!((&back.what, back.step), (&What::RolledBack { to: 20, passed_over: BAD.collect() }, 23), "{kind:?}");
+        assert!(saved == clean, "{kind:?}: not the run without bad pairs");
+
+        let parts = tempfile::tempdir().unwrap();
+        guarded(parts.path(), rollback, Some((BAD, kind)), Some(21));
+        guarded(parts.path(), rollback, Some((BAD, kind)), Some(26));
+        assert!(guarded(parts.path(), rollback, Some((BAD, kind)), None) == clean, "{kind:?}: not when interrupted");
+    }
+    // What the guard is good for: with warnings alone the pairs leave their mark.
+    let harmed = tempfile::tempdir().unwrap();
+    let warned =
+        guarded(harmed.path(), GuardConfig { spike: Action::Warn, ..rollback }, Some((BAD, Bad::Swapped)), None);
+    assert!(warned.weights != clean.weights);
+    assert_eq!(events(harmed.path()).first().map(|event| event.step), Some(BAD.start + 1));
 }
 
 proptest! {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use casallm_compute::{Device, MatrixUse};
+use casallm_compute::{Device, MatrixUse, memory};
 use casallm_data::Error as DataError;
 use casallm_data::chat::ChatTemplate;
 use casallm_data::cleaning::Cleaner;
@@ -230,7 +230,7 @@ pub fn dpo<D: Device>(
     device.supports(matrices).map_err(ModelError::from)?;
     let store = open_store(&dir, Stage::Dpo, recipe.dpo()?.keep_last, resume)?.keeping_every(recipe.dpo()?.keep_every);
     let Sized { recipe, choice } = &sized(recipe, Stage::Dpo, &**device, device.available_bytes())?;
-    choice.plan.check_host(casallm_compute::memory::available())?;
+    choice.plan.check_host(memory::available())?;
     observer.planned(Stage::Dpo, choice);
     let stage = recipe.dpo()?;
     let (base, tokenizer) = model_of(recipe, Stage::Sft)?;
@@ -246,6 +246,8 @@ pub fn dpo<D: Device>(
     let mut config = TrainerConfig { recompute: choice.recompute, ..dpo_config(recipe, steps)? };
     config.settings += &format!("reference_model = \"{}\"\npairs = \"{}\"\n", key.model, key.pairs);
     config.peak = peak(device, dtype);
+    // What the preparation of data took and freed would else stay beside what is planned.
+    memory::give_back();
     if validation.is_empty() && pairs.held_out.is_none() {
         config.eval_every = u64::MAX;
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use casallm_compute::Device;
+use casallm_compute::{Device, memory};
 use casallm_data::chat::ChatTemplate;
 use casallm_data::loader::{PretrainLoader, ValidationLoader, WeightedSource};
 use casallm_data::shards::ShardSet;
@@ -141,7 +141,7 @@ pub fn pretrain<D: Device>(
     device.supports(matrices).map_err(ModelError::from)?;
     let (keep_last, keep_every) = (recipe.pretrain()?.keep_last, recipe.pretrain()?.keep_every);
     let Sized { recipe, choice } = &sized(recipe, Stage::Pretrain, &**device, device.available_bytes())?;
-    choice.plan.check_host(casallm_compute::memory::available())?;
+    choice.plan.check_host(memory::available())?;
     let store = open_store(&dir, Stage::Pretrain, keep_last, resume)?.keeping_every(keep_every);
     observer.planned(Stage::Pretrain, choice);
     let stage = recipe.pretrain()?;
@@ -152,6 +152,8 @@ pub fn pretrain<D: Device>(
     config.settings += &format!("shards = \"{}\"\n", fingerprint(&prepared));
     let data = open(recipe, stage, &dir, &tokenizer, &prepared)?;
     config.peak = peak(device, dtype);
+    // What the preparation of data took and freed would else stay beside what is planned.
+    memory::give_back();
     keep_settings(recipe, &dir, &store)?;
     let template = ChatTemplate::own(&tokenizer)?;
     let prompts = match &stage.samples {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use casallm_compute::{Device, MatrixUse};
+use casallm_compute::{Device, MatrixUse, memory};
 use casallm_data::chat::{ChatTemplate, Conversation, Role};
 use casallm_data::packing::{ConversationSet, FitReport};
 use casallm_data::tokenizer::Tokenizer;
@@ -318,11 +318,13 @@ pub fn sft<D: Device>(
     device.supports(matrices).map_err(ModelError::from)?;
     let store = open_store(&dir, Stage::Sft, recipe.sft()?.keep_last, resume)?.keeping_every(recipe.sft()?.keep_every);
     let Sized { recipe, choice } = &sized(recipe, Stage::Sft, &**device, device.available_bytes())?;
-    choice.plan.check_host(casallm_compute::memory::available())?;
+    choice.plan.check_host(memory::available())?;
     observer.planned(Stage::Sft, choice);
     let mut setup = sft_setup(recipe, observer)?;
     setup.config.recompute = choice.recompute;
     setup.config.peak = peak(device, dtype);
+    // What the preparation of data took and freed would else stay beside what is planned.
+    memory::give_back();
     keep_settings(recipe, &dir, &store)?;
     // As with the settings: a run that goes on may yet turn out to be about other conversations.
     if store.steps()?.is_empty() {

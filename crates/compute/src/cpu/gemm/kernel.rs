@@ -1,8 +1,7 @@
 //! Micro-kernels: a few rows of `A` by a few panels of `B` over all of `k`, into an f32 tile.
 //!
-//! The plain-Rust kernel serves f32 on AVX-512, both types on portable processors, and the few rows that are not worth
-//! AVX2's preparation ([`super::avx2`]); it is written so that its accumulators become registers at every instruction
-//! set. bf16 on AVX-512-BF16 and AMX has kernels of its own.
+//! The plain-Rust kernel serves portable processors, bf16 on AVX-512, and the few rows that are not worth AVX2's
+//! preparation ([`super::avx2`]). f32 on AVX-512, and bf16 on AVX-512-BF16 and AMX, have kernels of their own.
 
 use super::pack::{PANEL, PackedB};
 use super::{Left, MatElement, TILE};
@@ -68,6 +67,13 @@ pub(super) unsafe fn multiply<S: MatElement, M: Math>(
                 super::avx512bf16::multiply(a.cast(), strides, b.cast(), right.panel_len(), groups, rows, panels, tile);
             }
         }
+        return;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if S::DTYPE == DType::F32 && isa >= Isa::Avx512 {
+        let strides = (row_stride, step);
+        // SAFETY: the caller's promises; S is f32, so the casts change nothing.
+        unsafe { super::avx512::multiply(a.cast(), strides, b.cast(), right.panel_len(), groups, rows, panels, tile) };
         return;
     }
     let _ = (isa, state);

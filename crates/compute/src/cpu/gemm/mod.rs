@@ -12,6 +12,8 @@ pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
 mod avx512bf16;
 mod epilogue;
 mod kernel;
@@ -234,7 +236,10 @@ pub(crate) fn multiply<S: MatElement, E: Epilogue + Sync>(
     let column_blocks = panels.div_ceil(panels_per_block);
     // Rows are split until every thread has a few blocks.
     let wanted = 4 * pool.threads();
-    let row_blocks = wanted.div_ceil(column_blocks).clamp(1, m.div_ceil(64));
+    let (least, most) = (wanted.div_ceil(column_blocks), m.div_ceil(64));
+    // In the last round each thread should have a block: nine blocks take two threads as long as ten.
+    let even = |rows: &usize| (rows * column_blocks).is_multiple_of(pool.threads());
+    let row_blocks = (least..=most.min(2 * least)).find(even).unwrap_or(least.min(most));
     let rows_per_block = m.div_ceil(row_blocks).next_multiple_of(32);
     let row_blocks = m.div_ceil(rows_per_block);
     pool.for_each(row_blocks * column_blocks, |job| {
