@@ -170,7 +170,7 @@ pub enum Error {
         crate::curation::EXACT_BYTES
     )]
     DuplicateMemory {
-        /// Documents that stayed so far.
+        /// Documents that are remembered.
         documents: u64,
         /// Bytes allowed.
         limit: u64,
