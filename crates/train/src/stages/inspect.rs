@@ -220,8 +220,15 @@ fn conversations(recipe: &Recipe, count: usize, observer: &mut dyn StageObserver
 
 fn pairs(recipe: &Recipe, count: usize, observer: &mut dyn StageObserver) -> Result<Inspected, TrainError> {
     let stage = recipe.dpo()?;
-    let tokenizer = tokenizer_of(recipe, &[Stage::Sft, Stage::Pretrain], observer)?;
-    let found = Pairs::gather(recipe, stage, &tokenizer, observer)?;
+    let (tokenizer, template) = if RunDir::new(&recipe.run.dir).has_model(Stage::Sft) {
+        let base = Base::tuned(recipe)?;
+        (base.tokenizer, base.template)
+    } else {
+        let tokenizer = tokenizer_of(recipe, &[Stage::Pretrain], observer)?;
+        let template = ChatTemplate::own(&tokenizer)?;
+        (tokenizer, template)
+    };
+    let found = Pairs::gather(recipe, stage, &tokenizer, &template, observer)?;
     let plan = found.train.plan(0);
     let all = || found.train.pairs().iter();
     let answers = |which: usize| Lengths::of(all().map(|pair| pair.supervised()[which]));
