@@ -24,6 +24,11 @@ pub struct TokenPair {
 }
 
 impl TokenPair {
+    /// The whole prompt: what a model that is asked goes on from.
+    pub fn asked(&self) -> Vec<u32> {
+        self.prompt.iter().chain(&self.answers[0][..1]).copied().collect()
+    }
+
     /// Positions of both sequences; the last id of each is only a target.
     pub fn positions(&self) -> usize {
         self.answers.iter().map(|answer| self.prompt.len() + answer.len() - 1).sum()
@@ -271,7 +276,7 @@ mod tests {
         for (pair, question) in set.pairs().iter().zip(["the <|im_end|> question", "the question"]) {
             let asked = template.render_prompt(&[Turn::of(&Message::user(question))], &tokenizer).unwrap();
             for (answer, text) in pair.answers.iter().zip(["Well.", "No."]) {
-                assert_eq!([&pair.prompt[..], &answer[..1]].concat(), asked);
+                assert_eq!((pair.asked(), answer[0]), (asked.clone(), asked[asked.len() - 1]));
                 assert_eq!(answer[1..], [tokenizer.encode(text), vec![end]].concat());
             }
         }

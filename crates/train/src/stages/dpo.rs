@@ -9,7 +9,7 @@ use casallm_compute::{Device, MatrixUse};
 use casallm_data::Error as DataError;
 use casallm_data::chat::ChatTemplate;
 use casallm_data::cleaning::Cleaner;
-use casallm_data::preferences::{PairRecord, PairReport, PairSet, read_pairs, split_pairs};
+use casallm_data::preferences::{PairRecord, PairReport, PairSet, TokenPair, read_pairs, split_pairs};
 use casallm_data::shards::Manifest;
 use casallm_data::tokenizer::Tokenizer;
 use casallm_model::directory::{StoredDtype, WEIGHTS};
@@ -140,8 +140,7 @@ impl Pairs {
     ) -> Result<Vec<Prompt>, TrainError> {
         let mut prompts = name_question(recipe, tokenizer, template)?;
         let held_out = self.held_out.iter().flat_map(PairSet::pairs);
-        let asked = held_out.map(|pair| pair.prompt.iter().chain(&pair.answers[0][..1]).copied().collect());
-        let short = asked.filter(|ids: &Vec<u32>| ids.len() <= PROMPT_TOKENS);
+        let short = held_out.map(TokenPair::asked).filter(|ids| ids.len() <= PROMPT_TOKENS);
         prompts.extend(short.map(|ids| Prompt { text: tokenizer.decode(&ids).trim().to_owned(), ids }).take(2));
         Ok(prompts)
     }
