@@ -121,17 +121,14 @@ impl Storm<'_> {
             .unwrap();
         let mut heard = BufReader::new(child.stdout.take().unwrap()).lines();
         let child = Arc::new(Mutex::new(child));
-        match moment {
-            Some(Moment::Heard(lines)) => {
-                if heard.by_ref().take(lines).count() == lines {
-                    child.lock().unwrap().kill().unwrap();
-                }
-            }
-            Some(Moment::Served(until)) => {
-                let child = Arc::clone(&child);
-                self.server.when(until, move || child.lock().unwrap().kill().unwrap());
-            }
-            None => {}
+        if let Some(Moment::Heard(lines)) = moment
+            && heard.by_ref().take(lines).count() == lines
+        {
+            child.lock().unwrap().kill().unwrap();
+        }
+        if let Some(Moment::Served(until)) = moment {
+            let child = Arc::clone(&child);
+            self.server.when(until, move || child.lock().unwrap().kill().unwrap());
         }
         // Until it is no more.
         heard.for_each(drop);
