@@ -49,7 +49,7 @@ pub struct Tokenizer {
     /// Bytes of training text that the merges are learned from, drawn from all of it by `data.seed`.
     pub sample_bytes: u64,
     /// How many digits are a word, at most.
-    #[serde(skip_serializing_if = "are_pairs", serialize_with = "as_number")]
+    #[serde(skip_serializing_if = "is_default", serialize_with = "as_number")]
     pub digits: Digits,
 }
 
@@ -67,11 +67,6 @@ impl Tokenizer {
             },
         })
     }
-}
-
-/// What it was in runs that were begun before it could be chosen: they go on by it, and no other recipe does.
-fn are_pairs(digits: &Digits) -> bool {
-    *digits == Digits::Two
 }
 
 fn as_number<S: Serializer>(digits: &Digits, serializer: S) -> Result<S::Ok, S::Error> {

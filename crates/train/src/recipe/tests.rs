@@ -163,6 +163,8 @@ fn the_canonical_form_reads_back_as_itself() {
         parse(WITH_SFT).unwrap(),
         parse_with(SMALLEST, &["pretrain.optimizer=muon", "pretrain.schedule=linear", "pretrain.warmup=7"]).unwrap(),
         parse_with(SMALLEST, KEEPING).unwrap(),
+        parse_with(SMALLEST, &["tokenizer.digits=1"]).unwrap(),
+        parse_with(SMALLEST, &["tokenizer.digits=2"]).unwrap(),
     ] {
         let text = recipe.to_toml().unwrap();
         let mut again = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
