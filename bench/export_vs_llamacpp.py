@@ -16,7 +16,8 @@
 5. Every file is imported again; the F32 file must give the bits of the model directory.
 
 Exit code 1 when continuations part at a gap above the tolerance, the F16 perplexity is more than 0.5 % from ours, a tensor or the
-imported model differs, or ids of a text without a number of three digits differ.
+imported model differs, or ids differ: of a text without a number of three digits where the tokenizer takes two digits at a time, of
+any text where it takes one or three.
 """
 
 import argparse
@@ -75,6 +76,8 @@ def load(flags, path, context, **more):
 
 def compare_tokenizers(flags, path, texts):
     expected = [answer["ids"] for answer in ours(flags.greedy_ids, flags.model, [{"text": text} for text in texts])]
+    # Digits two at a time are the one thing that llama.cpp has no name for.
+    pairs = "{1,2}" in open(os.path.join(flags.model, "tokenizer.json"), encoding="utf-8").read()
     stated = GGUFReader(path).fields["tokenizer.ggml.pre"].contents()
     plain = [re.search(r"\d{3}", text) is None for text in texts]
     good = True
@@ -88,7 +91,7 @@ def compare_tokenizers(flags, path, texts):
         print(f"  {name}{' (stated)' if name == stated else ''}: {sum(same)} of {len(texts)} texts have our ids ({few} of {sum(plain)} without a "
               f"number of three digits); {back} come back")
         if name == stated:
-            good = few == sum(plain)
+            good = few == sum(plain) and (pairs or all(same))
             for text, a, b, equal, is_plain in zip(texts, found, expected, same, plain):
                 if is_plain and not equal:
                     print(f"    {text[:80]!r}: {a[:12]} {b[:12]}")

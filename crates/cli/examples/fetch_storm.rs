@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use casallm_data::durable::sha256_of_file;
 use casallm_data::hub::sync_bytes;
-use server::{Fault, File, Server, Setup, Weather, mix};
+use server::{Fault, File, Server, Setup, Weather};
 use storm::Storm;
 
 const FILES: u64 = 40;
@@ -35,15 +35,8 @@ fn main() {
     let program = Path::new("target/release/casallm").canonicalize().expect("cargo build --release comes first");
     let mut storm = Storm { program, server: &server, folder: folder.path(), runs: 0 };
     let begun = Instant::now();
-    let mut killed = 0;
-    let ended = loop {
-        let lines = 1 + mix(killed) % 12;
-        let ended = storm.run((killed < kills).then_some(lines as usize));
-        match ended.code {
-            None => killed += 1,
-            Some(_) => break ended,
-        }
-    };
+    let weathered = storm.weather(kills, FILES, bytes);
+    let ended = &weathered.ended;
     let seconds = begun.elapsed().as_secs_f64();
     let changed = &files[17].path;
     assert_eq!(ended.code, Some(2), "{}", ended.stderr);
@@ -63,7 +56,13 @@ fn main() {
     let bodies = server.bodies();
     let sent: u64 = bodies.iter().map(|body| body.sent).sum();
     let (size, sync) = (files[0].contents.size(), sync_bytes(files[0].contents.size()));
-    println!("killed {killed} times in {} runs; {} requests for bodies; {seconds:.1} s", storm.runs, bodies.len());
+    println!(
+        "killed {} times ({} amid a file) in {} runs; {} requests for bodies; {seconds:.1} s",
+        weathered.kills,
+        weathered.amid_a_file,
+        storm.runs,
+        bodies.len()
+    );
     println!("39 files verified, the one that changed named; every request began at or behind what was durable");
     println!(
         "sent {sent} bytes for {bytes}: {:.1} % more; a kill may cost {sync} bytes of each of 4 files of {size}",

@@ -141,7 +141,8 @@ fn to_file(
     let tokenizer = texts.tokenizer.to_gguf()?;
     let remark = tokenizer.differs.map(|differs| {
         format!(
-            "llama.cpp has no name for this tokenizer's way of cutting text; {:?} is nearest: {differs}",
+            "llama.cpp will read some texts as other tokens than this model knows: it has no name for this tokenizer's way of \
+             cutting text. {:?} is nearest, by which {differs}",
             tokenizer.pre
         )
     });

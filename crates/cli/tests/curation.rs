@@ -170,6 +170,45 @@ fn the_same_sample_gives_the_same_tokenizer() {
 }
 
 #[test]
+fn sources_of_a_recipe_do_not_repeat_each_other() {
+    let folder = inputs(2000);
+    let texts = folder.path().join("texts");
+    fs::create_dir(folder.path().join("more")).unwrap();
+    fs::copy(texts.join("0.jsonl"), folder.path().join("more/0.jsonl")).unwrap();
+    fs::rename(texts.join("2.jsonl"), folder.path().join("more/2.jsonl")).unwrap();
+    let source = |name: &str, path: &str| {
+        format!("[[data.pretrain]]\nname = \"{name}\"\npath = \"{path}\"\ndrop_duplicates = \"exact\"\n")
+    };
+    let recipe = support::RECIPE
+        .replace(
+            "[[data.pretrain]]\nname = \"stories\"\npath = \"text.jsonl\"\n",
+            &(source("one", "texts") + &source("two", "more")),
+        )
+        .replace("[data]", "[data]\nduplicates_across_sources = true")
+        .replace("steps = 40", "steps = 2");
+    fs::write(folder.path().join("tiny.toml"), recipe).unwrap();
+    run(folder.path(), &["pretrain", "tiny.toml"]).succeeded();
+    let made = Tree::of(&folder.path().join("run/data"));
+    let report = |made: &Tree, name: &str| -> Value {
+        serde_json::from_slice::<Value>(made.file(&format!("{name}/manifest.json"))).unwrap()["report"].clone()
+    };
+    // A file of 667 is in both; in itself it repeats little.
+    let (one, two) = (report(&made, "one"), report(&made, "two"));
+    let gone = |report: &Value| report["dropped"]["exact_duplicate"]["documents"].as_u64().unwrap();
+    assert!(gone(&one) < 150 && gone(&two) >= 667, "{one} {two}");
+    // Made again after the first, which is there, it is the same.
+    fs::remove_dir_all(folder.path().join("run/data/two")).unwrap();
+    let said = run(folder.path(), &["pretrain", "tiny.toml", "--resume"]).succeeded();
+    assert!(Tree::of(&folder.path().join("run/data")) == made, "{said:?}");
+    // Without the key it holds them.
+    let alone = ["pretrain", "tiny.toml", "--set", "data.duplicates_across_sources=false", "--set", "run.dir=alone"];
+    run(folder.path(), &alone).succeeded();
+    let alone = Tree::of(&folder.path().join("alone/data"));
+    assert!(gone(&report(&alone, "two")) < 150);
+    assert!(alone.file("one/train-00000.bin") == made.file("one/train-00000.bin"));
+}
+
+#[test]
 fn a_recipe_asks_the_same() {
     let folder = inputs(2000);
     let recipe = support::RECIPE

@@ -36,7 +36,8 @@ fn a_model_leaves_and_comes_back_in_both_forms() {
 
     let done = export(&["--to", "gguf", "--type", "f32", "--out", "files/model.gguf", "--json"]).succeeded();
     let row: Value = serde_json::from_str(done.stdout.trim()).unwrap();
-    assert!(row["remark"].as_str().is_some_and(|remark| remark.contains("smaug-bpe")), "{row}");
+    // Our way of cutting text is one that llama.cpp has a name for.
+    assert_eq!(row["remark"], Value::Null);
     let sum = fs::read_to_string(folder.join("files/model.gguf.sha256")).unwrap();
     assert_eq!(sum, format!("{}  model.gguf\n", row["files"][0]["sha256"].as_str().unwrap()));
     run(folder, &["import", "files/model.gguf", "--out", "back-gguf", "--quiet"]).succeeded();
@@ -98,6 +99,27 @@ fn a_card_says_what_the_model_is() {
     // Fine-tuned models are stored in bf16 and come back so.
     run(folder, &["import", "hf", "--out", "back", "--quiet"]).succeeded();
     same_model(folder, "run/model", "back");
+}
+
+#[test]
+fn a_file_that_llama_cpp_cuts_otherwise_says_so() {
+    let trained = trained_folder();
+    let folder = trained.path();
+    let recipe = RECIPE.replace("vocab_size = 320", "vocab_size = 320\ndigits = 2").replace("steps = 40", "steps = 2");
+    fs::write(folder.join("pairs.toml"), recipe.replace("\"run\"", "\"pairs\"")).unwrap();
+    run(folder, &["pretrain", "pairs.toml"]).succeeded();
+    let export = |out, more: &[&str]| {
+        run(folder, &[&["export", "pairs/base", "--to", "gguf", "--out", out], more].concat()).succeeded()
+    };
+    for remark in [export("a.gguf", &[]).stderr, export("b.gguf", &["--json"]).stdout] {
+        for part in ["smaug-bpe", "numbers of three and more digits", "digits = 1 or 3"] {
+            assert!(remark.contains(part), "{part}: {remark}");
+        }
+    }
+    // It comes back as it was all the same.
+    run(folder, &["import", "a.gguf", "--out", "back", "--quiet"]).succeeded();
+    let kept = Tree::of(folder);
+    assert!(kept.file("back/tokenizer.json") == kept.file("pairs/base/tokenizer.json"));
 }
 
 #[test]

@@ -227,12 +227,27 @@ fn an_imported_model_is_fine_tuned_by_its_own_template() {
         run(folder.path(), &["chat", "--model", model, "--temperature", "0", "--prompt", "Where is the cat?"])
     };
     assert_eq!(ask("run/model").succeeded().stdout, ask("flagged/model").succeeded().stdout);
-    // What the run has left can be read without the model that it began with; DPO is not built on such a tokenizer.
+    // What the run has left can be read without the model that it began with.
     fs::rename(path("models"), path("elsewhere")).unwrap();
     run(folder.path(), &["report", "run", "--no-exam"]).succeeded();
     fs::rename(path("elsewhere"), path("models")).unwrap();
-    fs::write(path("pairs.jsonl"), "{\"prompt\": \"Hi\", \"chosen\": \"a\", \"rejected\": \"b\"}\n").unwrap();
+    let pair = |i: u32| {
+        format!(
+            "{{\"prompt\": \"Where is the {i}?\", \"chosen\": \"It is near the door.\", \"rejected\": \"No {i}.\"}}\n"
+        )
+    };
+    fs::write(path("pairs.jsonl"), (0..40).map(pair).collect::<String>()).unwrap();
     let dpo = "\n[[data.dpo]]\nname = \"p\"\npath = \"pairs.jsonl\"\n[dpo]\nbatch_tokens = 256\nmicro_batch = 2\ncontext = 64\n";
     fs::write(path("dpo.toml"), TUNE.replace("[sft]", "[sft]\nfrom = \"models/imported\"") + dpo).unwrap();
-    run(folder.path(), &["dpo", "dpo.toml"]).refused(&["control tokens of its own", "only fine-tuning"]);
+    // It learns to prefer by its own template too.
+    let seen = run(folder.path(), &["data", "inspect", "dpo.toml", "--stage", "dpo"]).succeeded().stdout;
+    assert!(seen.contains("‹<|im_start|>›assistant\n⟦It is near the door.‹<|im_end|>›⟧"), "{seen}");
+    assert!(seen.contains("⟦No "), "{seen}");
+    run(folder.path(), &["dpo", "dpo.toml"]).succeeded();
+    for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+        assert!(read("run/dpo", name) == read("models/imported", name), "{name}");
+    }
+    assert!(read("run/dpo", "model.safetensors") != read("run/model", "model.safetensors"));
+    ask("run/dpo").succeeded();
+    run(folder.path(), &["report", "run", "--no-exam"]).succeeded();
 }

@@ -170,7 +170,7 @@ pub enum Error {
         crate::curation::EXACT_BYTES
     )]
     DuplicateMemory {
-        /// Documents that stayed so far.
+        /// Documents that are remembered.
         documents: u64,
         /// Bytes allowed.
         limit: u64,
@@ -271,7 +271,7 @@ pub enum Error {
     },
     /// The tokenizer of an imported model where one of this program's own is needed.
     #[error(
-        "this tokenizer has control tokens of its own ({found}), on which only fine-tuning is built (`casallm sft --model FOLDER`); pre-training and DPO need one of `casallm tokenizer train`"
+        "this tokenizer has control tokens of its own ({found}), which pre-training does not know: it needs one of `casallm tokenizer train`; fine-tune the model instead (`casallm sft --model FOLDER`)"
     )]
     TokenizerNotOwn {
         /// The first of its control tokens.

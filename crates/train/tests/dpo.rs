@@ -9,7 +9,7 @@ use casallm_compute::cuda::CudaDevice;
 use casallm_compute::cuda::simulator::Simulator;
 use casallm_compute::{CpuDevice, DType, Device, Isa, MatrixUse};
 use casallm_data::batch::Batch;
-use casallm_data::chat::Message;
+use casallm_data::chat::{ChatTemplate, Message};
 use casallm_data::preferences::{PairRecord, PairReport, PairSet, PreferencePair};
 use casallm_data::tokenizer::{Tokenizer, TrainOptions};
 use casallm_model::config::ModelConfig;
@@ -206,6 +206,10 @@ fn references(trainer: &mut Trainer<CpuDevice>, set: &PairSet) -> Vec<LogProbabi
     (0..plan.len()).flat_map(|i| trainer.judge_pairs(&plan.batch(i).unwrap()).unwrap()).collect()
 }
 
+fn own(tokenizer: &Tokenizer) -> ChatTemplate {
+    ChatTemplate::own(tokenizer).unwrap()
+}
+
 struct Silent;
 
 impl Observer for Silent {
@@ -214,7 +218,7 @@ impl Observer for Silent {
 }
 
 fn set_of(records: &[PairRecord], tokenizer: &Tokenizer) -> PairSet {
-    PairSet::new(records, tokenizer, (64, 128), 1, &mut PairReport::default()).unwrap()
+    PairSet::new(records, tokenizer, &own(tokenizer), (64, 128), 1, &mut PairReport::default()).unwrap()
 }
 
 /// Questions with a polite and a rude answer.
@@ -273,8 +277,14 @@ fn a_run_learns_its_pairs_and_tells_of_them() {
 #[test]
 fn references_that_are_not_finite_stop_the_step_and_leave_the_weights() {
     let tokenizer = tokenizer();
-    let set =
-        PairSet::new(&[record("Hi", "yes".into(), "no".into())], &tokenizer, (64, 128), 1, &mut PairReport::default());
+    let set = PairSet::new(
+        &[record("Hi", "yes".into(), "no".into())],
+        &tokenizer,
+        &own(&tokenizer),
+        (64, 128),
+        1,
+        &mut PairReport::default(),
+    );
     let mut trainer = trainer(64, tokenizer.vocab_size(), config(64, 1, 1e-3));
     let before = trainer.network().parameters.read(0).unwrap();
     let feed = DpoFeed::new(set.unwrap(), OBJECTIVE, vec![[f64::NAN, 0.0]], 1, 2);
@@ -480,7 +490,7 @@ proptest! {
             .map(|(q, c, r)| record(&"q".repeat(q + 1), "c".repeat(*c), "r".repeat(*r)))
             .collect();
         let mut report = PairReport::default();
-        let Ok(set) = PairSet::new(&records, &tokenizer, (context, 2 * context), seed, &mut report) else {
+        let Ok(set) = PairSet::new(&records, &tokenizer, &own(&tokenizer), (context, 2 * context), seed, &mut report) else {
             prop_assert_eq!(report.dropped.len(), records.len());
             return Ok(());
         };

@@ -108,6 +108,7 @@ description = "a small language model trained at home"
 [tokenizer]
 vocab_size = {vocab_size}
 sample_bytes = 16_000_000
+digits = 2                     # pairs spare a small vocabulary tokens for numbers; 3, the default, is what llama.cpp knows
 
 [data]
 validation_fraction = 0.015

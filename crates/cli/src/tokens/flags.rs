@@ -40,7 +40,7 @@ pub struct TokenizerTrain {
     #[command(flatten)]
     pub filter: FilterFlags,
     /// Digits of a word, at most: 1, 2 or 3. llama.cpp knows no way with 2 and cuts long numbers of such models in another
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=3))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=3))]
     pub digits: u8,
     /// What to print.
     #[command(flatten)]

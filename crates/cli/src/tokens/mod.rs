@@ -26,8 +26,8 @@ pub(crate) fn train(flags: &TokenizerTrain) -> Result<Ended> {
         max_bytes: flags.sample_bytes,
         digits: match flags.digits {
             1 => Digits::One,
-            3 => Digits::Three,
-            _ => Digits::Two,
+            2 => Digits::Two,
+            _ => Digits::Three,
         },
         ..TrainOptions::default()
     };
@@ -89,7 +89,7 @@ pub(crate) fn tokenize(flags: &Tokenize) -> Result<Ended> {
         filter: flags.filter.filter(),
         duplicates: flags.duplicates.duplicates(),
         memory: flags.duplicates.duplicates_memory,
-        eval_sets: None,
+        ..Curation::default()
     };
     if !flags.decontaminate.is_empty() {
         curation.eval_sets = Some(Arc::new(EvalSets::read(&flags.decontaminate)?));

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use casallm_data::hub::{Manifest, sync_bytes};
 use server::{Contents, Fault, File, REPOSITORY, Server, Setup, Weather};
 use storm::Storm;
-use support::{Finished, Seeded, casallm, documents, run};
+use support::{Finished, casallm, documents, run};
 
 fn command(folder: &Path, server: &Server, arguments: &[&str]) -> Command {
     let mut command = casallm(folder, &[&["fetch", "--retry-wait", "0.001"], arguments].concat());
@@ -36,28 +36,18 @@ fn killed_at_random_moments_it_fetches_nothing_twice() {
     let folder = tempfile::tempdir().unwrap();
     let program = PathBuf::from(env!("CARGO_BIN_EXE_casallm"));
     let mut storm = Storm { program, server: &server, folder: folder.path(), runs: 0 };
-    let mut seeded = Seeded(7);
-    let mut killed = 0;
-    loop {
-        let ended = storm.run((killed < 12).then(|| 1 + seeded.below(14) as usize));
-        match ended.code {
-            None => killed += 1,
-            code => {
-                assert_eq!(code, Some(0), "{}", ended.stderr);
-                break;
-            }
-        }
-    }
-    assert!(killed >= 5, "it was killed {killed} times only");
+    let size: u64 = files.iter().map(|file| file.contents.size()).sum();
+    let weathered = storm.weather(12, 40, size);
+    assert_eq!(weathered.ended.code, Some(0), "{}", weathered.ended.stderr);
+    assert!(weathered.amid_a_file > 0, "no kill met a file that was half there");
     for file in &files {
         assert!(fs::read(folder.path().join("out").join(&file.path)).unwrap() == file.contents.all(), "{}", file.path);
     }
     assert!(Manifest::read(&folder.path().join("out")).unwrap().unwrap().complete);
     // What may come twice: of each of the four files under way what was not synced when it was killed, and what a socket
     // still held then.
-    let size: u64 = files.iter().map(|file| file.contents.size()).sum();
     let sent: u64 = server.bodies().iter().map(|body| body.sent).sum();
-    let may = killed * 4 * (sync_bytes(200_000) + 200_000);
+    let may = weathered.kills * 4 * (sync_bytes(200_000) + 200_000);
     assert!(sent - size <= may, "{sent} bytes were sent for {size}, at most {may} more may be");
 }
 

@@ -1,15 +1,19 @@
 //! The real binary in bad weather, killed at random moments: nothing that was durable is fetched twice, and all of it
 //! arrives. Shared by the tests and by the example that does it at full size.
+//!
+//! It is the server that kills, when so many bytes have left it or so many requests have come, or whoever reads what the
+//! program prints: so every kill meets a program that has not ended, however fast it is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use casallm_data::hub::{Manifest, PARTIALS};
 
-use super::server::{REPOSITORY, Server};
+use super::server::{REPOSITORY, Server, Until, mix};
 
 /// A fetch that is begun again and again.
 pub struct Storm<'a> {
@@ -20,11 +24,28 @@ pub struct Storm<'a> {
     pub runs: usize,
 }
 
+/// When a run is killed.
+#[derive(Clone, Copy, Debug)]
+pub enum Moment {
+    /// So many lines were heard.
+    Heard(usize),
+    /// The server has done so much.
+    Served(Until),
+}
+
 /// How a run ended.
 pub struct Ended {
     /// `None` for one that was killed.
     pub code: Option<i32>,
     pub stderr: String,
+}
+
+/// How often it was killed, and how at last it ended.
+pub struct Weathered {
+    pub kills: u64,
+    /// Kills that left something half fetched.
+    pub amid_a_file: u64,
+    pub ended: Ended,
 }
 
 /// What the disk promises before a run: files in place, and bytes of those under way.
@@ -34,6 +55,31 @@ struct Promised {
 }
 
 impl Storm<'_> {
+    /// Runs and is killed `kills` times, spread over all that is to be fetched, `bytes` in `files`; then runs to the end.
+    pub fn weather(&mut self, kills: u64, files: u64, bytes: u64) -> Weathered {
+        let (mut killed, mut amid_a_file) = (0, 0);
+        while killed < kills {
+            let promised = self.promised();
+            let held: u64 = promised.durable.values().sum::<u64>() + promised.placed.len() as u64 * (bytes / files);
+            // So much at most that a run cannot end before it, and that something is left for every kill to come.
+            let share = bytes.saturating_sub(held) * 9 / 10 * 2 / (kills - killed + 1);
+            let draw = mix(killed ^ 0x5702);
+            let many = files - promised.placed.len() as u64 > 12;
+            let moment = match draw % 8 {
+                // The listing, the first addresses.
+                0 if many => Moment::Served(Until::Asked(1 + (draw >> 8) % 12)),
+                // The plan, a file in place, something tried again.
+                1 if many => Moment::Heard(1 + (draw >> 8) as usize % 3),
+                _ => Moment::Served(Until::Sent(1 + (draw >> 8) % share.max(1))),
+            };
+            let ended = self.run(Some(moment));
+            assert_eq!(ended.code, None, "it ended before {moment:?}: {}", ended.stderr);
+            killed += 1;
+            amid_a_file += u64::from(!self.promised().durable.is_empty());
+        }
+        Weathered { kills: killed, amid_a_file, ended: self.run(None) }
+    }
+
     fn out(&self) -> PathBuf {
         self.folder.join("out")
     }
@@ -55,8 +101,8 @@ impl Storm<'_> {
         promised
     }
 
-    /// Runs until `lines` lines were heard, and kills; or to the end. Then looks what was asked for twice.
-    pub fn run(&mut self, lines: Option<usize>) -> Ended {
+    /// Runs until the moment, and kills; or to the end. Then looks what was asked for twice.
+    fn run(&mut self, moment: Option<Moment>) -> Ended {
         let promised = self.promised();
         self.runs += 1;
         // The token tells the server which run asks: what a killed process had asked for may be seen late.
@@ -74,27 +120,34 @@ impl Storm<'_> {
             .spawn()
             .unwrap();
         let mut heard = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut code = None;
-        match lines {
-            Some(lines) if heard.by_ref().take(lines).count() == lines => {
-                child.kill().unwrap();
-                child.wait().unwrap();
-            }
-            // It ended before.
-            _ => {
-                heard.for_each(drop);
-                code = child.wait().unwrap().code();
-            }
+        let child = Arc::new(Mutex::new(child));
+        if let Some(Moment::Heard(lines)) = moment
+            && heard.by_ref().take(lines).count() == lines
+        {
+            child.lock().unwrap().kill().unwrap();
         }
+        if let Some(Moment::Served(until)) = moment {
+            let child = Arc::clone(&child);
+            self.server.when(until, move || child.lock().unwrap().kill().unwrap());
+        }
+        // Until it is no more.
+        heard.for_each(drop);
+        let code = child.lock().unwrap().wait().unwrap().code();
+        self.server.never();
+        let mut read_to_the_end = HashSet::new();
         for body in self.server.bodies().iter().filter(|body| body.token.as_deref() == Some(&token)) {
             assert!(!promised.placed.contains(&body.path), "{} was in place and was fetched again", body.path);
             let durable = promised.durable.get(&body.path).copied().unwrap_or(0);
+            // A whole file of the wrong hash is begun anew, and no other.
             assert!(
-                body.from >= durable,
+                body.from >= durable || read_to_the_end.contains(&body.path),
                 "{}: {durable} bytes were durable, and it was asked from {}",
                 body.path,
                 body.from
             );
+            if body.from + body.sent == self.server.file(&body.path).contents.size() {
+                read_to_the_end.insert(body.path.clone());
+            }
         }
         Ended { code, stderr: fs::read_to_string(errors).unwrap() }
     }

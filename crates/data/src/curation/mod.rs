@@ -6,7 +6,8 @@
 //! the other in the order of the stream, so that they do not depend on threads or batches. All state is a function of
 //! the stream so far: a run that is taken up reads the documents before again and comes to the same state, which costs
 //! their hashes and no tokens. Memory: evaluation sets, and a fixed number of bytes for each document that stays (see
-//! [`EXACT_BYTES`] and [`NEAR_BYTES`]), refused past a limit.
+//! [`EXACT_BYTES`] and [`NEAR_BYTES`]), refused past a limit. [`Seen`] goes from one stream to the next where repetitions are
+//! told across several.
 
 mod duplicates;
 mod eval_sets;
@@ -30,6 +31,9 @@ use sketch::Sketch;
 pub use duplicates::{EXACT_BYTES, NEAR_BYTES};
 pub use eval_sets::{EvalSet, EvalSets, RUN_WORDS};
 pub use filter::Filter;
+
+/// Text that is judged at once.
+const BATCH_BYTES: usize = 4 << 20;
 
 /// Least similarity that may be asked: the bands find less and less below it.
 pub const LEAST_SIMILARITY: f64 = 0.7;
@@ -95,6 +99,9 @@ pub struct Rules {
     /// Fingerprint of the evaluation sets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval_sets: Option<String>,
+    /// Fingerprint of the streams before, whose documents are not to come again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<String>,
 }
 
 impl Rules {
@@ -115,11 +122,19 @@ pub struct Curation {
     pub memory: u64,
     /// What must not be in them.
     pub eval_sets: Option<Arc<EvalSets>>,
+    /// Names the streams that [`Seen`] has seen before this one, by what they are made from and their rules.
+    pub earlier: Option<String>,
 }
 
 impl Default for Curation {
     fn default() -> Self {
-        Self { filter: Filter::default(), duplicates: Duplicates::Kept, memory: 4 << 30, eval_sets: None }
+        Self {
+            filter: Filter::default(),
+            duplicates: Duplicates::Kept,
+            memory: 4 << 30,
+            eval_sets: None,
+            earlier: None,
+        }
     }
 }
 
@@ -127,7 +142,7 @@ impl Curation {
     /// What of it decides.
     pub fn rules(&self) -> Rules {
         let eval_sets = self.eval_sets.as_ref().map(|sets| sets.fingerprint().to_owned());
-        Rules { filter: self.filter.clone(), duplicates: self.duplicates, eval_sets }
+        Rules { filter: self.filter.clone(), duplicates: self.duplicates, eval_sets, earlier: self.earlier.clone() }
     }
 }
 
@@ -161,26 +176,21 @@ pub struct Report {
     pub eval_sets: BTreeMap<String, EvalSet>,
 }
 
-/// Decides on the documents of one stream.
-pub(crate) struct Curator {
-    curation: Curation,
+/// The documents that stayed so far, by which repetitions are told: of one stream, or of several one after the other.
+pub struct Seen {
+    duplicates: Duplicates,
     exact: ExactIndex,
     near: NearIndex,
-    report: Report,
+    documents: u64,
 }
 
-/// What is to be known of a document before it is decided on.
-enum Looked {
-    Dropped(Reason),
-    At { hash: u128, sketch: Option<Sketch>, met: Vec<u32> },
-}
-
-impl Curator {
+impl Seen {
+    /// None yet.
+    ///
     /// # Errors
-    /// [`Error::LoaderSetting`] for what cannot be asked.
-    pub(crate) fn new(curation: &Curation) -> Result<Self, Error> {
-        curation.filter.check()?;
-        let threshold = match curation.duplicates {
+    /// [`Error::LoaderSetting`] for a similarity that cannot be asked.
+    pub fn new(duplicates: Duplicates) -> Result<Self, Error> {
+        let threshold = match duplicates {
             Duplicates::Near(threshold) => threshold,
             Duplicates::Kept | Duplicates::Exact => 1.0,
         };
@@ -191,13 +201,77 @@ impl Curator {
                 expected: "from 0.7 to 1",
             });
         }
+        Ok(Self { duplicates, exact: ExactIndex::new(), near: NearIndex::new(threshold), documents: 0 })
+    }
+
+    /// Sees those of a stream that stay, as its shards were made before.
+    ///
+    /// # Errors
+    /// The first of the stream; [`Error::LoaderSetting`]; [`Error::DuplicateMemory`].
+    pub fn see(
+        &mut self,
+        documents: impl Iterator<Item = Result<Document, Error>>,
+        curation: &Curation,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), Error> {
+        let mut curator = Curator::new(curation, self)?;
+        let mut documents = documents.fuse();
+        loop {
+            let batch = read_batch(&mut documents)?;
+            if batch.is_empty() {
+                return Ok(());
+            }
+            curator.judge(&batch)?;
+            progress(curator.report().read.bytes);
+        }
+    }
+}
+
+/// At least one document unless the stream is at its end, and of so many bytes as are judged at once.
+pub(crate) fn read_batch(
+    documents: &mut impl Iterator<Item = Result<Document, Error>>,
+) -> Result<Vec<Document>, Error> {
+    let mut batch = Vec::new();
+    let mut bytes = 0;
+    while bytes < BATCH_BYTES {
+        let Some(document) = documents.next().transpose()? else {
+            break;
+        };
+        bytes += document.text.len();
+        batch.push(document);
+    }
+    Ok(batch)
+}
+
+/// Decides on the documents of one stream.
+pub(crate) struct Curator<'a> {
+    curation: Curation,
+    seen: &'a mut Seen,
+    report: Report,
+}
+
+/// What is to be known of a document before it is decided on.
+enum Looked {
+    Dropped(Reason),
+    At { hash: u128, sketch: Option<Sketch>, met: Vec<u32> },
+}
+
+impl<'a> Curator<'a> {
+    /// `seen` tells repetitions in the way of `curation`.
+    ///
+    /// # Errors
+    /// [`Error::LoaderSetting`] for what cannot be asked.
+    pub(crate) fn new(curation: &Curation, seen: &'a mut Seen) -> Result<Self, Error> {
+        curation.filter.check()?;
+        if seen.duplicates != curation.duplicates {
+            return Err(Error::LoaderSetting {
+                field: "which repetitions are dropped",
+                found: format!("{:?}", curation.duplicates),
+                expected: "the same in all streams of which they are told together",
+            });
+        }
         let eval_sets = curation.eval_sets.as_ref().map(|sets| sets.table()).unwrap_or_default();
-        Ok(Self {
-            curation: curation.clone(),
-            exact: ExactIndex::new(),
-            near: NearIndex::new(threshold),
-            report: Report { eval_sets, ..Report::default() },
-        })
+        Ok(Self { curation: curation.clone(), seen, report: Report { eval_sets, ..Report::default() } })
     }
 
     /// Which documents of a batch stay; batches come in the order of the stream.
@@ -238,10 +312,10 @@ impl Curator {
             Looked::At { hash, sketch, met } => (*hash, sketch, met),
         };
         if self.curation.duplicates != Duplicates::Kept {
-            if self.exact.has(hash) {
+            if self.seen.exact.has(hash) {
                 return Ok(Some(Reason::ExactDuplicate));
             }
-            if sketch.as_ref().is_some_and(|sketch| self.near.has_like(sketch)) {
+            if sketch.as_ref().is_some_and(|sketch| self.seen.near.has_like(sketch)) {
                 return Ok(Some(Reason::NearDuplicate));
             }
             self.remember(hash, sketch.as_ref())?;
@@ -258,18 +332,20 @@ impl Curator {
     }
 
     fn remember(&mut self, hash: u128, sketch: Option<&Sketch>) -> Result<(), Error> {
-        let near = if sketch.is_some() { self.near.bytes_with_another() } else { 0 };
-        if self.exact.bytes_with_another() + near > self.curation.memory || self.near.is_full() {
+        let seen = &mut *self.seen;
+        let near = if sketch.is_some() { seen.near.bytes_with_another() } else { 0 };
+        if seen.exact.bytes_with_another() + near > self.curation.memory || seen.near.is_full() {
             let is_near = matches!(self.curation.duplicates, Duplicates::Near(_));
             return Err(Error::DuplicateMemory {
-                documents: self.report.kept.documents,
+                documents: seen.documents,
                 limit: self.curation.memory,
                 bytes_each: if is_near { NEAR_BYTES } else { EXACT_BYTES },
             });
         }
-        self.exact.add(hash);
+        seen.documents += 1;
+        seen.exact.add(hash);
         if let Some(sketch) = sketch {
-            self.near.add(sketch);
+            seen.near.add(sketch);
         }
         Ok(())
     }

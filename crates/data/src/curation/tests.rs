@@ -18,7 +18,8 @@ fn text(words: usize, seed: u64) -> String {
 }
 
 fn judged(curation: &Curation, documents: &[Document], batch: usize) -> (Vec<bool>, Report) {
-    let mut curator = Curator::new(curation).unwrap();
+    let mut seen = Seen::new(curation.duplicates).unwrap();
+    let mut curator = Curator::new(curation, &mut seen).unwrap();
     let kept = documents.chunks(batch.max(1)).flat_map(|batch| curator.judge(batch).unwrap()).collect();
     (kept, curator.report().clone())
 }
@@ -86,7 +87,8 @@ fn every_reason_is_counted_once_in_the_order_of_the_stages() {
 fn memory_past_the_limit_is_refused_with_what_to_do() {
     let documents: Vec<Document> = (0..40_000).map(|i| document(format!("document {i} of many"))).collect();
     for (duplicates, memory) in [(Duplicates::Exact, 1 << 20), (Duplicates::Near(0.8), 10 << 20)] {
-        let mut curator = Curator::new(&Curation { duplicates, memory, ..Curation::default() }).unwrap();
+        let mut seen = Seen::new(duplicates).unwrap();
+        let mut curator = Curator::new(&Curation { duplicates, memory, ..Curation::default() }, &mut seen).unwrap();
         let refused = documents.chunks(500).find_map(|batch| curator.judge(batch).err()).unwrap();
         let Error::DuplicateMemory { documents, limit, bytes_each } = &refused else { panic!("{refused}") };
         assert!(*limit == memory && *documents > 1000 && documents * bytes_each < 3 * memory, "{refused}");
@@ -101,7 +103,7 @@ fn memory_past_the_limit_is_refused_with_what_to_do() {
 #[test]
 fn similarity_out_of_range_is_an_error() {
     for similarity in [0.69, 1.01, f64::NAN] {
-        let refused = Curator::new(&Curation { duplicates: Duplicates::Near(similarity), ..Curation::default() });
+        let refused = Seen::new(Duplicates::Near(similarity));
         assert!(matches!(refused, Err(Error::LoaderSetting { expected: "from 0.7 to 1", .. })));
     }
 }

@@ -58,6 +58,8 @@ pub enum DropReason {
     AnotherIdentity,
     /// The last question with the longer answer exceeds the context.
     TooLong,
+    /// The chat template of the model refuses the conversation.
+    Refused,
 }
 
 impl DropReason {
@@ -70,6 +72,7 @@ impl DropReason {
             DropReason::NoQuestion => "the prompt does not end with a question",
             DropReason::AnotherIdentity => "another identity is claimed",
             DropReason::TooLong => "too long for the context",
+            DropReason::Refused => "the chat template refuses it",
         }
     }
 }

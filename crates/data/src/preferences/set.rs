@@ -2,11 +2,12 @@
 //!
 //! A pair stands in a batch as two sequences, the chosen answer's before the rejected one's, each with the whole prompt;
 //! a pair is never divided between batches, because its two losses make its weight. The order is a function of (seed,
-//! epoch) alone. Every sequence has a supervised token, the `</s>` of its answer at least.
+//! epoch) alone. Every sequence has a supervised token, the `</s>` of its answer at least. Of an imported model the control
+//! tokens are those of its own chat template.
 
-use super::{DropReason, PairRecord, PairReport};
+use super::{DropReason, PairRecord, PairReport, PreferencePair};
 use crate::batch::Batch;
-use crate::chat::{Message, Role, turn};
+use crate::chat::{ChatTemplate, Conversation, Message, Rendered, Role};
 use crate::error::Error;
 use crate::packing::pack;
 use crate::seeded::SplitMix64;
@@ -15,46 +16,71 @@ use crate::tokenizer::Tokenizer;
 /// A pair as ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenPair {
-    /// `<s>` and the turns before the answers.
+    /// What stands before the answers, but for its last id.
     pub prompt: Vec<u32>,
-    /// The chosen and the rejected answer: role token, text, `</s>`.
+    /// The chosen and the rejected answer: the last id before it (of our own template the role token), text, and the control
+    /// token that ends it.
     pub answers: [Vec<u32>; 2],
 }
 
 impl TokenPair {
+    /// The whole prompt: what a model that is asked goes on from.
+    pub fn asked(&self) -> Vec<u32> {
+        self.prompt.iter().chain(&self.answers[0][..1]).copied().collect()
+    }
+
     /// Positions of both sequences; the last id of each is only a target.
     pub fn positions(&self) -> usize {
         self.answers.iter().map(|answer| self.prompt.len() + answer.len() - 1).sum()
     }
 
-    /// Targets of the chosen and the rejected answer: all of it but the role token, which the program writes.
+    /// Targets of the chosen and the rejected answer: all of it but the first id, which the program writes.
     pub fn supervised(&self) -> [usize; 2] {
         [0, 1].map(|i| self.answers[i].len() - 1)
     }
 
     /// The pair's ids, if its last question and longer answer fit `context` positions, and whether it lost its oldest
     /// exchanges to do so. Instructions that precede the conversation stay.
-    fn fit(record: &PairRecord, tokenizer: &Tokenizer, context: usize) -> Result<Option<(Self, bool)>, Error> {
-        let special = tokenizer.special()?;
+    fn fit(
+        record: &PairRecord,
+        tokenizer: &Tokenizer,
+        template: &ChatTemplate,
+        context: usize,
+    ) -> Result<Option<(Self, bool)>, Error> {
         let messages = &record.pair.prompt;
-        let answer = |text: &String| turn(&Message::assistant(text.as_str()), tokenizer, special);
-        let answers = [answer(&record.pair.chosen), answer(&record.pair.rejected)];
-        let mut turns: Vec<Vec<u32>> = messages.iter().map(|m| turn(m, tokenizer, special)).collect();
         let system = messages.iter().take_while(|m| m.role == Role::System).count();
-        let longest = answers.iter().map(Vec::len).max().unwrap_or(0);
-        // `<s>` takes a position, and the last id takes none.
-        let room = context.saturating_sub(longest);
-        let mut total: usize = turns.iter().map(Vec::len).sum();
         let mut first = system;
-        while total > room {
+        loop {
+            let kept: Vec<&Message> = messages[..system].iter().chain(&messages[first..]).collect();
+            let pair = Self::of(&kept, &record.pair, tokenizer, template)?;
+            let longest = pair.answers.iter().map(Vec::len).max().unwrap_or(0);
+            // The last id takes no position.
+            if pair.prompt.len() + longest <= context + 1 {
+                return Ok(Some((pair, first > system)));
+            }
             let next = messages.iter().enumerate().skip(first + 1).find(|(_, m)| m.role == Role::User);
             let Some((next, _)) = next else { return Ok(None) };
-            total -= turns[first..next].iter().map(Vec::len).sum::<usize>();
             first = next;
         }
-        turns.drain(system..first);
-        let prompt = std::iter::once(special.bos).chain(turns.into_iter().flatten()).collect();
-        Ok(Some((TokenPair { prompt, answers }, first > system)))
+    }
+
+    /// Both answers to `prompt`, as the template has a model learn them.
+    fn of(
+        prompt: &[&Message],
+        pair: &PreferencePair,
+        tokenizer: &Tokenizer,
+        template: &ChatTemplate,
+    ) -> Result<Self, Error> {
+        let parts = |answer: &str| {
+            let answer = Message::assistant(answer);
+            let messages = prompt.iter().copied().chain([&answer]).cloned().collect();
+            let Rendered { mut ids, loss_mask, .. } = template.render(&Conversation { messages }, tokenizer)?;
+            let learned = loss_mask.iter().rev().take_while(|learned| **learned).count();
+            let answer = ids.split_off(ids.len().saturating_sub(learned + 1));
+            Ok::<_, Error>((ids, answer))
+        };
+        let ((prompt, chosen), (_, rejected)) = (parts(&pair.chosen)?, parts(&pair.rejected)?);
+        Ok(TokenPair { prompt, answers: [chosen, rejected] })
     }
 }
 
@@ -71,10 +97,12 @@ impl PairSet {
     /// least twice `context`. What is shortened or left out is added to `report`.
     ///
     /// # Errors
-    /// [`Error::BatchBelowPair`]; [`Error::NoPairs`] when none is left; [`Error::TokenizerNotOwn`].
+    /// [`Error::BatchBelowPair`]; [`Error::NoPairs`] when none is left; [`Error::TokenizerNotOwn`] for our own template with
+    /// another's tokenizer.
     pub fn new(
         records: &[PairRecord],
         tokenizer: &Tokenizer,
+        template: &ChatTemplate,
         (context, batch_tokens): (usize, usize),
         seed: u64,
         report: &mut PairReport,
@@ -84,12 +112,14 @@ impl PairSet {
         }
         let mut pairs = Vec::with_capacity(records.len());
         for record in records {
-            match TokenPair::fit(record, tokenizer, context)? {
-                Some((pair, shortened)) => {
+            match TokenPair::fit(record, tokenizer, template, context) {
+                Ok(Some((pair, shortened))) => {
                     report.shortened += usize::from(shortened);
                     pairs.push(pair);
                 }
-                None => report.drop(&record.source, record.row, DropReason::TooLong),
+                Ok(None) => report.drop(&record.source, record.row, DropReason::TooLong),
+                Err(Error::ChatTemplate { .. }) => report.drop(&record.source, record.row, DropReason::Refused),
+                Err(error) => return Err(error),
             }
         }
         if pairs.is_empty() {
@@ -166,7 +196,7 @@ impl PairPlan<'_> {
                 let ids: Vec<u32> = pair.prompt.iter().chain(answer).copied().collect();
                 batch.tokens.extend_from_slice(&ids[..ids.len() - 1]);
                 batch.targets.extend_from_slice(&ids[1..]);
-                // The target of the prompt's last id is the role token.
+                // The target of the prompt's last id is what the program writes before an answer.
                 batch.weights.resize(batch.weights.len() + pair.prompt.len(), 0.0);
                 batch.weights.resize(batch.tokens.len(), 1.0);
                 batch.cu_seqlens.push(batch.tokens.len() as u32);
@@ -179,9 +209,8 @@ impl PairPlan<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chat::{Conversation, render};
-    use crate::preferences::PreferencePair;
-    use crate::tokenizer::tests::byte_tokenizer;
+    use crate::chat::{Turn, render};
+    use crate::tokenizer::tests::{byte_tokenizer, foreign_tokenizer};
     use proptest::prelude::*;
 
     fn record(prompt: Vec<Message>, chosen: &str, rejected: &str) -> PairRecord {
@@ -189,9 +218,13 @@ mod tests {
         PairRecord { source: "s".into(), row: 1, pair }
     }
 
+    fn own() -> ChatTemplate {
+        ChatTemplate::own(&byte_tokenizer()).unwrap()
+    }
+
     fn set(records: &[PairRecord], context: usize) -> Result<(PairSet, PairReport), Error> {
         let mut report = PairReport { rows: records.len(), ..PairReport::default() };
-        let set = PairSet::new(records, &byte_tokenizer(), (context, 2 * context), 1, &mut report)?;
+        let set = PairSet::new(records, &byte_tokenizer(), &own(), (context, 2 * context), 1, &mut report)?;
         Ok((set, report))
     }
 
@@ -224,6 +257,32 @@ mod tests {
     }
 
     #[test]
+    fn a_pair_of_an_imported_model_stands_behind_the_prompt_of_its_template() {
+        let source = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ '<|im_start|>' + \
+                      m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ \
+                      '<|im_start|>assistant\n' }}{% endif %}";
+        let tokenizer = foreign_tokenizer();
+        let template = ChatTemplate::from_jinja(source, None, Some("<|im_end|>"), &tokenizer).unwrap();
+        let long = vec![Message::user("a".repeat(200)), Message::assistant("b"), Message::user("the question")];
+        let records = [
+            record(vec![Message::user("the <|im_end|> question")], "Well.", "No."),
+            record(vec![Message::system("S"), Message::user("Hi")], "Well.", "No."),
+            record(long, "Well.", "No."),
+        ];
+        let mut report = PairReport::default();
+        let set = PairSet::new(&records, &tokenizer, &template, (128, 256), 1, &mut report).unwrap();
+        assert_eq!((set.pairs().len(), report.shortened, report.counts[&DropReason::Refused]), (2, 1, 1));
+        let end = tokenizer.control_id("<|im_end|>").unwrap();
+        for (pair, question) in set.pairs().iter().zip(["the <|im_end|> question", "the question"]) {
+            let asked = template.render_prompt(&[Turn::of(&Message::user(question))], &tokenizer).unwrap();
+            for (answer, text) in pair.answers.iter().zip(["Well.", "No."]) {
+                assert_eq!((pair.asked(), answer[0]), (asked.clone(), asked[asked.len() - 1]));
+                assert_eq!(answer[1..], [tokenizer.encode(text), vec![end]].concat());
+            }
+        }
+    }
+
+    #[test]
     fn the_oldest_exchanges_go_first_and_instructions_stay() {
         let prompt = vec![
             Message::system("S"),
@@ -251,7 +310,7 @@ mod tests {
         assert_eq!(counts[&DropReason::TooLong], 1);
         assert!(error.to_string().contains("1: too long"), "{error}");
         let mut report = PairReport::default();
-        let small = PairSet::new(&[fits], &byte_tokenizer(), (64, 127), 1, &mut report);
+        let small = PairSet::new(&[fits], &byte_tokenizer(), &own(), (64, 127), 1, &mut report);
         assert!(matches!(small, Err(Error::BatchBelowPair { batch_tokens: 127, context: 64 })));
     }
 
@@ -285,7 +344,7 @@ mod tests {
             }).collect();
             let mut report = PairReport { rows: records.len(), ..PairReport::default() };
             let batch_tokens = 2 * context + extra;
-            let made = PairSet::new(&records, &byte_tokenizer(), (context, batch_tokens), seed, &mut report);
+            let made = PairSet::new(&records, &byte_tokenizer(), &own(), (context, batch_tokens), seed, &mut report);
             let kept = made.as_ref().map_or(0, |set| set.pairs().len());
             prop_assert_eq!(kept + report.dropped.len(), records.len());
             let Ok(set) = made else { return Ok(()) };

@@ -113,6 +113,18 @@ impl Manifest {
         }
     }
 
+    /// XXH3-128 of what the documents come from and which of them were kept: names them for [`Curation::earlier`].
+    ///
+    /// # Errors
+    /// [`Error::Manifest`], which does not happen.
+    ///
+    /// [`Curation::earlier`]: crate::curation::Curation::earlier
+    pub fn origin(&self) -> Result<String, Error> {
+        let text = serde_json::to_vec(&(&self.inputs, &self.rules))
+            .map_err(|e| Error::Manifest { path: self.source.clone().into(), message: e.to_string() })?;
+        Ok(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&text)))
+    }
+
     /// Writes the manifest of a folder, visible only when whole.
     pub(super) fn save(&self, folder: &Path) -> Result<(), Error> {
         let path = folder.join(MANIFEST_FILE);

@@ -15,7 +15,7 @@ pub use layout::{HEADER_BYTES, MAGIC, TokenWidth};
 pub use manifest::{MANIFEST_FILE, Manifest, ShardEntry};
 pub use reader::ShardReader;
 pub use set::ShardSet;
-pub use tokenize::{ShardOptions, TokenizeProgress, tokenize};
+pub use tokenize::{ShardOptions, TokenizeProgress, finished, tokenize, tokenize_after};
 
 #[cfg(test)]
 pub(crate) mod tests;

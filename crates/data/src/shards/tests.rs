@@ -5,7 +5,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::*;
-use crate::curation::{Count, Curation, Duplicates, EvalSets, Filter, Reason};
+use crate::curation::{Count, Curation, Duplicates, EvalSets, Filter, Reason, Seen};
 use crate::error::Error;
 use crate::source::Document;
 use crate::split::{Split, SplitRule};
@@ -232,6 +232,47 @@ fn curated_run_that_was_interrupted_goes_on_as_if_it_never_was() {
         assert!(contents(dir.path()) == straight, "stopped after {stop}");
         assert_eq!(before, begun.shards.iter().map(|shard| written(&shard.file)).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn what_an_earlier_source_holds_is_dropped_whether_its_shards_are_made_or_there() {
+    let tokenizer = trained(400);
+    let (texts, options) = documents_to_curate(12_000);
+    let (first, second) = texts.split_at(7000);
+    let after = |seen: &mut Seen, texts: &[String], options: &ShardOptions| {
+        let dir = tempfile::tempdir().unwrap();
+        let made =
+            tokenize_after(seen, dir.path(), "test", documents(texts), &tokenizer, options, &mut |_| {}).unwrap();
+        (dir, made)
+    };
+    let mut seen = Seen::new(options.curation.duplicates).unwrap();
+    let (first_dir, first_made) = after(&mut seen, first, &options);
+    let curation = Curation { earlier: Some(first_made.origin().unwrap()), ..options.curation.clone() };
+    let later = ShardOptions { curation, ..options.clone() };
+    let (second_dir, second_made) = after(&mut seen, second, &later);
+    // Together they hold what one source of all the documents holds.
+    let whole = Manifest::load(shards_of(&texts, &tokenizer, &options).path()).unwrap();
+    let kept = |manifest: &Manifest| manifest.report.as_ref().unwrap().kept.documents;
+    assert_eq!(kept(&first_made) + kept(&second_made), kept(&whole));
+    let alone = Manifest::load(shards_of(second, &tokenizer, &options).path()).unwrap();
+    assert!(kept(&second_made) + 1000 < kept(&alone), "{:?}", second_made.report);
+
+    // Where the first is there it is read again, and tokenised no more.
+    assert_eq!(finished(first_dir.path(), "test", &tokenizer, &options).unwrap().as_ref(), Some(&first_made));
+    let mut seen = Seen::new(options.curation.duplicates).unwrap();
+    seen.see(documents(first), &options.curation, &mut |_| {}).unwrap();
+    assert!(contents(after(&mut seen, second, &later).0.path()) == contents(second_dir.path()));
+    // After other documents they would be others.
+    for options in [
+        &options,
+        &ShardOptions { curation: Curation { earlier: Some("0".into()), ..later.curation.clone() }, ..later.clone() },
+    ] {
+        assert_eq!(finished(second_dir.path(), "test", &tokenizer, options).unwrap(), None);
+    }
+    // They are told in one way.
+    let mut seen = Seen::new(Duplicates::Exact).unwrap();
+    let refused = seen.see(documents(first), &options.curation, &mut |_| {}).unwrap_err().to_string();
+    assert!(refused.contains("the same in all streams"), "{refused}");
 }
 
 #[test]

@@ -11,13 +11,11 @@ use rayon::prelude::*;
 use super::layout::{HEADER_BYTES, TokenWidth};
 use super::manifest::{Manifest, ShardEntry};
 use super::writer::ShardWriter;
-use crate::curation::{Count, Curation, Curator, Reason, Report};
+use crate::curation::{Count, Curation, Curator, Reason, Report, Seen, read_batch};
 use crate::error::Error;
 use crate::source::Document;
 use crate::split::{Split, SplitRule};
 use crate::tokenizer::{SpecialTokens, Tokenizer};
-
-const BATCH_BYTES: usize = 4 << 20;
 
 /// Most tokens that may be asked of a shard: with the longest document still below the header's 2^31.
 const MAX_SHARD_TOKENS: u64 = 1 << 30;
@@ -73,8 +71,27 @@ pub fn tokenize(
     options: &ShardOptions,
     progress: &mut dyn FnMut(TokenizeProgress),
 ) -> Result<Manifest, Error> {
+    let mut seen = Seen::new(options.curation.duplicates)?;
+    tokenize_after(&mut seen, folder, source, documents, tokenizer, options, progress)
+}
+
+/// As [`tokenize`], where repetitions of what `seen` has seen go too; afterwards it has seen these documents, unless they were
+/// done before ([`finished`]). `options.curation.earlier` names what it has seen, so that shards that were made after other
+/// documents are made anew.
+///
+/// # Errors
+/// As [`tokenize`].
+pub fn tokenize_after(
+    seen: &mut Seen,
+    folder: &Path,
+    source: &str,
+    documents: impl Iterator<Item = Result<Document, Error>> + Send,
+    tokenizer: &Tokenizer,
+    options: &ShardOptions,
+    progress: &mut dyn FnMut(TokenizeProgress),
+) -> Result<Manifest, Error> {
     check(source, options)?;
-    let mut curator = Curator::new(&options.curation)?;
+    let mut curator = Curator::new(&options.curation, seen)?;
     let mut job = Job::begin(folder, source, tokenizer, options)?;
     if job.manifest.complete {
         return Ok(job.manifest);
@@ -110,6 +127,21 @@ pub fn tokenize(
     job.complete(curator.report())
 }
 
+/// The manifest of what [`tokenize`] would return at once.
+///
+/// # Errors
+/// As [`tokenize`] for options out of range.
+pub fn finished(
+    folder: &Path,
+    source: &str,
+    tokenizer: &Tokenizer,
+    options: &ShardOptions,
+) -> Result<Option<Manifest>, Error> {
+    check(source, options)?;
+    let job = Job::begin(folder, source, tokenizer, options)?;
+    Ok(Some(job.manifest).filter(|manifest| manifest.complete))
+}
+
 fn check(source: &str, options: &ShardOptions) -> Result<(), Error> {
     let plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
     if source.is_empty() || source.starts_with('.') || !source.chars().all(plain) {
@@ -126,20 +158,6 @@ fn check(source: &str, options: &ShardOptions) -> Result<(), Error> {
         });
     }
     Ok(())
-}
-
-/// At least one document unless the stream is at its end, and no more than fit the batch.
-fn read_batch(documents: &mut impl Iterator<Item = Result<Document, Error>>) -> Result<Vec<Document>, Error> {
-    let mut batch = Vec::new();
-    let mut bytes = 0;
-    while bytes < BATCH_BYTES {
-        let Some(document) = documents.next().transpose()? else {
-            break;
-        };
-        bytes += document.text.len();
-        batch.push(document);
-    }
-    Ok(batch)
 }
 
 /// A document as ids, with what its shard must know.

@@ -44,7 +44,7 @@ pub struct TrainOptions {
 
 impl Default for TrainOptions {
     fn default() -> Self {
-        Self { vocab_size: 40_960, min_frequency: 2, max_bytes: 1 << 30, digits: Digits::Two, max_words: 1 << 20 }
+        Self { vocab_size: 40_960, min_frequency: 2, max_bytes: 1 << 30, digits: Digits::default(), max_words: 1 << 20 }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use casallm_data::curation::Curation;
+use casallm_data::curation::{Curation, Duplicates};
 use casallm_data::tokenizer::Digits;
 use serde::{Serialize, Serializer};
 
@@ -62,8 +62,8 @@ impl Tokenizer {
             sample_bytes: section.integer("sample_bytes", 1, 1 << 50)?.unwrap_or(200_000_000),
             digits: match section.integer("digits", 1, 3)? {
                 Some(1) => Digits::One,
-                Some(3) => Digits::Three,
-                _ => Digits::Two,
+                Some(2) => Digits::Two,
+                _ => Digits::Three,
             },
         })
     }
@@ -131,6 +131,9 @@ pub struct Data {
     /// dropped.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub decontaminate: Vec<String>,
+    /// Whether what an earlier source holds is dropped from the later ones.
+    #[serde(skip_serializing_if = "is_default")]
+    pub duplicates_across_sources: bool,
     /// Most bytes for remembering documents, by which repetitions are told. No result depends on it.
     #[serde(skip_serializing_if = "is_usual_memory")]
     pub duplicates_memory: u64,
@@ -153,14 +156,25 @@ impl Data {
         for sources in [&pretrain, &sft, &dpo] {
             distinct_names(sources)?;
         }
+        let pretrain: Vec<_> = pretrain.iter().map(PretrainSource::read).collect::<Result<_, _>>()?;
+        let across = section.boolean("duplicates_across_sources")?.unwrap_or(false);
+        let dropped = |source: &PretrainSource| source.keeping.duplicates();
+        if across && pretrain.iter().any(|s| dropped(s) == Duplicates::Kept || dropped(s) != dropped(&pretrain[0])) {
+            return Err(section.bad(
+                "duplicates_across_sources",
+                true,
+                "give every [[data.pretrain]] the same drop_duplicates, \"exact\" or \"near\", and the same similarity",
+            ));
+        }
         Ok(Self {
             validation_fraction: section.number("validation_fraction", Interval::INSIDE_UNIT)?.unwrap_or(0.015),
             seed: section.integer("seed", 0, MAX_SEED)?.unwrap_or(1),
             decontaminate: section.text_or_texts("decontaminate")?.unwrap_or_default(),
+            duplicates_across_sources: across,
             duplicates_memory: section
                 .integer("duplicates_memory", 1 << 20, 1 << 50)?
                 .unwrap_or(Curation::default().memory),
-            pretrain: pretrain.iter().map(PretrainSource::read).collect::<Result<_, _>>()?,
+            pretrain,
             sft: sft.iter().map(SftSource::read).collect::<Result<_, _>>()?,
             dpo: dpo.iter().map(DpoSource::read).collect::<Result<_, _>>()?,
         })

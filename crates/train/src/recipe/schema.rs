@@ -5,7 +5,7 @@ const SECTIONS: &[(&str, &[&[&str]])] = &[
     ("", &[&["identity", "tokenizer", "data", "model", "run", "pretrain", "sft", "dpo"]]),
     ("identity", &[&["name", "maker", "description"]]),
     ("tokenizer", &[&["vocab_size", "sample_bytes", "digits"]]),
-    ("data", &[&["validation_fraction", "seed", "decontaminate", "duplicates_memory", "pretrain", "sft", "dpo"]]),
+    ("data", &[DATA, &["pretrain", "sft", "dpo"]]),
     ("data.pretrain", &[&["name", "path", "text_field", "weight"], KEEPING]),
     ("data.sft", &[&["name", "path", "max_rows"]]),
     ("data.dpo", &[&["name", "path", "held_out", "max_rows"]]),
@@ -17,6 +17,8 @@ const SECTIONS: &[(&str, &[&[&str]])] = &[
     ("dpo", &[&["epochs"], BATCH, PREFERENCE, OPTIMIZATION, EVALUATION, &["eval_pairs"], CHECKPOINTS]),
 ];
 
+const DATA: &[&str] =
+    &["validation_fraction", "seed", "decontaminate", "duplicates_across_sources", "duplicates_memory"];
 const KEEPING: &[&str] = &[
     "language",
     "language_field",

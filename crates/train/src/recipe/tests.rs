@@ -163,6 +163,8 @@ fn the_canonical_form_reads_back_as_itself() {
         parse(WITH_SFT).unwrap(),
         parse_with(SMALLEST, &["pretrain.optimizer=muon", "pretrain.schedule=linear", "pretrain.warmup=7"]).unwrap(),
         parse_with(SMALLEST, KEEPING).unwrap(),
+        parse_with(SMALLEST, &["tokenizer.digits=1"]).unwrap(),
+        parse_with(SMALLEST, &["tokenizer.digits=2"]).unwrap(),
     ] {
         let text = recipe.to_toml().unwrap();
         let mut again = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
@@ -177,6 +179,7 @@ fn the_canonical_form_reads_back_as_itself() {
 const KEEPING: &[&str] = &[
     "data.decontaminate=evals",
     "data.duplicates_memory=8000000000",
+    "data.duplicates_across_sources=true",
     "data.pretrain.0.language=[\"en\", \"de\"]",
     "data.pretrain.0.language_field=lang",
     "data.pretrain.0.min_score=-2.5",
@@ -202,6 +205,7 @@ fn what_is_kept_is_read_and_its_memory_decides_nothing() {
     let with = |flag: &str| hash(&parse_with(SMALLEST, &[KEEPING, &[flag]].concat()).unwrap());
     assert_eq!(hash(&recipe), with("data.duplicates_memory=9000000000"));
     assert_ne!(hash(&recipe), with("data.pretrain.0.min_chars=101"));
+    assert_ne!(hash(&recipe), with("data.duplicates_across_sources=false"));
     // Without these keys a recipe means what it meant before there were any.
     let plain = parse(SMALLEST).unwrap();
     assert_eq!(plain.data.pretrain[0].keeping, Keeping::default());
@@ -340,6 +344,13 @@ fn every_wrong_value_is_named_with_its_key_its_flag_and_a_remedy() {
             "data.pretrain[0].drop_duplicates",
             "\"all\"",
             "\"exact\" or \"near\"",
+        ),
+        (
+            SMALLEST,
+            "data.duplicates_across_sources=true",
+            "data.duplicates_across_sources",
+            "true",
+            "the same drop_duplicates",
         ),
         (SMALLEST, "data.duplicates_memory=5", "data.duplicates_memory", "5", "from 1048576"),
         (SMALLEST, "data.decontaminate=true", "data.decontaminate", "true (boolean)", "list of texts"),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use casallm_data::Error as DataError;
 use casallm_data::corpus::{self, Kind};
-use casallm_data::curation::{Curation, EvalSets};
-use casallm_data::shards::{Manifest, ShardOptions, ShardSet, tokenize};
+use casallm_data::curation::{Curation, EvalSets, Seen};
+use casallm_data::shards::{Manifest, ShardOptions, ShardSet, finished, tokenize_after};
 use casallm_data::source::{
     Document, fingerprint_embedded, fingerprint_files, open_documents_in, open_embedded, sample,
 };
@@ -153,9 +153,13 @@ pub fn shards(
     under_way: bool,
     observer: &mut dyn StageObserver,
 ) -> Result<Vec<Prepared>, TrainError> {
-    let mut prepared = Vec::new();
+    let mut prepared: Vec<Prepared> = Vec::new();
     let paths = recipe.decontaminate_paths()?;
     let eval_sets = if paths.is_empty() { None } else { Some(Arc::new(EvalSets::read(&paths)?)) };
+    // By the one way in which all of them are compared, where they are.
+    let across = recipe.data.duplicates_across_sources;
+    let duplicates = recipe.data.pretrain.first().map(|source| source.keeping.duplicates()).unwrap_or_default();
+    let mut before = Before { seen: Seen::new(duplicates)?, unseen: Vec::new() };
     for source in &recipe.data.pretrain {
         let (documents, inputs) = open(recipe, source)?;
         let curation = Curation {
@@ -163,18 +167,49 @@ pub fn shards(
             duplicates: source.keeping.duplicates(),
             memory: recipe.data.duplicates_memory,
             eval_sets: eval_sets.clone(),
+            earlier: prepared.last().filter(|_| across).map(|last| last.manifest.origin()).transpose()?,
         };
         let options = ShardOptions { curation, ..ShardOptions::new(split_rule(recipe)?, inputs) };
         let task = format!("tokenise {}", source.name);
         let folder = dir.shards(&source.name);
         check_present(&folder, tokenizer, &options, under_way)?;
-        let manifest = tokenize(&folder, &source.name, documents, tokenizer, &options, &mut |p| {
-            observer.progress(&task, "bytes", p.bytes, None);
-        })?;
+        let manifest = match finished(&folder, &source.name, tokenizer, &options)? {
+            Some(manifest) => {
+                before.unseen.push((source, options.curation));
+                manifest
+            }
+            None => {
+                let mut alone = Seen::new(options.curation.duplicates)?;
+                let seen = if across { before.seen(recipe, observer)? } else { &mut alone };
+                tokenize_after(seen, &folder, &source.name, documents, tokenizer, &options, &mut |p| {
+                    observer.progress(&task, "bytes", p.bytes, None);
+                })?
+            }
+        };
         observer.finished(&task);
         prepared.push(Prepared { name: source.name.clone(), weight: source.weight, manifest });
     }
     Ok(prepared)
+}
+
+/// What the sources so far hold, where repetitions are told across them.
+struct Before<'a> {
+    seen: Seen,
+    /// Sources whose shards were there, so that nothing had to be read. Those before them have been seen, or are here too.
+    unseen: Vec<(&'a PretrainSource, Curation)>,
+}
+
+impl Before<'_> {
+    /// With all sources so far; those whose shards were there are read now.
+    fn seen(&mut self, recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<&mut Seen, TrainError> {
+        for (source, curation) in self.unseen.drain(..) {
+            let task = format!("read {} again", source.name);
+            let documents = open(recipe, source)?.0;
+            self.seen.see(documents, &curation, &mut |bytes| observer.progress(&task, "bytes", bytes, None))?;
+            observer.finished(&task);
+        }
+        Ok(&mut self.seen)
+    }
 }
 
 /// XXH3-128 of the shards of all sources: a stage that is resumed must find the same.

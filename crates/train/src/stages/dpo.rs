@@ -9,7 +9,7 @@ use casallm_compute::{Device, MatrixUse, memory};
 use casallm_data::Error as DataError;
 use casallm_data::chat::ChatTemplate;
 use casallm_data::cleaning::Cleaner;
-use casallm_data::preferences::{PairRecord, PairReport, PairSet, read_pairs, split_pairs};
+use casallm_data::preferences::{PairRecord, PairReport, PairSet, TokenPair, read_pairs, split_pairs};
 use casallm_data::shards::Manifest;
 use casallm_data::tokenizer::Tokenizer;
 use casallm_model::directory::{StoredDtype, WEIGHTS};
@@ -21,9 +21,9 @@ use casallm_model::workspace::Recompute;
 use super::conversations::{cleaned, identity, sample, write_report};
 use super::pretrain::text_validation;
 use super::references::{self, Key};
-use super::sft::{Packing, model_of, name_question};
+use super::sft::{Base, Packing, name_question};
 use super::{
-    RunDir, Sized, StageObserver, keep_settings, matrices_of, open_store, optimizer_config, peak, save, sized,
+    RunDir, Sized, StageObserver, keep_settings, matrices_of, open_store, optimizer_config, peak, sized,
     update_settings,
 };
 use crate::error::TrainError;
@@ -85,6 +85,7 @@ impl Pairs {
         recipe: &Recipe,
         stage: &Dpo,
         tokenizer: &Tokenizer,
+        template: &ChatTemplate,
         observer: &mut dyn StageObserver,
     ) -> Result<Self, TrainError> {
         const TASK: &str = "preference pairs";
@@ -111,8 +112,8 @@ impl Pairs {
             }
         }
         let shape = (stage.context, stage.micro_rows() * stage.context);
-        let train = PairSet::new(&train, tokenizer, shape, seed, &mut report)?;
-        let held_out = match PairSet::new(&held_out, tokenizer, shape, seed, &mut report) {
+        let train = PairSet::new(&train, tokenizer, template, shape, seed, &mut report)?;
+        let held_out = match PairSet::new(&held_out, tokenizer, template, shape, seed, &mut report) {
             // None was held out, or none of them fits: there is nothing to validate on.
             Err(DataError::NoPairs { .. }) => None,
             made => Some(made?.sample(stage.eval_pairs)),
@@ -131,13 +132,16 @@ impl Pairs {
     }
 
     /// Where the recipe names no prompts: the bot's name is asked for, and the first held-out prompts that are short.
-    fn prompts(&self, recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Vec<Prompt>, TrainError> {
-        let mut prompts = name_question(recipe, tokenizer, &ChatTemplate::own(tokenizer)?)?;
-        let held_out = self.held_out.iter().flat_map(PairSet::pairs).map(|pair| &pair.prompt);
-        let short = held_out.filter(|ids| ids.len() <= PROMPT_TOKENS);
-        prompts.extend(
-            short.map(|ids| Prompt { text: tokenizer.decode(ids).trim().to_owned(), ids: ids.clone() }).take(2),
-        );
+    fn prompts(
+        &self,
+        recipe: &Recipe,
+        tokenizer: &Tokenizer,
+        template: &ChatTemplate,
+    ) -> Result<Vec<Prompt>, TrainError> {
+        let mut prompts = name_question(recipe, tokenizer, template)?;
+        let held_out = self.held_out.iter().flat_map(PairSet::pairs);
+        let short = held_out.map(TokenPair::asked).filter(|ids| ids.len() <= PROMPT_TOKENS);
+        prompts.extend(short.map(|ids| Prompt { text: tokenizer.decode(&ids).trim().to_owned(), ids }).take(2));
         Ok(prompts)
     }
 
@@ -191,21 +195,24 @@ fn compute_references<D: Device>(
 fn text(
     recipe: &Recipe,
     stage: &Dpo,
-    tokenizer: &Tokenizer,
+    base: &Base,
     observer: &mut dyn StageObserver,
 ) -> Result<Vec<ValidationSet>, TrainError> {
+    let tokenizer = &*base.tokenizer;
     let dir = RunDir::new(&recipe.run.dir);
     let mut sets = Vec::new();
     if !recipe.data.sft.is_empty() {
         let held_out = cleaned(recipe, observer)?.validation;
         if !held_out.is_empty() {
             let micro_tokens = stage.micro_rows() * stage.context;
-            let template = &ChatTemplate::own(tokenizer)?;
+            let template = &base.template;
             let packing = Packing { tokenizer, template, context: stage.context, micro_tokens, seed: recipe.data.seed };
             sets.push(packing.validation(&held_out, stage.eval_tokens)?);
         }
     }
-    let tokenised = |name: &str| Manifest::load(&dir.shards(name)).is_ok();
+    // Shards of the run hold ids of the run's own tokenizer.
+    let tokenised =
+        |name: &str| Manifest::load(&dir.shards(name)).is_ok_and(|found| found.tokenizer == tokenizer.fingerprint());
     if !recipe.data.pretrain.is_empty() && recipe.data.pretrain.iter().all(|source| tokenised(&source.name)) {
         let rows = (stage.context, stage.micro_rows());
         sets.extend(text_validation(recipe, rows, stage.eval_tokens, tokenizer)?);
@@ -233,14 +240,13 @@ pub fn dpo<D: Device>(
     choice.plan.check_host(memory::available())?;
     observer.planned(Stage::Dpo, choice);
     let stage = recipe.dpo()?;
-    let (base, tokenizer) = model_of(recipe, Stage::Sft)?;
-    let tokenizer = Arc::new(tokenizer);
-    let template = ChatTemplate::own(&tokenizer)?;
-    let pairs = Pairs::gather(recipe, stage, &tokenizer, observer)?;
+    let base = Base::tuned(recipe)?;
+    let Base { directory, tokenizer, template } = &base;
+    let pairs = Pairs::gather(recipe, stage, tokenizer, template, observer)?;
     write_report(&dir.pairs(), &pairs.report)?;
-    let mut validation = text(recipe, stage, &tokenizer, observer)?;
+    let mut validation = text(recipe, stage, &base, observer)?;
 
-    let weights = base.checksum(WEIGHTS).unwrap_or_default().to_owned();
+    let weights = directory.checksum(WEIGHTS).unwrap_or_default().to_owned();
     let key = Key::new(weights, pairs.fingerprint(), format!("{:?}", recipe.run.precision), pairs.count());
     let steps = DpoFeed::steps(&pairs.train, stage.epochs, stage.accumulation());
     let mut config = TrainerConfig { recompute: choice.recompute, ..dpo_config(recipe, steps)? };
@@ -251,16 +257,16 @@ pub fn dpo<D: Device>(
     if validation.is_empty() && pairs.held_out.is_none() {
         config.eval_every = u64::MAX;
     }
-    let mut model = base.config().clone();
+    let mut model = directory.config().clone();
     model.dropout = 0.0;
     keep_settings(recipe, &dir, &store)?;
     let prompts = match &stage.samples {
-        Some(texts) => samples::given(Stage::Dpo, texts, &tokenizer, &template, model.context)?,
-        None => pairs.prompts(recipe, &tokenizer)?,
+        Some(texts) => samples::given(Stage::Dpo, texts, tokenizer, template, model.context)?,
+        None => pairs.prompts(recipe, tokenizer, template)?,
     };
-    let samples = Samples::new(prompts, tokenizer.clone(), &template, model.context, config.seed);
+    let samples = Samples::new(prompts, tokenizer.clone(), template, model.context, config.seed);
     let usage = (MatrixUse::Training, config.optimizer.place);
-    let parameters = Parameters::load_at(device.clone(), &base, matrices, usage)?;
+    let parameters = Parameters::load_at(device.clone(), directory, matrices, usage)?;
     let mut trainer = Trainer::new(Network::new(model, dtype, parameters)?, config)?;
 
     let under_way = !store.steps()?.is_empty();
@@ -296,7 +302,7 @@ pub fn dpo<D: Device>(
     let outcome = trainer.run(&feed, &validation, &store, &dir.metrics(), interrupt, observer)?;
     update_settings(recipe, &dir)?;
     if matches!(outcome, Outcome::Finished(_)) {
-        save(&dir.model(Stage::Dpo), trainer.network(), &tokenizer, StoredDtype::Bf16)?;
+        base.save(&dir.model(Stage::Dpo), trainer.network(), StoredDtype::Bf16)?;
     }
     Ok((outcome, setup))
 }

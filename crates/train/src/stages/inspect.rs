@@ -173,15 +173,11 @@ fn document_lengths(set: &ShardSet, bos: u32) -> Result<Vec<usize>, TrainError> 
     Ok(lengths)
 }
 
-/// The tokenizer of the model of one of these stages, the first that there is; or the run's, or one that is trained now.
-fn tokenizer_of(
-    recipe: &Recipe,
-    stages: &[Stage],
-    observer: &mut dyn StageObserver,
-) -> Result<Arc<Tokenizer>, TrainError> {
+/// The tokenizer of the pre-trained model, where there is one; or the run's, or one that is trained now.
+fn tokenizer_of(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Arc<Tokenizer>, TrainError> {
     let dir = RunDir::new(&recipe.run.dir);
-    if let Some(stage) = stages.iter().find(|stage| dir.has_model(**stage)) {
-        return Ok(Arc::new(model_of(recipe, *stage)?.1));
+    if dir.has_model(Stage::Pretrain) {
+        return Ok(Arc::new(model_of(recipe, Stage::Pretrain)?.1));
     }
     let path = dir.tokenizer();
     if !path.exists() && recipe.data.pretrain.is_empty() {
@@ -202,7 +198,7 @@ fn conversations(recipe: &Recipe, count: usize, observer: &mut dyn StageObserver
         let base = Base::of(recipe)?;
         (base.tokenizer, base.template)
     } else {
-        let tokenizer = tokenizer_of(recipe, &[Stage::Pretrain], observer)?;
+        let tokenizer = tokenizer_of(recipe, observer)?;
         let template = ChatTemplate::own(&tokenizer)?;
         (tokenizer, template)
     };
@@ -220,8 +216,15 @@ fn conversations(recipe: &Recipe, count: usize, observer: &mut dyn StageObserver
 
 fn pairs(recipe: &Recipe, count: usize, observer: &mut dyn StageObserver) -> Result<Inspected, TrainError> {
     let stage = recipe.dpo()?;
-    let tokenizer = tokenizer_of(recipe, &[Stage::Sft, Stage::Pretrain], observer)?;
-    let found = Pairs::gather(recipe, stage, &tokenizer, observer)?;
+    let (tokenizer, template) = if RunDir::new(&recipe.run.dir).has_model(Stage::Sft) {
+        let base = Base::tuned(recipe)?;
+        (base.tokenizer, base.template)
+    } else {
+        let tokenizer = tokenizer_of(recipe, observer)?;
+        let template = ChatTemplate::own(&tokenizer)?;
+        (tokenizer, template)
+    };
+    let found = Pairs::gather(recipe, stage, &tokenizer, &template, observer)?;
     let plan = found.train.plan(0);
     let all = || found.train.pairs().iter();
     let answers = |which: usize| Lengths::of(all().map(|pair| pair.supervised()[which]));

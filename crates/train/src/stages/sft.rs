@@ -47,7 +47,7 @@ pub struct SftSetup {
 
 /// A model that is tuned, with what turns conversations into its ids.
 pub(super) struct Base {
-    directory: ModelDirectory,
+    pub(super) directory: ModelDirectory,
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) template: ChatTemplate,
 }
@@ -62,6 +62,19 @@ impl Base {
             Some(path) => opened(recipe, path)?,
             None => model_of(recipe, Stage::Pretrain)?,
         };
+        Self::with(directory, tokenizer)
+    }
+
+    /// The model that a recipe's third stage begins with.
+    ///
+    /// # Errors
+    /// As [`Base::of`].
+    pub(super) fn tuned(recipe: &Recipe) -> Result<Self, TrainError> {
+        let (directory, tokenizer) = model_of(recipe, Stage::Sft)?;
+        Self::with(directory, tokenizer)
+    }
+
+    fn with(directory: ModelDirectory, tokenizer: Tokenizer) -> Result<Self, TrainError> {
         // A model of ours that was only pre-trained talks by our template, whatever stands beside it.
         let template = if tokenizer.special().is_ok() {
             ChatTemplate::own(&tokenizer)?
@@ -74,7 +87,12 @@ impl Base {
     }
 
     /// Writes the tuned network with what stood beside the model: our own texts, or those that an imported one brought.
-    fn save<D: Device>(&self, dir: &Path, network: &Network<D>, dtype: StoredDtype) -> Result<(), TrainError> {
+    pub(super) fn save<D: Device>(
+        &self,
+        dir: &Path,
+        network: &Network<D>,
+        dtype: StoredDtype,
+    ) -> Result<(), TrainError> {
         if self.tokenizer.special().is_ok() {
             return save(dir, network, &self.tokenizer, dtype);
         }

@@ -24,7 +24,9 @@ const BLOCK: usize = 4;
 const AHEAD: usize = 32;
 
 pub(super) fn scratch_bytes(head_dim: usize) -> usize {
-    2 * Carver::bytes::<f32>(ROWS * head_dim) + Carver::bytes::<f32>(ROWS * KEYS) + Carver::bytes::<f32>(ROWS * LANES * LANES)
+    2 * Carver::bytes::<f32>(ROWS * head_dim)
+        + Carver::bytes::<f32>(ROWS * KEYS)
+        + Carver::bytes::<f32>(ROWS * LANES * LANES)
 }
 
 /// A query's place in its online softmax.

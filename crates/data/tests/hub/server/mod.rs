@@ -43,13 +43,46 @@ struct Log {
     tokens: HashMap<(usize, usize), Option<String>>,
 }
 
+/// What has to happen until something is done.
+#[derive(Clone, Copy, Debug)]
+pub enum Until {
+    /// So many more requests have come.
+    Asked(u64),
+    /// So many more bytes of files were sent.
+    Sent(u64),
+}
+
+type Then = Box<dyn FnOnce() + Send>;
+
 struct State {
     setup: Setup,
     hashes: Vec<(String, String)>,
     log: Mutex<Log>,
+    awaited: Mutex<Option<(Until, Then)>>,
     closed: AtomicBool,
     home: u16,
     cdn: u16,
+}
+
+impl State {
+    /// Counts what has happened.
+    fn happened(&self, requests: u64, bytes: u64) {
+        let mut awaited = self.awaited.lock().unwrap();
+        let come = match &mut *awaited {
+            Some((Until::Asked(left), _)) => {
+                *left = left.saturating_sub(requests);
+                *left == 0
+            }
+            Some((Until::Sent(left), _)) => {
+                *left = left.saturating_sub(bytes);
+                *left == 0
+            }
+            None => false,
+        };
+        if let Some((_, then)) = awaited.take_if(|_| come) {
+            then();
+        }
+    }
 }
 
 /// It runs until it is dropped.
@@ -66,6 +99,7 @@ impl Server {
             cdn: port(&cdn),
             setup,
             log: Mutex::default(),
+            awaited: Mutex::default(),
             closed: AtomicBool::new(false),
         });
         for (listener, at_home) in [(home, true), (cdn, false)] {
@@ -106,6 +140,16 @@ impl Server {
     /// (Hub or CDN, path, Authorization) of each request.
     pub fn asked(&self) -> Vec<(bool, String, Option<String>)> {
         self.0.log.lock().unwrap().asked.clone()
+    }
+
+    /// Does something once, while whoever asks waits for what comes next.
+    pub fn when(&self, until: Until, then: impl FnOnce() + Send + 'static) {
+        *self.0.awaited.lock().unwrap() = Some((until, Box::new(then)));
+    }
+
+    /// Takes back what [`Server::when`] was given, if it was not done.
+    pub fn never(&self) {
+        *self.0.awaited.lock().unwrap() = None;
     }
 
     /// Forgets what was asked, but not how often a file was.
@@ -152,6 +196,7 @@ fn serve(state: &State, stream: TcpStream, home: bool) -> Option<()> {
     while let Some(asked) = read_request(&mut reader) {
         let authorization = asked.headers.get("authorization").cloned();
         state.log.lock().unwrap().asked.push((home, asked.path.clone(), authorization));
+        state.happened(1, 0);
         let api = format!("/api/datasets/{REPOSITORY}/");
         let resolve = format!("/datasets/{REPOSITORY}/resolve/");
         if let Some(rest) = asked.path.strip_prefix(&api).filter(|_| home) {
@@ -353,6 +398,7 @@ fn body(state: &State, at: usize, count: usize, asked: &Asked, writer: &mut TcpS
         }
         failed = writer.write_all(piece).is_err();
         sent += piece.len() as u64;
+        state.happened(0, piece.len() as u64);
     }
     {
         let mut log = state.log.lock().unwrap();
