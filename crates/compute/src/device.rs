@@ -60,8 +60,9 @@ pub trait Device: Send + Sync {
     }
 
     /// Runs operations that belong together. Where the same sequence of operations over the same memory comes again and
-    /// again, a device may start it as one from the third time on; their effect is that of the operations alone.
-    fn together<R>(&self, operations: impl FnOnce() -> R) -> R {
+    /// again, a device may start it as one from the third time on, and it may call them on a thread of its own; their effect is that of
+    /// the operations alone.
+    fn together<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
         operations()
     }
     /// Something that a person should know once, and that is no error: what the device would do better and cannot.

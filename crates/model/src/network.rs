@@ -214,7 +214,7 @@ impl<D: Device> Network<D> {
         tokens: usize,
         mut cache: Option<&mut KvCache<D::Buffer>>,
         dropout_seed: Option<u64>,
-        go_on: &dyn Fn() -> bool,
+        go_on: &(dyn Fn() -> bool + Sync),
     ) -> bool {
         let device = &*self.device;
         let index = self.parameters.index();

@@ -119,7 +119,7 @@ impl<N: Deref<Target = Network<D>>, D: Device> Sequences<N, D> {
     pub fn forward_while(
         &mut self,
         pieces: &[Piece<'_>],
-        go_on: &dyn Fn() -> bool,
+        go_on: &(dyn Fn() -> bool + Sync),
     ) -> Result<Option<&[f32]>, ModelError> {
         let (spans, last) = self.lay_out(pieces)?;
         let tokens = pieces.iter().map(|piece| piece.ids.len()).sum();

@@ -189,13 +189,13 @@ impl<D: Device> Network<D> {
     }
 
     /// Forward, the head that is given, backward.
-    fn pass<R>(
+    fn pass<R: Send>(
         &self,
         workspace: &mut Workspace<D::Buffer>,
         batch: BatchView<'_>,
         (scale, dropout_seed): (f32, u64),
         gradients: &mut Gradients<D::Buffer>,
-        head: impl RunHead<D, R>,
+        head: impl RunHead<D, R> + Send,
     ) -> Result<R, ModelError> {
         let spans = self.load(workspace, batch)?;
         let tokens = batch.tokens.len();

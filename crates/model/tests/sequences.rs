@@ -132,8 +132,8 @@ fn a_pass_that_is_broken_off_leaves_what_was_held_before_it() {
         let wanted = bits(sequences.forward(&[piece(0, 50, &text[50..])]).unwrap());
         let blocks = kind.network.config().n_layer;
         for allowed in 0..=blocks {
-            let asked = std::cell::Cell::new(0);
-            let go_on = || asked.replace(asked.get() + 1) < allowed;
+            let asked = std::sync::atomic::AtomicUsize::new(0);
+            let go_on = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < allowed;
             let logits = sequences.forward_while(&[piece(0, 50, &ids(40, 7))], &go_on).unwrap();
             assert_eq!(logits.is_some(), allowed == blocks, "{name}: {allowed} of {blocks} blocks");
             assert!(bits(sequences.forward(&[piece(0, 50, &text[50..])]).unwrap()) == wanted, "{name}: {allowed}");

@@ -90,6 +90,10 @@ impl Device for CpuDevice {
         true
     }
 
+    fn together<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
+        self.pool.together(operations)
+    }
+
     fn allocate(&self, name: &str, dtype: DType, len: usize) -> Result<CpuBuffer, ComputeError> {
         self.buffer(name, dtype, len)
     }

@@ -4,6 +4,7 @@
 //! whatever the pool's size.
 
 use std::marker::PhantomData;
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -14,6 +15,8 @@ use crate::error::ComputeError;
 pub(crate) struct Pool {
     threads: rayon::ThreadPool,
     isa: Isa,
+    /// Held while a worker runs what belongs together.
+    together: Mutex<()>,
 }
 
 impl Pool {
@@ -27,7 +30,7 @@ impl Pool {
             .thread_name(|i| format!("compute-{i}"))
             .build()
             .map_err(|e| ComputeError::ThreadPool(e.to_string()))?;
-        Ok(Pool { threads, isa })
+        Ok(Pool { threads, isa, together: Mutex::new(()) })
     }
 
     pub(crate) fn threads(&self) -> usize {
@@ -36,6 +39,17 @@ impl Pool {
 
     pub(crate) fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// Runs sections that follow each other closely, on a worker: begun elsewhere, each wakes a worker to begin and the caller to go
+    /// on, which is an eighth of a decoded token. One caller at a time: a worker that waits for the end of a section might else
+    /// take up another caller's in the middle of it.
+    pub(crate) fn together<R: Send>(&self, sections: impl FnOnce() -> R + Send) -> R {
+        if self.threads() == 1 || self.threads.current_thread_index().is_some() {
+            return sections();
+        }
+        let _alone = self.together.lock().unwrap_or_else(PoisonError::into_inner);
+        self.threads.install(sections)
     }
 
     /// Runs `job(0..jobs)`, each exactly once, in any order.

@@ -97,7 +97,11 @@ impl SequenceModel for FakeModel {
         4
     }
 
-    fn forward_while(&mut self, pieces: &[Piece<'_>], go_on: &dyn Fn() -> bool) -> Result<Option<&[f32]>, ModelError> {
+    fn forward_while(
+        &mut self,
+        pieces: &[Piece<'_>],
+        go_on: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<&[f32]>, ModelError> {
         self.logits.clear();
         for piece in pieces {
             let end = piece.at + piece.ids.len();

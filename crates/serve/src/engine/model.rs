@@ -31,7 +31,11 @@ pub trait SequenceModel {
     ///
     /// # Errors
     /// As [`SequenceModel::forward`].
-    fn forward_while(&mut self, pieces: &[Piece<'_>], go_on: &dyn Fn() -> bool) -> Result<Option<&[f32]>, ModelError>;
+    fn forward_while(
+        &mut self,
+        pieces: &[Piece<'_>],
+        go_on: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<&[f32]>, ModelError>;
     /// What the cache holds of some tokens of a sequence.
     fn save(&self, sequence: usize, tokens: Range<usize>) -> Vec<u8>;
     /// Puts the first `tokens` of what was saved at position `at` of a sequence.
@@ -59,7 +63,11 @@ impl<N: Deref<Target = Network<D>>, D: Device> SequenceModel for Sequences<N, D>
         Sequences::bytes_a_token(self)
     }
 
-    fn forward_while(&mut self, pieces: &[Piece<'_>], go_on: &dyn Fn() -> bool) -> Result<Option<&[f32]>, ModelError> {
+    fn forward_while(
+        &mut self,
+        pieces: &[Piece<'_>],
+        go_on: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<&[f32]>, ModelError> {
         Sequences::forward_while(self, pieces, go_on)
     }
 

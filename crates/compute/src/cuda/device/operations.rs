@@ -43,7 +43,7 @@ impl Device for CudaDevice {
         true
     }
 
-    fn together<R>(&self, operations: impl FnOnce() -> R) -> R {
+    fn together<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
         /// Ends the listing also where an operation panics.
         struct Listing<'a>(&'a Recorder);
         impl Drop for Listing<'_> {

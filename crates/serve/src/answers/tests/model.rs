@@ -111,7 +111,11 @@ impl SequenceModel for Speller {
         4
     }
 
-    fn forward_while(&mut self, pieces: &[Piece<'_>], _: &dyn Fn() -> bool) -> Result<Option<&[f32]>, ModelError> {
+    fn forward_while(
+        &mut self,
+        pieces: &[Piece<'_>],
+        _: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<&[f32]>, ModelError> {
         self.logits.clear();
         for piece in pieces {
             let end = piece.at + piece.ids.len();
