@@ -192,16 +192,24 @@ fn tokenizer_of(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Arc
     Ok(Arc::new(tokenizer(recipe, &dir, observer)?))
 }
 
+/// What conversations are rendered by: what the model brings that a stage begins with, where there is one yet, or the run's own.
+fn renderer(
+    base: Option<Base>,
+    recipe: &Recipe,
+    observer: &mut dyn StageObserver,
+) -> Result<(Arc<Tokenizer>, ChatTemplate), TrainError> {
+    if let Some(base) = base {
+        return Ok((base.tokenizer, base.template));
+    }
+    let tokenizer = tokenizer_of(recipe, observer)?;
+    let template = ChatTemplate::own(&tokenizer)?;
+    Ok((tokenizer, template))
+}
+
 fn conversations(recipe: &Recipe, count: usize, observer: &mut dyn StageObserver) -> Result<Inspected, TrainError> {
     let stage = recipe.sft()?;
-    let (tokenizer, template) = if recipe.sft_from().is_some() {
-        let base = Base::of(recipe)?;
-        (base.tokenizer, base.template)
-    } else {
-        let tokenizer = tokenizer_of(recipe, observer)?;
-        let template = ChatTemplate::own(&tokenizer)?;
-        (tokenizer, template)
-    };
+    let base = recipe.sft_from().is_some().then(|| Base::of(recipe)).transpose()?;
+    let (tokenizer, template) = renderer(base, recipe, observer)?;
     let found = gather(recipe, stage, observer)?;
     let (feed, fit) = Packing::of(recipe, stage, &tokenizer, &template).feed(stage, &found.train)?;
     Ok(Inspected {
@@ -216,14 +224,8 @@ fn conversations(recipe: &Recipe, count: usize, observer: &mut dyn StageObserver
 
 fn pairs(recipe: &Recipe, count: usize, observer: &mut dyn StageObserver) -> Result<Inspected, TrainError> {
     let stage = recipe.dpo()?;
-    let (tokenizer, template) = if RunDir::new(&recipe.run.dir).has_model(Stage::Sft) {
-        let base = Base::tuned(recipe)?;
-        (base.tokenizer, base.template)
-    } else {
-        let tokenizer = tokenizer_of(recipe, observer)?;
-        let template = ChatTemplate::own(&tokenizer)?;
-        (tokenizer, template)
-    };
+    let base = RunDir::new(&recipe.run.dir).has_model(Stage::Sft).then(|| Base::tuned(recipe)).transpose()?;
+    let (tokenizer, template) = renderer(base, recipe, observer)?;
     let found = Pairs::gather(recipe, stage, &tokenizer, &template, observer)?;
     let plan = found.train.plan(0);
     let all = || found.train.pairs().iter();

@@ -5,6 +5,7 @@
 //! no registers left for them, and moves sums to the stack and back in each step.
 
 use super::TILE;
+use super::kernel::for_shape;
 use super::pack::PANEL;
 use core::arch::x86_64::{
     __m512, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
@@ -27,18 +28,10 @@ pub(super) unsafe fn multiply(
     panels: usize,
     tile: &mut [f32; TILE],
 ) {
-    macro_rules! pick {
-        ($($rows:literal $panels:literal),*) => {
-            match (rows, panels) {
-                // SAFETY: the caller's promises.
-                $(($rows, $panels) => unsafe {
-                    kernel::<$rows, $panels>(a, strides.0, strides.1, b, panel_len, k, tile.as_mut_ptr())
-                },)*
-                _ => unreachable!("no micro-kernel of {rows} rows and {panels} panels"),
-            }
-        };
-    }
-    pick!(8 3, 8 2, 8 1, 7 3, 7 2, 7 1, 6 3, 6 2, 6 1, 5 3, 5 2, 5 1, 4 3, 4 2, 4 1, 3 3, 3 2, 3 1, 2 3, 2 2, 2 1, 1 3, 1 2, 1 1);
+    // SAFETY: the caller's promises.
+    for_shape!(rows, panels, ROWS PANELS => unsafe {
+        kernel::<ROWS, PANELS>(a, strides.0, strides.1, b, panel_len, k, tile.as_mut_ptr())
+    });
 }
 
 /// # Safety

@@ -9,6 +9,26 @@ use crate::cpu::isa::{Isa, Math};
 #[cfg(target_arch = "x86_64")]
 use crate::dtype::DType;
 
+/// Runs `$body` with constants for a tile's rows and panels: every shape has a micro-kernel of its own.
+macro_rules! for_shape {
+    ($rows:expr, $panels:expr, $R:ident $P:ident => $body:expr) => {
+        for_shape!(@ $rows, $panels, $R $P, $body, 8 3, 8 2, 8 1, 7 3, 7 2, 7 1, 6 3, 6 2, 6 1, 5 3, 5 2, 5 1, 4 3, 4 2, 4 1,
+            3 3, 3 2, 3 1, 2 3, 2 2, 2 1, 1 3, 1 2, 1 1)
+    };
+    (@ $rows:expr, $panels:expr, $R:ident $P:ident, $body:expr, $($r:literal $p:literal),*) => {
+        match ($rows, $panels) {
+            $(($r, $p) => {
+                const $R: usize = $r;
+                const $P: usize = $p;
+                $body
+            })*
+            (rows, panels) => unreachable!("no micro-kernel of {rows} rows and {panels} panels"),
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(super) use for_shape;
+
 /// What a block keeps from one tile to the next: with AMX, the thread's tile configuration.
 #[derive(Default)]
 pub(super) struct State {
@@ -77,18 +97,10 @@ pub(super) unsafe fn multiply<S: MatElement, M: Math>(
         return;
     }
     let _ = (isa, state);
-    macro_rules! pick {
-        ($($rows:literal $panels:literal),*) => {
-            match (rows, panels) {
-                // SAFETY: the caller's promises.
-                $(($rows, $panels) => unsafe {
-                    plain::<S, M, $rows, $panels>(a, row_stride, step, b, right.panel_len(), groups, tile)
-                },)*
-                _ => unreachable!("no micro-kernel of {rows} rows and {panels} panels"),
-            }
-        };
-    }
-    pick!(1 1, 2 1, 3 1, 4 1, 5 1, 6 1, 7 1, 8 1, 1 2, 2 2, 3 2, 4 2, 5 2, 6 2, 7 2, 8 2, 1 3, 2 3, 3 3, 4 3, 5 3, 6 3, 7 3, 8 3);
+    // SAFETY: the caller's promises.
+    for_shape!(rows, panels, ROWS PANELS => unsafe {
+        plain::<S, M, ROWS, PANELS>(a, row_stride, step, b, right.panel_len(), groups, tile)
+    });
 }
 
 /// # Safety
