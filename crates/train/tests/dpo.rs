@@ -221,6 +221,15 @@ fn set_of(records: &[PairRecord], tokenizer: &Tokenizer) -> PairSet {
     PairSet::new(records, tokenizer, &own(tokenizer), (64, 128), 1, &mut PairReport::default()).unwrap()
 }
 
+/// The pairs to validate on.
+fn held_out(set: &PairSet, references: &[LogProbabilities]) -> ValidationSet {
+    let plan = set.in_order();
+    let of_batch = |i: usize| plan.members(i).iter().map(|pair| references[*pair]).collect();
+    let pairs = Preferences { objective: OBJECTIVE, references: (0..plan.len()).map(of_batch).collect() };
+    let batches = (0..plan.len()).map(|i| plan.batch(i).unwrap()).collect();
+    ValidationSet { source: "pairs".into(), batches, bytes: None, pairs: Some(pairs) }
+}
+
 /// Questions with a polite and a rude answer.
 fn manners() -> Vec<PairRecord> {
     (0..12)
@@ -235,11 +244,7 @@ fn a_run_learns_its_pairs_and_tells_of_them() {
     let steps = DpoFeed::steps(&set, 6, 2);
     let mut trainer = trainer(64, tokenizer.vocab_size(), config(64, steps, 3e-3));
     let references = references(&mut trainer, &set);
-    let plan = set.in_order();
-    let of_batch = |i: usize| plan.members(i).iter().map(|pair| references[*pair]).collect();
-    let pairs = Preferences { objective: OBJECTIVE, references: (0..plan.len()).map(of_batch).collect() };
-    let batches = (0..plan.len()).map(|i| plan.batch(i).unwrap()).collect();
-    let held_out = ValidationSet { source: "pairs".into(), batches, bytes: None, pairs: Some(pairs) };
+    let held_out = held_out(&set, &references);
     let text = Batch::from_rows([[7u32; 30].as_slice(), &[9; 30]]).unwrap();
     let text = ValidationSet { source: "text".into(), batches: vec![text], bytes: Some(58), pairs: None };
     let feed = DpoFeed::new(set.clone(), OBJECTIVE, references.clone(), 6, 2);
@@ -386,11 +391,7 @@ fn guarded(folder: &Path, guard: GuardConfig, bad: Option<(Range<u64>, Bad)>, st
     let steps = DpoFeed::steps(&set, EPOCHS, 2);
     let mut trainer = trainer(64, tokenizer.vocab_size(), TrainerConfig { guard, ..config(64, steps, 1e-3) });
     let references = references(&mut trainer, &set);
-    let plan = set.in_order();
-    let of_batch = |i: usize| plan.members(i).iter().map(|pair| references[*pair]).collect();
-    let pairs = Preferences { objective: OBJECTIVE, references: (0..plan.len()).map(of_batch).collect() };
-    let batches = (0..plan.len()).map(|i| plan.batch(i).unwrap()).collect();
-    let held_out = ValidationSet { source: "pairs".into(), batches, bytes: None, pairs: Some(pairs) };
+    let held_out = held_out(&set, &references);
     let feed = DpoFeed::new(set.clone(), OBJECTIVE, references, EPOCHS, 2);
     let (range, kind) = bad.unwrap_or((0..0, Bad::Random));
     let feed = Injected::new(&mut trainer, feed, &tokenizer, range, kind);

@@ -1,7 +1,8 @@
 //! Instruction sets: what this processor has, what is forced, and how a kernel is compiled once per set.
 //!
 //! Element-wise kernels are plain Rust, written once as a [`Kernel`] and compiled once per instruction set by
-//! inlining into a function with the right target features. Only the matrix kernels use intrinsics.
+//! inlining into a function with the right target features. Intrinsics are for the matrix kernels, and for what the
+//! compiler takes apart ([`row_sums`]).
 
 use super::math::LANES;
 use super::row_sums;
