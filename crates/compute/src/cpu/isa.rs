@@ -111,18 +111,17 @@ impl Isa {
     }
 }
 
-/// Asks for the memory that lies `ahead` elements behind a slice and is as long, as far as the second cache: the first has places for
-/// two dozen lines on their way, and waits for one. The memory may be nobody's: nothing is read.
+/// Asks for a slice's memory, as far as the second cache: the first has places for two dozen lines on their way, and waits for one.
 #[inline(always)]
-pub(crate) fn prefetch<T>(slice: &[T], ahead: usize) {
+pub(crate) fn prefetch<T>(slice: &[T]) {
     #[cfg(target_arch = "x86_64")]
     for line in (0..size_of_val(slice)).step_by(64) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: the instruction is a hint, which no address makes fault.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(slice.as_ptr().wrapping_add(ahead).cast::<i8>().wrapping_add(line)) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(slice.as_ptr().cast::<i8>().wrapping_add(line)) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (slice, ahead);
+    let _ = slice;
 }
 
 /// A kernel written once in plain Rust; `run` must be `#[inline(always)]` to be compiled for each level.

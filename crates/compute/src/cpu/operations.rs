@@ -389,8 +389,9 @@ impl Device for CpuDevice {
         check_spans(spans, q.len() / (shape.n_head * shape.head_dim), k.len() / row);
         let lse = lse.map(CpuBuffer::slice_mut::<f32>);
         with_storage!(q.dtype(), S => attention::with_cached!(k, S, E => {
-            let one = attention::forward_bytes::<S, E>(longest(spans), shape.head_dim);
-            self.with_scratch(one * self.pool.threads(), |scratch| {
+            let threads = self.pool.threads();
+            let bytes = attention::forward_bytes::<S, E>(threads, longest(spans), shape.n_head, shape.head_dim);
+            self.with_scratch(bytes, |scratch| {
                 let inputs = attention::Inputs { q: q.slice::<S>(), k: E::rows(k), v: E::rows(v) };
                 attention::forward(&self.pool, shape, spans, inputs, out.slice_mut(), lse, scratch);
             });
@@ -409,8 +410,8 @@ impl Device for CpuDevice {
     ) {
         check_spans(spans, q.len() / (shape.n_head * shape.head_dim), k.len() / (shape.n_kv_head * shape.head_dim));
         with_storage!(q.dtype(), S => {
-            let one = attention::backward_bytes::<S>(longest(spans), shape.head_dim);
-            self.with_scratch(one * self.pool.threads(), |scratch| {
+            let bytes = attention::backward_bytes::<S>(self.pool.threads(), longest(spans), shape.head_dim);
+            self.with_scratch(bytes, |scratch| {
                 let inputs = attention::Inputs { q: q.slice::<S>(), k: k.slice(), v: v.slice() };
                 let incoming =
                     attention::Incoming { inputs, out: out.slice(), lse: lse.slice(), d_out: d_out.slice() };

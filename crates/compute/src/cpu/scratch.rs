@@ -75,8 +75,8 @@ fn shared(pool: &Pool, shape: &ScratchShape) -> usize {
 }
 
 fn shared_of<S: MatElement>(pool: &Pool, shape: &ScratchShape) -> usize {
-    let ScratchShape { tokens, width, vocab_size, n_embd, sequence, head_dim, training, .. } = *shape;
-    let attention = attention::scratch_bytes::<S>(sequence, head_dim, training) * pool.threads();
+    let ScratchShape { tokens, width, vocab_size, n_embd, head_dim, training, .. } = *shape;
+    let attention = attention::scratch_bytes::<S>(pool.threads(), shape);
     let head = head::scratch_bytes::<S>(pool, tokens, vocab_size, n_embd, training);
     let padding = Carver::bytes::<S>(tokens * (width.max(n_embd) + 1));
     let norm = tokens.div_ceil(qkv::TOKENS) * 2 * head_dim;

@@ -29,6 +29,11 @@ impl<'a, S: Storage, E: Cached> Task<'a, S, E> {
         Self { head, ..*self }
     }
 
+    /// The same head's task of another span.
+    pub(super) fn of_span(&self, span: Span) -> Self {
+        Self { span, ..*self }
+    }
+
     pub(super) fn q_stride(&self) -> usize {
         self.shape.n_head * self.shape.head_dim
     }
@@ -63,6 +68,7 @@ impl<'a, S: Storage, E: Cached> Task<'a, S, E> {
     }
 
     /// Writes one output row from its accumulator, and its log-sum-exp.
+    #[inline(always)]
     pub(super) fn finish(&self, i: usize, sum: &[f32], max: f32, total: f32) {
         let row = self.span.q_start + i;
         // SAFETY: this task alone owns this head of these rows.
@@ -167,7 +173,7 @@ impl<S: Storage, E: Cached> Kernel for Softmax<'_, S, E> {
 /// Asks for `rows` rows' first `len` elements, `stride` apart.
 fn ask_for<S>(rows_from: &[S], stride: usize, rows: usize, len: usize) {
     for row in 0..rows {
-        prefetch(&rows_from[row * stride..][..len], 0);
+        prefetch(&rows_from[row * stride..][..len]);
     }
 }
 

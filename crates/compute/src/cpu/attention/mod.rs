@@ -1,8 +1,8 @@
 //! Causal grouped-query attention over spans, tiled with online softmax (Dao 2023): no `T x T` matrix exists.
 //!
 //! FLOPs a head: forward `2 q kv d` (half of the square is masked), backward `5 q kv d`. A job is one span and head
-//! (forward; a few neighbouring key heads where a span has few queries) or one span and key head (backward), so that every
-//! sum has one owner and one order.
+//! (forward; a range of keys where a span has few queries) or one span and key head (backward), so that every sum has one
+//! owner and one order.
 
 mod backward;
 mod cached;
@@ -12,7 +12,7 @@ mod forward;
 use super::buffer::Carver;
 use super::gemm::MatElement;
 use super::pool::{Pool, Shared};
-use crate::device::{AttentionShape, Span};
+use crate::device::{AttentionShape, ScratchShape, Span};
 
 pub(super) use backward::{Gradients, Incoming};
 pub(super) use cached::{Cached, with_cached};
@@ -37,25 +37,33 @@ impl<S, E> Clone for Inputs<'_, S, E> {
 }
 impl<S, E> Copy for Inputs<'_, S, E> {}
 
-/// Bytes of scratch that one worker needs to attend to up to `sequence` keys.
-pub(super) fn forward_bytes<S: MatElement, E: Cached>(sequence: usize, head_dim: usize) -> usize {
-    forward::scratch_bytes::<S, E>(sequence, head_dim).max(decode::scratch_bytes(head_dim))
+/// Bytes of scratch to attend to up to `sequence` keys.
+pub(super) fn forward_bytes<S: MatElement, E: Cached>(
+    threads: usize,
+    sequence: usize,
+    n_head: usize,
+    head_dim: usize,
+) -> usize {
+    let each = forward::scratch_bytes::<S, E>(sequence, head_dim).max(decode::scratch_bytes(head_dim));
+    decode::parts_bytes(sequence, n_head, head_dim) + threads * each
 }
 
 /// The same for the backward pass.
-pub(super) fn backward_bytes<S: MatElement>(sequence: usize, head_dim: usize) -> usize {
-    backward::scratch_bytes::<S>(sequence, head_dim)
+pub(super) fn backward_bytes<S: MatElement>(threads: usize, sequence: usize, head_dim: usize) -> usize {
+    threads * backward::scratch_bytes::<S>(sequence, head_dim)
 }
 
 /// The same for whatever a model does: it trains, or it infers with a cache of any format.
-pub(super) fn scratch_bytes<S: MatElement>(sequence: usize, head_dim: usize, training: bool) -> usize {
+pub(super) fn scratch_bytes<S: MatElement>(threads: usize, shape: &ScratchShape) -> usize {
+    let ScratchShape { sequence, n_head, head_dim, training, .. } = *shape;
     match training {
-        true => forward_bytes::<S, S>(sequence, head_dim).max(backward_bytes::<S>(sequence, head_dim)),
-        false => forward_bytes::<S, u8>(sequence, head_dim),
+        true => forward_bytes::<S, S>(threads, sequence, n_head, head_dim)
+            .max(backward_bytes::<S>(threads, sequence, head_dim)),
+        false => forward_bytes::<S, u8>(threads, sequence, n_head, head_dim),
     }
 }
 
-/// Attention of every span; `scratch` is one piece a worker.
+/// Attention of every span, with [`forward_bytes`] of the longest.
 pub(super) fn forward<S: MatElement, E: Cached>(
     pool: &Pool,
     shape: AttentionShape,
@@ -67,22 +75,25 @@ pub(super) fn forward<S: MatElement, E: Cached>(
 ) {
     let out = Shared::new(out);
     let lse = lse.map(Shared::new);
+    let longest = spans.iter().map(|span| span.kv_len).max().unwrap_or(0);
+    let (parts, scratch) = scratch.split_at_mut(decode::parts_bytes(longest, shape.n_head, shape.head_dim));
     let share = Carver::share(scratch.len(), pool.threads());
     let scratch = Shared::new(scratch);
-    pool.for_each(spans.len() * shape.n_head, |job| {
-        let (span, head) = (spans[job / shape.n_head], job % shape.n_head);
-        // SAFETY: each worker has its own piece, and runs one job at a time.
-        let scratch = unsafe { scratch.slice_mut(pool.worker() * share, share) };
-        let task = forward::Task { isa: pool.isa(), shape, span, head, inputs, out, lse };
-        if span.q_len <= DIRECT {
-            // The first of several heads does them all.
-            if head % (decode::HEADS * shape.n_head / shape.n_kv_head) == 0 {
-                decode::run(&task, Carver::new(scratch));
+    // SAFETY: each worker has its own piece, and runs one job at a time.
+    let worker = || Carver::new(unsafe { scratch.slice_mut(pool.worker() * share, share) });
+    let Some(&span) = spans.first() else { return };
+    let task = forward::Task { isa: pool.isa(), shape, span, head: 0, inputs, out, lse };
+    if spans.iter().any(|span| span.q_len > DIRECT) {
+        pool.for_each(spans.len() * shape.n_head, |job| {
+            let (span, head) = (spans[job / shape.n_head], job % shape.n_head);
+            if span.q_len > DIRECT {
+                forward::run(&task.of_span(span).of_head(head), worker());
             }
-        } else {
-            forward::run(&task, Carver::new(scratch));
-        }
-    });
+        });
+    }
+    if spans.iter().any(|span| span.q_len <= DIRECT) {
+        decode::run(pool, &task, spans, parts, worker);
+    }
 }
 
 /// Gradients of every span.

@@ -327,16 +327,6 @@ impl<C: AnyCodes, E: Epilogue> Kernel for Products<'_, C, E> {
     type Output = ();
     #[inline(always)]
     fn run<M: Math>(self) {
-        if self.tokens == 1 {
-            let (pairs, last) = (self.panels.len() / 2 * 2, self.panels.len() % 2);
-            for panel in self.panels.clone().take(pairs).step_by(2) {
-                self.tile::<M, 1, 2>(0, panel);
-            }
-            if last == 1 {
-                self.tile::<M, 1, 1>(0, self.panels.end - 1);
-            }
-            return;
-        }
         let wide = self.has_vnni();
         for strip in (0..self.tokens).step_by(STRIP) {
             let end = self.tokens.min(strip + STRIP);
