@@ -3,11 +3,11 @@
 //! FLOPs: `2 rows vocab d` forward, twice that backward, over the rows of non-zero weight only. A chunk's logits live
 //! in scratch: [`chunk_rows`] rows.
 
-use super::buffer::Carver;
 use super::gemm::{MatElement, PANEL, Store};
 use super::isa::{Kernel, Math};
 use super::linear::{self, CpuMatrix};
 use super::math;
+use super::memory::Carver;
 use super::pool::{Pool, Shared};
 use super::quantized;
 use crate::device::HeadResult;

@@ -1,10 +1,10 @@
 //! Weight matrices and linear layers: forward, input gradient, weight gradient. FLOPs: `2 tokens rows columns` each.
 
-use super::buffer::{Carver, Memory};
 use super::gemm::{
     Add, Epilogue, Left, MatElement, PANEL, PackedB, left_transposed, multiply, pack_columns, pack_transposed,
 };
 use super::isa::{Kernel, Math};
+use super::memory::{Carver, Memory};
 use super::pool::{Pool, Shared};
 use super::quantized::{self, Quantized};
 use crate::device::MatrixUse;

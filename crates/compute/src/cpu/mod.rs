@@ -11,12 +11,15 @@ mod head;
 pub(crate) mod isa;
 mod linear;
 mod math;
+mod memory;
 mod norm;
 mod operations;
 mod optimizer;
 pub(crate) mod pool;
 mod qkv;
 mod quantized;
+#[cfg(target_os = "linux")]
+mod regions;
 mod row_sums;
 mod scratch;
 

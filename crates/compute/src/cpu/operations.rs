@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use super::attention::Cached;
-use super::buffer::Carver;
 use super::gemm::{Add, Store};
+use super::memory::Carver;
 use super::pool::Shared;
 use super::{
     CpuBuffer, CpuDevice, CpuMatrix, activation, adamw, attention, elementwise, head, linear, norm, optimizer, qkv,

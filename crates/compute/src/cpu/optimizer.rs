@@ -1,11 +1,11 @@
 //! Muon.
 
 use super::adamw::Moment;
-use super::buffer::Carver;
 use super::gemm::pack::packed_len;
 use super::gemm::{Add, Left, PackedB, Store, left_transposed, multiply, pack_columns, pack_transposed};
 use super::isa::{Kernel, Math};
 use super::math;
+use super::memory::Carver;
 use super::pool::{Pool, Shared};
 use crate::device::Muon;
 use crate::dtype::{Bf16, Storage};

@@ -4,8 +4,8 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use super::buffer::{ALIGN, Carver, Memory, split_bytes};
 use super::gemm::{self, MatElement};
+use super::memory::{ALIGN, Carver, Memory};
 use super::pool::Pool;
 use super::{attention, elementwise, head, linear, optimizer, qkv, quantized};
 use crate::device::ScratchShape;
@@ -43,7 +43,7 @@ impl Scratch {
     pub(super) fn with<R>(&self, bytes: usize, allocated: &AtomicU64, body: impl FnOnce(&mut [u8]) -> R) -> R {
         let mut memory = self.memory.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         grow(&mut memory, bytes, allocated).expect("scratch memory");
-        body(split_bytes(memory.as_mut().expect("grown above")))
+        body(memory.as_mut().expect("grown above").as_bytes_mut())
     }
 
     /// Bytes held.

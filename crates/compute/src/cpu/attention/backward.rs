@@ -5,12 +5,12 @@
 //! `Pᵀ = exp(Sᵀ - lse)`, `dV += Pᵀ dO`, `dPᵀ = V dOᵀ`, `dSᵀ = Pᵀ (dPᵀ - D)`, `dK += dSᵀ Q`, `dQᵀ += Kᵀ dSᵀ`.
 
 use super::Inputs;
-use crate::cpu::buffer::Carver;
 use crate::cpu::gemm::{
     Add, Left, MatElement, PackedB, Store, multiply_here, pack::packed_len, pack_columns_here, pack_transposed_here,
 };
 use crate::cpu::isa::{Isa, Kernel, Math};
 use crate::cpu::math;
+use crate::cpu::memory::Carver;
 use crate::cpu::pool::Shared;
 use crate::device::{AttentionShape, Span};
 use crate::dtype::Storage;

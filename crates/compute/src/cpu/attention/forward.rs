@@ -4,10 +4,10 @@ use std::marker::PhantomData;
 
 use super::cached::{Rows, Unpacked};
 use super::{Cached, Inputs, TILE_K, TILE_Q};
-use crate::cpu::buffer::Carver;
 use crate::cpu::gemm::{Add, Left, MatElement, PackedB, Store, convert, multiply_here, pack::packed_len};
 use crate::cpu::isa::{Isa, Kernel, Math, prefetch};
 use crate::cpu::math;
+use crate::cpu::memory::Carver;
 use crate::cpu::pool::Shared;
 use crate::device::{AttentionShape, Span};
 use crate::dtype::Storage;
@@ -325,13 +325,13 @@ mod tests {
     ) -> Vec<Bf16> {
         let mut out = vec![Bf16::default(); inputs.q.len()];
         let bytes = scratch_bytes::<Bf16, E>(span.kv_len, shape.head_dim);
-        let mut scratch = crate::cpu::buffer::Memory::new("test", bytes).unwrap();
+        let mut scratch = crate::cpu::memory::Memory::new("test", bytes).unwrap();
         // What scratch held is nothing to anybody.
         scratch.slice_mut::<f32>().fill(f32::NAN);
         let shared = Shared::new(&mut out[..]);
         for head in 0..shape.n_head {
             let task = Task { isa, shape, span, head, inputs, out: shared, lse: None };
-            run_in::<Bf16, E, C>(&task, Carver::new(crate::cpu::buffer::split_bytes(&mut scratch)));
+            run_in::<Bf16, E, C>(&task, Carver::new(scratch.as_bytes_mut()));
         }
         out
     }

@@ -9,8 +9,8 @@ mod cached;
 mod decode;
 mod forward;
 
-use super::buffer::Carver;
 use super::gemm::MatElement;
+use super::memory::Carver;
 use super::pool::{Pool, Shared};
 use crate::device::{AttentionShape, ScratchShape, Span};
 

@@ -2,8 +2,8 @@
 
 use super::pack::packed_len;
 use super::*;
-use crate::cpu::buffer::Memory;
 use crate::cpu::linear;
+use crate::cpu::memory::Memory;
 use crate::cpu::pool::Shared;
 
 #[cfg(target_arch = "x86_64")]
@@ -198,7 +198,7 @@ fn weight_gradients_are_exact() {
                     (rows, columns),
                     &mut gradient,
                     Some(&mut bias),
-                    crate::cpu::buffer::split_bytes(&mut scratch),
+                    scratch.as_bytes_mut(),
                 );
                 let what = format!("{} {threads} threads, {tokens} tokens, {rows} x {columns}", isa.name());
                 assert_eq!(gradient, want.iter().map(|x| x + 2.0).collect::<Vec<_>>(), "{what}");

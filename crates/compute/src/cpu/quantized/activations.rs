@@ -3,8 +3,8 @@
 //! A token's row is cut into the weights' blocks. A block is 32 codes of -127 to 127 and a scale, the largest magnitude
 //! divided by 127: `x = code * scale`, to the nearest code, ties to even. Formula: ggml's Q8_0, with the scale in f32.
 
-use crate::cpu::buffer::Carver;
 use crate::cpu::isa::{Kernel, Math};
+use crate::cpu::memory::Carver;
 use crate::cpu::pool::{Pool, Shared};
 use crate::dtype::Storage;
 use crate::quantize::BLOCK;

@@ -167,8 +167,8 @@ pub(super) unsafe fn tile<C: VnniCodes, const R: usize, const P: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::buffer::{Carver, Memory, split_bytes};
     use crate::cpu::isa::Isa;
+    use crate::cpu::memory::{Carver, Memory};
     use crate::cpu::pool::Pool;
     use crate::quantize::BLOCK;
 
@@ -191,7 +191,7 @@ mod tests {
         let x: Vec<f32> = (0..ROWS * COLUMNS).map(|i| (i * 7919 % 1013) as f32 / 100.0 - 5.0).collect();
         let pool = Pool::new(1, Isa::Avx512).unwrap();
         let mut memory = Memory::new("test", activations::bytes(ROWS, BLOCKS)).unwrap();
-        let mut scratch = Carver::new(split_bytes(&mut memory));
+        let mut scratch = Carver::new(memory.as_bytes_mut());
         let x = Rounded::new(&pool, &x, (ROWS, COLUMNS), &mut scratch);
         let views = [&panels[0][..], &panels[1][..]];
         let bits = |out: &[[[f32; PANEL]; 2]]| -> Vec<u32> {

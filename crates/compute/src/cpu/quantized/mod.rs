@@ -19,11 +19,11 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
 
-use super::buffer::Carver;
 use super::gemm::pack::pair;
 use super::gemm::{Epilogue, MatElement, PANEL, PackedB};
 use super::isa::{Isa, Kernel, Math};
 use super::linear;
+use super::memory::Carver;
 use super::pool::{Pool, Shared};
 use crate::dtype::DType;
 use crate::matrix_format::MatrixFormat;

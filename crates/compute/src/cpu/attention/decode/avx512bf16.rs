@@ -87,12 +87,8 @@ pub(super) unsafe fn add<E: Cached>(range: &mut Attend<'_, E>) {
     let v = range.v.as_ptr().cast::<Bf16>();
     for first in (0..keys).step_by(BLOCK) {
         let block = BLOCK.min(keys - first);
-        for key in first + AHEAD..first + AHEAD + block {
-            if key < keys {
-                prefetch(&range.v[key * stride..][..width]);
-            } else if key - keys < range.behind.min(AHEAD) {
-                prefetch(&range.k[key * stride..][..width]);
-            }
+        for key in first + AHEAD..(first + AHEAD + block).min(keys) {
+            prefetch(&range.v[key * stride..][..width]);
         }
         let rows = range.sums.chunks_exact_mut(n).zip(&*range.states).zip(range.scores.chunks_exact(KEYS));
         let (mut head, mut query) = (0, 0);
@@ -101,9 +97,9 @@ pub(super) unsafe fn add<E: Cached>(range: &mut Attend<'_, E>) {
             // SAFETY: rows `first` to `first + block` have this head's elements, as was asserted; a sum is `n` long.
             unsafe {
                 let v = v.add(first * stride + head * n);
-                match scores.as_array::<BLOCK>() {
-                    Some(scores) => weigh(scores, v, stride, sum),
-                    None => weigh(scores, v, stride, sum),
+                match <&[f32; BLOCK]>::try_from(scores) {
+                    Ok(scores) => weigh(scores, v, stride, sum),
+                    Err(_) => weigh(scores, v, stride, sum),
                 }
             }
             query += 1;

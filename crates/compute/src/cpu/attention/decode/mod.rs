@@ -16,10 +16,10 @@ use std::ops::Range;
 
 use super::forward::Task;
 use super::{Cached, DIRECT};
-use crate::cpu::buffer::Carver;
 use crate::cpu::gemm::{MatElement, convert};
 use crate::cpu::isa::{Isa, Kernel, Math};
 use crate::cpu::math::{self, LANES};
+use crate::cpu::memory::Carver;
 use crate::cpu::pool::{Pool, Shared};
 use crate::device::Span;
 use crate::dtype::Bf16;
@@ -219,7 +219,6 @@ fn attend<S: MatElement, E: Cached>(
             queries,
             head_dim: n,
             keys: KEYS.min(task.span.kv_len - first_key),
-            behind: task.span.kv_len.saturating_sub(first_key + KEYS),
             k: &first_head.k()[at..],
             v: &first_head.v()[at..],
             stride: task.kv_stride(),

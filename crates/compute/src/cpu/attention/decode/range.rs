@@ -28,8 +28,6 @@ pub(super) struct Attend<'a, E> {
     pub(super) head_dim: usize,
     /// Keys of the range.
     pub(super) keys: usize,
-    /// Keys of the sequence behind the range.
-    pub(super) behind: usize,
     /// From the range's first key and the job's first head on.
     pub(super) k: &'a [E],
     pub(super) v: &'a [E],

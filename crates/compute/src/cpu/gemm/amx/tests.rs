@@ -4,8 +4,8 @@ use super::super::pack::packed_len;
 use super::super::tests::{naive, stored, whole};
 use super::super::{PackedB, Store, multiply_here, pack_columns};
 use super::*;
-use crate::cpu::buffer::Memory;
 use crate::cpu::isa::Isa;
+use crate::cpu::memory::Memory;
 use crate::cpu::optimizer;
 use crate::cpu::pool::{Pool, Shared};
 use crate::device::Muon;
@@ -137,7 +137,7 @@ fn muon_of_a_tall_matrix_agrees_with_the_portable_kernels() {
         let pool = Pool::new(2, isa).unwrap();
         let mut scratch = Memory::new("test", optimizer::muon_scratch(rows, columns)).unwrap();
         let (mut weight, mut momentum) = (vec![0.0; rows * columns], vec![0.0; rows * columns]);
-        let scratch = crate::cpu::buffer::split_bytes(&mut scratch);
+        let scratch = scratch.as_bytes_mut();
         let part = optimizer::MomentumPart { at: 0, values: &mut momentum };
         optimizer::muon::<f32>(&pool, update, (rows, columns), &mut weight, &gradient, part, scratch);
         weight
