@@ -13,9 +13,10 @@ pub(super) const SMALLEST: usize = 256 << 10;
 /// A huge page.
 const HUGE: usize = 2 << 20;
 /// A region.
-const REGION: usize = 256 << 20;
-/// What has a mapping of its own instead of a place in a region: only its end is left to small pages.
-const LARGE: usize = 64 << 20;
+const REGION: usize = 64 << 20;
+/// What has a mapping of its own instead of a place in a region: only its end is left to small pages, and weights do not lie
+/// between what their loading takes and drops again, which would break up their pages.
+const LARGE: usize = 4 << 20;
 
 /// Mapped memory, which begins at a huge page.
 struct Mapping {
@@ -136,7 +137,7 @@ mod tests {
         blocks.remove(1);
         for _ in 0..2 {
             // More than a region, so that one is closed while blocks of it are alive.
-            let mut more: Vec<_> = (0..9).map(|_| allocate(LARGE / 2).unwrap()).collect();
+            let mut more: Vec<_> = (0..2 * REGION / LARGE + 1).map(|_| allocate(LARGE / 2).unwrap()).collect();
             for block in &mut more {
                 assert!(bytes(block)[..page()].iter().all(|x| *x == 0));
                 bytes(block)[..page()].fill(99);
