@@ -4,9 +4,12 @@
 //! row and only `dSᵀ` has to be packed inside the loop:
 //! `Pᵀ = exp(Sᵀ - lse)`, `dV += Pᵀ dO`, `dPᵀ = V dOᵀ`, `dSᵀ = Pᵀ (dPᵀ - D)`, `dK += dSᵀ Q`, `dQᵀ += Kᵀ dSᵀ`.
 
+use std::marker::PhantomData;
+
 use super::Inputs;
 use crate::cpu::gemm::{
-    Add, Left, MatElement, PackedB, Store, multiply_here, pack::packed_len, pack_columns_here, pack_transposed_here,
+    Add, Left, MatElement, PackedB, Store, convert, multiply_here, pack::packed_len, pack_columns_here,
+    pack_transposed_here,
 };
 use crate::cpu::isa::{Isa, Kernel, Math};
 use crate::cpu::math;
@@ -143,6 +146,57 @@ impl<S: Storage> Kernel for Delta<'_, S> {
     }
 }
 
+struct Rounded<'a, S> {
+    from: &'a [f32],
+    to: &'a mut [S],
+}
+
+impl<S: Storage> Kernel for Rounded<'_, S> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        for (to, from) in self.to.iter_mut().zip(self.from) {
+            *to = S::store(*from);
+        }
+    }
+}
+
+/// Hands out the rows of `fromᵀ` piece by piece, as `S`.
+struct Transposed<'a, T, S, F> {
+    from: &'a [T],
+    stride: usize,
+    /// Rows and columns of `from`.
+    shape: (usize, usize),
+    /// Takes elements of row `.0` from column `.1` on.
+    store: F,
+    stored: PhantomData<S>,
+}
+
+impl<T: Storage, S: MatElement, F: FnMut(usize, usize, &[S])> Kernel for Transposed<'_, T, S, F> {
+    type Output = ();
+    /// Blocks of 16 by 16 stay in the nearest cache, and lines are read and written whole.
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        const SIDE: usize = 16;
+        let Transposed { from, stride, shape: (rows, columns), mut store, .. } = self;
+        for first in (0..columns).step_by(SIDE) {
+            let width = SIDE.min(columns - first);
+            for row in (0..rows).step_by(SIDE) {
+                let height = SIDE.min(rows - row);
+                let mut block = [[S::store(0.0); SIDE]; SIDE];
+                for i in 0..height {
+                    for (j, x) in from[(row + i) * stride + first..][..width].iter().enumerate() {
+                        block[j][i] = convert(*x);
+                    }
+                }
+                for (j, values) in block[..width].iter().enumerate() {
+                    store(first + j, row, &values[..height]);
+                }
+            }
+        }
+    }
+}
+
 /// Gradients for the span's queries of this key head's group, and for its keys and values.
 pub(super) fn run<S: MatElement>(task: &Task<'_, S>, mut scratch: Carver<'_>) {
     let AttentionShape { n_head, n_kv_head, head_dim } = task.shape;
@@ -171,10 +225,16 @@ pub(super) fn run<S: MatElement>(task: &Task<'_, S>, mut scratch: Carver<'_>) {
     let rounded = scratch.take::<S>(TILE_K * TILE_Q);
     let packed = scratch.take::<S>(packed_len::<S>(TILE_K, TILE_Q));
 
-    for (d, row) in k_transposed.chunks_exact_mut(padded).enumerate() {
-        for (key, x) in row[..n].iter_mut().enumerate() {
-            *x = k[key * kv_stride + d];
-        }
+    isa.run(Transposed {
+        from: k,
+        stride: kv_stride,
+        shape: (n, head_dim),
+        store: |d: usize, key: usize, values: &[S]| {
+            k_transposed[d * padded + key..][..values.len()].copy_from_slice(values)
+        },
+        stored: PhantomData,
+    });
+    for row in k_transposed.chunks_exact_mut(padded) {
         row[n..].fill(S::store(0.0));
     }
     dk.fill(0.0);
@@ -199,9 +259,12 @@ pub(super) fn run<S: MatElement>(task: &Task<'_, S>, mut scratch: Carver<'_>) {
         }
         for key in (0..n).step_by(TILE_K) {
             let rows = TILE_K.min(n - key);
-            // Tiles of queries start at multiples of TILE_Q so that packed slices stay aligned.
-            for query in (key / TILE_Q * TILE_Q..n).step_by(TILE_Q) {
-                let columns = TILE_Q.min(n - query);
+            // Tiles of queries end at multiples of TILE_Q, and begin where the first of the keys is seen.
+            let mut next = key;
+            while next < n {
+                let query = next;
+                let columns = (TILE_Q - query % TILE_Q).min(n - query);
+                next += columns;
                 let inner = columns.next_multiple_of(S::GROUP);
                 let tile = Store { out: Shared::new(scores), stride: TILE_Q, bias: None };
                 let left = Left::rows(&k[key * kv_stride..], rows, head_dim, kv_stride);
@@ -238,21 +301,22 @@ pub(super) fn run<S: MatElement>(task: &Task<'_, S>, mut scratch: Carver<'_>) {
                 multiply_here(isa, left, head_dim, PackedB::new(packed, inner, columns), &add);
             }
         }
-        for i in 0..n {
-            // SAFETY: this task alone owns these heads of these rows.
-            let row = unsafe { task.gradients.q.slice_mut(q_at + i * q_stride, head_dim) };
-            for (d, x) in row.iter_mut().enumerate() {
-                *x = S::store(dq[d * padded + i]);
-            }
-        }
+        isa.run(Transposed {
+            from: dq,
+            stride: padded,
+            shape: (head_dim, n),
+            store: |i: usize, d: usize, values: &[S]| {
+                // SAFETY: this task alone owns these heads of these rows.
+                unsafe { task.gradients.q.slice_mut(q_at + i * q_stride + d, values.len()) }.copy_from_slice(values);
+            },
+            stored: PhantomData,
+        });
     }
-    for i in 0..n {
-        let at = kv_at + i * kv_stride;
-        // SAFETY: this task alone owns this head of these slots.
-        let (k, v) = unsafe { (task.gradients.k.slice_mut(at, head_dim), task.gradients.v.slice_mut(at, head_dim)) };
-        for d in 0..head_dim {
-            k[d] = S::store(dk[i * head_dim + d]);
-            v[d] = S::store(dv[i * head_dim + d]);
+    for (from, to) in [(dk, task.gradients.k), (dv, task.gradients.v)] {
+        for (i, row) in from.chunks_exact(head_dim).take(n).enumerate() {
+            // SAFETY: this task alone owns this head of these slots.
+            let to = unsafe { to.slice_mut(kv_at + i * kv_stride, head_dim) };
+            isa.run(Rounded { from: row, to });
         }
     }
 }
