@@ -177,44 +177,32 @@ impl Avx2Codes for Q4 {
     }
 }
 
-/// One tile, `[R][P]` panels wide, of the tokens from `row` on.
+/// One tile: a panel's rows by the `R` tokens from `row` on.
 ///
 /// # Safety
-/// The processor has AVX2 and FMA. The tokens are there, and each panel has as many blocks as they.
+/// The processor has AVX2 and FMA. The tokens are there, and the panel has as many blocks as they.
 #[inline(always)]
-pub(super) unsafe fn tile<C: Avx2Codes, const R: usize, const P: usize>(
+pub(super) unsafe fn tile<C: Avx2Codes, const R: usize>(
     x: &Rounded<'_>,
     row: usize,
-    panels: [&[u32]; P],
-) -> [[[f32; PANEL]; P]; R] {
+    panel: &[u32],
+) -> [[f32; PANEL]; R] {
     // SAFETY: the caller's promises; each level's own is what was just asked.
     unsafe {
-        if is_x86_feature_detected!("avxvnni") {
-            avx_vnni::<C, R, P>(x, row, panels)
-        } else {
-            avx2::<C, R, P>(x, row, panels)
-        }
+        if is_x86_feature_detected!("avxvnni") { avx_vnni::<C, R>(x, row, panel) } else { avx2::<C, R>(x, row, panel) }
     }
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2<C: Avx2Codes, const R: usize, const P: usize>(
-    x: &Rounded<'_>,
-    row: usize,
-    panels: [&[u32]; P],
-) -> [[[f32; PANEL]; P]; R] {
+unsafe fn avx2<C: Avx2Codes, const R: usize>(x: &Rounded<'_>, row: usize, panel: &[u32]) -> [[f32; PANEL]; R] {
     // SAFETY: the caller's promises.
-    unsafe { body::<C, Pairs, R, P>(x, row, panels) }
+    unsafe { body::<C, Pairs, R>(x, row, panel) }
 }
 
 #[target_feature(enable = "avx2,fma,avxvnni")]
-unsafe fn avx_vnni<C: Avx2Codes, const R: usize, const P: usize>(
-    x: &Rounded<'_>,
-    row: usize,
-    panels: [&[u32]; P],
-) -> [[[f32; PANEL]; P]; R] {
+unsafe fn avx_vnni<C: Avx2Codes, const R: usize>(x: &Rounded<'_>, row: usize, panel: &[u32]) -> [[f32; PANEL]; R] {
     // SAFETY: the caller's promises.
-    unsafe { body::<C, AvxVnni, R, P>(x, row, panels) }
+    unsafe { body::<C, AvxVnni, R>(x, row, panel) }
 }
 
 /// The tile with whatever multiplies bytes.
@@ -222,40 +210,34 @@ unsafe fn avx_vnni<C: Avx2Codes, const R: usize, const P: usize>(
 /// # Safety
 /// As [`tile`]'s; the processor has what `D` needs.
 #[inline(always)]
-unsafe fn body<C: Avx2Codes, D: Dot, const R: usize, const P: usize>(
-    x: &Rounded<'_>,
-    row: usize,
-    panels: [&[u32]; P],
-) -> [[[f32; PANEL]; P]; R] {
+unsafe fn body<C: Avx2Codes, D: Dot, const R: usize>(x: &Rounded<'_>, row: usize, panel: &[u32]) -> [[f32; PANEL]; R] {
     let rows = x.rows::<R>(row);
     let blocks = rows[0].1.len();
     // SAFETY: the caller's promises.
     unsafe {
-        let mut totals = [[[_mm256_setzero_ps(); HALVES]; P]; R];
+        let mut totals = [[_mm256_setzero_ps(); HALVES]; R];
         for block in 0..blocks {
-            for (p, panel) in panels.iter().enumerate() {
-                let words = &panel[block * C::WORDS..][..C::WORDS];
-                let sums = C::sums::<D, R>(words, activations::codes_of(&rows, block));
-                let headers = load(words, 0);
-                let halves = [_mm256_and_si256(headers, _mm256_set1_epi32(0xffff)), _mm256_srli_epi32::<16>(headers)];
-                for (half, headers) in halves.into_iter().enumerate() {
-                    let (scales, zeros) = C::parts(headers);
-                    for r in 0..R {
-                        let sum = match C::STEPS {
-                            1 => sums[r][half],
-                            _ => {
-                                let of_codes = _mm256_set1_epi32(rows[r].2[block] as i32);
-                                _mm256_sub_epi32(sums[r][half], _mm256_mullo_epi32(zeros, of_codes))
-                            }
-                        };
-                        let scale = _mm256_mul_ps(_mm256_castsi256_ps(scales), _mm256_set1_ps(rows[r].1[block]));
-                        totals[r][p][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, totals[r][p][half]);
-                    }
+            let words = &panel[block * C::WORDS..][..C::WORDS];
+            let sums = C::sums::<D, R>(words, activations::codes_of(&rows, block));
+            let headers = load(words, 0);
+            let halves = [_mm256_and_si256(headers, _mm256_set1_epi32(0xffff)), _mm256_srli_epi32::<16>(headers)];
+            for (half, headers) in halves.into_iter().enumerate() {
+                let (scales, zeros) = C::parts(headers);
+                for r in 0..R {
+                    let sum = match C::STEPS {
+                        1 => sums[r][half],
+                        _ => {
+                            let of_codes = _mm256_set1_epi32(rows[r].2[block] as i32);
+                            _mm256_sub_epi32(sums[r][half], _mm256_mullo_epi32(zeros, of_codes))
+                        }
+                    };
+                    let scale = _mm256_mul_ps(_mm256_castsi256_ps(scales), _mm256_set1_ps(rows[r].1[block]));
+                    totals[r][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, totals[r][half]);
                 }
             }
         }
-        let mut out = [[[0.0_f32; PANEL]; P]; R];
-        for (out, total) in out.as_flattened_mut().iter_mut().zip(totals.as_flattened()) {
+        let mut out = [[0.0_f32; PANEL]; R];
+        for (out, total) in out.iter_mut().zip(&totals) {
             _mm256_storeu_ps(out.as_mut_ptr(), total[0]);
             _mm256_storeu_ps(out.as_mut_ptr().add(8), total[1]);
         }

@@ -130,47 +130,45 @@ impl VnniCodes for Q4 {
     }
 }
 
-/// One tile, `[R][P]` panels wide, of the tokens from `row` on.
+/// One tile: a panel's rows by the `R` tokens from `row` on.
 ///
 /// # Safety
-/// The processor has AVX-512 (F, BW) and VNNI. The tokens are there, and each panel has as many blocks as they.
+/// The processor has AVX-512 (F, BW) and VNNI. The tokens are there, and the panel has as many blocks as they.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(super) unsafe fn tile<C: VnniCodes, const R: usize, const P: usize>(
+pub(super) unsafe fn tile<C: VnniCodes, const R: usize>(
     x: &Rounded<'_>,
     row: usize,
-    panels: [&[u32]; P],
-) -> [[[f32; PANEL]; P]; R] {
+    panel: &[u32],
+) -> [[f32; PANEL]; R] {
     let rows = x.rows::<R>(row);
     let blocks = rows[0].1.len();
     // SAFETY: the caller's promises.
     unsafe {
-        let mut totals = [[_mm512_setzero_ps(); P]; R];
+        let mut totals = [_mm512_setzero_ps(); R];
         for block in 0..blocks {
             let codes = activations::codes_of(&rows, block);
-            for (p, panel) in panels.iter().enumerate() {
-                let words = &panel[block * C::WORDS..][..C::WORDS];
-                if R > 1 {
-                    for line in (0..C::WORDS).step_by(LINE) {
-                        // The next panel begins where this one ends; where nothing does, nothing is read.
-                        _mm_prefetch::<_MM_HINT_T0>(words.as_ptr().wrapping_add(AHEAD * C::WORDS + line).cast());
-                    }
-                }
-                let (scales, taken_off) = C::header(words);
-                let mut sums = [_mm512_setzero_si512(); R];
-                for (sum, row) in sums.iter_mut().zip(rows) {
-                    // Both fit into 16 bits: a sum of 32 codes is at most 4,064.
-                    *sum = _mm512_dpwssd_epi32(*sum, taken_off, _mm512_set1_epi32(row.2[block] as i32));
-                }
-                C::add_block::<R>(words, codes, &mut sums);
-                for r in 0..R {
-                    let scale = _mm512_mul_ps(_mm512_castsi512_ps(scales), _mm512_set1_ps(rows[r].1[block]));
-                    totals[r][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r]), scale, totals[r][p]);
+            let words = &panel[block * C::WORDS..][..C::WORDS];
+            if R > 1 {
+                for line in (0..C::WORDS).step_by(LINE) {
+                    // The next panel begins where this one ends; where nothing does, nothing is read.
+                    _mm_prefetch::<_MM_HINT_T0>(words.as_ptr().wrapping_add(AHEAD * C::WORDS + line).cast());
                 }
             }
+            let (scales, taken_off) = C::header(words);
+            let mut sums = [_mm512_setzero_si512(); R];
+            for (sum, row) in sums.iter_mut().zip(rows) {
+                // Both fit into 16 bits: a sum of 32 codes is at most 4,064.
+                *sum = _mm512_dpwssd_epi32(*sum, taken_off, _mm512_set1_epi32(row.2[block] as i32));
+            }
+            C::add_block::<R>(words, codes, &mut sums);
+            for r in 0..R {
+                let scale = _mm512_mul_ps(_mm512_castsi512_ps(scales), _mm512_set1_ps(rows[r].1[block]));
+                totals[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r]), scale, totals[r]);
+            }
         }
-        let mut out = [[[0.0_f32; PANEL]; P]; R];
-        for (out, total) in out.as_flattened_mut().iter_mut().zip(totals.as_flattened()) {
-            _mm512_storeu_ps(out.as_mut_ptr(), *total);
+        let mut out = [[0.0_f32; PANEL]; R];
+        for (out, total) in out.iter_mut().zip(totals) {
+            _mm512_storeu_ps(out.as_mut_ptr(), total);
         }
         out
     }
@@ -192,29 +190,21 @@ mod tests {
         const BLOCKS: usize = 5;
         const COLUMNS: usize = BLOCKS * BLOCK;
         let word = |i: usize| (i as u32).wrapping_mul(2_654_435_761) ^ (i as u32).wrapping_mul(40_503) << 7;
-        let panels: [Vec<u32>; 2] = [0, 9_999].map(|seed| {
-            (0..BLOCKS * C::WORDS)
-                // No code of q8 is -128.
-                .map(
-                    |i| if i % C::WORDS < HEADER { word(i + seed) & header_mask } else { word(i + seed) | 0x0101_0101 },
-                )
-                .collect()
-        });
+        // No code of q8 is -128.
+        let bits_of = |i: usize| if i % C::WORDS < HEADER { word(i) & header_mask } else { word(i) | 0x0101_0101 };
+        let panel: Vec<u32> = (0..BLOCKS * C::WORDS).map(bits_of).collect();
         let x: Vec<f32> = (0..ROWS * COLUMNS).map(|i| (i * 7919 % 1013) as f32 / 100.0 - 5.0).collect();
         let pool = Pool::new(1, Isa::Avx512).unwrap();
         let mut memory = Memory::new("test", activations::bytes(ROWS, BLOCKS)).unwrap();
         let mut scratch = Carver::new(memory.as_bytes_mut());
         let x = Rounded::new(&pool, &x, (ROWS, COLUMNS), &mut scratch);
-        let views = [&panels[0][..], &panels[1][..]];
-        let bits = |out: &[[[f32; PANEL]; 2]]| -> Vec<u32> {
-            out.as_flattened().as_flattened().iter().map(|x| x.to_bits()).collect()
-        };
+        let bits = |out: &[[f32; PANEL]]| -> Vec<u32> { out.as_flattened().iter().map(|x| x.to_bits()).collect() };
         // SAFETY: the caller has found AVX-512 and VNNI; the rows and blocks are there.
         unsafe {
-            let eight = tile::<C, ROWS, 2>(&x, 0, views);
+            let eight = tile::<C, ROWS>(&x, 0, &panel);
             for row in 0..ROWS {
-                let want = super::super::avx2::tile::<C, 1, 2>(&x, row, views);
-                assert_eq!(bits(&tile::<C, 1, 2>(&x, row, views)), bits(&want), "one token, {row}");
+                let want = super::super::avx2::tile::<C, 1>(&x, row, &panel);
+                assert_eq!(bits(&tile::<C, 1>(&x, row, &panel)), bits(&want), "one token, {row}");
                 assert_eq!(bits(&eight[row..=row]), bits(&want), "eight tokens, {row}");
             }
         }

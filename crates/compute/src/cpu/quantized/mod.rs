@@ -267,56 +267,50 @@ impl<C: AnyCodes, E: Epilogue> Products<'_, C, E> {
         false
     }
 
-    /// One tile, of so many tokens as it returns. Several panels at once, or several tokens, hide the latency of the sums.
+    /// One tile, of so many tokens as it returns.
     #[inline(always)]
-    fn tile<M: Math, const R: usize, const P: usize>(&self, row: usize, panel: usize) -> usize {
-        let panels: [&[u32]; P] = std::array::from_fn(|p| self.weight.panel::<C>(panel + p));
+    fn tile<M: Math, const R: usize>(&self, row: usize, panel: usize) -> usize {
+        let words = self.weight.panel::<C>(panel);
         let sums = match self.isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an Isa above Portable exists only where the processor has AVX2 and FMA, one above Avx2 where it has AVX-512;
-            // panels have the columns' blocks.
+            // the panel has the columns' blocks.
             Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => unsafe {
                 if self.has_vnni() {
-                    avx512vnni::tile::<C, R, P>(&self.x, row, panels)
+                    avx512vnni::tile::<C, R>(&self.x, row, words)
                 } else {
-                    avx2::tile::<C, R, P>(&self.x, row, panels)
+                    avx2::tile::<C, R>(&self.x, row, words)
                 }
             },
-            _ => plain::<C, M, R, P>(&self.x, row, panels),
+            _ => plain::<C, M, R>(&self.x, row, words),
         };
-        let columns = (P * PANEL).min(self.weight.rows - panel * PANEL);
-        self.epilogue.store(row, panel * PANEL, R, columns, sums.as_flattened().as_flattened(), P * PANEL);
+        let columns = PANEL.min(self.weight.rows - panel * PANEL);
+        self.epilogue.store(row, panel * PANEL, R, columns, sums.as_flattened(), PANEL);
         R
     }
 }
 
 /// The tile of any processor.
 #[inline(always)]
-fn plain<C: Codes, M: Math, const R: usize, const P: usize>(
-    x: &Rounded<'_>,
-    row: usize,
-    panels: [&[u32]; P],
-) -> [[[f32; PANEL]; P]; R] {
-    let mut totals = [[[0.0_f32; PANEL]; P]; R];
+fn plain<C: Codes, M: Math, const R: usize>(x: &Rounded<'_>, row: usize, panel: &[u32]) -> [[f32; PANEL]; R] {
+    let mut totals = [[0.0_f32; PANEL]; R];
     for (r, totals) in totals.iter_mut().enumerate() {
         let (codes, x_scales, x_sums) = x.row(row + r);
         for (block, codes) in codes.iter().enumerate() {
-            for (panel, totals) in panels.iter().zip(&mut *totals) {
-                let words = &panel[block * C::WORDS..][..C::WORDS];
-                let mut sums = [0_i32; PANEL];
-                for (group, words) in words[HEADER..].as_chunks::<PANEL>().0.iter().enumerate() {
-                    for i in 0..C::GROUP {
-                        let x = activations::code(codes, group * C::GROUP + i);
-                        for (sum, word) in sums.iter_mut().zip(words) {
-                            *sum += C::code(*word, i) * x;
-                        }
+            let words = &panel[block * C::WORDS..][..C::WORDS];
+            let mut sums = [0_i32; PANEL];
+            for (group, words) in words[HEADER..].as_chunks::<PANEL>().0.iter().enumerate() {
+                for i in 0..C::GROUP {
+                    let x = activations::code(codes, group * C::GROUP + i);
+                    for (sum, word) in sums.iter_mut().zip(words) {
+                        *sum += C::code(*word, i) * x;
                     }
                 }
-                let of = Scales::new::<C>(words);
-                for ((total, sum), (scale, zero)) in totals.iter_mut().zip(sums).zip(of.scales.iter().zip(of.zeros)) {
-                    let sum = C::STEPS * sum - zero * x_sums[block] as i32;
-                    *total = M::mul_add(sum as f32, scale * x_scales[block], *total);
-                }
+            }
+            let of = Scales::new::<C>(words);
+            for ((total, sum), (scale, zero)) in totals.iter_mut().zip(sums).zip(of.scales.iter().zip(of.zeros)) {
+                let sum = C::STEPS * sum - zero * x_sums[block] as i32;
+                *total = M::mul_add(sum as f32, scale * x_scales[block], *total);
             }
         }
     }
@@ -334,11 +328,11 @@ impl<C: AnyCodes, E: Epilogue> Kernel for Products<'_, C, E> {
                 let mut row = strip;
                 while row < end {
                     row += match end - row {
-                        WIDE_ROWS.. if wide => self.tile::<M, WIDE_ROWS, 1>(row, panel),
-                        ROWS.. => self.tile::<M, ROWS, 1>(row, panel),
-                        3 => self.tile::<M, 3, 1>(row, panel),
-                        2 => self.tile::<M, 2, 1>(row, panel),
-                        _ => self.tile::<M, 1, 1>(row, panel),
+                        WIDE_ROWS.. if wide => self.tile::<M, WIDE_ROWS>(row, panel),
+                        ROWS.. => self.tile::<M, ROWS>(row, panel),
+                        3 => self.tile::<M, 3>(row, panel),
+                        2 => self.tile::<M, 2>(row, panel),
+                        _ => self.tile::<M, 1>(row, panel),
                     };
                 }
             }
