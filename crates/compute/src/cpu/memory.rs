@@ -73,9 +73,13 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        if let Home::Allocator = self.home {
+        match self.home {
             // SAFETY: allocated in `new` with this size and alignment.
-            unsafe { dealloc(self.ptr.as_ptr(), Layout::from_size_align_unchecked(self.bytes, ALIGN)) };
+            Home::Allocator => unsafe {
+                dealloc(self.ptr.as_ptr(), Layout::from_size_align_unchecked(self.bytes, ALIGN));
+            },
+            #[cfg(target_os = "linux")]
+            Home::Pages(_) => {}
         }
     }
 }
