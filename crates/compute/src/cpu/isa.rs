@@ -1,8 +1,8 @@
 //! Instruction sets: what this processor has, what is forced, and how a kernel is compiled once per set.
 //!
 //! Element-wise kernels are plain Rust, written once as a [`Kernel`] and compiled once per instruction set by
-//! inlining into a function with the right target features. Intrinsics are for the matrix kernels, and for what the
-//! compiler takes apart ([`row_sums`]).
+//! inlining into a function with the right target features. Intrinsics are for the matrix kernels, for what the
+//! compiler takes apart ([`row_sums`]), and for decoding's loops over bf16 keys and values.
 
 use super::math::LANES;
 use super::row_sums;
