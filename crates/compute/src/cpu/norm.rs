@@ -11,6 +11,8 @@ use crate::dtype::Storage;
 
 /// Rows of a job, columns of a column job.
 const ROWS: usize = 32;
+/// Rows of a job forward, where nothing is summed up over them: few, for a few sequences that are decoded together.
+const FORWARD_ROWS: usize = 4;
 const COLUMNS: usize = 64;
 
 /// The parameters of a norm as slices.
@@ -72,8 +74,8 @@ pub(super) fn forward<S: Storage>(pool: &Pool, norm: Parameters<'_>, x: &[f32], 
     let (stats, again) = match stats {
         Stats::Compute(stats) => (Shared::new(stats), false),
         Stats::Given(stats) => {
-            pool.for_ranges(rows, ROWS, |range| {
-                let mut copy = [0.0f32; 2 * ROWS];
+            pool.for_ranges(rows, FORWARD_ROWS, |range| {
+                let mut copy = [0.0f32; 2 * FORWARD_ROWS];
                 let copy = &mut copy[..2 * range.len()];
                 copy.copy_from_slice(&stats[2 * range.start..2 * range.end]);
                 // SAFETY: ranges are disjoint.
@@ -84,7 +86,7 @@ pub(super) fn forward<S: Storage>(pool: &Pool, norm: Parameters<'_>, x: &[f32], 
             return;
         }
     };
-    pool.for_ranges(rows, ROWS, |range| {
+    pool.for_ranges(rows, FORWARD_ROWS, |range| {
         // SAFETY: ranges are disjoint.
         let (y, stats) = unsafe {
             (y.slice_mut(range.start * width, range.len() * width), stats.slice_mut(2 * range.start, 2 * range.len()))

@@ -110,6 +110,13 @@ impl<'a, T> Shared<'a, T> {
         Shared { ptr: self.ptr.wrapping_add(elements), len: self.len - elements, life: PhantomData }
     }
 
+    /// The address of a part of the slice.
+    #[inline(always)]
+    pub(crate) fn at(&self, start: usize, len: usize) -> *mut T {
+        assert!(start <= self.len && len <= self.len - start, "a job wrote outside its buffer");
+        self.ptr.wrapping_add(start)
+    }
+
     /// A part of the slice.
     ///
     /// # Safety
@@ -117,8 +124,7 @@ impl<'a, T> Shared<'a, T> {
     #[allow(clippy::mut_from_ref)] // That is its purpose; see the promise above.
     #[inline(always)]
     pub(crate) unsafe fn slice_mut(&self, start: usize, len: usize) -> &'a mut [T] {
-        assert!(start <= self.len && len <= self.len - start, "a job wrote outside its buffer");
-        // SAFETY: in bounds by the assertion; disjoint by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(start), len) }
+        // SAFETY: in bounds by the assertion of `at`; disjoint by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.at(start, len), len) }
     }
 }

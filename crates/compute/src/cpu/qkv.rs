@@ -9,6 +9,8 @@ use crate::dtype::Storage;
 
 /// Tokens of a job: also the unit in which the norm weights' gradients are summed.
 pub(super) const TOKENS: usize = 64;
+/// The same forward, where nothing is summed up over them: few, for a few sequences that are decoded together.
+const FORWARD_TOKENS: usize = 4;
 
 /// Everything about a split but the activations.
 #[derive(Clone, Copy)]
@@ -126,7 +128,7 @@ pub(super) fn forward<S: Storage, E: Holds<S>>(
     let (q_width, kv_width) = (n_head * head_dim, n_kv_head * head_dim);
     let (row, head) = (E::row_len(n_kv_head, head_dim), head_dim + E::TAIL);
     let (q, k, v) = (Shared::new(q), Shared::new(k), Shared::new(v));
-    pool.for_ranges(split.positions.len(), TOKENS / 4, |tokens| {
+    pool.for_ranges(split.positions.len(), FORWARD_TOKENS, |tokens| {
         for token in tokens {
             let from = &qkv[token * split.row()..][..split.row()];
             let slot = split.slots[token] as usize;

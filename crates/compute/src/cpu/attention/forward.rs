@@ -2,8 +2,10 @@
 
 use std::marker::PhantomData;
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512bf16;
 use super::cached::{Rows, Unpacked};
-use super::{Cached, Inputs, TILE_K, TILE_Q};
+use super::{AHEAD, Cached, Inputs, TILE_K, TILE_Q, strip_rows};
 use crate::cpu::gemm::{Add, Left, MatElement, PackedB, Store, convert, multiply_here, pack::packed_len};
 use crate::cpu::isa::{Isa, Kernel, Math, prefetch};
 use crate::cpu::math;
@@ -11,6 +13,8 @@ use crate::cpu::memory::Carver;
 use crate::cpu::pool::Shared;
 use crate::device::{AttentionShape, Span};
 use crate::dtype::Storage;
+#[cfg(target_arch = "x86_64")]
+use crate::dtype::{Bf16, DType};
 
 /// One span and head.
 pub(super) struct Task<'a, S, E> {
@@ -67,7 +71,7 @@ impl<'a, S: Storage, E: Cached> Task<'a, S, E> {
         self.span.kv_len - self.span.q_len + i + 1
     }
 
-    /// Writes one output row from its accumulator, and its log-sum-exp.
+    /// Writes one output row from its accumulator, and its log-sum-exp. For kernels.
     #[inline(always)]
     pub(super) fn finish(&self, i: usize, sum: &[f32], max: f32, total: f32) {
         let row = self.span.q_start + i;
@@ -170,6 +174,86 @@ impl<S: Storage, E: Cached> Kernel for Softmax<'_, S, E> {
     }
 }
 
+/// Runs a [`Softmax`] with what the processor has for it.
+fn probabilities_of<S: MatElement, E: Cached>(isa: Isa, tile: Softmax<'_, S, E>) {
+    #[cfg(target_arch = "x86_64")]
+    if S::DTYPE == DType::Bf16 && E::TAIL == 0 && isa >= Isa::Avx512Bf16 {
+        // SAFETY: S is Bf16, and the level has AVX-512-BF16.
+        unsafe {
+            let p = std::slice::from_raw_parts_mut(tile.probabilities.as_mut_ptr().cast(), tile.probabilities.len());
+            softmax_bf16(tile, p);
+        }
+        return;
+    }
+    isa.run(tile);
+}
+
+/// A tile of plain keys and values by [`avx512bf16::softmax_row`].
+///
+/// # Safety
+/// The processor has AVX-512-BF16.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn softmax_bf16<S, E>(tile: Softmax<'_, S, E>, probabilities: &mut [Bf16]) {
+    let padded = tile.columns.next_multiple_of(Bf16::GROUP);
+    let rows = tile.scores.chunks_exact(TILE_K).zip(probabilities.chunks_exact_mut(TILE_K));
+    let rows = rows.zip(tile.sum.chunks_exact_mut(tile.head_dim)).zip(tile.max).zip(tile.total);
+    for (i, ((((scores, p), sum), max), total)) in rows.enumerate() {
+        let visible = (tile.visible + i as isize).clamp(0, tile.columns as isize) as usize;
+        if visible > 0 {
+            // SAFETY: the processor has it; rows are whole vectors.
+            unsafe {
+                let correction = avx512bf16::softmax_row(scores, visible, tile.scale, (max, total), p);
+                if correction != 1.0 {
+                    avx512bf16::rescale(sum, correction);
+                }
+            }
+        }
+        let written = visible.next_multiple_of(math::LANES).min(padded);
+        p[written..padded].fill(Bf16(0));
+    }
+}
+
+/// A span's queries as operands, without what lies between them.
+struct Queries<'t, 'a, S, E, C> {
+    task: &'t Task<'a, S, E>,
+    to: &'t mut [C],
+}
+
+impl<S: Storage, E: Cached, C: MatElement> Kernel for Queries<'_, '_, S, E, C> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        let head_dim = self.task.shape.head_dim;
+        let last = self.task.span.q_len - 1;
+        for (i, row) in self.to.chunks_exact_mut(head_dim).enumerate() {
+            prefetch(&self.task.q((i + AHEAD).min(last))[..head_dim]);
+            for (to, from) in row.iter_mut().zip(&self.task.q(i)[..head_dim]) {
+                *to = convert(*from);
+            }
+        }
+    }
+}
+
+/// All output rows of a span.
+struct Finish<'t, 'a, S, E> {
+    task: &'t Task<'a, S, E>,
+    sums: &'t [f32],
+    maxima: &'t [f32],
+    totals: &'t [f32],
+}
+
+impl<S: Storage, E: Cached> Kernel for Finish<'_, '_, S, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Math>(self) {
+        let rows = self.sums.chunks_exact(self.task.shape.head_dim).zip(self.maxima).zip(self.totals);
+        for (i, ((sums, max), total)) in rows.enumerate() {
+            self.task.finish(i, sums, *max, *total);
+        }
+    }
+}
+
 /// Asks for `rows` rows' first `len` elements, `stride` apart.
 fn ask_for<S>(rows_from: &[S], stride: usize, rows: usize, len: usize) {
     for row in 0..rows {
@@ -196,11 +280,7 @@ fn run_in<S: MatElement, E: Cached, C: MatElement>(task: &Task<'_, S, E>, mut sc
     let head_dim = task.shape.head_dim;
     let Span { q_len, kv_len, .. } = task.span;
     let queries = scratch.take::<C>(q_len * head_dim);
-    for (i, row) in queries.chunks_exact_mut(head_dim).enumerate() {
-        for (to, from) in row.iter_mut().zip(task.q(i)) {
-            *to = convert(*from);
-        }
-    }
+    task.isa.run(Queries { task, to: &mut *queries });
     let packed_keys = scratch.take::<C>(packed_len::<C>(head_dim, TILE_K));
     let packed_values = scratch.take::<C>(packed_len::<C>(TILE_K, head_dim));
     let probabilities = scratch.take::<C>(TILE_Q * TILE_K);
@@ -232,40 +312,48 @@ fn run_in<S: MatElement, E: Cached, C: MatElement>(task: &Task<'_, S, E>, mut sc
         if next < kv_len {
             ask_for(&task.k()[next * stride..], stride, TILE_K.min(kv_len - next), head_dim + E::TAIL);
         }
-        for first in (0..q_len).step_by(TILE_Q) {
-            let rows = TILE_Q.min(q_len - first);
-            let seen = task.visible(first + rows - 1);
+        let mut first = 0;
+        while first < q_len {
+            // On the diagonal fewer rows at once, whose last sees little more than its first.
+            let all_seen = task.visible(first) >= key + keys;
+            let strip = if all_seen { TILE_Q } else { strip_rows(task.isa) };
+            let rows = (strip - first % strip).min(q_len - first);
+            let queries = &queries[first * head_dim..];
+            let rows_of = first..first + rows;
+            first += rows;
+            let seen = task.visible(rows_of.end - 1);
             if seen <= key {
                 continue;
             }
             let columns = keys.min(seen - key);
-            let left = Left::rows(&queries[first * head_dim..], rows, head_dim, head_dim);
+            let left = Left::rows(queries, rows, head_dim, head_dim);
             let store = Store { out: Shared::new(scores), stride: TILE_K, bias: None };
             multiply_here(task.isa, left, rows, right_keys.slice(0, head_dim, 0, columns), &store);
-            let sum = &mut sums[first * head_dim..][..rows * head_dim];
-            task.isa.run(Softmax::<C, E> {
-                scale: 1.0 / (head_dim as f32).sqrt(),
-                visible: task.visible(first) as isize - key as isize,
-                columns,
-                scores: &mut scores[..rows * TILE_K],
-                key_scales,
-                value_scales,
-                probabilities,
-                head_dim,
-                sum,
-                max: &mut maxima[first..][..rows],
-                total: &mut totals[first..][..rows],
-                cached: PhantomData,
-            });
+            let sum = &mut sums[rows_of.start * head_dim..rows_of.end * head_dim];
+            probabilities_of(
+                task.isa,
+                Softmax::<C, E> {
+                    scale: 1.0 / (head_dim as f32).sqrt(),
+                    visible: task.visible(rows_of.start) as isize - key as isize,
+                    columns,
+                    scores: &mut scores[..rows * TILE_K],
+                    key_scales,
+                    value_scales,
+                    probabilities,
+                    head_dim,
+                    sum,
+                    max: &mut maxima[rows_of.clone()],
+                    total: &mut totals[rows_of],
+                    cached: PhantomData,
+                },
+            );
             let padded = columns.next_multiple_of(C::GROUP);
             let left = Left::rows(probabilities, rows, padded, TILE_K);
             let add = Add { out: Shared::new(sum), stride: head_dim, bias: None };
             multiply_here(task.isa, left, rows, right_values.slice(0, padded, 0, head_dim), &add);
         }
     }
-    for i in 0..q_len {
-        task.finish(i, &sums[i * head_dim..][..head_dim], maxima[i], totals[i]);
-    }
+    task.isa.run(Finish { task, sums, maxima, totals });
 }
 
 #[cfg(test)]

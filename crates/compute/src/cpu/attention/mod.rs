@@ -4,12 +4,15 @@
 //! (forward; a range of keys where a span has few queries) or one span and key head (backward), so that every sum has one
 //! owner and one order.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512bf16;
 mod backward;
 mod cached;
 mod decode;
 mod forward;
 
 use super::gemm::MatElement;
+use super::isa::Isa;
 use super::memory::Carver;
 use super::pool::{Pool, Shared};
 use crate::device::{AttentionShape, ScratchShape, Span};
@@ -22,6 +25,15 @@ const TILE_Q: usize = 64;
 const TILE_K: usize = 128;
 /// Up to this many queries of a span, keys are read where they lie instead of being packed.
 const DIRECT: usize = 4;
+
+/// Rows that are asked for before they are read: a head's rows lie far apart, where no prefetcher follows.
+const AHEAD: usize = 16;
+
+/// Rows of a tile on the diagonal that are multiplied together: each strip meets the columns that it sees. As low as a
+/// micro-kernel's tile lets it pay.
+fn strip_rows(isa: Isa) -> usize {
+    if isa == Isa::Amx { 32 } else { 16 }
+}
 
 /// Queries by token, keys and values by slot.
 pub(super) struct Inputs<'a, S, E = S> {

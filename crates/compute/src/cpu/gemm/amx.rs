@@ -28,8 +28,9 @@ use core::arch::asm;
 use core::arch::x86_64::{_mm512_loadu_si512, _mm512_maskz_loadu_epi16, _mm512_storeu_si512};
 use std::marker::PhantomData;
 
+use super::kernel::Destination;
 use super::pack::{self, PANEL};
-use super::{Left, MatElement, TILE};
+use super::{Left, MatElement};
 use crate::cpu::isa::{Kernel, Math};
 use crate::dtype::{Bf16, Storage};
 
@@ -183,12 +184,12 @@ struct Operands {
 }
 
 impl Tiles {
-    /// Computes one tile, row-major with `panels * 16` columns.
+    /// Computes one tile, in place of what lies there.
     ///
     /// # Safety
     /// The processor has AMX and AVX-512 and the process may use them; `a` covers `rows` rows of `groups` pairs,
     /// `row_stride` elements apart; `b` covers `panels` panels of `groups` pairs, `panel_len` apart;
-    /// `1 <= rows <= 32`, `panels` is 1 or 2.
+    /// `1 <= rows <= 32`, `panels` is 1 or 2; `to` has room for them.
     #[allow(clippy::too_many_arguments)] // A micro-kernel's address arithmetic; a struct would only rename it.
     pub(super) unsafe fn multiply(
         &mut self,
@@ -199,9 +200,10 @@ impl Tiles {
         groups: usize,
         rows: usize,
         panels: usize,
-        tile: &mut [f32; TILE],
+        to: Destination,
     ) {
         assert!((1..=2 * ROWS).contains(&rows) && (1..=2).contains(&panels), "no such AMX tile");
+        assert!(!to.add, "AMX tiles are not added up");
         if self.rows != rows {
             let config = Config::new(rows);
             // SAFETY: AMX is there; the operand is 64 valid bytes. Only `kernel` uses tile registers, and it leaves
@@ -222,14 +224,14 @@ impl Tiles {
             tail = unsafe { copy_tail(a.wrapping_add(k), row_stride, rows, b, groups % PAIRS) };
             operands.tail = &raw const tail;
         }
-        // SAFETY: the configuration is loaded, the operands cover `steps` steps and the tail, and the tile has room
-        // for 32 x 32.
+        // SAFETY: the configuration is loaded, the operands cover `steps` steps and the tail, and the
+        // destination has room.
         unsafe {
             match (rows > ROWS, panels == 2) {
-                (true, true) => kernel::<1, 1>(&operands, tile),
-                (true, false) => kernel::<1, 0>(&operands, tile),
-                (false, true) => kernel::<0, 1>(&operands, tile),
-                (false, false) => kernel::<0, 0>(&operands, tile),
+                (true, true) => kernel::<1, 1>(&operands, to),
+                (true, false) => kernel::<1, 0>(&operands, to),
+                (false, true) => kernel::<0, 1>(&operands, to),
+                (false, false) => kernel::<0, 0>(&operands, to),
             }
         }
     }
@@ -263,10 +265,11 @@ unsafe fn copy_tail(a: *const Bf16, row_stride: usize, rows: usize, b: [*const B
 /// Rows 16 and up if `LOWER`, the second panel if `RIGHT`.
 ///
 /// # Safety
-/// The configuration for these tiles is loaded; `operands` are readable; with neither steps nor a tail the tile is 0.
-unsafe fn kernel<const LOWER: u8, const RIGHT: u8>(operands: &Operands, tile: &mut [f32; TILE]) {
-    let ld = if RIGHT == 1 { 128 } else { 64_usize };
-    // SAFETY: loads stay inside the operands by the caller's promise, stores inside the tile: 32 rows of `ld` bytes.
+/// The configuration for these tiles is loaded; `operands` are readable, `to` is writable; with neither steps nor a tail the tile
+/// is 0.
+unsafe fn kernel<const LOWER: u8, const RIGHT: u8>(operands: &Operands, to: Destination) {
+    let ld = to.stride * size_of::<f32>();
+    // SAFETY: loads stay inside the operands by the caller's promise, stores inside the destination.
     // The accumulators live in registers over the whole loop, so everything is one block.
     unsafe {
         asm!(
@@ -324,8 +327,8 @@ unsafe fn kernel<const LOWER: u8, const RIGHT: u8>(operands: &Operands, tile: &m
             b_stride = in(reg) 64_usize,
             steps = inout(reg) operands.steps => _,
             tail = inout(reg) operands.tail => _,
-            c = in(reg) tile.as_mut_ptr(),
-            d = in(reg) tile.as_mut_ptr().cast::<u8>().wrapping_add(ROWS * ld),
+            c = in(reg) to.at,
+            d = in(reg) to.at.wrapping_add(ROWS * to.stride),
             ld = in(reg) ld,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,

@@ -4,18 +4,18 @@
 //! plain kernel does the same sums in the same order, but there the compiler reads all broadcasts of a step ahead, has
 //! no registers left for them, and moves sums to the stack and back in each step.
 
-use super::TILE;
-use super::kernel::for_shape;
+use super::kernel::{Destination, for_shape};
 use super::pack::PANEL;
 use core::arch::x86_64::{
-    __m512, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+    __m512, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
 };
 
-/// Computes one tile, row-major with `panels * 16` columns.
+/// Computes one tile.
 ///
 /// # Safety
 /// The processor has AVX-512; `a` covers `rows` rows of `k` values at `strides` (row, value); `b` covers `panels` panels of
-/// `k` rows of sixteen, `panel_len` apart; `rows <= 8`, `panels <= 3`.
+/// `k` rows of sixteen, `panel_len` apart; `rows <= 8`, `panels <= 3`; `to` has room for
+/// them.
 #[allow(clippy::too_many_arguments)] // A micro-kernel's address arithmetic; a struct would only rename it.
 #[inline(always)]
 pub(super) unsafe fn multiply(
@@ -26,11 +26,11 @@ pub(super) unsafe fn multiply(
     k: usize,
     rows: usize,
     panels: usize,
-    tile: &mut [f32; TILE],
+    to: Destination,
 ) {
     // SAFETY: the caller's promises.
     for_shape!(rows, panels, ROWS PANELS => unsafe {
-        kernel::<ROWS, PANELS>(a, strides.0, strides.1, b, panel_len, k, tile.as_mut_ptr())
+        kernel::<ROWS, PANELS>(a, strides.0, strides.1, b, panel_len, k, to)
     });
 }
 
@@ -44,7 +44,7 @@ unsafe fn kernel<const ROWS: usize, const PANELS: usize>(
     b: *const f32,
     panel_len: usize,
     k: usize,
-    tile: *mut f32,
+    to: Destination,
 ) {
     let mut sum: [[__m512; PANELS]; ROWS] = [[_mm512_setzero_ps(); PANELS]; ROWS];
     let (mut a, mut b) = (a, b);
@@ -67,8 +67,12 @@ unsafe fn kernel<const ROWS: usize, const PANELS: usize>(
     }
     for (r, sums) in sum.iter().enumerate() {
         for (p, lanes) in sums.iter().enumerate() {
-            // SAFETY: ROWS * PANELS * 16 floats are at most 384, inside the tile.
-            unsafe { _mm512_storeu_ps(tile.add((r * PANELS + p) * PANEL), *lanes) };
+            // SAFETY: the destination has room for this row and panel.
+            unsafe {
+                let to_row = to.at.add(r * to.stride + p * PANEL);
+                let lanes = if to.add { _mm512_add_ps(_mm512_loadu_ps(to_row), *lanes) } else { *lanes };
+                _mm512_storeu_ps(to_row, lanes);
+            }
         }
     }
 }

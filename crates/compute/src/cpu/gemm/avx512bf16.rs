@@ -2,20 +2,23 @@
 //!
 //! 8 rows by 3 panels hold 24 of 32 registers; a step issues 24 dot products for 3 loads and 8 broadcasts.
 
-use super::TILE;
-use super::kernel::for_shape;
+use super::kernel::{Destination, for_shape};
 use super::pack::PANEL;
 use crate::dtype::Bf16;
 use core::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps,
-    _mm512_storeu_ps,
+    __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
 };
 
-/// Computes one tile, row-major with `panels * 16` columns.
+/// Pairs of a sum that is long beside the time until memory answers.
+const LONG: usize = 128;
+
+/// Computes one tile.
 ///
 /// # Safety
 /// The processor has AVX-512-BF16; `a` covers `rows` rows of `groups` pairs at `strides` (row, pair); `b` covers
-/// `panels` panels of `groups` pairs, `panel_len` apart; `rows <= 8`, `panels <= 3`.
+/// `panels` panels of `groups` pairs, `panel_len` apart; `rows <= 8`, `panels <= 3`; `to` has room for
+/// them.
 #[allow(clippy::too_many_arguments)] // A micro-kernel's address arithmetic; a struct would only rename it.
 #[inline(always)]
 pub(super) unsafe fn multiply(
@@ -26,11 +29,11 @@ pub(super) unsafe fn multiply(
     groups: usize,
     rows: usize,
     panels: usize,
-    tile: &mut [f32; TILE],
+    to: Destination,
 ) {
     // SAFETY: the caller's promises.
     for_shape!(rows, panels, ROWS PANELS => unsafe {
-        kernel::<ROWS, PANELS>(a, strides.0, strides.1, b, panel_len, groups, tile.as_mut_ptr())
+        kernel::<ROWS, PANELS>(a, strides.0, strides.1, b, panel_len, groups, to)
     });
 }
 
@@ -44,10 +47,22 @@ unsafe fn kernel<const ROWS: usize, const PANELS: usize>(
     b: *const Bf16,
     panel_len: usize,
     groups: usize,
-    tile: *mut f32,
+    to: Destination,
 ) {
     let mut sum: [[__m512; PANELS]; ROWS] = [[_mm512_setzero_ps(); PANELS]; ROWS];
     let (mut a, mut b) = (a, b);
+    if to.add && groups >= LONG {
+        // Gradients that are added to come from memory, which takes as long as a few dozen steps.
+        for r in 0..ROWS {
+            for p in 0..PANELS {
+                #[allow(unused_unsafe)] // A safe function in newer toolchains.
+                // SAFETY: a hint, which no address makes fault.
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T0>(to.at.wrapping_add(r * to.stride + p * PANEL).cast())
+                };
+            }
+        }
+    }
     for _ in 0..groups {
         // SAFETY: the loop stays inside `groups` pairs of every row and panel.
         unsafe {
@@ -67,8 +82,12 @@ unsafe fn kernel<const ROWS: usize, const PANELS: usize>(
     }
     for (r, sums) in sum.iter().enumerate() {
         for (p, lanes) in sums.iter().enumerate() {
-            // SAFETY: ROWS * PANELS * 16 floats are at most 384, inside the tile.
-            unsafe { _mm512_storeu_ps(tile.add((r * PANELS + p) * PANEL), *lanes) };
+            // SAFETY: the destination has room for this row and panel.
+            unsafe {
+                let to_row = to.at.add(r * to.stride + p * PANEL);
+                let lanes = if to.add { _mm512_add_ps(_mm512_loadu_ps(to_row), *lanes) } else { *lanes };
+                _mm512_storeu_ps(to_row, lanes);
+            }
         }
     }
 }

@@ -1,14 +1,28 @@
 //! Where a finished tile goes.
 
+use super::kernel::Destination;
 use crate::cpu::pool::Shared;
-use crate::dtype::Storage;
+use crate::dtype::{DType, Storage};
 
 /// Consumes f32 tiles of a product.
 pub(crate) trait Epilogue: Sized {
     /// Takes the tile whose top left is `(row, column)`, `rows x columns`, `ld` floats between tile rows.
     fn store(&self, row: usize, column: usize, rows: usize, columns: usize, tile: &[f32], ld: usize);
+    /// Where a micro-kernel may leave such a tile itself, if it need not be changed on its way.
+    fn destination(&self, row: usize, column: usize, rows: usize, columns: usize) -> Option<Destination>;
     /// The same for the columns from `columns` on.
     fn skip(&self, columns: usize) -> Self;
+}
+
+/// The place of `rows x columns` floats of a matrix.
+#[inline(always)]
+fn place<T>(
+    out: &Shared<'_, T>,
+    stride: usize,
+    (row, column): (usize, usize),
+    (rows, columns): (usize, usize),
+) -> *mut f32 {
+    out.at(row * stride + column, (rows - 1) * stride + columns).cast()
 }
 
 /// `C = tile (+ bias)`, rounded to `S`.
@@ -21,6 +35,13 @@ pub(crate) struct Store<'a, S> {
 impl<S: Storage> Epilogue for Store<'_, S> {
     fn skip(&self, columns: usize) -> Self {
         Store { out: self.out.skip(columns), stride: self.stride, bias: self.bias.map(|bias| &bias[columns..]) }
+    }
+
+    #[inline(always)]
+    fn destination(&self, row: usize, column: usize, rows: usize, columns: usize) -> Option<Destination> {
+        let plain = S::DTYPE == DType::F32 && self.bias.is_none();
+        let at = || place(&self.out, self.stride, (row, column), (rows, columns));
+        plain.then(|| Destination { at: at(), stride: self.stride, add: false })
     }
 
     #[inline(always)]
@@ -55,6 +76,12 @@ pub(crate) struct Add<'a> {
 impl Epilogue for Add<'_> {
     fn skip(&self, columns: usize) -> Self {
         Add { out: self.out.skip(columns), stride: self.stride, bias: self.bias.map(|bias| &bias[columns..]) }
+    }
+
+    #[inline(always)]
+    fn destination(&self, row: usize, column: usize, rows: usize, columns: usize) -> Option<Destination> {
+        let at = || place(&self.out, self.stride, (row, column), (rows, columns));
+        self.bias.is_none().then(|| Destination { at: at(), stride: self.stride, add: true })
     }
 
     #[inline(always)]

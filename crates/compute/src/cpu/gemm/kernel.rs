@@ -4,7 +4,7 @@
 //! preparation ([`super::avx2`]). f32 on AVX-512, and bf16 on AVX-512-BF16 and AMX, have kernels of their own.
 
 use super::pack::{PANEL, PackedB};
-use super::{Left, MatElement, TILE};
+use super::{Left, MatElement};
 use crate::cpu::isa::{Isa, Math};
 #[cfg(target_arch = "x86_64")]
 use crate::dtype::DType;
@@ -40,6 +40,17 @@ pub(super) struct State {
 pub(super) struct Shape {
     pub(super) rows: usize,
     pub(super) panels: usize,
+    /// Whether a kernel adds to what lies at its destination.
+    pub(super) adds: bool,
+}
+
+/// Where a micro-kernel leaves its tile: rows of whole panels, `stride` floats apart, in place of what lies there or added to
+/// it.
+#[derive(Clone, Copy)]
+pub(crate) struct Destination {
+    pub(super) at: *mut f32,
+    pub(super) stride: usize,
+    pub(super) add: bool,
 }
 
 /// The tile that fills the registers of an instruction set. A left operand in panels of 16 rows takes a height that
@@ -47,19 +58,19 @@ pub(super) struct Shape {
 #[inline(always)]
 pub(super) fn shape<S: MatElement>(isa: Isa, left: &Left<S>) -> Shape {
     match isa {
-        Isa::Portable => Shape { rows: 2, panels: 1 },
-        Isa::Avx2 => Shape { rows: 2, panels: 2 },
+        Isa::Portable => Shape { rows: 2, panels: 1, adds: true },
+        Isa::Avx2 => Shape { rows: 2, panels: 2, adds: true },
         #[cfg(target_arch = "x86_64")]
-        Isa::Amx if S::DTYPE == DType::Bf16 && super::amx::takes(left) => Shape { rows: 32, panels: 2 },
-        _ => Shape { rows: 8, panels: 3 },
+        Isa::Amx if S::DTYPE == DType::Bf16 && super::amx::takes(left) => Shape { rows: 32, panels: 2, adds: false },
+        _ => Shape { rows: 8, panels: 3, adds: true },
     }
 }
 
-/// Computes one tile, row-major with `panels * 16` columns.
+/// Computes one tile.
 ///
 /// # Safety
 /// Rows `row..row + rows` of `left` and panels `panel..panel + panels` of `right` exist; `rows` and `panels` are at
-/// most what [`shape`] says for this `isa`, whose features the processor has.
+/// most what [`shape`] says for this `isa`, whose features the processor has; so does `to`, which has room for them.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)] // A micro-kernel's address arithmetic; a struct would only rename it.
 pub(super) unsafe fn multiply<S: MatElement, M: Math>(
@@ -71,7 +82,7 @@ pub(super) unsafe fn multiply<S: MatElement, M: Math>(
     right: &PackedB<'_, S>,
     panel: usize,
     panels: usize,
-    tile: &mut [f32; TILE],
+    to: Destination,
 ) {
     let (a, row_stride, step) = left.at(row);
     let b = right.panel(panel);
@@ -82,9 +93,9 @@ pub(super) unsafe fn multiply<S: MatElement, M: Math>(
         // SAFETY: the caller's promises; S is Bf16, so the casts change nothing.
         unsafe {
             if isa == Isa::Amx && super::amx::takes(left) {
-                state.tiles.multiply(a.cast(), row_stride, b.cast(), right.panel_len(), groups, rows, panels, tile);
+                state.tiles.multiply(a.cast(), row_stride, b.cast(), right.panel_len(), groups, rows, panels, to);
             } else {
-                super::avx512bf16::multiply(a.cast(), strides, b.cast(), right.panel_len(), groups, rows, panels, tile);
+                super::avx512bf16::multiply(a.cast(), strides, b.cast(), right.panel_len(), groups, rows, panels, to);
             }
         }
         return;
@@ -93,13 +104,13 @@ pub(super) unsafe fn multiply<S: MatElement, M: Math>(
     if S::DTYPE == DType::F32 && isa >= Isa::Avx512 {
         let strides = (row_stride, step);
         // SAFETY: the caller's promises; S is f32, so the casts change nothing.
-        unsafe { super::avx512::multiply(a.cast(), strides, b.cast(), right.panel_len(), groups, rows, panels, tile) };
+        unsafe { super::avx512::multiply(a.cast(), strides, b.cast(), right.panel_len(), groups, rows, panels, to) };
         return;
     }
     let _ = (isa, state);
     // SAFETY: the caller's promises.
     for_shape!(rows, panels, ROWS PANELS => unsafe {
-        plain::<S, M, ROWS, PANELS>(a, row_stride, step, b, right.panel_len(), groups, tile)
+        plain::<S, M, ROWS, PANELS>(a, row_stride, step, b, right.panel_len(), groups, to)
     });
 }
 
@@ -113,8 +124,9 @@ unsafe fn plain<S: MatElement, M: Math, const ROWS: usize, const PANELS: usize>(
     b: *const S,
     panel_len: usize,
     groups: usize,
-    tile: &mut [f32; TILE],
+    to: Destination,
 ) {
+    let add = to.add;
     let mut sum = [[[0.0f32; PANEL]; PANELS]; ROWS];
     for group in 0..groups {
         let mut columns = [[[0.0f32; PANEL]; 2]; PANELS];
@@ -143,7 +155,15 @@ unsafe fn plain<S: MatElement, M: Math, const ROWS: usize, const PANELS: usize>(
     }
     for (r, sums) in sum.iter().enumerate() {
         for (p, lanes) in sums.iter().enumerate() {
-            tile[(r * PANELS + p) * PANEL..][..PANEL].copy_from_slice(lanes);
+            // SAFETY: the destination has room for this row and panel.
+            let to = unsafe { std::slice::from_raw_parts_mut(to.at.add(r * to.stride + p * PANEL), PANEL) };
+            if add {
+                for (to, lane) in to.iter_mut().zip(lanes) {
+                    *to += lane;
+                }
+            } else {
+                to.copy_from_slice(lanes);
+            }
         }
     }
 }

@@ -25,8 +25,12 @@ mod tests;
 mod transpose;
 
 pub(crate) use epilogue::{Add, Epilogue, Store};
-pub(crate) use operand::{left_transposed, pack_columns, pack_columns_here, pack_transposed, pack_transposed_here};
+pub(crate) use operand::{
+    left_transposed, left_transposed_here, pack_columns, pack_columns_here, pack_transposed, pack_transposed_here,
+};
 pub(crate) use pack::{PANEL, PackedB, convert};
+
+use kernel::Destination;
 
 use super::isa::{Isa, Kernel, Math};
 use super::pool::Pool;
@@ -152,13 +156,20 @@ impl<S: MatElement, E: Epilogue> Kernel for Block<'_, S, E> {
             while panel < self.panels.1 {
                 let panels = shape.panels.min(self.panels.1 - panel);
                 let ld = panels * PANEL;
-                let (left, right, tile) = (&self.left, &self.right, &mut tile.0);
-                // SAFETY: row < m and panel < the panel count, so both operands cover the kernel's reads.
-                unsafe {
-                    kernel::multiply::<S, M>(self.isa, &mut state, left, row, rows, right, panel, panels, tile);
-                }
                 let columns = ld.min(self.right.n - panel * PANEL);
-                self.epilogue.store(row, panel * PANEL, rows, columns, tile, ld);
+                let (left, right) = (&self.left, &self.right);
+                let direct = if columns < ld { None } else { self.epilogue.destination(row, panel * PANEL, rows, ld) };
+                let direct = direct.filter(|to| shape.adds || !to.add);
+                let to = direct.unwrap_or(Destination { at: tile.0.as_mut_ptr(), stride: ld, add: false });
+                // SAFETY: row < m and panel < the panel count, so both operands cover the kernel's reads. The tile has room
+                // for the largest shape, an epilogue's destination for what it was asked for, and blocks of one product
+                // never overlap.
+                unsafe {
+                    kernel::multiply::<S, M>(self.isa, &mut state, left, row, rows, right, panel, panels, to);
+                }
+                if direct.is_none() {
+                    self.epilogue.store(row, panel * PANEL, rows, columns, &tile.0, ld);
+                }
                 panel += panels;
             }
             row += rows;

@@ -135,6 +135,28 @@ pub(crate) fn pack_columns<T: Storage, S: MatElement>(
     });
 }
 
+/// [`left_transposed`] on the calling thread.
+pub(crate) fn left_transposed_here<S: MatElement>(
+    isa: Isa,
+    source: &[S],
+    stride: usize,
+    (k, m): (usize, usize),
+    out: &mut [S],
+) -> Left<S> {
+    #[cfg(target_arch = "x86_64")]
+    if S::DTYPE == DType::Bf16 && isa == Isa::Amx {
+        let row = k.next_multiple_of(S::GROUP);
+        for (panel, out) in out.chunks_exact_mut(row * PANEL).take(m.div_ceil(PANEL)).enumerate() {
+            // SAFETY: S is Bf16.
+            let out = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<Bf16>(), out.len()) };
+            isa.run(super::amx::TransposedRows { source, stride, k, m, panel, out });
+        }
+        return Left::rows(out, m, row, row);
+    }
+    pack_columns_here(isa, source, stride, (k, m), out);
+    Left::panels(out, m, k)
+}
+
 /// Prepares the left operand `sourceᵀ[m, k]` of `source[k, m]`, rows `stride` apart, in the layout that the
 /// instruction set multiplies best. `out` holds [`pack::packed_len`]`(k, m)` elements.
 pub(crate) fn left_transposed<T: Storage, S: MatElement>(

@@ -18,6 +18,9 @@ const SHIFT: f32 = 12_582_912.0;
 /// Blocks that are all smaller than this are zeros.
 const SMALLEST: f32 = 1e-30;
 
+/// Tokens of a job: few, for a few sequences that are decoded together.
+const TOKENS: usize = 4;
+
 /// Bytes of scratch for so many tokens of so many blocks.
 pub(super) fn bytes(tokens: usize, blocks: usize) -> usize {
     Carver::bytes::<u32>(tokens * blocks * WORDS) + 2 * Carver::bytes::<u32>(tokens * blocks)
@@ -51,7 +54,7 @@ impl<'a> Rounded<'a> {
         let scales = scratch.take::<f32>(tokens * blocks);
         let sums = scratch.take::<u32>(tokens * blocks);
         let out = (Shared::new(&mut *codes), Shared::new(&mut *scales), Shared::new(&mut *sums));
-        pool.for_ranges(tokens, 16, |rows| {
+        pool.for_ranges(tokens, TOKENS, |rows| {
             for row in rows {
                 let at = row * blocks;
                 // SAFETY: rows are disjoint.

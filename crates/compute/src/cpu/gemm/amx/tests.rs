@@ -2,7 +2,7 @@
 
 use super::super::pack::packed_len;
 use super::super::tests::{naive, stored, whole};
-use super::super::{PackedB, Store, multiply_here, pack_columns};
+use super::super::{PackedB, Store, TILE, multiply_here, pack_columns};
 use super::*;
 use crate::cpu::isa::Isa;
 use crate::cpu::memory::Memory;
@@ -100,8 +100,9 @@ fn an_empty_sum_is_zero() {
         return;
     }
     let mut tile = [f32::NAN; TILE];
+    let to = Destination { at: tile.as_mut_ptr(), stride: 32, add: false };
     // SAFETY: `amx` says that the instructions work; without pairs nothing is read.
-    unsafe { Tiles::default().multiply(core::ptr::null(), 0, core::ptr::null(), 0, 0, 20, 2, &mut tile) };
+    unsafe { Tiles::default().multiply(core::ptr::null(), 0, core::ptr::null(), 0, 0, 20, 2, to) };
     assert!(tile[..20 * 32].iter().all(|x| *x == 0.0));
     assert!(tile[20 * 32..].iter().all(|x| x.is_nan()), "rows that do not exist were written");
 }
