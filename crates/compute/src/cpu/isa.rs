@@ -114,14 +114,20 @@ impl Isa {
 /// Asks for a slice's memory, as far as the second cache: the first has places for two dozen lines on their way, and waits for one.
 #[inline(always)]
 pub(crate) fn prefetch<T>(slice: &[T]) {
+    prefetch_at(slice.as_ptr(), slice.len());
+}
+
+/// The same for `len` elements from an address on, which need not be anybody's.
+#[inline(always)]
+pub(crate) fn prefetch_at<T>(at: *const T, len: usize) {
     #[cfg(target_arch = "x86_64")]
-    for line in (0..size_of_val(slice)).step_by(64) {
+    for line in (0..len * size_of::<T>()).step_by(64) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: the instruction is a hint, which no address makes fault.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(slice.as_ptr().cast::<i8>().wrapping_add(line)) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast::<i8>().wrapping_add(line)) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = slice;
+    let _ = (at, len);
 }
 
 /// A kernel written once in plain Rust; `run` must be `#[inline(always)]` to be compiled for each level.

@@ -196,10 +196,13 @@ pub(super) fn add_long_product<S: MatElement>(
     }
 }
 
+/// Rows of a weight whose gradients are computed before the next: those of a head's are too many to be packed at once.
+const GRADIENT_ROWS: usize = 8192;
+
 /// Bytes of scratch for [`backward_weight`].
 pub(super) fn backward_weight_scratch<S: Element>(tokens: usize, rows: usize, columns: usize) -> usize {
     let tokens = tokens.min(TOKENS).next_multiple_of(2);
-    Carver::bytes::<S>(tokens * rows.next_multiple_of(PANEL))
+    Carver::bytes::<S>(tokens * rows.min(GRADIENT_ROWS).next_multiple_of(PANEL))
         + Carver::bytes::<S>(tokens * columns.next_multiple_of(PANEL))
 }
 
@@ -213,12 +216,17 @@ pub(super) fn backward_weight_padded<S: MatElement>(
     scratch: &mut [u8],
 ) {
     let mut scratch = Carver::new(scratch);
-    let left = scratch.take::<S>(tokens.next_multiple_of(S::GROUP) * rows.next_multiple_of(PANEL));
-    let right = scratch.take::<S>(tokens.next_multiple_of(S::GROUP) * columns.next_multiple_of(PANEL));
-    let left = left_transposed(pool, dy, stride, (tokens, rows), left);
+    let k = tokens.next_multiple_of(S::GROUP);
+    let packed = scratch.take::<S>(k * rows.min(GRADIENT_ROWS).next_multiple_of(PANEL));
+    let right = scratch.take::<S>(k * columns.next_multiple_of(PANEL));
     pack_columns(pool, x, columns, (tokens, columns), right);
-    let add = Add { out: Shared::new(d_weight), stride: columns, bias: None };
-    multiply(pool, left, rows, PackedB::new(right, tokens, columns), &add);
+    let right = PackedB::new(right, tokens, columns);
+    for (i, d_weight) in d_weight[..rows * columns].chunks_mut(GRADIENT_ROWS * columns).enumerate() {
+        let rows = d_weight.len() / columns;
+        let left = left_transposed(pool, &dy[i * GRADIENT_ROWS..], stride, (tokens, rows), packed);
+        let add = Add { out: Shared::new(d_weight), stride: columns, bias: None };
+        multiply(pool, left, rows, right, &add);
+    }
 }
 
 /// `d_weight += dyᵀ · x`, `d_bias += sum dy`.

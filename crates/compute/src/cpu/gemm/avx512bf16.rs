@@ -6,12 +6,9 @@ use super::kernel::{Destination, for_shape};
 use super::pack::PANEL;
 use crate::dtype::Bf16;
 use core::arch::x86_64::{
-    __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
+    __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32,
+    _mm512_setzero_ps, _mm512_storeu_ps,
 };
-
-/// Pairs of a sum that is long beside the time until memory answers.
-const LONG: usize = 128;
 
 /// Computes one tile.
 ///
@@ -51,18 +48,6 @@ unsafe fn kernel<const ROWS: usize, const PANELS: usize>(
 ) {
     let mut sum: [[__m512; PANELS]; ROWS] = [[_mm512_setzero_ps(); PANELS]; ROWS];
     let (mut a, mut b) = (a, b);
-    if to.add && groups >= LONG {
-        // Gradients that are added to come from memory, which takes as long as a few dozen steps.
-        for r in 0..ROWS {
-            for p in 0..PANELS {
-                #[allow(unused_unsafe)] // A safe function in newer toolchains.
-                // SAFETY: a hint, which no address makes fault.
-                unsafe {
-                    _mm_prefetch::<_MM_HINT_T0>(to.at.wrapping_add(r * to.stride + p * PANEL).cast())
-                };
-            }
-        }
-    }
     for _ in 0..groups {
         // SAFETY: the loop stays inside `groups` pairs of every row and panel.
         unsafe {

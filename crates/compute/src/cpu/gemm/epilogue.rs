@@ -8,7 +8,7 @@ use crate::dtype::{DType, Storage};
 pub(crate) trait Epilogue: Sized {
     /// Takes the tile whose top left is `(row, column)`, `rows x columns`, `ld` floats between tile rows.
     fn store(&self, row: usize, column: usize, rows: usize, columns: usize, tile: &[f32], ld: usize);
-    /// Where a micro-kernel may leave such a tile itself, if it need not be changed on its way.
+    /// Where such a tile goes, if it need not be changed on its way: a micro-kernel may leave it there itself.
     fn destination(&self, row: usize, column: usize, rows: usize, columns: usize) -> Option<Destination>;
     /// The same for the columns from `columns` on.
     fn skip(&self, columns: usize) -> Self;

@@ -5,7 +5,7 @@
 
 use super::pack::{PANEL, PackedB};
 use super::{Left, MatElement};
-use crate::cpu::isa::{Isa, Math};
+use crate::cpu::isa::{Isa, Math, prefetch_at};
 #[cfg(target_arch = "x86_64")]
 use crate::dtype::DType;
 
@@ -28,6 +28,16 @@ macro_rules! for_shape {
 }
 #[cfg(target_arch = "x86_64")]
 pub(super) use for_shape;
+
+impl Destination {
+    /// Asks for what lies there.
+    #[inline(always)]
+    pub(super) fn ask_for(&self, rows: usize, columns: usize) {
+        for row in 0..rows {
+            prefetch_at(self.at.wrapping_add(row * self.stride), columns);
+        }
+    }
+}
 
 /// What a block keeps from one tile to the next: with AMX, the thread's tile configuration.
 #[derive(Default)]

@@ -123,6 +123,9 @@ impl<S: MatElement> Left<S> {
 /// The largest tile a micro-kernel leaves, in floats (AMX: 32 x 32).
 const TILE: usize = 1024;
 
+/// Terms of a sum that takes longer than memory's answer: meanwhile comes what it is added to.
+const LONG: usize = 256;
+
 #[repr(align(64))]
 struct Tile([f32; TILE]);
 
@@ -158,8 +161,11 @@ impl<S: MatElement, E: Epilogue> Kernel for Block<'_, S, E> {
                 let ld = panels * PANEL;
                 let columns = ld.min(self.right.n - panel * PANEL);
                 let (left, right) = (&self.left, &self.right);
-                let direct = if columns < ld { None } else { self.epilogue.destination(row, panel * PANEL, rows, ld) };
-                let direct = direct.filter(|to| shape.adds || !to.add);
+                let place = self.epilogue.destination(row, panel * PANEL, rows, columns);
+                if let Some(place) = place.filter(|place| place.add && self.right.k >= LONG) {
+                    place.ask_for(rows, columns);
+                }
+                let direct = place.filter(|place| columns == ld && (shape.adds || !place.add));
                 let to = direct.unwrap_or(Destination { at: tile.0.as_mut_ptr(), stride: ld, add: false });
                 // SAFETY: row < m and panel < the panel count, so both operands cover the kernel's reads. The tile has room
                 // for the largest shape, an epilogue's destination for what it was asked for, and blocks of one product
