@@ -10,7 +10,7 @@ use core::arch::x86_64::{
     _mm512_reduce_max_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
     _mm512_sub_ps,
 };
-use std::f32::consts::LOG2_E;
+use std::f32::consts::{LN_2, LOG2_E};
 
 use crate::dtype::Bf16;
 
@@ -26,12 +26,12 @@ fn exp2(x: __m512) -> __m512 {
     // To the nearest, whatever the rounding mode, and without exceptions.
     let whole = _mm512_roundscale_ps::<0x08>(x);
     let r = _mm512_sub_ps(x, whole);
-    // Minimax for the relative error on [-1/2, 1/2].
-    let p = _mm512_set1_ps(1.326_472_7e-3);
-    let p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.671_513e-3));
-    let p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.550_733_6e-2));
-    let p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.402_224_2e-1));
-    let p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.931_47e-1));
+    // Minimax for the relative error on [-1/2, 1/2], with ln 2 as it is.
+    let p = _mm512_set1_ps(1.330_060_5e-3);
+    let p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.669_691e-3));
+    let p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.550_558_5e-2));
+    let p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.402_228_3e-1));
+    let p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(LN_2));
     let p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0));
     _mm512_scalef_ps(p, whole)
 }

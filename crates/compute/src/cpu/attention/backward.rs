@@ -8,7 +8,7 @@
 use super::avx512bf16;
 use super::{AHEAD, Inputs, strip_rows};
 use crate::cpu::gemm::{
-    Add, Left, MatElement, PANEL, PackedB, Store, left_transposed_here, multiply_here, pack::packed_len,
+    Add, Left, MatElement, PANEL, PackedB, State, Store, left_transposed_here, multiply_here, pack::packed_len,
     pack_columns_here, pack_transposed_here,
 };
 use crate::cpu::isa::{Isa, Kernel, Math, prefetch};
@@ -239,6 +239,7 @@ pub(super) fn run<S: MatElement>(task: &Task<'_, S>, mut scratch: Carver<'_>) {
     let k_columns = PackedB::new(k_columns, n, head_dim);
     dk.fill(0.0);
     dv.fill(0.0);
+    let mut state = State::default();
     let group = n_head / n_kv_head;
     for head in task.kv_head * group..(task.kv_head + 1) * group {
         let q_at = task.span.q_start * q_stride + head * head_dim;
@@ -274,7 +275,14 @@ pub(super) fn run<S: MatElement>(task: &Task<'_, S>, mut scratch: Carver<'_>) {
                     for (left, right, out) in [(k, &q_rows, &mut *scores), (v, &do_rows, &mut *gradients)] {
                         let out = Store { out: Shared::new(&mut out[at + start..]), stride: TILE_Q, bias: None };
                         let left = Left::rows(&left[kv..], rows, head_dim, kv_stride);
-                        multiply_here(isa, left, rows, right.slice(0, head_dim, query + start, columns), &out);
+                        multiply_here(
+                            isa,
+                            &mut state,
+                            left,
+                            rows,
+                            right.slice(0, head_dim, query + start, columns),
+                            &out,
+                        );
                     }
                     let tile = at..at + rows * TILE_Q;
                     score_gradients(
@@ -296,13 +304,20 @@ pub(super) fn run<S: MatElement>(task: &Task<'_, S>, mut scratch: Carver<'_>) {
                         let out = &mut out[(key + first) * head_dim..];
                         let add = Add { out: Shared::new(out), stride: head_dim, bias: None };
                         let left = Left::rows(&left[at + start..], rows, inner, TILE_Q);
-                        multiply_here(isa, left, rows, right.slice(query + start, inner, 0, head_dim), &add);
+                        multiply_here(
+                            isa,
+                            &mut state,
+                            left,
+                            rows,
+                            right.slice(query + start, inner, 0, head_dim),
+                            &add,
+                        );
                     }
                 }
                 let left = left_transposed_here(isa, ds, TILE_Q, (keys, queries), packed);
                 let add = Add { out: Shared::new(&mut dq[query * head_dim..]), stride: head_dim, bias: None };
                 let inner = keys.next_multiple_of(S::GROUP);
-                multiply_here(isa, left, queries, k_columns.slice(key, inner, 0, head_dim), &add);
+                multiply_here(isa, &mut state, left, queries, k_columns.slice(key, inner, 0, head_dim), &add);
             }
         }
         let (width, stride) = (head_dim, q_stride);

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use super::avx512bf16;
 use super::cached::{Rows, Unpacked};
 use super::{AHEAD, Cached, Inputs, TILE_K, TILE_Q, strip_rows};
-use crate::cpu::gemm::{Add, Left, MatElement, PackedB, Store, convert, multiply_here, pack::packed_len};
+use crate::cpu::gemm::{Add, Left, MatElement, PackedB, State, Store, convert, multiply_here, pack::packed_len};
 use crate::cpu::isa::{Isa, Kernel, Math, prefetch};
 use crate::cpu::math;
 use crate::cpu::memory::Carver;
@@ -297,6 +297,7 @@ fn run_in<S: MatElement, E: Cached, C: MatElement>(task: &Task<'_, S, E>, mut sc
     totals.fill(0.0);
 
     let stride = task.kv_stride();
+    let mut state = State::default();
     for key in (0..kv_len).step_by(TILE_K) {
         let keys = TILE_K.min(kv_len - key);
         // A head's rows lie far apart, where no prefetcher follows: the values are asked for while the keys are packed, and
@@ -328,7 +329,7 @@ fn run_in<S: MatElement, E: Cached, C: MatElement>(task: &Task<'_, S, E>, mut sc
             let columns = keys.min(seen - key);
             let left = Left::rows(queries, rows, head_dim, head_dim);
             let store = Store { out: Shared::new(scores), stride: TILE_K, bias: None };
-            multiply_here(task.isa, left, rows, right_keys.slice(0, head_dim, 0, columns), &store);
+            multiply_here(task.isa, &mut state, left, rows, right_keys.slice(0, head_dim, 0, columns), &store);
             let sum = &mut sums[rows_of.start * head_dim..rows_of.end * head_dim];
             probabilities_of(
                 task.isa,
@@ -350,7 +351,7 @@ fn run_in<S: MatElement, E: Cached, C: MatElement>(task: &Task<'_, S, E>, mut sc
             let padded = columns.next_multiple_of(C::GROUP);
             let left = Left::rows(probabilities, rows, padded, TILE_K);
             let add = Add { out: Shared::new(sum), stride: head_dim, bias: None };
-            multiply_here(task.isa, left, rows, right_values.slice(0, padded, 0, head_dim), &add);
+            multiply_here(task.isa, &mut state, left, rows, right_values.slice(0, padded, 0, head_dim), &add);
         }
     }
     task.isa.run(Finish { task, sums, maxima, totals });

@@ -13,8 +13,9 @@
 //! accumulator traffic for each piece and needs copies of `A` at power-of-two strides (32 rows at a stride of 2 KiB use
 //! two of L1's 64 sets a column): timed in a program of its own it was no faster, nor was prefetching by software
 //! (docs/LOG.md, 2026-11-26). Panels are read in order, which the L2 streamer follows.
-//! `ldtilecfg` takes about 200 cycles, so a block of work loads it once for each height of tile and releases it at its
-//! end: a thread that idles or is switched away has no 8 KiB of tile data to save.
+//! `ldtilecfg` takes about 200 cycles, so a block of work, or all the tiles of a job of attention's, load it once for each
+//! height of tile and release it at their end: a thread that idles or is switched away has no 8 KiB of tile data to save.
+//! Whole panels are stored where they belong, and what is added to begins the sums: gradients need no second pass.
 //!
 //! Checked instruction by instruction on an emulator of the tile unit (see the tests), and right on hardware; products of a training
 //! step reached 33 to 58 % of the ceiling there (docs/PERFORMANCE.md), so the estimates above are not yet met.
@@ -184,7 +185,7 @@ struct Operands {
 }
 
 impl Tiles {
-    /// Computes one tile, in place of what lies there.
+    /// Computes one tile. What it is added to is what the sums begin with.
     ///
     /// # Safety
     /// The processor has AMX and AVX-512 and the process may use them; `a` covers `rows` rows of `groups` pairs,
@@ -203,7 +204,6 @@ impl Tiles {
         to: Destination,
     ) {
         assert!((1..=2 * ROWS).contains(&rows) && (1..=2).contains(&panels), "no such AMX tile");
-        assert!(!to.add, "AMX tiles are not added up");
         if self.rows != rows {
             let config = Config::new(rows);
             // SAFETY: AMX is there; the operand is 64 valid bytes. Only `kernel` uses tile registers, and it leaves
@@ -227,11 +227,15 @@ impl Tiles {
         // SAFETY: the configuration is loaded, the operands cover `steps` steps and the tail, and the
         // destination has room.
         unsafe {
-            match (rows > ROWS, panels == 2) {
-                (true, true) => kernel::<1, 1>(&operands, to),
-                (true, false) => kernel::<1, 0>(&operands, to),
-                (false, true) => kernel::<0, 1>(&operands, to),
-                (false, false) => kernel::<0, 0>(&operands, to),
+            match (rows > ROWS, panels == 2, to.add) {
+                (true, true, false) => kernel::<1, 1, 0>(&operands, to),
+                (true, false, false) => kernel::<1, 0, 0>(&operands, to),
+                (false, true, false) => kernel::<0, 1, 0>(&operands, to),
+                (false, false, false) => kernel::<0, 0, 0>(&operands, to),
+                (true, true, true) => kernel::<1, 1, 1>(&operands, to),
+                (true, false, true) => kernel::<1, 0, 1>(&operands, to),
+                (false, true, true) => kernel::<0, 1, 1>(&operands, to),
+                (false, false, true) => kernel::<0, 0, 1>(&operands, to),
             }
         }
     }
@@ -262,21 +266,27 @@ unsafe fn copy_tail(a: *const Bf16, row_stride: usize, rows: usize, b: [*const B
     tail
 }
 
-/// Rows 16 and up if `LOWER`, the second panel if `RIGHT`.
+/// Rows 16 and up if `LOWER`, the second panel if `RIGHT`; sums that begin with what lies there if `ADD`.
 ///
 /// # Safety
-/// The configuration for these tiles is loaded; `operands` are readable, `to` is writable; with neither steps nor a tail the tile
-/// is 0.
-unsafe fn kernel<const LOWER: u8, const RIGHT: u8>(operands: &Operands, to: Destination) {
+/// The configuration for these tiles is loaded; `operands` are readable, `to` is writable; with neither steps nor a tail the sum is 0.
+unsafe fn kernel<const LOWER: u8, const RIGHT: u8, const ADD: u8>(operands: &Operands, to: Destination) {
     let ld = to.stride * size_of::<f32>();
     // SAFETY: loads stay inside the operands by the caller's promise, stores inside the destination.
     // The accumulators live in registers over the whole loop, so everything is one block.
     unsafe {
         asm!(
+            ".if {add}",
+            "tileloadd tmm0, [{c} + {ld}*1]",
+            ".if {right}", "tileloadd tmm1, [{c} + {ld}*1 + 64]", ".endif",
+            ".if {lower}", "tileloadd tmm2, [{d} + {ld}*1]", ".endif",
+            ".if {lower} & {right}", "tileloadd tmm3, [{d} + {ld}*1 + 64]", ".endif",
+            ".else",
             "tilezero tmm0",
             ".if {right}", "tilezero tmm1", ".endif",
             ".if {lower}", "tilezero tmm2", ".endif",
             ".if {lower} & {right}", "tilezero tmm3", ".endif",
+            ".endif",
             "test {steps}, {steps}",
             "jz 3f",
             "2:",
@@ -319,6 +329,7 @@ unsafe fn kernel<const LOWER: u8, const RIGHT: u8>(operands: &Operands, to: Dest
             ".if {lower} & {right}", "tilestored [{d} + {ld}*1 + 64], tmm3", ".endif",
             lower = const LOWER,
             right = const RIGHT,
+            add = const ADD,
             a0 = inout(reg) operands.a => _,
             a1 = inout(reg) operands.a.wrapping_add(ROWS * operands.row_bytes) => _,
             a_stride = inout(reg) operands.row_bytes => _,

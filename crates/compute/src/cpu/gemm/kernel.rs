@@ -39,9 +39,10 @@ impl Destination {
     }
 }
 
-/// What a block keeps from one tile to the next: with AMX, the thread's tile configuration.
+/// What a thread keeps from one tile to the next: with AMX, its tile configuration. One at a time: what drops a second one
+/// takes the first one's configuration.
 #[derive(Default)]
-pub(super) struct State {
+pub(crate) struct State {
     #[cfg(target_arch = "x86_64")]
     tiles: super::amx::Tiles,
 }
@@ -50,8 +51,6 @@ pub(super) struct State {
 pub(super) struct Shape {
     pub(super) rows: usize,
     pub(super) panels: usize,
-    /// Whether a kernel adds to what lies at its destination.
-    pub(super) adds: bool,
 }
 
 /// Where a micro-kernel leaves its tile: rows of whole panels, `stride` floats apart, in place of what lies there or added to
@@ -68,11 +67,11 @@ pub(crate) struct Destination {
 #[inline(always)]
 pub(super) fn shape<S: MatElement>(isa: Isa, left: &Left<S>) -> Shape {
     match isa {
-        Isa::Portable => Shape { rows: 2, panels: 1, adds: true },
-        Isa::Avx2 => Shape { rows: 2, panels: 2, adds: true },
+        Isa::Portable => Shape { rows: 2, panels: 1 },
+        Isa::Avx2 => Shape { rows: 2, panels: 2 },
         #[cfg(target_arch = "x86_64")]
-        Isa::Amx if S::DTYPE == DType::Bf16 && super::amx::takes(left) => Shape { rows: 32, panels: 2, adds: false },
-        _ => Shape { rows: 8, panels: 3, adds: true },
+        Isa::Amx if S::DTYPE == DType::Bf16 && super::amx::takes(left) => Shape { rows: 32, panels: 2 },
+        _ => Shape { rows: 8, panels: 3 },
     }
 }
 

@@ -31,6 +31,7 @@ pub(crate) use operand::{
 pub(crate) use pack::{PANEL, PackedB, convert};
 
 use kernel::Destination;
+pub(crate) use kernel::State;
 
 use super::isa::{Isa, Kernel, Math};
 use super::pool::Pool;
@@ -137,6 +138,7 @@ struct Block<'a, S, E> {
     right: PackedB<'a, S>,
     panels: (usize, usize),
     epilogue: &'a E,
+    state: &'a mut State,
 }
 
 impl<S: MatElement, E: Epilogue> Kernel for Block<'_, S, E> {
@@ -150,7 +152,6 @@ impl<S: MatElement, E: Epilogue> Kernel for Block<'_, S, E> {
             return;
         }
         let mut tile = Tile([0.0; TILE]);
-        let mut state = kernel::State::default();
         let shape = kernel::shape::<S>(self.isa, &self.left);
         let mut row = self.m.0;
         while row < self.m.1 {
@@ -165,13 +166,13 @@ impl<S: MatElement, E: Epilogue> Kernel for Block<'_, S, E> {
                 if let Some(place) = place.filter(|place| place.add && self.right.k >= LONG) {
                     place.ask_for(rows, columns);
                 }
-                let direct = place.filter(|place| columns == ld && (shape.adds || !place.add));
+                let direct = place.filter(|_| columns == ld);
                 let to = direct.unwrap_or(Destination { at: tile.0.as_mut_ptr(), stride: ld, add: false });
                 // SAFETY: row < m and panel < the panel count, so both operands cover the kernel's reads. The tile has room
                 // for the largest shape, an epilogue's destination for what it was asked for, and blocks of one product
                 // never overlap.
                 unsafe {
-                    kernel::multiply::<S, M>(self.isa, &mut state, left, row, rows, right, panel, panels, to);
+                    kernel::multiply::<S, M>(self.isa, self.state, left, row, rows, right, panel, panels, to);
                 }
                 if direct.is_none() {
                     self.epilogue.store(row, panel * PANEL, rows, columns, &tile.0, ld);
@@ -183,16 +184,18 @@ impl<S: MatElement, E: Epilogue> Kernel for Block<'_, S, E> {
     }
 }
 
-/// Multiplies on the calling thread. For tiles inside a parallel section (attention).
+/// Multiplies on the calling thread. For tiles inside a parallel section (attention), which keeps its state from one to the
+/// next.
 pub(crate) fn multiply_here<S: MatElement, E: Epilogue>(
     isa: Isa,
+    state: &mut State,
     left: Left<S>,
     m: usize,
     right: PackedB<'_, S>,
     epilogue: &E,
 ) {
     let panels = (0, right.n.div_ceil(PANEL));
-    isa.run(Block { isa, left, m: (0, m), right, panels, epilogue });
+    isa.run(Block { isa, left, m: (0, m), right, panels, epilogue, state });
 }
 
 /// Bytes of `B` that a block goes through again for each strip of rows: they share L2 with `A` and the output.
@@ -270,6 +273,7 @@ pub(crate) fn multiply<S: MatElement, E: Epilogue + Sync>(
             right,
             panels: (p0, (p0 + panels_per_block).min(panels)),
             epilogue,
+            state: &mut State::default(),
         });
     });
 }

@@ -141,7 +141,7 @@ fn slices_of_a_packed_operand_multiply_their_part() {
         let rows = stored::<Bf16>(&a, 40, 40);
         let mut out = vec![0.0; m * 38];
         let store = Store { out: Shared::new(&mut out), stride: 38, bias: None };
-        multiply_here(isa, Left::rows(&rows, m, 40, 40), m, right, &store);
+        multiply_here(isa, &mut State::default(), Left::rows(&rows, m, 40, 40), m, right, &store);
         assert_eq!(out, naive(&a, &part, (m, 40, 38)), "{}", isa.name());
     }
 }
@@ -171,7 +171,7 @@ fn an_element_does_not_depend_on_its_tile() {
                 let mut out = vec![0.0; columns];
                 let store = Store { out: Shared::new(&mut out), stride: columns, bias: None };
                 let left = Left::rows(&rows[row * stride..], 1, k, stride);
-                multiply_here(isa, left, 1, right.slice(0, k, column, columns), &store);
+                multiply_here(isa, &mut State::default(), left, 1, right.slice(0, k, column, columns), &store);
                 assert_eq!(out, whole[row * n + column..][..columns], "{} row {row} column {column}", isa.name());
             }
         }

@@ -2,7 +2,7 @@
 
 use super::super::pack::packed_len;
 use super::super::tests::{naive, stored, whole};
-use super::super::{PackedB, Store, TILE, multiply_here, pack_columns};
+use super::super::{Add, PackedB, State, Store, TILE, multiply_here, pack_columns};
 use super::*;
 use crate::cpu::isa::Isa;
 use crate::cpu::memory::Memory;
@@ -68,25 +68,34 @@ fn the_kernel_is_exact_and_reads_nothing_outside_its_operands() {
     for m in [1, 15, 16, 17, 31, 32, 33, 47] {
         for k in [2, 30, 32, 34, 64, 100] {
             for panels in [1, 2, 3] {
-                // The last panel is not full.
-                let n = panels * PANEL - 5;
-                let (a, b) = (whole(m, k, 1), whole(k, n, 2));
-                for stride in [k, k + 14] {
-                    let rows = stored::<Bf16>(&a, k, stride);
-                    let rows = Guarded::new(&rows[..(m - 1) * stride + k]);
-                    let mut packed = vec![Bf16(0); packed_len::<Bf16>(k, n)];
-                    pack_columns(&pool, &b, n, (k, n), &mut packed);
-                    let packed = Guarded::new(&packed);
-                    let mut out = vec![f32::NAN; m * n];
-                    let before = emulator::products();
-                    let store = Store { out: Shared::new(&mut out), stride: n, bias: None };
-                    let left = Left::rows(rows.slice(), m, k, stride);
-                    multiply_here(Isa::Amx, left, m, PackedB::new(packed.slice(), k, n), &store);
-                    assert_eq!(out, naive(&a, &b, (m, k, n)), "{m} x {k} x {n}, stride {stride}");
-                    if emulator::emulated() {
-                        let products = m.div_ceil(16) * k.div_ceil(32) * panels;
-                        assert_eq!(emulator::products() - before, products, "{m} x {k} x {n}: tile products");
-                        assert!(!emulator::in_use(), "the configuration outlives the block");
+                // The last panel is full or not: tiles go to their places or by way of the epilogue.
+                for n in [panels * PANEL - 5, panels * PANEL] {
+                    let (a, b) = (whole(m, k, 1), whole(k, n, 2));
+                    let want = naive(&a, &b, (m, k, n));
+                    for stride in [k, k + 14] {
+                        let rows = stored::<Bf16>(&a, k, stride);
+                        let rows = Guarded::new(&rows[..(m - 1) * stride + k]);
+                        let mut packed = vec![Bf16(0); packed_len::<Bf16>(k, n)];
+                        pack_columns(&pool, &b, n, (k, n), &mut packed);
+                        let packed = Guarded::new(&packed);
+                        let (left, right) =
+                            (Left::rows(rows.slice(), m, k, stride), PackedB::new(packed.slice(), k, n));
+                        let mut out = vec![f32::NAN; m * n];
+                        let before = emulator::products();
+                        let mut state = State::default();
+                        let store = Store { out: Shared::new(&mut out), stride: n, bias: None };
+                        multiply_here(Isa::Amx, &mut state, left, m, right, &store);
+                        assert_eq!(out, want, "{m} x {k} x {n}, stride {stride}");
+                        let add = Add { out: Shared::new(&mut out), stride: n, bias: None };
+                        multiply_here(Isa::Amx, &mut state, left, m, right, &add);
+                        drop(state);
+                        let twice: Vec<f32> = want.iter().map(|x| 2.0 * x).collect();
+                        assert_eq!(out, twice, "{m} x {k} x {n}, stride {stride}, added to itself");
+                        if emulator::emulated() {
+                            let products = 2 * m.div_ceil(16) * k.div_ceil(32) * panels;
+                            assert_eq!(emulator::products() - before, products, "{m} x {k} x {n}: tile products");
+                            assert!(!emulator::in_use(), "the configuration outlives the state");
+                        }
                     }
                 }
             }
@@ -122,7 +131,7 @@ fn infinities_stay_in_their_row() {
     pack_columns(&pool, &b, n, (k, n), &mut packed);
     let mut out = vec![0.0; m * n];
     let store = Store { out: Shared::new(&mut out), stride: n, bias: None };
-    multiply_here(Isa::Amx, Left::rows(&rows, m, k, k), m, PackedB::new(&packed, k, n), &store);
+    multiply_here(Isa::Amx, &mut State::default(), Left::rows(&rows, m, k, k), m, PackedB::new(&packed, k, n), &store);
     assert_eq!(out, naive(&a, &b, (m, k, n)));
 }
 
