@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 
 use super::pack::{PANEL, PackedB};
-use super::{Epilogue, Left, LeftLayout, MatElement, TILE, Tile};
+use super::{Epilogue, Left, LeftLayout, MatElement};
 use core::arch::x86_64::{
     __m256i, _mm_loadu_si128, _mm256_and_si256, _mm256_broadcast_ss, _mm256_castsi256_ps, _mm256_cvtepu16_epi32,
     _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_setzero_ps, _mm256_slli_epi32,
@@ -21,6 +21,12 @@ const ROWS: usize = 6;
 const WIDE_ROWS: usize = 8;
 /// With fewer rows the panels are used too seldom to be worth widening.
 const FEW_ROWS: usize = 4;
+/// Most terms of a piece.
+const PIECE: usize = 1024;
+/// Rows whose sums wait for the next piece. Panels are widened again for the next rows.
+const SUM_ROWS: usize = 384;
+/// Their strips: three of a panel of sixteen.
+const SUM_STRIPS: usize = SUM_ROWS / PANEL * 3;
 /// Kept between widened rows, so that rows of a power of two do not share a set of the cache.
 const GAP: usize = 16;
 
@@ -36,9 +42,22 @@ thread_local! {
     static WIDE: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Bytes that a thread keeps for widened operands whose panels fill `cached_bytes` and whose `k` is at most `k`.
+/// Bytes that a thread keeps for operands whose panels fill `cached_bytes` and whose `k` is at most `k`.
 pub(super) fn scratch_bytes(cached_bytes: usize, k: usize) -> usize {
-    cached_bytes.max(4 * k * PANEL) + 4 * strip_len(k)
+    let piece = piece(k).max(piece(PIECE));
+    let panels = cached_bytes.max(4 * piece * PANEL) / (4 * PIECE.div_ceil(2) * PANEL);
+    cached_bytes.max(4 * piece * PANEL) + 4 * strip_len(piece) + 4 * sums_len(panels.max(1))
+}
+
+/// Terms of a sum that are added up before those of other sums: all of `k`, or like pieces of a long one. Six rows of them
+/// stay in the first cache, four panels in the second. A sum goes on where it was, so that pieces change no bit.
+pub(super) fn piece(k: usize) -> usize {
+    k.div_ceil(k.div_ceil(PIECE).max(1)).next_multiple_of(2)
+}
+
+/// Floats of the sums that wait for the next piece.
+fn sums_len(panels: usize) -> usize {
+    SUM_STRIPS * panels * ROWS * PANEL
 }
 
 /// Makes the calling thread's scratch that large.
@@ -75,39 +94,59 @@ pub(super) unsafe fn multiply<S: MatElement, E: Epilogue>(
 ) {
     let k = right.groups() * S::GROUP;
     let widen = S::GROUP == 2;
+    let (count, piece) = (panels.1 - panels.0, piece(k));
+    let pieces = k.div_ceil(piece.max(1)).max(1);
     WIDE.with_borrow_mut(|wide| {
-        let (panel_len, strip_len) = (k * PANEL, strip_len(k));
-        let (columns, strip) = if widen {
-            let columns_len = (panels.1 - panels.0) * panel_len;
-            let lines = (columns_len + strip_len).div_ceil(16);
-            grow(wide, lines);
-            // SAFETY: a Line is sixteen floats, and there are enough of them.
-            let all = unsafe { std::slice::from_raw_parts_mut(wide.as_mut_ptr().cast::<f32>(), lines * 16) };
-            all.split_at_mut(columns_len)
-        } else {
-            (&mut [][..], &mut [][..])
-        };
-        for (panel, to) in (panels.0..panels.1).zip(columns.chunks_exact_mut(panel_len.max(1))) {
-            // SAFETY: panel `panel` holds `k / 2` groups of sixteen pairs, and `to` sixteen floats for each of `k`.
-            unsafe { widen_pairs::<2>(right.panel(panel).cast(), 2 * PANEL, k / 2, to.as_mut_ptr()) };
-        }
-        let mut tile = Tile([0.0; TILE]);
-        let mut row = m.0;
-        while row < m.1 {
-            let rows = strip_rows(left, row).min(m.1 - row);
-            // SAFETY: rows `row..row + rows` exist and do not cross a panel.
-            let a = unsafe { strip_of(left, row, rows, k, strip) };
-            for panel in panels.0..panels.1 {
-                let b = match widen {
-                    true => columns[(panel - panels.0) * panel_len..].as_ptr(),
-                    false => right.panel(panel).cast::<f32>(),
-                };
-                // SAFETY: `a` covers `rows` rows and `b` sixteen columns of `k`.
-                unsafe { strip_by_panel(rows, k, &a, b, &mut tile.0) };
-                let width = PANEL.min(right.n - panel * PANEL);
-                epilogue.store(row, panel * PANEL, rows, width, &tile.0, PANEL);
+        let panel_len = piece * PANEL;
+        let (columns_len, strip_len) = if widen { (count * panel_len, strip_len(piece)) } else { (0, 0) };
+        let sums_len = if pieces > 1 { sums_len(count) } else { ROWS * PANEL };
+        let lines = (columns_len + strip_len + sums_len).div_ceil(16);
+        grow(wide, lines);
+        // SAFETY: a Line is sixteen floats, and there are enough of them.
+        let all = unsafe { std::slice::from_raw_parts_mut(wide.as_mut_ptr().cast::<f32>(), lines * 16) };
+        let (columns, rest) = all.split_at_mut(columns_len);
+        let (sums, strip) = rest.split_at_mut(sums_len);
+        let rows_at_once = if pieces > 1 { SUM_ROWS } else { (m.1 - m.0).max(1) };
+        for first in (m.0..m.1).step_by(rows_at_once) {
+            let end = m.1.min(first + rows_at_once);
+            for k0 in (0..k.max(1)).step_by(piece.max(1)) {
+                let terms = piece.min(k - k0);
+                let last = k0 + terms == k;
+                for (panel, to) in (panels.0..panels.1).zip(columns.chunks_exact_mut(panel_len.max(1))) {
+                    // SAFETY: panel `panel` holds `k / 2` groups of sixteen pairs, and `to` sixteen floats for each term.
+                    unsafe {
+                        let from = right.panel(panel).add(k0 * PANEL);
+                        widen_pairs::<2>(from.cast(), 2 * PANEL, terms / 2, to.as_mut_ptr());
+                    }
+                }
+                let mut row = first;
+                let mut tiles = sums.chunks_exact_mut(ROWS * PANEL);
+                while row < end {
+                    let rows = strip_rows(left, row).min(end - row);
+                    // SAFETY: rows `row..row + rows` exist and do not cross a panel; terms are inside `k`.
+                    let a = unsafe { strip_of(left, row, rows, (k0, terms), strip) };
+                    for panel in panels.0..panels.1 {
+                        let b = match widen {
+                            true => columns[(panel - panels.0) * panel_len..].as_ptr(),
+                            false => right.panel(panel).wrapping_add(k0 * PANEL).cast::<f32>(),
+                        };
+                        if pieces == 1 {
+                            tiles = sums.chunks_exact_mut(ROWS * PANEL);
+                        }
+                        let Some(tile) = tiles.next() else { unreachable!("a tile for each strip and panel") };
+                        if k0 == 0 {
+                            tile.fill(0.0);
+                        }
+                        // SAFETY: `a` covers `rows` rows and `b` sixteen columns of `terms`.
+                        unsafe { strip_by_panel(rows, terms, &a, b, tile) };
+                        if last {
+                            let width = PANEL.min(right.n - panel * PANEL);
+                            epilogue.store(row, panel * PANEL, rows, width, tile, PANEL);
+                        }
+                    }
+                    row += rows;
+                }
             }
-            row += rows;
         }
     });
 }
@@ -130,12 +169,19 @@ struct Strip {
 /// The strip of `A` as floats: where it is if it is f32, widened into `strip` otherwise.
 ///
 /// # Safety
-/// As [`multiply`]; rows `row..row + rows` lie in one panel; `strip` has [`strip_len`] floats where `S` is bf16.
+/// As [`multiply`]; rows `row..row + rows` lie in one panel; `strip` has [`strip_len`] floats where `S` is bf16; `k` terms
+/// from the even `k0` on exist.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn strip_of<S: MatElement>(left: &Left<S>, row: usize, rows: usize, k: usize, strip: &mut [f32]) -> Strip {
+unsafe fn strip_of<S: MatElement>(
+    left: &Left<S>,
+    row: usize,
+    rows: usize,
+    (k0, k): (usize, usize),
+    strip: &mut [f32],
+) -> Strip {
     if S::GROUP == 1 {
         let (at, row_stride, step) = left.at(row);
-        return Strip { at: at.cast(), row_stride, step };
+        return Strip { at: at.wrapping_add(k0 * step).cast(), row_stride, step };
     }
     let out = strip.as_mut_ptr();
     match left.layout {
@@ -144,7 +190,7 @@ unsafe fn strip_of<S: MatElement>(left: &Left<S>, row: usize, rows: usize, k: us
             let row_stride = k + GAP;
             for r in 0..rows {
                 // SAFETY: row `row + r` has `k` elements, and the strip room for as many.
-                unsafe { widen_row(from.add(r * stride).cast(), k, out.add(r * row_stride)) };
+                unsafe { widen_row(from.add(r * stride + k0).cast(), k, out.add(r * row_stride)) };
             }
             Strip { at: out, row_stride, step: 1 }
         }
@@ -153,7 +199,7 @@ unsafe fn strip_of<S: MatElement>(left: &Left<S>, row: usize, rows: usize, k: us
             let first = (row % PANEL).min(PANEL - WIDE_ROWS);
             let (from, _, group) = left.at(row / PANEL * PANEL + first);
             // SAFETY: the panel has `k / 2` groups of sixteen pairs, eight of them from `first` on.
-            unsafe { widen_pairs::<1>(from.cast(), group, k / 2, out) };
+            unsafe { widen_pairs::<1>(from.add(k0 / 2 * group).cast(), group, k / 2, out) };
             Strip { at: out.wrapping_add(row % PANEL - first), row_stride: 1, step: WIDE_ROWS }
         }
     }
@@ -200,12 +246,12 @@ unsafe fn widen_pairs<const VECTORS: usize>(from: *const u16, stride: usize, gro
     }
 }
 
-/// One tile, 16 floats a row.
+/// Goes on with the sums of a tile, 16 floats a row.
 ///
 /// # Safety
 /// As [`kernel`], whose step is one of those here: 1 (rows), 8 (widened panels), 16 (f32 panels).
 #[target_feature(enable = "avx2,fma")]
-unsafe fn strip_by_panel(rows: usize, k: usize, a: &Strip, b: *const f32, tile: &mut [f32; TILE]) {
+unsafe fn strip_by_panel(rows: usize, k: usize, a: &Strip, b: *const f32, tile: &mut [f32]) {
     macro_rules! pick {
         ($($rows:literal)*) => {
             match (rows, a.step) {
@@ -232,9 +278,14 @@ unsafe fn kernel<const HEIGHT: usize, const STEP: usize>(
     a: *const f32,
     row_stride: usize,
     b: *const f32,
-    tile: &mut [f32; TILE],
+    tile: &mut [f32],
 ) {
+    assert!(tile.len() >= HEIGHT * PANEL, "a tile shorter than its rows");
     let mut sums = [[_mm256_setzero_ps(); 2]; HEIGHT];
+    for (row, sums) in tile.chunks_exact(PANEL).zip(&mut sums) {
+        // SAFETY: a row of the tile has sixteen floats.
+        unsafe { *sums = [_mm256_loadu_ps(row.as_ptr()), _mm256_loadu_ps(row.as_ptr().add(8))] };
+    }
     let rows: [*const f32; HEIGHT] = std::array::from_fn(|r| a.wrapping_add(r * row_stride));
     for i in 0..k {
         // SAFETY: the caller's promise for `i < k`.

@@ -213,9 +213,13 @@ fn cached_bytes(isa: Isa) -> usize {
 
 /// Bytes that a panel of `B` occupies in the caches while it is multiplied.
 fn panel_bytes<S: MatElement>(isa: Isa, k: usize) -> usize {
-    // AVX2 widens to f32.
-    let element = if isa == Isa::Avx2 { 4 } else { S::DTYPE.size() };
-    k.max(1) * PANEL * element
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx2 {
+        // Widened to f32, a piece at a time.
+        return avx2::piece(k).max(1) * PANEL * size_of::<f32>();
+    }
+    let _ = isa;
+    k.max(1) * PANEL * S::DTYPE.size()
 }
 
 /// Bytes that each thread keeps beside the device's scratch for products of `k` up to this.

@@ -63,7 +63,7 @@ fn left_rows<S: MatElement>(a: &[f32], k: usize) -> (Vec<S>, usize) {
     (stored(a, k, stride), stride)
 }
 
-const SIZES: [(usize, usize, usize); 12] = [
+const SIZES: [(usize, usize, usize); 14] = [
     (1, 1, 1),
     (1, 64, 16),
     (2, 3, 5),
@@ -76,6 +76,9 @@ const SIZES: [(usize, usize, usize); 12] = [
     (47, 100, 80),
     (70, 7, 100),
     (200, 40, 50),
+    // Sums in pieces, for some rows and for more than wait together.
+    (21, 2700, 33),
+    (401, 1100, 17),
 ];
 
 fn products_are_exact<S: MatElement>() {
