@@ -60,7 +60,7 @@ struct Row<'a, S> {
     target: usize,
     /// What the gradient is multiplied by that takes the logits' place, padded with zeros to a group; `None` without one.
     scale: Option<f32>,
-    gradient: PhantomData<S>,
+    stored: PhantomData<S>,
 }
 
 impl<S: MatElement> Kernel for Row<'_, S> {
@@ -187,7 +187,7 @@ pub(super) fn run<S: MatElement>(
                         unsafe { (logits.slice_mut(i * vocab_size, vocab_size), results.slice_mut(3 * i, 2)) };
                     let scale = scale.map(|scale| scale * inputs.weights[row]);
                     let target = inputs.targets[row] as usize;
-                    let (loss, correct) = pool.isa().run(Row::<S> { logits, target, scale, gradient: PhantomData });
+                    let (loss, correct) = pool.isa().run(Row::<S> { logits, target, scale, stored: PhantomData });
                     out[0] = loss;
                     out[1] = f32::from(u8::from(correct));
                 }

@@ -2,7 +2,7 @@
 //!
 //! Element-wise kernels are plain Rust, written once as a [`Kernel`] and compiled once per instruction set by
 //! inlining into a function with the right target features. Intrinsics are for the matrix kernels, for what the
-//! compiler takes apart ([`row_sums`]), and for decoding's loops over bf16 keys and values.
+//! compiler takes apart ([`row_sums`]), and for attention in bf16: its exponentials, and decoding's loops over keys and values.
 
 use super::math::LANES;
 use super::row_sums;

@@ -224,8 +224,7 @@ impl Tiles {
             tail = unsafe { copy_tail(a.wrapping_add(k), row_stride, rows, b, groups % PAIRS) };
             operands.tail = &raw const tail;
         }
-        // SAFETY: the configuration is loaded, the operands cover `steps` steps and the tail, and the
-        // destination has room.
+        // SAFETY: the configuration is loaded, the operands cover `steps` steps and the tail, and the destination has room.
         unsafe {
             match (rows > ROWS, panels == 2, to.add) {
                 (true, true, false) => kernel::<1, 1, 0>(&operands, to),
@@ -269,7 +268,8 @@ unsafe fn copy_tail(a: *const Bf16, row_stride: usize, rows: usize, b: [*const B
 /// Rows 16 and up if `LOWER`, the second panel if `RIGHT`; sums that begin with what lies there if `ADD`.
 ///
 /// # Safety
-/// The configuration for these tiles is loaded; `operands` are readable, `to` is writable; with neither steps nor a tail the sum is 0.
+/// The configuration for these tiles is loaded; `operands` are readable, `to` is writable. With neither steps nor a tail the
+/// sum is 0.
 unsafe fn kernel<const LOWER: u8, const RIGHT: u8, const ADD: u8>(operands: &Operands, to: Destination) {
     let ld = to.stride * size_of::<f32>();
     // SAFETY: loads stay inside the operands by the caller's promise, stores inside the destination.

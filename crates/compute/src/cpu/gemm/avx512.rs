@@ -14,8 +14,7 @@ use core::arch::x86_64::{
 ///
 /// # Safety
 /// The processor has AVX-512; `a` covers `rows` rows of `k` values at `strides` (row, value); `b` covers `panels` panels of
-/// `k` rows of sixteen, `panel_len` apart; `rows <= 8`, `panels <= 3`; `to` has room for
-/// them.
+/// `k` rows of sixteen, `panel_len` apart; `rows <= 8`, `panels <= 3`; `to` has room.
 #[allow(clippy::too_many_arguments)] // A micro-kernel's address arithmetic; a struct would only rename it.
 #[inline(always)]
 pub(super) unsafe fn multiply(

@@ -29,16 +29,6 @@ macro_rules! for_shape {
 #[cfg(target_arch = "x86_64")]
 pub(super) use for_shape;
 
-impl Destination {
-    /// Asks for what lies there.
-    #[inline(always)]
-    pub(super) fn ask_for(&self, rows: usize, columns: usize) {
-        for row in 0..rows {
-            prefetch_at(self.at.wrapping_add(row * self.stride), columns);
-        }
-    }
-}
-
 /// What a thread keeps from one tile to the next: with AMX, its tile configuration. One at a time: what drops a second one
 /// takes the first one's configuration.
 #[derive(Default)]
@@ -60,6 +50,16 @@ pub(crate) struct Destination {
     pub(super) at: *mut f32,
     pub(super) stride: usize,
     pub(super) add: bool,
+}
+
+impl Destination {
+    /// Asks for what lies there.
+    #[inline(always)]
+    pub(super) fn ask_for(&self, rows: usize, columns: usize) {
+        for row in 0..rows {
+            prefetch_at(self.at.wrapping_add(row * self.stride), columns);
+        }
+    }
 }
 
 /// The tile that fills the registers of an instruction set. A left operand in panels of 16 rows takes a height that
