@@ -92,7 +92,9 @@ const SIGNALS: [c_int; 4] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SI
 // SAFETY: all zeros is a valid sigaction: the default action.
 static BEFORE: [Before; 4] = [const { Before(std::cell::UnsafeCell::new(unsafe { std::mem::zeroed() })) }; 4];
 
-extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, _context: *mut c_void) {
+type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
+
+extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     if let Some(report) = FAULT.get() {
         let trap = matches!(signal, libc::SIGILL | libc::SIGTRAP);
         // SAFETY: the kernel passes a valid siginfo.
@@ -101,11 +103,19 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, _context: *mut c
         // SAFETY: `report` leaves for the scheduler of this thread's running grid.
         unsafe { report(address, what.as_ptr()) };
     }
-    // Not ours: put back what was there, and let the instruction fault again.
+    // Not ours: hand it to whoever was there (the emulator of AMX, Rust), or put the default back and let the instruction
+    // fault again.
     for (ours, before) in SIGNALS.into_iter().zip(&BEFORE) {
-        if ours == signal {
-            // SAFETY: the action that `sigaction` wrote.
-            unsafe { libc::sigaction(signal, before.0.get(), std::ptr::null_mut()) };
+        if ours != signal {
+            continue;
+        }
+        // SAFETY: the action that `sigaction` wrote; with SA_SIGINFO it is a handler of this type.
+        unsafe {
+            let action = &*before.0.get();
+            if action.sa_flags & libc::SA_SIGINFO != 0 {
+                return core::mem::transmute::<usize, Handler>(action.sa_sigaction)(signal, info, context);
+            }
+            libc::sigaction(signal, action, std::ptr::null_mut());
         }
     }
 }

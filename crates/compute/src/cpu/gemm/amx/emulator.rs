@@ -35,12 +35,16 @@ pub(crate) fn install() -> bool {
             return false;
         }
         // SAFETY: a valid sigaction whose handler touches only its own thread's tiles and what the instruction
-        // names. Without SA_ONSTACK: the faulting code runs on an ordinary stack, the alternate one is small.
+        // names. Without SA_ONSTACK: the faulting code runs on an ordinary stack, the alternate one is small. With
+        // SA_NODEFER: whose turn it is next may leave by switching stacks (the simulator of GPUs).
         unsafe {
             let mut action: libc::sigaction = core::mem::zeroed();
+            libc::sigaction(libc::SIGILL, core::ptr::null(), &mut action);
+            BEFORE.get_or_init(|| action);
+            action = core::mem::zeroed();
             let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_illegal_instruction;
             action.sa_sigaction = handler as usize;
-            action.sa_flags = libc::SA_SIGINFO;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER;
             libc::sigaction(libc::SIGILL, &action, core::ptr::null_mut()) == 0
         }
     })
@@ -97,14 +101,27 @@ fn fault(message: &str) -> ! {
     unsafe { libc::abort() }
 }
 
-extern "C" fn on_illegal_instruction(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
+/// What was installed before us.
+static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
+
+type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
+
+extern "C" fn on_illegal_instruction(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel passes a ucontext_t to a handler installed with SA_SIGINFO.
     let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
     let at = registers[libc::REG_RIP as usize] as *const u8;
+    // SAFETY: the processor has just tried to execute the byte there.
+    let is_vex = unsafe { *at } == 0xc4;
+    let before = BEFORE.get().filter(|before| before.sa_flags & libc::SA_SIGINFO != 0);
+    if let Some(before) = before.filter(|_| !is_vex) {
+        // SAFETY: with SA_SIGINFO an action is a handler of this type.
+        let handler = unsafe { core::mem::transmute::<usize, Handler>(before.sa_sigaction) };
+        return handler(signal, info, context);
+    }
     // SAFETY: the processor has just tried to execute the bytes there.
     let instruction = unsafe { decode(at, registers) };
     UNIT.with(|unit| {
-        // SAFETY: the thread's own unit; the handler does not interrupt itself (no SA_NODEFER).
+        // SAFETY: the thread's own unit; the handler executes no illegal instruction itself.
         unsafe { (*unit.get()).execute(instruction.operation) }
     });
     registers[libc::REG_RIP as usize] += instruction.length as i64;
