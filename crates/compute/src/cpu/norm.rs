@@ -11,9 +11,9 @@ use crate::dtype::Storage;
 
 /// Rows of a job, columns of a column job.
 const ROWS: usize = 32;
+const COLUMNS: usize = 64;
 /// Rows of a job forward, where nothing is summed up over them: few, for a few sequences that are decoded together.
 const FORWARD_ROWS: usize = 4;
-const COLUMNS: usize = 64;
 
 /// The parameters of a norm as slices.
 #[derive(Clone, Copy)]

@@ -1,6 +1,6 @@
 //! Tiled backward pass of one span and key head.
 //!
-//! Scores are recomputed transposed, `Sᵀ = K Qᵀ`, because then every left operand of four of the five products lies row by
+//! Scores are recomputed transposed, `Sᵀ = K Qᵀ`, because then the left operands of four of the five products lie row by
 //! row and only that of the fifth, `dS`, has to be packed inside the loop:
 //! `Pᵀ = exp(Sᵀ - lse)`, `dV += Pᵀ dO`, `dPᵀ = V dOᵀ`, `dSᵀ = Pᵀ (dPᵀ - D)`, `dK += dSᵀ Q`, `dQ += dS K`.
 
@@ -11,7 +11,7 @@ use crate::cpu::gemm::{
     Add, Left, MatElement, PANEL, PackedB, State, Store, left_transposed_here, multiply_here, pack::packed_len,
     pack_columns_here, pack_transposed_here,
 };
-use crate::cpu::isa::{Isa, Kernel, Math, prefetch};
+use crate::cpu::isa::{Isa, Kernel, Math, prefetch, prefetch_at};
 use crate::cpu::math;
 use crate::cpu::memory::Carver;
 use crate::cpu::pool::Shared;
@@ -196,10 +196,10 @@ impl<S: Storage> Kernel for Rounded<'_, S> {
     fn run<M: Math>(self) {
         let last = (self.from.len() / self.width).saturating_sub(1);
         for (i, from) in self.from.chunks_exact(self.width).enumerate() {
+            let row = |i: usize| self.at + i * self.stride;
+            prefetch_at(self.to.at(row((i + AHEAD).min(last)), self.width), self.width);
             // SAFETY: a task alone owns its heads of its rows.
-            let row = |i: usize| unsafe { self.to.slice_mut(self.at + i * self.stride, self.width) };
-            prefetch(row((i + AHEAD).min(last)));
-            let to = row(i);
+            let to = unsafe { self.to.slice_mut(row(i), self.width) };
             for (to, from) in to.iter_mut().zip(from) {
                 *to = S::store(*from);
             }

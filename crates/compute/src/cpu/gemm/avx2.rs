@@ -2,7 +2,7 @@
 //!
 //! AVX2 has no bf16 arithmetic. Widening inside the micro-kernel costs as much as the multiplications (each value of
 //! `A` is widened again for every panel, each of `B` for every strip of rows), so a block widens its panels of `B` once
-//! and its rows of `A` once per strip, into scratch that stays in the caches. 12 of the 16 registers hold sums; a step
+//! and its rows of `A` once per strip, into scratch that stays in the caches; of a long `k` a [`piece`] at a time. 12 of the 16 registers hold sums; a step
 //! of `k` issues 12 multiplications for 2 loads and 6 broadcasts. The order of every sum is that of the plain kernel.
 
 use std::cell::RefCell;

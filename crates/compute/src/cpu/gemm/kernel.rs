@@ -135,7 +135,6 @@ unsafe fn plain<S: MatElement, M: Math, const ROWS: usize, const PANELS: usize>(
     groups: usize,
     to: Destination,
 ) {
-    let add = to.add;
     let mut sum = [[[0.0f32; PANEL]; PANELS]; ROWS];
     for group in 0..groups {
         let mut columns = [[[0.0f32; PANEL]; 2]; PANELS];
@@ -165,13 +164,13 @@ unsafe fn plain<S: MatElement, M: Math, const ROWS: usize, const PANELS: usize>(
     for (r, sums) in sum.iter().enumerate() {
         for (p, lanes) in sums.iter().enumerate() {
             // SAFETY: the destination has room for this row and panel.
-            let to = unsafe { std::slice::from_raw_parts_mut(to.at.add(r * to.stride + p * PANEL), PANEL) };
-            if add {
-                for (to, lane) in to.iter_mut().zip(lanes) {
-                    *to += lane;
+            let row = unsafe { std::slice::from_raw_parts_mut(to.at.add(r * to.stride + p * PANEL), PANEL) };
+            if to.add {
+                for (x, lane) in row.iter_mut().zip(lanes) {
+                    *x += lane;
                 }
             } else {
-                to.copy_from_slice(lanes);
+                row.copy_from_slice(lanes);
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! All instruction sets share one structure. `B` is packed into panels of 16 columns ([`pack`]); a micro-kernel
 //! multiplies a few rows of `A` by a few panels over the whole of `k` and leaves an f32 tile; an [`Epilogue`] puts
-//! the tile where it belongs (bias, residual, accumulation, rounding). Every output is one sum over `k` in one fixed
+//! the tile where it belongs (bias, residual, accumulation, rounding), or says where that is if nothing is to be done to it. Every output is one sum over `k` in one fixed
 //! order, so a product never depends on how its blocks are spread over threads.
 //!
 //! Floors: `2 m n k` FLOPs; `B` is read once per block of rows from L2, `A` once per block of columns.

@@ -135,6 +135,28 @@ pub(crate) fn pack_columns<T: Storage, S: MatElement>(
     });
 }
 
+/// Whether the left operand `sourceᵀ` is prepared as rows: AMX loads nothing else.
+#[cfg(target_arch = "x86_64")]
+fn takes_rows<S: MatElement>(isa: Isa) -> bool {
+    S::DTYPE == DType::Bf16 && isa == Isa::Amx
+}
+
+/// Writes 16 of those rows, from `16 * panel` on. Only where [`takes_rows`].
+#[cfg(target_arch = "x86_64")]
+fn transposed_rows<T: Storage, S: MatElement>(
+    isa: Isa,
+    source: &[T],
+    stride: usize,
+    (k, m): (usize, usize),
+    panel: usize,
+    out: &mut [S],
+) {
+    assert!(takes_rows::<S>(isa), "rows are for AMX");
+    // SAFETY: S is Bf16.
+    let out = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<Bf16>(), out.len()) };
+    isa.run(super::amx::TransposedRows { source, stride, k, m, panel, out });
+}
+
 /// [`left_transposed`] on the calling thread.
 pub(crate) fn left_transposed_here<S: MatElement>(
     isa: Isa,
@@ -144,12 +166,10 @@ pub(crate) fn left_transposed_here<S: MatElement>(
     out: &mut [S],
 ) -> Left<S> {
     #[cfg(target_arch = "x86_64")]
-    if S::DTYPE == DType::Bf16 && isa == Isa::Amx {
+    if takes_rows::<S>(isa) {
         let row = k.next_multiple_of(S::GROUP);
         for (panel, out) in out.chunks_exact_mut(row * PANEL).take(m.div_ceil(PANEL)).enumerate() {
-            // SAFETY: S is Bf16.
-            let out = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<Bf16>(), out.len()) };
-            isa.run(super::amx::TransposedRows { source, stride, k, m, panel, out });
+            transposed_rows(isa, source, stride, (k, m), panel, out);
         }
         return Left::rows(out, m, row, row);
     }
@@ -167,11 +187,9 @@ pub(crate) fn left_transposed<T: Storage, S: MatElement>(
     out: &mut [S],
 ) -> Left<S> {
     #[cfg(target_arch = "x86_64")]
-    if S::DTYPE == DType::Bf16 && pool.isa() == Isa::Amx {
+    if takes_rows::<S>(pool.isa()) {
         pack_with(pool, out, (k, m), |panel, out: &mut [S]| {
-            // SAFETY: S is Bf16.
-            let out = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<Bf16>(), out.len()) };
-            pool.isa().run(super::amx::TransposedRows { source, stride, k, m, panel, out });
+            transposed_rows(pool.isa(), source, stride, (k, m), panel, out);
         });
         let row = k.next_multiple_of(S::GROUP);
         return Left::rows(out, m, row, row);
