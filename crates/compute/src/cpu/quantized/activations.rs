@@ -15,6 +15,8 @@ pub(super) const GROUP: usize = 4;
 pub(super) const WORDS: usize = BLOCK / GROUP;
 /// Adding it leaves an integer in the lowest bits: 1.5 * 2^23.
 const SHIFT: f32 = 12_582_912.0;
+/// The bit of a sign.
+const SIGN: u32 = 1 << 31;
 /// Blocks that are all smaller than this are zeros.
 const SMALLEST: f32 = 1e-30;
 
@@ -115,36 +117,38 @@ impl<S: Storage> Kernel for Round<'_, S> {
     #[inline(always)]
     fn run<M: Math>(self) {
         let out = self.codes.as_chunks_mut::<WORDS>().0.iter_mut().zip(self.scales).zip(self.sums);
-        for (from, ((codes, scale), sum)) in self.x.chunks(BLOCK).zip(out) {
-            let mut x = [0.0_f32; BLOCK];
-            for (to, from) in x.iter_mut().zip(from) {
-                *to = from.load();
-            }
-            const LANES: usize = 8;
-            let (mut largest, mut finite) = ([0.0_f32; LANES], [0.0_f32; LANES]);
-            for x in x.as_chunks::<LANES>().0 {
-                for lane in 0..LANES {
-                    let magnitude = x[lane].abs();
-                    largest[lane] = if magnitude > largest[lane] { magnitude } else { largest[lane] };
-                    finite[lane] += x[lane] * 0.0;
-                }
-            }
-            let largest = largest.into_iter().fold(0.0, f32::max);
-            let inverse = if largest >= SMALLEST { 127.0 / largest } else { 0.0 };
-            *scale = largest / 127.0 + finite.into_iter().sum::<f32>();
-            // Loops: the closures of `array::map` are not inlined everywhere.
-            let mut rounded = [0_u32; BLOCK];
-            let mut total = 0_u32;
-            for (to, x) in rounded.iter_mut().zip(x) {
-                *to = (x * inverse + SHIFT).to_bits();
-                total = total.wrapping_add(to.wrapping_sub(SHIFT.to_bits()));
-            }
-            *sum = total;
-            for (word, x) in codes.iter_mut().zip(rounded.as_chunks::<GROUP>().0) {
-                *word = x[0] & 255 | (x[1] & 255) << 8 | (x[2] & 255) << 16 | x[3] << 24;
-            }
+        let (whole, rest) = self.x.as_chunks::<BLOCK>();
+        let mut padded = [S::store(0.0); BLOCK];
+        padded[..rest.len()].copy_from_slice(rest);
+        // Blocks of a fixed length stay in registers.
+        for (x, ((codes, scale), sum)) in whole.iter().chain([&padded]).zip(out) {
+            (*codes, *scale, *sum) = round(x);
         }
     }
+}
+
+/// A block's codes, its scale, the sum of the codes.
+#[inline(always)]
+fn round<S: Storage>(block: &[S; BLOCK]) -> ([u32; WORDS], f32, u32) {
+    let mut x = [0.0_f32; BLOCK];
+    for (to, from) in x.iter_mut().zip(block) {
+        *to = from.load();
+    }
+    // As integers magnitudes have the same order, with infinities and what is no number above them, and it is all vectors.
+    let largest = x.iter().fold(0, |largest, x| largest.max(x.to_bits() & !SIGN));
+    let largest = if largest < f32::INFINITY.to_bits() { f32::from_bits(largest) } else { f32::NAN };
+    let inverse = if largest >= SMALLEST { 127.0 / largest } else { 0.0 };
+    let (mut bytes, mut sum) = ([0_u8; BLOCK], 0_u32);
+    for (byte, x) in bytes.iter_mut().zip(x) {
+        let rounded = (x * inverse + SHIFT).to_bits();
+        *byte = rounded as u8;
+        sum = sum.wrapping_add(rounded.wrapping_sub(SHIFT.to_bits()));
+    }
+    let mut codes = [0; WORDS];
+    for (word, bytes) in codes.iter_mut().zip(bytes.as_chunks::<GROUP>().0) {
+        *word = u32::from_le_bytes(*bytes);
+    }
+    (codes, largest / 127.0, sum)
 }
 
 #[cfg(test)]
