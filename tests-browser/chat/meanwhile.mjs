@@ -200,6 +200,27 @@ export const tests = [
     },
   },
   {
+    name: "a conversation that is made after its message was given up is gone from a list that was read meanwhile",
+    async run({ chat, mock }) {
+      const making = gate();
+      const listing = gate();
+      const removing = gate();
+      mock.control.faults.push({ match: /POST .*\/conversations$/, until: making.until }, { match: /DELETE .*\/conversations\//, until: removing.until });
+      await press(chat, "the first");
+      await chat.page.waitForFunction(() => document.querySelector("#message").readOnly);
+      mock.control.faults.push({ match: /GET .*\/conversations$/, until: listing.until });
+      await chat.page.click(".send");
+      const asked = chat.page.waitForRequest((request) => request.method() === "DELETE");
+      making.open();
+      await asked;
+      listing.open();
+      await chat.page.waitForFunction(() => document.querySelectorAll("#conversations a").length === 1);
+      removing.open();
+      await chat.page.waitForFunction(() => document.querySelectorAll("#conversations a").length === 0);
+      assert.equal(mock.conversations.size, 0);
+    },
+  },
+  {
     name: "reload: answers of conversations that are not shown are listened to as well",
     mock: { holdAfter: 100 },
     async run({ chat, mock }) {

@@ -247,7 +247,12 @@ export class App {
     const { id } = session;
     session.change({ id: null });
     this.#renamed(session, id);
-    this.store.remove(id).then(() => this.sidebar.refresh(), () => {});
+    this.discard(id);
+  }
+
+  /** Removes a conversation that nobody was to see. The list may have been read while it was there. @returns {Promise<void>} */
+  discard(id) {
+    return this.store.remove(id).then(() => this.sidebar.refresh(), () => {});
   }
 
   /** Stops what is going on in the conversation that is shown. Whether something was. */

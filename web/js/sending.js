@@ -62,7 +62,7 @@ export class Sending {
       const { system_prompt, settings } = session.conversation;
       return this.app.store.create({ system_prompt, settings });
     });
-    if (signal.aborted) return this.app.store.remove(conversation.id);
+    if (signal.aborted) return this.app.discard(conversation.id);
     session.saved(conversation);
     this.app.made(session);
   }
