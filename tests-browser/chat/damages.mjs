@@ -35,6 +35,10 @@ export const damages = [
     from: "message.content = data.content;", to: "message.content += data.content;",
   },
   {
+    name: "a conversation that nobody was to see stays in the list", file: "js/app.js", caughtBy: "gone from a list that was read meanwhile",
+    from: "this.store.remove(id).then(() => this.sidebar.refresh(), () => {})", to: "this.store.remove(id)", says: /waitForFunction: Timeout/,
+  },
+  {
     name: "a lost answer is asked for twice", file: "js/sending.js", caughtBy: "not made twice",
     from: "attempt > 0", to: "attempt > 9",
   },
