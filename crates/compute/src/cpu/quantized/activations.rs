@@ -15,8 +15,6 @@ pub(super) const GROUP: usize = 4;
 pub(super) const WORDS: usize = BLOCK / GROUP;
 /// Adding it leaves an integer in the lowest bits: 1.5 * 2^23.
 const SHIFT: f32 = 12_582_912.0;
-/// The bit of a sign.
-const SIGN: u32 = 1 << 31;
 /// Blocks that are all smaller than this are zeros.
 const SMALLEST: f32 = 1e-30;
 
@@ -135,7 +133,7 @@ fn round<S: Storage>(block: &[S; BLOCK]) -> ([u32; WORDS], f32, u32) {
         *to = from.load();
     }
     // As integers magnitudes have the same order, with infinities and what is no number above them, and it is all vectors.
-    let largest = x.iter().fold(0, |largest, x| largest.max(x.to_bits() & !SIGN));
+    let largest = x.iter().fold(0, |largest, x| largest.max(x.abs().to_bits()));
     let largest = if largest < f32::INFINITY.to_bits() { f32::from_bits(largest) } else { f32::NAN };
     let inverse = if largest >= SMALLEST { 127.0 / largest } else { 0.0 };
     let (mut bytes, mut sum) = ([0_u8; BLOCK], 0_u32);
