@@ -53,7 +53,12 @@ impl Pool {
     }
 
     /// Runs `job(0..jobs)`, each exactly once, in any order.
-    pub(crate) fn for_each(&self, jobs: usize, job: impl Fn(usize) + Sync + Send) {
+    pub(crate) fn for_each(&self, jobs: usize, job: impl Fn(usize) + Sync) {
+        self.run(jobs, &job);
+    }
+
+    /// [`Pool::for_each`] behind a pointer: what rayon makes of a job is compiled once, not once for each of a hundred.
+    fn run(&self, jobs: usize, job: &(dyn Fn(usize) + Sync)) {
         match jobs {
             0 => {}
             1 => job(0),
