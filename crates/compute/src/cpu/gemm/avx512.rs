@@ -1,52 +1,118 @@
-//! The f32 micro-kernel of AVX-512.
+//! The floats' unit of AVX-512 ([`super::floats`]): tiles of 8 rows by 3 panels.
 //!
-//! 8 rows by 3 panels hold 24 of 32 registers; a step of `k` issues 24 multiplications for 3 loads and 8 broadcasts. The
-//! plain kernel does the same sums in the same order, but there the compiler reads all broadcasts of a step ahead, has
-//! no registers left for them, and moves sums to the stack and back in each step.
+//! 24 of the 32 registers hold sums; a step of `k` issues 24 multiplications for 3 loads and 8 broadcasts. The plain kernel
+//! does the same sums in the same order, but in tiles of this size the compiler reads all broadcasts of a step ahead, has no
+//! registers left for them, and moves sums to the stack and back in each step.
 
+use super::avx2::widen_pairs;
+use super::floats::{Strip, Unit};
 use super::kernel::{Destination, for_shape};
 use super::pack::PANEL;
 use core::arch::x86_64::{
-    __m512, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+    __m512, __m512i, _mm256_loadu_si256, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtepu16_epi32,
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_slli_epi32, _mm512_storeu_ps,
 };
 
-/// Computes one tile.
-///
-/// # Safety
-/// The processor has AVX-512; `a` covers `rows` rows of `k` values at `strides` (row, value); `b` covers `panels` panels of
-/// `k` rows of sixteen, `panel_len` apart; `rows <= 8`, `panels <= 3`; `to` has room.
-#[allow(clippy::too_many_arguments)] // A micro-kernel's address arithmetic; a struct would only rename it.
-#[inline(always)]
-pub(super) unsafe fn multiply(
-    a: *const f32,
-    strides: (usize, usize),
-    b: *const f32,
-    panel_len: usize,
-    k: usize,
-    rows: usize,
-    panels: usize,
-    to: Destination,
-) {
-    // SAFETY: the caller's promises.
-    for_shape!(rows, panels, ROWS PANELS => unsafe {
-        kernel::<ROWS, PANELS>(a, strides.0, strides.1, b, panel_len, k, to)
-    });
+pub(super) struct Avx512;
+
+impl Unit for Avx512 {
+    const ROWS: usize = 8;
+    const PANELS: usize = 3;
+    const PIECE: usize = 512;
+    // The second cache is 512 KiB at the least, where the widened rows are too.
+    const CACHED: usize = 384 << 10;
+
+    #[inline(always)]
+    unsafe fn widen_row(from: *const u16, k: usize, to: *mut f32) {
+        // SAFETY: the caller's promises.
+        unsafe { widen_row(from, k, to) }
+    }
+
+    #[inline(always)]
+    unsafe fn widen_panel(from: *const u16, groups: usize, to: *mut f32) {
+        // SAFETY: the caller's promises.
+        unsafe { widen_panel(from, groups, to) }
+    }
+
+    #[inline(always)]
+    unsafe fn widen_eight(from: *const u16, stride: usize, groups: usize, to: *mut f32) {
+        // SAFETY: the caller's promises.
+        unsafe { widen_pairs::<1>(from, stride, groups, to) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply(
+        (rows, panels, k): (usize, usize, usize),
+        a: &Strip,
+        b: *const f32,
+        panel_len: usize,
+        goes_on: bool,
+        to: Destination,
+    ) {
+        // SAFETY: the caller's promises.
+        for_shape!(rows, panels, ROWS PANELS => unsafe {
+            kernel::<ROWS, PANELS>(k, a, b, panel_len, goes_on, to)
+        });
+    }
 }
 
 /// # Safety
-/// As [`multiply`].
+/// As [`Unit::widen_row`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn widen_row(from: *const u16, k: usize, to: *mut f32) {
+    let whole = k / PANEL * PANEL;
+    for i in (0..whole).step_by(PANEL) {
+        // SAFETY: sixteen values from `i < whole` on.
+        unsafe {
+            let sixteen = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.add(i).cast()));
+            _mm512_storeu_ps(to.add(i), _mm512_castsi512_ps(_mm512_slli_epi32::<16>(sixteen)));
+        }
+    }
+    for i in whole..k {
+        // SAFETY: below `k`.
+        unsafe { *to.add(i) = f32::from_bits(u32::from(*from.add(i)) << 16) };
+    }
+}
+
+/// # Safety
+/// As [`Unit::widen_panel`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn widen_panel(from: *const u16, groups: usize, to: *mut f32) {
+    let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+    for group in 0..groups {
+        // SAFETY: inside the group, and inside the two rows of floats it becomes.
+        unsafe {
+            let pairs: __m512i = _mm512_loadu_si512(from.add(2 * group * PANEL).cast());
+            let to = to.add(2 * group * PANEL);
+            _mm512_storeu_ps(to, _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)));
+            _mm512_storeu_ps(to.add(PANEL), _mm512_castsi512_ps(_mm512_and_si512(pairs, high)));
+        }
+    }
+}
+
+/// # Safety
+/// As [`Unit::multiply`] for `ROWS` rows and `PANELS` panels.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn kernel<const ROWS: usize, const PANELS: usize>(
-    a: *const f32,
-    row_stride: usize,
-    step: usize,
+    k: usize,
+    strip: &Strip,
     b: *const f32,
     panel_len: usize,
-    k: usize,
+    goes_on: bool,
     to: Destination,
 ) {
+    let place = |row: usize, panel: usize| to.at.wrapping_add(row * to.stride + panel * PANEL);
     let mut sum: [[__m512; PANELS]; ROWS] = [[_mm512_setzero_ps(); PANELS]; ROWS];
-    let (mut a, mut b) = (a, b);
+    if goes_on {
+        for (r, sums) in sum.iter_mut().enumerate() {
+            for (p, lanes) in sums.iter_mut().enumerate() {
+                // SAFETY: the destination has room for this row and panel.
+                *lanes = unsafe { _mm512_loadu_ps(place(r, p)) };
+            }
+        }
+    }
+    let (mut a, mut b) = (strip.at, b);
     for _ in 0..k {
         // SAFETY: the loop stays inside the `k` values of every row and panel.
         unsafe {
@@ -55,12 +121,12 @@ unsafe fn kernel<const ROWS: usize, const PANELS: usize>(
                 *column = _mm512_loadu_ps(b.add(p * panel_len));
             }
             for (r, sums) in sum.iter_mut().enumerate() {
-                let x = _mm512_set1_ps(*a.add(r * row_stride));
+                let x = _mm512_set1_ps(*a.add(r * strip.row_stride));
                 for p in 0..PANELS {
                     sums[p] = _mm512_fmadd_ps(x, columns[p], sums[p]);
                 }
             }
-            a = a.wrapping_add(step);
+            a = a.wrapping_add(strip.step);
             b = b.wrapping_add(PANEL);
         }
     }
@@ -68,9 +134,8 @@ unsafe fn kernel<const ROWS: usize, const PANELS: usize>(
         for (p, lanes) in sums.iter().enumerate() {
             // SAFETY: the destination has room for this row and panel.
             unsafe {
-                let to_row = to.at.add(r * to.stride + p * PANEL);
-                let lanes = if to.add { _mm512_add_ps(_mm512_loadu_ps(to_row), *lanes) } else { *lanes };
-                _mm512_storeu_ps(to_row, lanes);
+                let lanes = if to.add { _mm512_add_ps(_mm512_loadu_ps(place(r, p)), *lanes) } else { *lanes };
+                _mm512_storeu_ps(place(r, p), lanes);
             }
         }
     }

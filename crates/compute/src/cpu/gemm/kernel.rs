@@ -1,12 +1,11 @@
 //! Micro-kernels: a few rows of `A` by a few panels of `B` over all of `k`, into an f32 tile.
 //!
-//! The plain-Rust kernel serves portable processors, bf16 on AVX-512, and the few rows that are not worth AVX2's
-//! preparation ([`super::avx2`]). f32 on AVX-512, and bf16 on AVX-512-BF16 and AMX, have kernels of their own.
+//! The plain-Rust kernel serves portable processors, and the few rows that are not worth the preparation of
+//! [`super::floats`], which multiplies what bf16 on AVX-512-BF16 and AMX does not.
 
 use super::pack::{PANEL, PackedB};
 use super::{Left, MatElement};
 use crate::cpu::isa::{Isa, Math, prefetch_at};
-#[cfg(target_arch = "x86_64")]
 use crate::dtype::DType;
 
 /// Runs `$body` with constants for a tile's rows and panels: every shape has a micro-kernel of its own.
@@ -68,10 +67,10 @@ impl Destination {
 pub(super) fn shape<S: MatElement>(isa: Isa, left: &Left<S>) -> Shape {
     match isa {
         Isa::Portable => Shape { rows: 2, panels: 1 },
-        Isa::Avx2 => Shape { rows: 2, panels: 2 },
         #[cfg(target_arch = "x86_64")]
         Isa::Amx if S::DTYPE == DType::Bf16 && super::amx::takes(left) => Shape { rows: 32, panels: 2 },
-        _ => Shape { rows: 8, panels: 3 },
+        Isa::Avx512Bf16 | Isa::Amx if S::DTYPE == DType::Bf16 => Shape { rows: 8, panels: 3 },
+        _ => Shape { rows: 2, panels: 2 },
     }
 }
 
@@ -109,18 +108,18 @@ pub(super) unsafe fn multiply<S: MatElement, M: Math>(
         }
         return;
     }
-    #[cfg(target_arch = "x86_64")]
-    if S::DTYPE == DType::F32 && isa >= Isa::Avx512 {
-        let strides = (row_stride, step);
-        // SAFETY: the caller's promises; S is f32, so the casts change nothing.
-        unsafe { super::avx512::multiply(a.cast(), strides, b.cast(), right.panel_len(), groups, rows, panels, to) };
-        return;
-    }
     let _ = (isa, state);
+    let panel_len = right.panel_len();
     // SAFETY: the caller's promises.
-    for_shape!(rows, panels, ROWS PANELS => unsafe {
-        plain::<S, M, ROWS, PANELS>(a, row_stride, step, b, right.panel_len(), groups, to)
-    });
+    unsafe {
+        match (rows, panels) {
+            (1, 1) => plain::<S, M, 1, 1>(a, row_stride, step, b, panel_len, groups, to),
+            (1, 2) => plain::<S, M, 1, 2>(a, row_stride, step, b, panel_len, groups, to),
+            (2, 1) => plain::<S, M, 2, 1>(a, row_stride, step, b, panel_len, groups, to),
+            (2, 2) => plain::<S, M, 2, 2>(a, row_stride, step, b, panel_len, groups, to),
+            (rows, panels) => unreachable!("no plain kernel of {rows} rows and {panels} panels"),
+        }
+    }
 }
 
 /// # Safety

@@ -16,6 +16,8 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512bf16;
 mod epilogue;
+#[cfg(target_arch = "x86_64")]
+mod floats;
 mod kernel;
 mod operand;
 pub(crate) mod pack;
@@ -146,9 +148,9 @@ impl<S: MatElement, E: Epilogue> Kernel for Block<'_, S, E> {
     #[inline(always)]
     fn run<M: Math>(self) {
         #[cfg(target_arch = "x86_64")]
-        if self.isa == Isa::Avx2 && avx2::takes(self.m.1 - self.m.0) {
+        if floats::takes::<S>(self.isa, self.m.1 - self.m.0) {
             // SAFETY: the level has the features; rows and panels are those of the operands.
-            unsafe { avx2::multiply(&self.left, self.m, &self.right, self.panels, self.epilogue) };
+            unsafe { floats::multiply(self.isa, &self.left, self.m, &self.right, self.panels, self.epilogue) };
             return;
         }
         let mut tile = Tile([0.0; TILE]);
@@ -199,14 +201,17 @@ pub(crate) fn multiply_here<S: MatElement, E: Epilogue>(
 }
 
 /// Bytes of `B` that a block goes through again for each strip of rows: they share L2 with `A` and the output.
-fn cached_bytes(isa: Isa) -> usize {
+fn cached_bytes<S: MatElement>(isa: Isa) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if floats::serves::<S>(isa) {
+        return floats::cached_bytes(isa);
+    }
     match isa {
         // L2 is 2 MiB where AMX is. While one strip of `A` (64 k bytes) comes from L3 at about 10 bytes a cycle, the
         // strip before is multiplied at 32 cycles for each panel and 32 of `k`: it takes seven panels to hide it,
         // and 1 MiB is eight at k = 4096.
         Isa::Amx => 1 << 20,
-        // 1 MiB and less elsewhere; with AVX2 alone as little as 512 KiB, which the widened rows share.
-        Isa::Avx2 => 256 << 10,
+        // 1 MiB and less elsewhere.
         _ => 384 << 10,
     }
 }
@@ -214,9 +219,9 @@ fn cached_bytes(isa: Isa) -> usize {
 /// Bytes that a panel of `B` occupies in the caches while it is multiplied.
 fn panel_bytes<S: MatElement>(isa: Isa, k: usize) -> usize {
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx2 {
+    if floats::serves::<S>(isa) {
         // Widened to f32, a piece at a time.
-        return avx2::piece(k).max(1) * PANEL * size_of::<f32>();
+        return floats::piece(isa, k).max(1) * PANEL * size_of::<f32>();
     }
     let _ = isa;
     k.max(1) * PANEL * S::DTYPE.size()
@@ -224,18 +229,18 @@ fn panel_bytes<S: MatElement>(isa: Isa, k: usize) -> usize {
 
 /// Bytes that each thread keeps beside the device's scratch for products of `k` up to this.
 pub(crate) fn thread_bytes(isa: Isa, k: usize) -> usize {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::scratch_bytes(cached_bytes(isa), k),
-        _ => 0,
-    }
+    #[cfg(target_arch = "x86_64")]
+    let bytes = floats::scratch_bytes(isa, k);
+    #[cfg(not(target_arch = "x86_64"))]
+    let (bytes, _) = (0, (isa, k));
+    bytes
 }
 
 /// Makes the calling thread's memory as large as [`thread_bytes`] said.
 pub(crate) fn reserve_thread(isa: Isa, bytes: usize) {
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx2 {
-        avx2::reserve(bytes);
+    if isa > Isa::Portable {
+        floats::reserve(bytes);
     }
     let _ = (isa, bytes);
 }
@@ -253,7 +258,7 @@ pub(crate) fn multiply<S: MatElement, E: Epilogue + Sync>(
     }
     let panel_bytes = panel_bytes::<S>(pool.isa(), right.k);
     let panels = right.n.div_ceil(PANEL);
-    let column_blocks = panels.div_ceil((cached_bytes(pool.isa()) / panel_bytes).max(1));
+    let column_blocks = panels.div_ceil((cached_bytes::<S>(pool.isa()) / panel_bytes).max(1));
     // Blocks of like size, of whole tiles: two or three panels wide, or one.
     let whole_tiles = if pool.isa() == Isa::Avx2 { 1 } else { 6 };
     let panels_per_block = panels.div_ceil(column_blocks).next_multiple_of(whole_tiles).min(panels);
