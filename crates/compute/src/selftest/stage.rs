@@ -124,22 +124,33 @@ impl<'d, D: Device> Trial<'d, D> {
         act: impl Fn(&Stage<'_, D>) -> Observed,
     ) {
         let stage = Stage(self.device);
-        let (first, again) = match (act(&stage), act(&stage)) {
-            (Ok(first), Ok(again)) => (first, again),
-            (Err(error), _) | (_, Err(error)) => {
-                self.checks.push(Check::failed(operation, case, error.to_string()));
-                return;
-            }
-        };
-        assert_eq!(first.len(), expected.len(), "{operation} {case}: the case reads back what it expects");
-        for ((expected, got), again) in expected.iter().zip(&first).zip(&again) {
-            let case = format!("{case}: {}", expected.output);
-            let guard = f64::from(GUARD_VALUE);
-            let mut check = Check::compare(operation, case, (got, guard), &expected.values, expected.tolerance);
-            if let Some(i) = got.iter().zip(again).position(|(a, b)| a.to_bits() != b.to_bits()) {
-                check.fail(format!("a second run gave {:e} for element {i}, not {:e}", again[i], got[i]));
-            }
-            self.checks.push(check);
+        judge(&mut self.checks, operation, case, &expected, (act(&stage), act(&stage)));
+    }
+}
+
+/// The checks of a case that ran twice. Apart from [`Trial::case`], of which there is one for each case and device.
+fn judge(
+    checks: &mut Vec<Check>,
+    operation: &'static str,
+    case: String,
+    expected: &[Expected],
+    runs: (Observed, Observed),
+) {
+    let (first, again) = match runs {
+        (Ok(first), Ok(again)) => (first, again),
+        (Err(error), _) | (_, Err(error)) => {
+            checks.push(Check::failed(operation, case, error.to_string()));
+            return;
         }
+    };
+    assert_eq!(first.len(), expected.len(), "{operation} {case}: the case reads back what it expects");
+    for ((expected, got), again) in expected.iter().zip(&first).zip(&again) {
+        let case = format!("{case}: {}", expected.output);
+        let guard = f64::from(GUARD_VALUE);
+        let mut check = Check::compare(operation, case, (got, guard), &expected.values, expected.tolerance);
+        if let Some(i) = got.iter().zip(again).position(|(a, b)| a.to_bits() != b.to_bits()) {
+            check.fail(format!("a second run gave {:e} for element {i}, not {:e}", again[i], got[i]));
+        }
+        checks.push(check);
     }
 }
