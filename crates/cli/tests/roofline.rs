@@ -102,6 +102,24 @@ fn each_kernel_is_an_object() {
     assert_eq!(of("total").len(), 2);
 }
 
+/// Weights are quantised for the token alone, and each kernel's bytes are those of their codes.
+#[test]
+fn a_token_is_decoded_with_the_weights_that_were_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    for (weights, block) in [("q8", 34), ("q4", 18)] {
+        let finished = run(folder.path(), &flags(&format!("--json --weights {weights}"))).succeeded();
+        let rows: Vec<Value> = finished.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(rows[0]["weights"], weights, "{}", rows[0]);
+        let bytes = |part: &str| {
+            let of = |row: &&Value| row["part"] == part && row["operation"] == "linear" && row["label"] == "mlp.down";
+            rows.iter().find(of).unwrap_or_else(|| panic!("no mlp.down in {part}"))["bytes"].as_u64().unwrap()
+        };
+        // 64 rows of 192 weights; a token is read in bf16 and added to the stream, as are the step's 64.
+        assert_eq!(bytes("decode"), 64 * 6 * block + 192 * 2 + 64 * 8);
+        assert_eq!(bytes("train"), 64 * 192 * 2 + 64 * (192 * 2 + 64 * 8));
+    }
+}
+
 #[test]
 fn the_page_fits_its_terminal() {
     let folder = tempfile::tempdir().unwrap();

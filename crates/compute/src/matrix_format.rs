@@ -33,6 +33,19 @@ impl MatrixFormat {
         matches!(self, MatrixFormat::Q8 | MatrixFormat::Q4)
     }
 
+    /// Bytes of a matrix's weights and scales, without the padding that a device may add.
+    pub const fn bytes(self, rows: usize, columns: usize) -> u64 {
+        let (rows, columns) = (rows as u64, columns as u64);
+        let blocks = rows * columns.div_ceil(crate::quantize::BLOCK as u64);
+        match self {
+            MatrixFormat::F32 => 4 * rows * columns,
+            MatrixFormat::Bf16 => 2 * rows * columns,
+            MatrixFormat::Q8 => 34 * blocks,
+            MatrixFormat::Q4 => 18 * blocks,
+            MatrixFormat::Fp8 => rows * columns + 4,
+        }
+    }
+
     /// The lower-case name used in listings.
     pub const fn name(self) -> &'static str {
         match self {

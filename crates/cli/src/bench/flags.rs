@@ -227,6 +227,9 @@ pub struct BenchRoofline {
     /// Number format
     #[arg(long, value_enum, default_value_t = PrecisionKind::Bf16)]
     pub precision: PrecisionKind,
+    /// Format of the weights that a token is decoded with [default: that of --precision]
+    #[arg(long, value_enum)]
+    pub weights: Option<WeightsKind>,
     /// Optimizer of the step; the other's kernels are measured too
     #[arg(long, value_enum, default_value_t = OptimizerKind::Adamw)]
     pub optimizer: OptimizerKind,

@@ -38,14 +38,17 @@ pub(super) fn page<D: Device>(
 ) -> Result<Page> {
     let begun = Instant::now();
     let budget = Duration::from_secs_f64(flags.seconds);
+    let weights = weights(flags);
     let dtype = match devices::matrices(flags.precision) {
         MatrixFormat::Fp8 => bail!("bench roofline has no formulas for fp8: choose --precision bf16 or f32"),
         format => format.activations(),
     };
     let settings = timed_config(flags.context, flags.batch, matrix_update(flags.optimizer));
     let (settings, _) = fitted(&**device, model, dtype.into(), settings, None)?;
-    let listed = listed(flags, model, dtype, settings.recompute)?;
-    let (step, token) = whole(flags, model, device, dtype, settings, console)?;
+    device.supports(weights)?;
+    let listed = listed(flags, model, (dtype, weights), settings.recompute)?;
+    let step = whole_step(flags, model, device, dtype, settings, console)?;
+    let token = whole_token(flags, model, device, weights, console)?;
     console.progress("ceilings", "of 1", 0, Some(1));
     let ceilings = Ceilings::measure(&**device)?;
     let work: Vec<Traced> = listed.iter().map(|(_, traced)| traced.clone()).collect();
@@ -71,11 +74,16 @@ fn higher(a: &Ceilings, b: &Ceilings) -> Ceilings {
     Ceilings { f32: a.f32.max(b.f32), bf16: a.bf16.max(b.bf16), bandwidth, wait: a.wait.min(b.wait) }
 }
 
+/// How the weights are held that a token is decoded with.
+pub(super) fn weights(flags: &BenchRoofline) -> MatrixFormat {
+    flags.weights.map_or_else(|| devices::matrices(flags.precision), devices::format)
+}
+
 /// Every kernel of a step and of a token.
 fn listed(
     flags: &BenchRoofline,
     model: &ModelConfig,
-    dtype: DType,
+    (dtype, weights): (DType, MatrixFormat),
     recompute: Recompute,
 ) -> Result<Vec<(Part, Traced)>> {
     let step = traced_step(flags, model, dtype, flags.optimizer, recompute)?;
@@ -85,7 +93,7 @@ fn listed(
     };
     let mut other = traced_step(flags, model, dtype, other, recompute)?;
     other.retain(|traced| !step.iter().any(|known| (&known.label, &known.work) == (&traced.label, &traced.work)));
-    let token = traced_token(flags, model, dtype)?;
+    let token = traced_token(flags, model, weights)?;
     let parts = [(Part::Train, step), (Part::Decode, token), (Part::OtherOptimizer, other)];
     Ok(parts.into_iter().flat_map(|(part, traced)| traced.into_iter().map(move |t| (part, t))).collect())
 }
@@ -93,11 +101,11 @@ fn listed(
 fn traced_network(
     tracer: &Arc<Tracer>,
     model: &ModelConfig,
-    dtype: DType,
+    format: MatrixFormat,
     usage: MatrixUse,
 ) -> Result<Network<Tracer>> {
-    let parameters = Parameters::new(tracer.clone(), model, dtype.into(), usage, |spec| Ok(vec![0.0; spec.len()]))?;
-    Ok(Network::new(model.clone(), dtype, parameters)?)
+    let parameters = Parameters::new(tracer.clone(), model, format, usage, |spec| Ok(vec![0.0; spec.len()]))?;
+    Ok(Network::new(model.clone(), format.activations(), parameters)?)
 }
 
 /// What a training step asks of a device.
@@ -109,7 +117,7 @@ fn traced_step(
     recompute: Recompute,
 ) -> Result<Vec<Traced>> {
     let tracer = Arc::new(Tracer::default());
-    let network = traced_network(&tracer, model, dtype, MatrixUse::Training)?;
+    let network = traced_network(&tracer, model, dtype.into(), MatrixUse::Training)?;
     let settings = TrainerConfig { recompute, ..timed_config(flags.context, flags.batch, matrix_update(optimizer)) };
     let mut trainer = Trainer::new(network, settings)?;
     let feed = RandomFeed::new(model.vocab_size, flags.context, flags.batch)?;
@@ -119,9 +127,9 @@ fn traced_step(
 }
 
 /// What a token asks of a device, the last one that the context holds.
-fn traced_token(flags: &BenchRoofline, model: &ModelConfig, dtype: DType) -> Result<Vec<Traced>> {
+fn traced_token(flags: &BenchRoofline, model: &ModelConfig, weights: MatrixFormat) -> Result<Vec<Traced>> {
     let tracer = Arc::new(Tracer::default());
-    let network = traced_network(&tracer, model, dtype, MatrixUse::Inference)?;
+    let network = traced_network(&tracer, model, weights, MatrixUse::Inference)?;
     let mut decoder = full_but_one(&network, flags.context)?;
     tracer.take();
     decoder.extend(&[0])?;
@@ -137,15 +145,15 @@ fn full_but_one<D: Device>(network: &Network<D>, context: usize) -> Result<Decod
     Ok(decoder)
 }
 
-/// Seconds of whole training steps and of whole tokens, as `bench train` and `bench generate` measure them.
-fn whole<D: Device>(
+/// Seconds of a whole training step, as `bench train` measures them.
+fn whole_step<D: Device>(
     flags: &BenchRoofline,
     model: &ModelConfig,
     device: &Arc<D>,
     dtype: DType,
     settings: TrainerConfig,
     console: &mut Console,
-) -> Result<(f64, f64)> {
+) -> Result<f64> {
     let begun = Instant::now();
     let feed = RandomFeed::new(model.vocab_size, flags.context, flags.batch)?;
     let parameters =
@@ -165,8 +173,19 @@ fn whole<D: Device>(
             }
         }
     }
-    let step = median(seconds);
-    let network = trainer.into_network();
+    Ok(median(seconds))
+}
+
+/// Seconds of a whole token, as `bench generate` measures them, on a cache that it fills.
+fn whole_token<D: Device>(
+    flags: &BenchRoofline,
+    model: &ModelConfig,
+    device: &Arc<D>,
+    weights: MatrixFormat,
+    console: &mut Console,
+) -> Result<f64> {
+    let parameters = Parameters::new(device.clone(), model, weights, MatrixUse::Inference, |spec| Ok(values(spec)))?;
+    let network = Network::new(model.clone(), weights.activations(), parameters)?;
     console.progress("whole tokens", "tokens", 0, Some(TOKENS as u64));
     let mut decoder = full_but_one(&network, flags.context)?;
     let mut seconds = Vec::new();
@@ -179,7 +198,7 @@ fn whole<D: Device>(
         decoder.truncate(flags.context - 1);
         console.progress("whole tokens", "tokens", token as u64, Some(TOKENS as u64));
     }
-    Ok((step, median(seconds)))
+    Ok(median(seconds))
 }
 
 /// Values of the right size, made faster than a normal variate can be: gains of one, biases of zero, matrices of some

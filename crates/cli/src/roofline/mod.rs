@@ -212,6 +212,7 @@ fn machine<D: Device>(
         "isa": info.isa,
         "threads": info.threads,
         "precision": devices::matrices(flags.precision).name(),
+        "weights": measure::weights(flags).name(),
         "params": model.n_params(),
         "batch": flags.batch,
         "context": flags.context,

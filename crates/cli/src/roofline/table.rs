@@ -50,9 +50,10 @@ pub(super) fn lines(page: &Page, width: usize) -> Vec<String> {
         ),
     ];
     let wide = width >= WIDE;
+    let token = format!("a token decoded on a full cache, weights in {}", text("weights"));
     for (part, title, measured) in [
         (Part::Train, "training step", Some(page.step)),
-        (Part::Decode, "a token decoded on a full cache", Some(page.token)),
+        (Part::Decode, &token, Some(page.token)),
         (Part::OtherOptimizer, "with the other --optimizer, in a training step", None),
     ] {
         lines.push(String::new());

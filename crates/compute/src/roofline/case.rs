@@ -69,8 +69,8 @@ impl<D: Device> Case<D> {
                 matrices.push(operands.matrix(*dtype, *shape, MatrixUse::Training)?);
                 vec![f32(shape.0 * shape.1)?]
             }
-            Work::Embedding { dtype, tokens, shape } => {
-                matrices.push(operands.matrix(*dtype, *shape, MatrixUse::Inference)?);
+            Work::Embedding { format, tokens, shape } => {
+                matrices.push(operands.matrix(*format, *shape, MatrixUse::Inference)?);
                 vec![operands.indices(*tokens, shape.0)?, f32(tokens * shape.1)?]
             }
             Work::EmbeddingBackward { tokens, shape } => {
@@ -83,13 +83,14 @@ impl<D: Device> Case<D> {
                 let (x, y, stats) = (f32(len)?, operands.values(*dtype, len)?, operands.positive(2 * tokens)?);
                 vec![x, y, stats, f32(*width)?, f32(*width)?, f32(len)?, f32(*width)?, f32(*width)?]
             }
-            Work::Linear { dtype, tokens, shape: (rows, columns), out, .. } => {
-                matrices.push(operands.matrix(*dtype, (*rows, *columns), MatrixUse::Inference)?);
+            Work::Linear { format, tokens, shape: (rows, columns), out, .. } => {
+                matrices.push(operands.matrix(*format, (*rows, *columns), MatrixUse::Inference)?);
                 let to = match out {
                     Destination::Store(to) => *to,
                     Destination::Add => DType::F32,
                 };
-                vec![operands.values(*dtype, tokens * columns)?, operands.values(to, tokens * rows)?, f32(*rows)?]
+                let x = operands.values(format.activations(), tokens * columns)?;
+                vec![x, operands.values(to, tokens * rows)?, f32(*rows)?]
             }
             Work::LinearBackwardInput { dtype, tokens, shape: (rows, columns) } => {
                 matrices.push(operands.matrix(*dtype, (*rows, *columns), MatrixUse::Training)?);

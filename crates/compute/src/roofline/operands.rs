@@ -3,6 +3,7 @@
 use crate::device::{Device, MatrixUse};
 use crate::dtype::DType;
 use crate::error::ComputeError;
+use crate::matrix_format::MatrixFormat;
 
 /// Values that are made once and repeated.
 const PATTERN: usize = 1 << 16;
@@ -54,11 +55,11 @@ impl<D: Device> Operands<'_, D> {
     /// A packed matrix.
     pub(super) fn matrix(
         &self,
-        dtype: DType,
+        format: impl Into<MatrixFormat>,
         (rows, columns): (usize, usize),
         usage: MatrixUse,
     ) -> Result<D::Matrix, ComputeError> {
-        let mut matrix = self.0.allocate_matrix("roofline weight", dtype.into(), rows, columns, usage)?;
+        let mut matrix = self.0.allocate_matrix("roofline weight", format.into(), rows, columns, usage)?;
         // Of the size of a layer's weights: products of them stay near one.
         let values = self.filled(DType::F32, rows * columns, |u| 0.1 * u - 0.05)?;
         self.0.pack(&values, &mut matrix);

@@ -9,7 +9,7 @@ use crate::device::{
     ActivationKind, AdamW, AdamWTensor, AttentionShape, Device, MatrixUse, Norm, NormKind, Out, QkvSplit, Span,
 };
 use crate::dtype::DType;
-use crate::{CpuDevice, Isa};
+use crate::{CpuDevice, Isa, MatrixFormat};
 
 const HEADS: AttentionShape = AttentionShape { n_head: 4, n_kv_head: 2, head_dim: 8 };
 
@@ -21,6 +21,7 @@ fn spans() -> Vec<Span> {
 fn every(dtype: DType) -> Vec<Work> {
     let (tokens, width, shape, n_ff) = (8, 16, (24, 16), 20);
     let kind = NormKind::LayerNorm;
+    let format = MatrixFormat::from(dtype);
     let tensors =
         vec![UpdatedTensor { len: 24 * 16, matrix: Some((dtype, shape)) }, UpdatedTensor { len: 16, matrix: None }];
     let swiglu = ActivationKind::SwiGlu;
@@ -29,14 +30,14 @@ fn every(dtype: DType) -> Vec<Work> {
         Work::Copy { dtype: DType::F32, len: 37 },
         Work::GatherRows { dtype, rows: 3, width },
         Work::Pack { dtype, shape },
-        Work::Embedding { dtype, tokens, shape },
+        Work::Embedding { format, tokens, shape },
         Work::EmbeddingBackward { tokens, shape },
         Work::Norm { kind, dtype, tokens, width },
         Work::NormAgain { kind: NormKind::RmsNorm, dtype, tokens, width },
         Work::NormBackward { kind, dtype, tokens, width },
         Work::NormBackward { kind: NormKind::RmsNorm, dtype, tokens, width },
-        Work::Linear { dtype, tokens, shape, bias: true, out: Destination::Add },
-        Work::Linear { dtype, tokens: 1, shape, bias: false, out: Destination::Store(DType::F32) },
+        Work::Linear { format, tokens, shape, bias: true, out: Destination::Add },
+        Work::Linear { format, tokens: 1, shape, bias: false, out: Destination::Store(DType::F32) },
         Work::LinearBackwardInput { dtype, tokens, shape },
         Work::LinearBackwardWeight { dtype, tokens, shape, bias: true },
         Work::SplitQkv { dtype, shape: HEADS, norm: true, tokens, slots: 11 },
@@ -70,20 +71,32 @@ fn traced(work: Vec<Work>) -> Vec<Traced> {
 /// By hand: `bf16` has 2 bytes.
 #[test]
 fn flops_and_bytes_are_those_of_the_formulas() {
-    let (dtype, store) = (DType::Bf16, Destination::Store(DType::Bf16));
+    let (dtype, format, store) = (DType::Bf16, MatrixFormat::Bf16, Destination::Store(DType::Bf16));
     let shape = (3072, 1024);
     let spans = spans();
     let vector = vec![UpdatedTensor { len: 10, matrix: None }];
     let matrix = vec![UpdatedTensor { len: 6, matrix: Some((dtype, (2, 3))) }];
     for (work, flops, bytes) in [
         // 2 x 100 x 3072 x 1024; (100 x 1024 + 3072 x 1024 + 100 x 3072) x 2.
-        (Work::Linear { dtype, tokens: 100, shape, bias: false, out: store }, 629_145_600, 7_110_656),
+        (Work::Linear { format, tokens: 100, shape, bias: false, out: store }, 629_145_600, 7_110_656),
         // One addition more for the bias, one for the stream; the stream is read and written in f32, the bias read.
         (
-            Work::Linear { dtype, tokens: 100, shape, bias: true, out: Destination::Add },
+            Work::Linear { format, tokens: 100, shape, bias: true, out: Destination::Add },
             629_145_600 + 2 * 307_200,
             204_800 + 6_291_456 + 2_457_600 + 12_288,
         ),
+        // 34 and 18 bytes for each 32 weights of a row.
+        (
+            Work::Linear { format: MatrixFormat::Q8, tokens: 1, shape: (3, 70), bias: false, out: store },
+            420,
+            140 + 3 * 3 * 34 + 6,
+        ),
+        (
+            Work::Linear { format: MatrixFormat::Q4, tokens: 1, shape: (3, 70), bias: false, out: store },
+            420,
+            140 + 3 * 3 * 18 + 6,
+        ),
+        (Work::Embedding { format: MatrixFormat::Q4, tokens: 3, shape: (50, 64) }, 0, 3 * 64 * 4 + 3 * 2 * 18 + 12),
         (Work::LinearBackwardInput { dtype, tokens: 100, shape }, 629_145_600, 7_110_656),
         // The gradient is read and written in f32.
         (
@@ -128,7 +141,7 @@ fn flops_and_bytes_are_those_of_the_formulas() {
         (Work::AdamW { tensors: matrix }, 90, 6 * 30),
         // 5 x (4 x 2² x 3 + 2 x 2³) + 12 x 6.
         (Work::Muon { row_blocks: vec![3], columns: 2 }, 5 * (48 + 16) + 72, 120),
-        (Work::Embedding { dtype, tokens: 3, shape: (50, 4) }, 0, 3 * 4 * 6 + 12),
+        (Work::Embedding { format, tokens: 3, shape: (50, 4) }, 0, 3 * 4 * 6 + 12),
         (Work::Clip { lens: vec![3, 4] }, 14, 28),
         (Work::Copy { dtype: DType::F32, len: 9 }, 0, 72),
         (Work::SplitQkv { dtype, shape: HEADS, norm: false, tokens: 2, slots: 9 }, 2 * 48 * 3, 2 * 2 * 64 * 2 + 2 * 32),
@@ -142,7 +155,8 @@ fn the_nearer_ceiling_bounds() {
     let bandwidth = Bandwidth { read: 10e9, write: 5e9, copy: 8e9 };
     let ceilings = Ceilings { f32: 1e12, bf16: 2e12, bandwidth, wait: 0.0 };
     let store = Destination::Store(DType::Bf16);
-    let linear = |tokens| Work::Linear { dtype: DType::Bf16, tokens, shape: (1000, 1000), bias: false, out: store };
+    let linear =
+        |tokens| Work::Linear { format: MatrixFormat::Bf16, tokens, shape: (1000, 1000), bias: false, out: store };
     // 2e9 FLOPs at 2e12; 2e6 FLOPs and 2,004,000 bytes at 1e10.
     assert_eq!(ceilings.least_seconds(&linear(1000)), (1e-3, Bound::Compute));
     assert_eq!(ceilings.least_seconds(&linear(1)), (2.004e-4, Bound::Memory));
@@ -154,7 +168,7 @@ fn the_nearer_ceiling_bounds() {
 #[test]
 fn the_tracer_notes_what_it_is_asked_for() {
     let tracer = Tracer::default();
-    let dtype = DType::Bf16;
+    let (dtype, format) = (DType::Bf16, MatrixFormat::Bf16);
     let buffer = |dtype, len| tracer.allocate("a buffer", dtype, len).unwrap();
     let (x, mut y, bias) = (buffer(dtype, 64), buffer(dtype, 96), buffer(DType::F32, 24));
     let mut weights: Vec<_> = (0..3)
@@ -194,7 +208,11 @@ fn the_tracer_notes_what_it_is_asked_for() {
     tracer.adamw_all(&update, tensors, &());
     let tensors = vec![UpdatedTensor { len: 384, matrix: Some((dtype, (24, 16))) }];
     let wanted = [
-        ("attn.qkv", Work::Linear { dtype, tokens: 4, shape: (24, 16), bias: true, out: Destination::Store(dtype) }, 3),
+        (
+            "attn.qkv",
+            Work::Linear { format, tokens: 4, shape: (24, 16), bias: true, out: Destination::Store(dtype) },
+            3,
+        ),
         ("", Work::Norm { kind: NormKind::RmsNorm, dtype, tokens: 4, width: 16 }, 1),
         ("", Work::SplitQkv { dtype, shape: HEADS, norm: false, tokens: 2, slots: 10 }, 1),
         ("attn.qkv", Work::AdamW { tensors }, 3),
@@ -210,7 +228,11 @@ fn every_work_can_be_timed<D: Device>(device: &D) {
     let operations: BTreeSet<_> = every(DType::F32).iter().map(Work::operation).collect();
     assert_eq!(operations.len(), 25, "{operations:?}");
     for dtype in [DType::F32, DType::Bf16] {
-        let work = traced(every(dtype));
+        let quantized = [MatrixFormat::Q8, MatrixFormat::Q4].into_iter().flat_map(|format| {
+            let (tokens, shape, out) = (1, (24, 70), Destination::Store(DType::Bf16));
+            [Work::Linear { format, tokens, shape, bias: true, out }, Work::Embedding { format, tokens, shape }]
+        });
+        let work = traced(every(dtype).into_iter().chain(quantized).collect());
         let mut shares = Vec::new();
         let timings = time(device, &work, 0.0, Duration::ZERO, |share| shares.push(share)).unwrap();
         assert_eq!(timings.len(), work.len());

@@ -39,7 +39,7 @@ pub struct TracedBuffer {
 /// A matrix that holds nothing.
 pub struct TracedMatrix {
     name: String,
-    dtype: DType,
+    format: MatrixFormat,
     shape: (usize, usize),
 }
 
@@ -104,7 +104,7 @@ impl Device for Tracer {
         columns: usize,
         _: MatrixUse,
     ) -> Result<TracedMatrix, ComputeError> {
-        Ok(TracedMatrix { name: name.into(), dtype: format.activations(), shape: (rows, columns) })
+        Ok(TracedMatrix { name: name.into(), format, shape: (rows, columns) })
     }
 
     fn matrix_bytes(&self, _: MatrixFormat, _: usize, _: usize, _: MatrixUse) -> u64 {
@@ -144,7 +144,7 @@ impl Device for Tracer {
     }
 
     fn pack(&self, _: &TracedBuffer, matrix: &mut TracedMatrix) {
-        self.note(&matrix.name, Work::Pack { dtype: matrix.dtype, shape: matrix.shape });
+        self.note(&matrix.name, Work::Pack { dtype: matrix.format.activations(), shape: matrix.shape });
     }
 
     fn pack_stochastically(&self, values: &TracedBuffer, matrix: &mut TracedMatrix, _: u64) {
@@ -160,7 +160,7 @@ impl Device for Tracer {
     }
 
     fn embedding(&self, table: &TracedMatrix, _: &TracedBuffer, tokens: usize, _: &mut TracedBuffer) {
-        self.note("", Work::Embedding { dtype: table.dtype, tokens, shape: table.shape });
+        self.note("", Work::Embedding { format: table.format, tokens, shape: table.shape });
     }
 
     fn embedding_backward(
@@ -214,7 +214,7 @@ impl Device for Tracer {
 
     fn linear(
         &self,
-        x: &TracedBuffer,
+        _: &TracedBuffer,
         weight: &TracedMatrix,
         bias: Option<&TracedBuffer>,
         tokens: usize,
@@ -226,7 +226,7 @@ impl Device for Tracer {
         };
         self.note(
             &weight.name,
-            Work::Linear { dtype: x.dtype, tokens, shape: weight.shape, bias: bias.is_some(), out },
+            Work::Linear { format: weight.format, tokens, shape: weight.shape, bias: bias.is_some(), out },
         );
     }
 
@@ -371,7 +371,7 @@ impl Device for Tracer {
     fn adamw_all(&self, _: &AdamW, tensors: Vec<AdamWTensor<'_, TracedBuffer, TracedMatrix>>, (): &()) {
         let mut vectors = Vec::new();
         for AdamWTensor { weight, matrix, .. } in tensors {
-            let tensor = UpdatedTensor { len: weight.len, matrix: matrix.map(|m| (m.dtype, m.shape)) };
+            let tensor = UpdatedTensor { len: weight.len, matrix: matrix.map(|m| (m.format.activations(), m.shape)) };
             match tensor.matrix {
                 Some(_) => self.note(&weight.name, Work::AdamW { tensors: vec![tensor] }),
                 None => vectors.push(tensor),

@@ -2,6 +2,7 @@
 
 use crate::device::{ActivationKind, AttentionShape, NormKind, Span};
 use crate::dtype::DType;
+use crate::matrix_format::MatrixFormat;
 
 /// Where a linear layer's result goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +22,8 @@ pub struct UpdatedTensor {
     pub matrix: Option<(DType, (usize, usize))>,
 }
 
-/// One call of an operation of [`Device`](crate::Device). `dtype` is the storage type of activations or of the matrix, and
-/// `shape` the rows and columns of a weight.
+/// One call of an operation of [`Device`](crate::Device). `dtype` is the storage type of activations or of the matrix, `format`
+/// how a weight that is only read is held, and `shape` the rows and columns of a weight.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)] // The fields are the arguments of the trait's methods.
 pub enum Work {
@@ -30,12 +31,12 @@ pub enum Work {
     Copy { dtype: DType, len: usize },
     GatherRows { dtype: DType, rows: usize, width: usize },
     Pack { dtype: DType, shape: (usize, usize) },
-    Embedding { dtype: DType, tokens: usize, shape: (usize, usize) },
+    Embedding { format: MatrixFormat, tokens: usize, shape: (usize, usize) },
     EmbeddingBackward { tokens: usize, shape: (usize, usize) },
     Norm { kind: NormKind, dtype: DType, tokens: usize, width: usize },
     NormAgain { kind: NormKind, dtype: DType, tokens: usize, width: usize },
     NormBackward { kind: NormKind, dtype: DType, tokens: usize, width: usize },
-    Linear { dtype: DType, tokens: usize, shape: (usize, usize), bias: bool, out: Destination },
+    Linear { format: MatrixFormat, tokens: usize, shape: (usize, usize), bias: bool, out: Destination },
     LinearBackwardInput { dtype: DType, tokens: usize, shape: (usize, usize) },
     LinearBackwardWeight { dtype: DType, tokens: usize, shape: (usize, usize), bias: bool },
     SplitQkv { dtype: DType, shape: AttentionShape, norm: bool, tokens: usize, slots: usize },
@@ -241,8 +242,8 @@ impl Work {
             Work::Copy { dtype, len } => 2 * *len as u64 * of(dtype),
             Work::GatherRows { dtype, rows, width } => 2 * product(&[*rows, *width]) * of(dtype),
             Work::Pack { dtype, shape: (rows, columns) } => product(&[*rows, *columns]) * (4 + of(dtype)),
-            Work::Embedding { dtype, tokens, shape } => {
-                product(&[*tokens, shape.1]) * (of(dtype) + 4) + 4 * *tokens as u64
+            Work::Embedding { format, tokens, shape } => {
+                format.bytes(*tokens, shape.1) + product(&[*tokens, shape.1]) * 4 + 4 * *tokens as u64
             }
             // The gradient's rows are read and written.
             Work::EmbeddingBackward { tokens, shape } => 12 * product(&[*tokens, shape.1]) + 4 * *tokens as u64,
@@ -252,12 +253,13 @@ impl Work {
             Work::NormBackward { dtype, tokens, width, .. } => {
                 product(&[*tokens, *width]) * (12 + of(dtype)) + 8 * *tokens as u64
             }
-            Work::Linear { dtype, tokens, shape: (rows, columns), bias, out } => {
+            Work::Linear { format, tokens, shape: (rows, columns), bias, out } => {
                 let written = match out {
                     Destination::Store(to) => of(to),
                     Destination::Add => 8,
                 };
-                (product(&[*tokens, *columns]) + product(&[*rows, *columns])) * of(dtype)
+                product(&[*tokens, *columns]) * of(&format.activations())
+                    + format.bytes(*rows, *columns)
                     + product(&[*tokens, *rows]) * written
                     + u64::from(*bias) * 4 * *rows as u64
             }
@@ -324,8 +326,8 @@ impl Work {
     /// done an element at a time.
     pub fn arithmetic(&self) -> DType {
         match self {
-            Work::Linear { dtype, .. }
-            | Work::LinearBackwardInput { dtype, .. }
+            Work::Linear { format, .. } => format.activations(),
+            Work::LinearBackwardInput { dtype, .. }
             | Work::LinearBackwardWeight { dtype, .. }
             | Work::Attention { dtype, .. }
             | Work::AttentionBackward { dtype, .. }
