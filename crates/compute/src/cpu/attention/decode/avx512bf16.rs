@@ -10,8 +10,8 @@ use core::arch::x86_64::{
 };
 
 use super::range::Attend;
-use super::{AHEAD, Cached, KEYS};
-use crate::cpu::isa::{Isa, prefetch};
+use super::{Cached, KEYS};
+use crate::cpu::isa::Isa;
 use crate::cpu::math::LANES;
 use crate::cpu::row_sums::Rows;
 use crate::dtype::Bf16;
@@ -87,9 +87,7 @@ pub(super) unsafe fn add<E: Cached>(range: &mut Attend<'_, E>) {
     let v = range.v.as_ptr().cast::<Bf16>();
     for first in (0..keys).step_by(BLOCK) {
         let block = BLOCK.min(keys - first);
-        for key in first + AHEAD..(first + AHEAD + block).min(keys) {
-            prefetch(&range.v[key * stride..][..width]);
-        }
+        range.ask(block);
         let rows = range.sums.chunks_exact_mut(n).zip(&*range.states).zip(range.scores.chunks_exact(KEYS));
         let (mut head, mut query) = (0, 0);
         for ((sum, state), scores) in rows {

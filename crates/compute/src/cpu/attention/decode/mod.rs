@@ -33,8 +33,8 @@ const FEWEST_HEADS: usize = 4;
 const KEYS: usize = 64;
 /// Queries of a pass over keys and values, over all of a job's heads.
 const ROWS: usize = 16;
-/// How many keys ahead memory is asked for.
-const AHEAD: usize = 16;
+/// How many rows ahead memory is asked for.
+const AHEAD: usize = 24;
 /// Elements that a job merges: a few microseconds.
 const MERGED: usize = 32 << 10;
 
@@ -192,6 +192,7 @@ fn attend<S: MatElement, E: Cached>(
     let lanes = lanes.as_chunks_mut().0.as_chunks_mut().0;
     let first_key = range * KEYS;
     let first_head = task.of_head(heads.start * group);
+    let keys = KEYS.min(task.span.kv_len - first_key);
     let at = first_key * task.kv_stride();
     // Query `j` of a key head: of its heads `j % group`, of the span's queries `j / group`.
     let all = group * task.span.q_len;
@@ -218,7 +219,8 @@ fn attend<S: MatElement, E: Cached>(
             heads: heads.len(),
             queries,
             head_dim: n,
-            keys: KEYS.min(task.span.kv_len - first_key),
+            keys,
+            more: KEYS.min(task.span.kv_len - first_key - keys),
             k: &first_head.k()[at..],
             v: &first_head.v()[at..],
             stride: task.kv_stride(),
@@ -228,6 +230,7 @@ fn attend<S: MatElement, E: Cached>(
             scores: &mut scores[..rows * KEYS],
             sums: &mut sums[..rows * n],
             states: &mut states[..rows],
+            asked: AHEAD,
         });
         for (row, (state, sum)) in states[..rows].iter().zip(sums.chunks_exact(n)).enumerate() {
             let (head, i) = place(row);

@@ -28,6 +28,8 @@ pub(super) struct Attend<'a, E> {
     pub(super) head_dim: usize,
     /// Keys of the range.
     pub(super) keys: usize,
+    /// Keys of the range behind it.
+    pub(super) more: usize,
     /// From the range's first key and the job's first head on.
     pub(super) k: &'a [E],
     pub(super) v: &'a [E],
@@ -43,23 +45,47 @@ pub(super) struct Attend<'a, E> {
     pub(super) sums: &'a mut [f32],
     /// `[heads, queries]`.
     pub(super) states: &'a mut [State],
+    /// Rows that memory has been asked for, or need not be.
+    pub(super) asked: usize,
 }
 
 impl<E: Cached> Attend<'_, E> {
+    /// Elements of a row of keys or of values.
+    #[inline(always)]
+    fn width(&self) -> usize {
+        self.heads * (self.head_dim + E::TAIL)
+    }
+
+    /// Asks for the next rows: of the keys, then of the values, then of the keys of the range behind. Called all the time, and
+    /// not only where rows are read: memory that is not asked gives nothing, and makes up for it never.
+    #[inline(always)]
+    pub(super) fn ask(&mut self, rows: usize) {
+        let first = self.asked;
+        self.asked = (first + rows).min(2 * self.keys + AHEAD.min(self.more)).max(first);
+        for row in first..self.asked {
+            let (from, row) = match row.checked_sub(self.keys) {
+                Some(row) if row < self.keys => (self.v, row),
+                Some(row) => (self.k, row),
+                None => (self.k, row),
+            };
+            prefetch(&from[row * self.stride..][..self.width()]);
+        }
+    }
+
     /// `scores = q k / sqrt(head_dim)`.
     #[inline(always)]
     fn score<M: Math>(&mut self) {
         let n = self.head_dim;
         let scale = 1.0 / (n as f32).sqrt();
+        let (k, stride, width) = (self.k, self.stride, self.width());
         for first in (0..self.keys).step_by(LANES) {
             let block = LANES.min(self.keys - first);
-            let rows = |key: usize| &self.k[(first + key) * self.stride..][..self.heads * (n + E::TAIL)];
+            let rows = |key: usize| &k[(first + key) * stride..][..width];
             // In the order of memory; what is multiplied waits for its block to be added up.
             for key in 0..block {
                 let row = rows(key);
-                let ahead = first + key + AHEAD;
-                let (next, ahead) = if ahead < self.keys { (self.k, ahead) } else { (self.v, ahead - self.keys) };
-                prefetch(&next[ahead.min(self.keys - 1) * self.stride..][..row.len()]);
+                // A fifth of them while the products are added up.
+                self.ask(usize::from(key % 5 < 4));
                 #[cfg(target_arch = "x86_64")]
                 if !self.q_pairs.is_empty() {
                     let lanes = &mut self.lanes[..self.heads * self.queries];
@@ -73,22 +99,26 @@ impl<E: Cached> Attend<'_, E> {
                     }
                 }
             }
-            for (j, lanes) in self.lanes.iter().take(self.heads * self.queries).enumerate() {
+            for j in 0..self.heads * self.queries {
+                self.ask(usize::from(j % 5 == 4));
                 // Of keys that are not there, whatever was in the lanes before: nobody sees them.
-                let sums = M::row_sums(lanes);
+                let sums = M::row_sums(&self.lanes[j]);
                 let scores = &mut self.scores[j * KEYS + first..][..block];
                 let tail = if E::TAIL > 0 { j / self.queries * (n + E::TAIL) + n } else { 0 };
                 for (key, score) in scores.iter_mut().enumerate() {
                     *score = sums[key] * (scale * E::scale(&rows(key)[tail..][..E::TAIL]));
                 }
             }
+            self.ask((first + block + AHEAD).saturating_sub(self.asked));
         }
     }
 
     /// Scores become exponentials.
     #[inline(always)]
     fn soften<M: Math>(&mut self) {
-        for (scores, state) in self.scores.chunks_exact_mut(KEYS).zip(self.states.iter_mut()) {
+        for j in 0..self.states.len() {
+            self.ask(usize::from(j % 4 == 3));
+            let (scores, state) = (&mut self.scores[j * KEYS..][..KEYS], &mut self.states[j]);
             let visible = state.visible.min(self.keys);
             if visible == 0 {
                 continue;
@@ -124,11 +154,9 @@ impl<E: Cached> Attend<'_, E> {
             let block = BLOCK.min(self.keys - first);
             // Loops: the closures of `array::from_fn` and `array::map` are not inlined everywhere.
             let mut rows = [self.v; BLOCK];
+            self.ask(block);
             for (key, row) in rows.iter_mut().enumerate() {
                 *row = &self.v[(first + key.min(block - 1)) * self.stride..][..self.heads * (n + E::TAIL)];
-                if first + key + AHEAD < self.keys {
-                    prefetch(&self.v[(first + key + AHEAD) * self.stride..][..row.len()]);
-                }
             }
             for (j, (sum, state)) in self.sums.chunks_exact_mut(n).zip(self.states.iter()).enumerate() {
                 let scores = &self.scores[j * KEYS + first..][..block];
