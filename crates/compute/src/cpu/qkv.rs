@@ -64,8 +64,21 @@ impl<S: Storage, E: Cached> Kernel for Head<'_, S, E> {
     type Output = ();
     #[inline(always)]
     fn run<M: Math>(self) {
-        let mut x = [0.0f32; MAX_HEAD_DIM];
-        let x = &mut x[..self.from.len()];
+        // Usual heads stay in registers.
+        match self.from.len() {
+            64 => self.run_within::<M, 64>(64),
+            128 => self.run_within::<M, 128>(128),
+            n => self.run_within::<M, MAX_HEAD_DIM>(n),
+        }
+    }
+}
+
+impl<S: Storage, E: Cached> Head<'_, S, E> {
+    /// Of a head of `n` elements, `N` at most.
+    #[inline(always)]
+    fn run_within<M: Math, const N: usize>(self, n: usize) {
+        let mut x = [0.0f32; N];
+        let x = &mut x[..n];
         for (x, from) in x.iter_mut().zip(self.from) {
             *x = from.load();
         }
@@ -75,8 +88,8 @@ impl<S: Storage, E: Cached> Kernel for Head<'_, S, E> {
                 *x *= scale * w;
             }
         }
-        rotate::<M>(x, self.angles.0, self.angles.1);
-        E::store_head(x, self.to);
+        rotate::<M>(x, &self.angles.0[..n / 2], &self.angles.1[..n / 2]);
+        E::store_head(x, &mut self.to[..n + E::TAIL]);
     }
 }
 
@@ -166,37 +179,53 @@ impl<S: Storage> Kernel for HeadBackward<'_, S> {
     type Output = ();
     #[inline(always)]
     fn run<M: Math>(self) {
-        let n = self.from.len();
-        let half = n / 2;
-        let (cos, sin) = self.angles;
-        let mut g = [0.0f32; MAX_HEAD_DIM];
+        // Usual heads stay in registers.
+        match self.from.len() {
+            64 => self.run_within::<M, 64>(64),
+            128 => self.run_within::<M, 128>(128),
+            n => self.run_within::<M, MAX_HEAD_DIM>(n),
+        }
+    }
+}
+
+impl<S: Storage> HeadBackward<'_, S> {
+    /// Of a head of `n` elements, `N` at most. With iterators: where elements are counted, each bound is checked and nothing is
+    /// done in lanes.
+    #[inline(always)]
+    fn run_within<M: Math, const N: usize>(self, n: usize) {
+        let (cos, sin) = (&self.angles.0[..n / 2], &self.angles.1[..n / 2]);
+        let from = &mut self.from[..n];
+        let mut g = [0.0f32; N];
         let g = &mut g[..n];
-        for i in 0..half {
+        let (first, second) = g.split_at_mut(n / 2);
+        let (d_first, d_second) = self.d_to[..n].split_at(n / 2);
+        let d_to = d_first.iter().zip(d_second);
+        for ((g, (a, b)), (cos, sin)) in first.iter_mut().zip(second).zip(d_to).zip(cos.iter().zip(sin)) {
             // The transpose of a rotation is the rotation back.
-            let (a, b) = (self.d_to[i].load(), self.d_to[i + half].load());
-            g[i] = M::mul_add(a, cos[i], b * sin[i]);
-            g[i + half] = M::mul_add(b, cos[i], -(a * sin[i]));
+            let (a, b) = (a.load(), b.load());
+            *g.0 = M::mul_add(a, *cos, b * sin);
+            *g.1 = M::mul_add(b, *cos, -(a * sin));
         }
         let Some((eps, weight, d_weight)) = self.norm else {
-            for (d, g) in self.from.iter_mut().zip(g) {
+            for (d, g) in from.iter_mut().zip(g) {
                 *d = S::store(*g);
             }
             return;
         };
-        let mut x = [0.0f32; MAX_HEAD_DIM];
+        let mut x = [0.0f32; N];
         let x = &mut x[..n];
-        for (x, from) in x.iter_mut().zip(&*self.from) {
+        for (x, from) in x.iter_mut().zip(&*from) {
             *x = from.load();
         }
         let scale = inverse_scale::<M>(x, eps);
-        for i in 0..n {
-            x[i] *= scale;
-            d_weight[i] = M::mul_add(g[i], x[i], d_weight[i]);
-            g[i] *= weight[i];
+        for ((g, x), (w, d_w)) in g.iter_mut().zip(&mut *x).zip(weight[..n].iter().zip(&mut d_weight[..n])) {
+            *x *= scale;
+            *d_w = M::mul_add(*g, *x, *d_w);
+            *g *= w;
         }
         let mean = math::dot::<M, _, _>(g, x) / n as f32;
-        for i in 0..n {
-            self.from[i] = S::store(scale * (g[i] - x[i] * mean));
+        for (d, (g, x)) in from.iter_mut().zip(g.iter().zip(x)) {
+            *d = S::store(scale * (g - *x * mean));
         }
     }
 }
