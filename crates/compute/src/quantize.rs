@@ -17,6 +17,8 @@
 //! weight is a product of 7 by 5 significant bits (in q8 of 7 by 8), which f32 holds exactly: however a device arranges
 //! the formula, it gives the same number. The codes are chosen on the host, so that every device has the same.
 
+mod q4;
+
 use crate::cpu::isa::{Kernel, Math};
 use crate::matrix_format::MatrixFormat;
 
@@ -38,11 +40,6 @@ const LOWEST: u32 = 127 - 50;
 const LAST_SCALE: u32 = 1023;
 /// Steps of the zero point between two codes.
 pub(crate) const ZERO_STEPS: i32 = 4;
-/// Scales tried above the smallest, which is 0.7 of what covers the block's whole range: the steps are at least 1/32.
-const SCALES: u32 = 13;
-/// Zero points tried on each side of the one that centres the range.
-const ZEROS: i32 = 2;
-
 /// The scale in a header of q8.
 #[inline(always)]
 pub(crate) fn q8_scale(header: u32) -> f32 {
@@ -98,44 +95,13 @@ fn q4_codes(x: &[f32; BLOCK], inverse: f32, zero: f32) -> [f32; BLOCK] {
     codes
 }
 
-/// Sum of squared errors, in eight lanes of fixed order.
+/// The codes for a header, which [`q4`] chooses.
 #[inline(always)]
-fn q4_error(x: &[f32; BLOCK], scale: f32, inverse: f32, zero: f32) -> f32 {
-    let codes = q4_codes(x, inverse, zero);
-    let mut lanes = [0.0_f32; 8];
-    for (x, codes) in x.as_chunks::<8>().0.iter().zip(codes.as_chunks::<8>().0) {
-        for lane in 0..8 {
-            let error = (codes[lane] - zero) * scale - x[lane];
-            lanes[lane] += error * error;
-        }
+fn q4_block(x: &[f32; BLOCK], header: u32) -> Block {
+    let mut codes = [0_u8; BLOCK];
+    for (to, code) in codes.iter_mut().zip(q4_codes(x, 1.0 / q4_scale(header), q4_zero(header))) {
+        *to = code as i32 as u8;
     }
-    let [a, b, c, d, e, f, g, h] = lanes;
-    ((a + e) + (c + g)) + ((b + f) + (d + h))
-}
-
-/// Tries scales from 0.7 of the full range upwards, with zero points about the one that centres the range, and takes
-/// what has the smallest sum of squared errors.
-#[inline(always)]
-fn q4(x: &[f32; BLOCK]) -> Block {
-    let (low, high) = x.iter().fold((0.0_f32, 0.0_f32), |(low, high), x| (low.min(*x), high.max(*x)));
-    let smallest = 0.7 * (high - low) / 15.0;
-    let first = (smallest.to_bits() >> 19).saturating_sub(LOWEST << 4).min(LAST_SCALE);
-    let mut best = (f32::INFINITY, 0);
-    for scale_index in first..=(first + SCALES).min(LAST_SCALE) {
-        let scale = q4_scale(scale_index << 6);
-        let inverse = 1.0 / scale;
-        let centred = (ZERO_STEPS as f32 * (7.5 - 0.5 * (low + high) * inverse)).clamp(0.0, 63.0) as i32;
-        for step in -ZEROS..=ZEROS {
-            let zero_index = (centred + step).clamp(0, 63) as u32;
-            let header = scale_index << 6 | zero_index;
-            let error = q4_error(x, scale, inverse, q4_zero(header));
-            if error < best.0 {
-                best = (error, header);
-            }
-        }
-    }
-    let header = best.1;
-    let codes = q4_codes(x, 1.0 / q4_scale(header), q4_zero(header)).map(|code| code as i32 as u8);
     Block { header: header as u16, codes }
 }
 
@@ -151,17 +117,26 @@ impl<F: FnMut(usize, usize, Block)> Kernel for Rows<'_, F> {
     type Output = ();
     #[inline(always)]
     fn run<M: Math>(mut self) {
-        for (row, values) in self.values.chunks_exact(self.columns).enumerate() {
-            for (i, values) in values.chunks(BLOCK).enumerate() {
-                let mut x = [0.0; BLOCK];
+        let blocks_of_row = self.columns.div_ceil(BLOCK);
+        let blocks = self.values.len() / self.columns * blocks_of_row;
+        for first in (0..blocks).step_by(q4::LANES) {
+            let count = q4::LANES.min(blocks - first);
+            let mut x = [[0.0; BLOCK]; q4::LANES];
+            let place = |lane: usize| ((first + lane) / blocks_of_row, (first + lane) % blocks_of_row);
+            for (lane, x) in x[..count].iter_mut().enumerate() {
+                let (row, i) = place(lane);
+                let values = &self.values[row * self.columns..][..self.columns];
+                let values = &values[i * BLOCK..self.columns.min((i + 1) * BLOCK)];
                 x[..values.len()].copy_from_slice(values);
-                let block = match self.format {
-                    MatrixFormat::Q8 => q8(&x),
-                    MatrixFormat::Q4 => q4(&x),
-                    MatrixFormat::F32 | MatrixFormat::Bf16 | MatrixFormat::Fp8 => {
-                        unreachable!("no blocks in this format")
-                    }
-                };
+            }
+            let headers = match self.format {
+                MatrixFormat::Q8 => [0; q4::LANES],
+                MatrixFormat::Q4 => q4::headers(&x),
+                MatrixFormat::F32 | MatrixFormat::Bf16 | MatrixFormat::Fp8 => unreachable!("no blocks in this format"),
+            };
+            for (lane, (x, header)) in x[..count].iter().zip(headers).enumerate() {
+                let (row, i) = place(lane);
+                let block = if self.format == MatrixFormat::Q8 { q8(x) } else { q4_block(x, header) };
                 (self.put)(row, i, block);
             }
         }

@@ -36,8 +36,37 @@ fn q4_errs_by_a_sixth_less_than_q4_0_and_q8_no_more_than_q8_0() {
     assert!((ours4 / 0.02 - 0.071).abs() < 0.001 && (theirs4 / 0.02 - 0.086).abs() < 0.001, "{ours4:e} {theirs4:e}");
 }
 
-#[test]
-fn errors_keep_to_their_bounds() {
+/// One block after the other, one trial after the other.
+fn q4_alone(x: &[f32; BLOCK]) -> Block {
+    let error = |scale: f32, zero: f32| {
+        let mut parts = [0.0_f32; 8];
+        for (i, (code, x)) in q4_codes(x, 1.0 / scale, zero).iter().zip(x).enumerate() {
+            let error = (code - zero) * scale - x;
+            parts[i % 8] += error * error;
+        }
+        let [a, b, c, d, e, f, g, h] = parts;
+        ((a + e) + (c + g)) + ((b + f) + (d + h))
+    };
+    let (low, high) = x.iter().fold((0.0_f32, 0.0_f32), |(low, high), x| (low.min(*x), high.max(*x)));
+    let smallest = 0.7 * (high - low) / 15.0;
+    let first = (smallest.to_bits() >> 19).saturating_sub(LOWEST << 4).min(LAST_SCALE);
+    let mut best = (f32::INFINITY, 0);
+    for index in first..=(first + 13).min(LAST_SCALE) {
+        let scale = q4_scale(index << 6);
+        let centred = (4.0 * (7.5 - 0.5 * (low + high) * (1.0 / scale))).clamp(0.0, 63.0) as i32;
+        for step in -2..=2 {
+            let header = index << 6 | (centred + step).clamp(0, 63) as u32;
+            let error = error(scale, q4_zero(header));
+            if error < best.0 {
+                best = (error, header);
+            }
+        }
+    }
+    q4_block(x, best.1)
+}
+
+/// The usual ones, and what is hard.
+fn samples() -> Vec<[f32; BLOCK]> {
     let mut samples = vec![[0.0; BLOCK], [1.0; BLOCK], [-3.5e-5; BLOCK], [700.0; BLOCK]];
     for (seed, scale) in [(2, 1.0), (3, 1e-6), (4, 1e4), (5, 1e-12)] {
         for (i, block) in normal(64 * BLOCK, seed).as_chunks::<BLOCK>().0.iter().enumerate() {
@@ -47,7 +76,29 @@ fn errors_keep_to_their_bounds() {
             samples.push(block);
         }
     }
-    for x in samples {
+    samples
+}
+
+#[test]
+fn blocks_side_by_side_become_what_each_becomes_alone() {
+    let mut samples = samples();
+    for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN_POSITIVE, 1e-40, -0.0] {
+        let mut block = samples[samples.len() - 1];
+        block[7] = odd;
+        samples.push(block);
+        samples.push([odd; BLOCK]);
+    }
+    let want: Vec<Block> = samples.iter().map(q4_alone).collect();
+    let values = samples.as_flattened();
+    // All in one row, and a block a row.
+    for columns in [values.len(), BLOCK] {
+        assert!(blocks(MatrixFormat::Q4, values, columns) == want, "{columns} columns");
+    }
+}
+
+#[test]
+fn errors_keep_to_their_bounds() {
+    for x in samples() {
         let (low, high) = x.iter().fold((0.0_f32, 0.0_f32), |(low, high), x| (low.min(*x), high.max(*x)));
         let bound8 = f64::from(low.abs().max(high)) / 127.0 * 1.004 / 2.0 + 1e-40;
         for (back, x) in dequantize(MatrixFormat::Q8, &blocks(MatrixFormat::Q8, &x, BLOCK), BLOCK).iter().zip(x) {
