@@ -40,6 +40,7 @@ const LOWEST: u32 = 127 - 50;
 const LAST_SCALE: u32 = 1023;
 /// Steps of the zero point between two codes.
 pub(crate) const ZERO_STEPS: i32 = 4;
+
 /// The scale in a header of q8.
 #[inline(always)]
 pub(crate) fn q8_scale(header: u32) -> f32 {

@@ -181,11 +181,6 @@ impl<D: Device> Trainer<D> {
         &self.network
     }
 
-    /// Gives the network back.
-    pub fn into_network(self) -> Network<D> {
-        self.network
-    }
-
     /// Runs step `step`, counted from 0, and waits for it.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! 12 of the 16 registers hold sums; a step of `k` issues 12 multiplications for 2 loads and 6 broadcasts.
 
-use super::floats::{Strip, Unit, WIDE_ROWS};
+use super::floats::{Panels, Strip, Unit, WIDE_ROWS};
 use super::kernel::Destination;
 use super::pack::PANEL;
 use core::arch::x86_64::{
@@ -20,6 +20,7 @@ impl Unit for Avx2 {
     const PIECE: usize = 1024;
     // The second cache is as small as 512 KiB, and widened rows share it.
     const CACHED: usize = 256 << 10;
+    const LEAST_ROWS: usize = 4;
 
     #[inline(always)]
     unsafe fn widen_row(from: *const u16, k: usize, to: *mut f32) {
@@ -40,24 +41,25 @@ impl Unit for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn multiply(
-        (rows, _, k): (usize, usize, usize),
-        a: &Strip,
-        b: *const f32,
-        _: usize,
-        goes_on: bool,
-        to: Destination,
-    ) {
+    unsafe fn multiply((rows, _, k): (usize, usize, usize), a: &Strip, b: Panels, goes_on: bool, to: Destination) {
         macro_rules! pick {
             ($($rows:literal)*) => {
-                match (rows, a.step) {
+                match (rows, a.step, b) {
                     $(
                         // SAFETY: the caller's promises.
-                        ($rows, 1) => unsafe { kernel::<$rows, 1>(k, a, b, goes_on, to) },
+                        ($rows, 1, Panels::Floats(b, _)) => unsafe { kernel::<$rows, 1, false>(k, a, b, goes_on, to) },
                         // SAFETY: as above.
-                        ($rows, WIDE_ROWS) => unsafe { kernel::<$rows, WIDE_ROWS>(k, a, b, goes_on, to) },
+                        ($rows, 1, Panels::Pairs(b, _)) => unsafe {
+                            kernel::<$rows, 1, true>(k, a, b.cast(), goes_on, to)
+                        },
                         // SAFETY: as above.
-                        ($rows, PANEL) => unsafe { kernel::<$rows, PANEL>(k, a, b, goes_on, to) },
+                        ($rows, WIDE_ROWS, Panels::Floats(b, _)) => unsafe {
+                            kernel::<$rows, WIDE_ROWS, false>(k, a, b, goes_on, to)
+                        },
+                        // SAFETY: as above.
+                        ($rows, PANEL, Panels::Floats(b, _)) => unsafe {
+                            kernel::<$rows, PANEL, false>(k, a, b, goes_on, to)
+                        },
                     )*
                     _ => unreachable!("no micro-kernel of {rows} rows, {} apart in k", a.step),
                 }
@@ -106,9 +108,9 @@ pub(super) unsafe fn widen_pairs<const VECTORS: usize>(from: *const u16, stride:
 }
 
 /// # Safety
-/// As [`Unit::multiply`] for one panel and `HEIGHT` rows, whose terms lie `STEP` apart.
+/// As [`Unit::multiply`] for one panel, of `PAIRS` or of floats, and `HEIGHT` rows, whose terms lie `STEP` apart.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn kernel<const HEIGHT: usize, const STEP: usize>(
+unsafe fn kernel<const HEIGHT: usize, const STEP: usize, const PAIRS: bool>(
     k: usize,
     a: &Strip,
     b: *const f32,
@@ -124,14 +126,31 @@ unsafe fn kernel<const HEIGHT: usize, const STEP: usize>(
         }
     }
     let rows: [*const f32; HEIGHT] = std::array::from_fn(|r| a.at.wrapping_add(r * a.row_stride));
-    for i in 0..k {
-        // SAFETY: the caller's promise for `i < k`.
-        unsafe {
-            let columns = [_mm256_loadu_ps(b.add(i * PANEL)), _mm256_loadu_ps(b.add(i * PANEL + 8))];
+    let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+    macro_rules! add_products {
+        ($i:expr, $first:expr, $second:expr) => {
             for (row, sums) in rows.iter().zip(&mut sums) {
-                let x = _mm256_broadcast_ss(&*row.add(i * STEP));
-                sums[0] = _mm256_fmadd_ps(x, columns[0], sums[0]);
-                sums[1] = _mm256_fmadd_ps(x, columns[1], sums[1]);
+                let x = _mm256_broadcast_ss(&*row.add($i * STEP));
+                sums[0] = _mm256_fmadd_ps(x, $first, sums[0]);
+                sums[1] = _mm256_fmadd_ps(x, $second, sums[1]);
+            }
+        };
+    }
+    // SAFETY: the caller's promise for what lies below `k`; sixteen pairs, like sixteen floats, are 64 bytes.
+    unsafe {
+        if PAIRS {
+            for i in 0..k / 2 {
+                let pairs = b.add(i * PANEL).cast::<__m256i>();
+                let (first, second) = (_mm256_loadu_si256(pairs), _mm256_loadu_si256(pairs.add(1)));
+                let even = (_mm256_slli_epi32::<16>(first), _mm256_slli_epi32::<16>(second));
+                add_products!(2 * i, _mm256_castsi256_ps(even.0), _mm256_castsi256_ps(even.1));
+                let odd = (_mm256_and_si256(first, high), _mm256_and_si256(second, high));
+                add_products!(2 * i + 1, _mm256_castsi256_ps(odd.0), _mm256_castsi256_ps(odd.1));
+            }
+        } else {
+            for i in 0..k {
+                let (first, second) = (_mm256_loadu_ps(b.add(i * PANEL)), _mm256_loadu_ps(b.add(i * PANEL + 8)));
+                add_products!(i, first, second);
             }
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! Widening inside the micro-kernel costs as much as the multiplications (each value of `A` is widened again for every
 //! panel, each of `B` for every strip of rows), so a block widens its panels of `B` once and its rows of `A` once per
-//! strip, into scratch that stays in the caches; of a long `k` a [`piece`] at a time. The order of every sum is that of the
-//! plain kernel.
+//! strip, into scratch that stays in the caches; of a long `k` a [`piece`] at a time. Where there are only a few strips `B` is
+//! widened in registers after all. The order of every sum is that of the plain kernel.
 
 use std::cell::RefCell;
 
@@ -24,6 +24,8 @@ pub(super) trait Unit {
     const PIECE: usize;
     /// Bytes of panels that a block goes through again for each strip of rows.
     const CACHED: usize;
+    /// Rows of bf16 from which on this is better than the plain kernel.
+    const LEAST_ROWS: usize;
 
     /// Widens `k` bf16 values.
     ///
@@ -44,19 +46,20 @@ pub(super) trait Unit {
     /// As [`Unit::widen_row`].
     unsafe fn widen_eight(from: *const u16, stride: usize, groups: usize, to: *mut f32);
 
-    /// Multiplies `rows` rows by `panels` panels, `panel_len` floats apart, over `k` terms. Sums begin with what lies at `to`
-    /// if they go on; they are added to it at the end if `to` says so.
+    /// Multiplies `rows` rows by `panels` panels over `k` terms. Sums begin with what lies at `to` if they go on; they are
+    /// added to it at the end if `to` says so.
     ///
     /// # Safety
-    /// The processor has the unit; `a` covers the rows, `b` the panels; `rows <= ROWS`, `panels <= PANELS`; `to` has room.
-    unsafe fn multiply(
-        size: (usize, usize, usize),
-        a: &Strip,
-        b: *const f32,
-        panel_len: usize,
-        goes_on: bool,
-        to: Destination,
-    );
+    /// The processor has the unit; `a` covers the rows, in steps of 1 where panels are [`Panels::Pairs`], and `b` the panels;
+    /// `rows <= ROWS`, `panels <= PANELS`; `to` has room.
+    unsafe fn multiply(size: (usize, usize, usize), a: &Strip, b: Panels, goes_on: bool, to: Destination);
+}
+
+/// Where panels lie, and how many elements apart.
+pub(super) enum Panels {
+    Floats(*const f32, usize),
+    /// As they were packed, pairs of bf16, for `k` in whole pairs: to be widened in registers.
+    Pairs(*const u16, usize),
 }
 
 /// Where a strip's floats lie.
@@ -69,8 +72,8 @@ pub(super) struct Strip {
 
 /// Rows of a strip as widened from panels of sixteen.
 pub(super) const WIDE_ROWS: usize = 8;
-/// With fewer rows the panels are used too seldom to be worth widening.
-const FEW_ROWS: usize = 4;
+/// Strips of rows that panels are widened for in registers, once for each: more are worth the way through memory.
+const FEW_STRIPS: usize = 2;
 /// Rows whose sums wait for the next piece. Panels are widened again for the next rows.
 const SUM_ROWS: usize = 384;
 /// Kept between widened rows, so that rows of a power of two do not share a set of the cache.
@@ -101,7 +104,8 @@ pub(super) fn serves<S: MatElement>(isa: Isa) -> bool {
 /// Whether [`multiply`] is worth its preparation for this many rows.
 #[inline(always)]
 pub(super) fn takes<S: MatElement>(isa: Isa, rows: usize) -> bool {
-    serves::<S>(isa) && rows >= FEW_ROWS
+    let least = if isa == Isa::Avx2 { Avx2::LEAST_ROWS } else { Avx512::LEAST_ROWS };
+    serves::<S>(isa) && rows >= least
 }
 
 /// Bytes of panels that a block goes through again for each strip of rows.
@@ -132,7 +136,8 @@ fn scratch_of<U: Unit>(k: usize) -> usize {
     let piece = piece_of::<U>(k).max(piece_of::<U>(U::PIECE));
     let columns = U::CACHED.max(4 * piece * PANEL);
     let panels = columns / (4 * U::PIECE.div_ceil(2) * PANEL);
-    columns + 4 * strip_len(piece) + 4 * sums_len::<U>(panels.max(1))
+    let widened = columns + 4 * strip_len(piece) + 4 * sums_len::<U>(panels.max(1));
+    widened.max(4 * strip_len(k) + 4 * tile_len::<U>())
 }
 
 /// Floats of a tile.
@@ -193,12 +198,16 @@ unsafe fn multiply_by<U: Unit, S: MatElement, E: Epilogue>(
     epilogue: &E,
 ) {
     let k = right.groups() * S::GROUP;
+    let in_registers = matches!(left.layout, LeftLayout::Rows(_)) && m.1 - m.0 <= FEW_STRIPS * U::ROWS;
     let widen = S::GROUP == 2;
-    let (count, piece) = (panels.1 - panels.0, piece_of::<U>(k));
+    // Panels that are read once come from memory, which is fastest in the order in which they lie.
+    let piece = if widen && in_registers { k.next_multiple_of(2) } else { piece_of::<U>(k) };
+    let count = panels.1 - panels.0;
     let pieces = k.div_ceil(piece.max(1)).max(1);
     WIDE.with_borrow_mut(|wide| {
         let panel_len = piece * PANEL;
-        let (columns_len, strip_len) = if widen { (count * panel_len, strip_len(piece)) } else { (0, 0) };
+        let strip_len = if widen { strip_len(piece) } else { 0 };
+        let columns_len = if widen && !in_registers { count * panel_len } else { 0 };
         let sums_len = if pieces > 1 { sums_len::<U>(count) } else { tile_len::<U>() };
         let lines = (columns_len + strip_len + sums_len).div_ceil(16);
         grow(wide, lines);
@@ -226,9 +235,13 @@ unsafe fn multiply_by<U: Unit, S: MatElement, E: Epilogue>(
                         let width = U::PANELS.min(panels.1 - panel);
                         let ld = width * PANEL;
                         let filled = ld.min(right.n - panel * PANEL);
-                        let (b, apart) = match widen {
-                            true => (columns[(panel - panels.0) * panel_len..].as_ptr(), panel_len),
-                            false => (right.panel(panel).wrapping_add(k0 * PANEL).cast::<f32>(), right.panel_len()),
+                        let packed = right.panel(panel).wrapping_add(k0 * PANEL);
+                        let b = match (widen, in_registers) {
+                            (false, _) => Panels::Floats(packed.cast(), right.panel_len()),
+                            (true, true) => Panels::Pairs(packed.cast(), right.panel_len()),
+                            (true, false) => {
+                                Panels::Floats(columns[(panel - panels.0) * panel_len..].as_ptr(), panel_len)
+                            }
                         };
                         let tile = &mut sums[tiles * tile_len::<U>()..][..tile_len::<U>()];
                         let direct = match pieces {
@@ -241,7 +254,7 @@ unsafe fn multiply_by<U: Unit, S: MatElement, E: Epilogue>(
                         let to = direct.unwrap_or(Destination { at: tile.as_mut_ptr(), stride: ld, add: false });
                         // SAFETY: `a` covers `rows` rows and `b` `width` panels of `terms`; a tile has room for the largest
                         // shape, and an epilogue's destination for what it was asked for.
-                        unsafe { U::multiply((rows, width, terms), &a, b, apart, k0 > 0, to) };
+                        unsafe { U::multiply((rows, width, terms), &a, b, k0 > 0, to) };
                         if last && direct.is_none() {
                             epilogue.store(row, panel * PANEL, rows, filled, tile, ld);
                         }
