@@ -202,6 +202,8 @@ unsafe fn multiply_by<U: Unit, S: MatElement, E: Epilogue>(
     let widen = S::GROUP == 2;
     // Panels that are read once come from memory, which is fastest in the order in which they lie.
     let piece = if widen && in_registers { k.next_multiple_of(2) } else { piece_of::<U>(k) };
+    // Of pairs, two columns come from each load: three panels' would be more than there are registers.
+    let across = if widen && in_registers { U::PANELS.min(2) } else { U::PANELS };
     let count = panels.1 - panels.0;
     let pieces = k.div_ceil(piece.max(1)).max(1);
     WIDE.with_borrow_mut(|wide| {
@@ -231,8 +233,8 @@ unsafe fn multiply_by<U: Unit, S: MatElement, E: Epilogue>(
                     let rows = strip_rows::<U, S>(left, row).min(end - row);
                     // SAFETY: rows `row..row + rows` exist and do not cross a panel; terms are inside `k`.
                     let a = unsafe { strip_of::<U, S>(left, row, rows, (k0, terms), strip) };
-                    for panel in (panels.0..panels.1).step_by(U::PANELS) {
-                        let width = U::PANELS.min(panels.1 - panel);
+                    for panel in (panels.0..panels.1).step_by(across) {
+                        let width = across.min(panels.1 - panel);
                         let ld = width * PANEL;
                         let filled = ld.min(right.n - panel * PANEL);
                         let packed = right.panel(panel).wrapping_add(k0 * PANEL);
