@@ -198,12 +198,12 @@ unsafe fn multiply_by<U: Unit, S: MatElement, E: Epilogue>(
     epilogue: &E,
 ) {
     let k = right.groups() * S::GROUP;
-    let in_registers = matches!(left.layout, LeftLayout::Rows(_)) && m.1 - m.0 <= FEW_STRIPS * U::ROWS;
     let widen = S::GROUP == 2;
+    let in_registers = widen && matches!(left.layout, LeftLayout::Rows(_)) && m.1 - m.0 <= FEW_STRIPS * U::ROWS;
     // Panels that are read once come from memory, which is fastest in the order in which they lie.
-    let piece = if widen && in_registers { k.next_multiple_of(2) } else { piece_of::<U>(k) };
+    let piece = if in_registers { k.next_multiple_of(2) } else { piece_of::<U>(k) };
     // Of pairs, two columns come from each load: three panels' would be more than there are registers.
-    let across = if widen && in_registers { U::PANELS.min(2) } else { U::PANELS };
+    let across = if in_registers { U::PANELS.min(2) } else { U::PANELS };
     let count = panels.1 - panels.0;
     let pieces = k.div_ceil(piece.max(1)).max(1);
     WIDE.with_borrow_mut(|wide| {
