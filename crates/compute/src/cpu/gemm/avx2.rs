@@ -2,13 +2,13 @@
 //!
 //! 12 of the 16 registers hold sums; a step of `k` issues 12 multiplications for 2 loads and 6 broadcasts.
 
-use super::floats::{Panels, Strip, Unit, WIDE_ROWS};
+use super::floats::{AHEAD, Panels, Strip, Unit, WIDE_ROWS};
 use super::kernel::Destination;
 use super::pack::PANEL;
 use core::arch::x86_64::{
-    __m256i, _mm_loadu_si128, _mm256_add_ps, _mm256_and_si256, _mm256_broadcast_ss, _mm256_castsi256_ps,
-    _mm256_cvtepu16_epi32, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_setzero_ps,
-    _mm256_slli_epi32, _mm256_storeu_ps,
+    __m256i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_add_ps, _mm256_and_si256, _mm256_broadcast_ss,
+    _mm256_castsi256_ps, _mm256_cvtepu16_epi32, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
+    _mm256_set1_epi32, _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps,
 };
 
 pub(super) struct Avx2;
@@ -141,6 +141,7 @@ unsafe fn kernel<const HEIGHT: usize, const STEP: usize, const PAIRS: bool>(
         if PAIRS {
             for i in 0..k / 2 {
                 let pairs = b.add(i * PANEL).cast::<__m256i>();
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add((i + AHEAD) * PANEL).cast());
                 let (first, second) = (_mm256_loadu_si256(pairs), _mm256_loadu_si256(pairs.add(1)));
                 let even = (_mm256_slli_epi32::<16>(first), _mm256_slli_epi32::<16>(second));
                 add_products!(2 * i, _mm256_castsi256_ps(even.0), _mm256_castsi256_ps(even.1));

@@ -5,13 +5,13 @@
 //! registers left for them, and moves sums to the stack and back in each step.
 
 use super::avx2::widen_pairs;
-use super::floats::{Panels, Strip, Unit};
+use super::floats::{AHEAD, Panels, Strip, Unit};
 use super::kernel::{Destination, for_shape};
 use super::pack::PANEL;
 use core::arch::x86_64::{
-    __m512, __m512i, _mm256_loadu_si256, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtepu16_epi32,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_slli_epi32, _mm512_storeu_ps,
+    __m512, __m512i, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm512_add_ps, _mm512_and_si512,
+    _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
 };
 
 pub(super) struct Avx512;
@@ -136,6 +136,7 @@ unsafe fn kernel_of_pairs<const ROWS: usize, const PANELS: usize>(
             let (mut first, mut second) = ([_mm512_setzero_ps(); PANELS], [_mm512_setzero_ps(); PANELS]);
             for (p, (first, second)) in first.iter_mut().zip(&mut second).enumerate() {
                 let pairs: __m512i = _mm512_loadu_si512(b.add(p * panel_len).cast());
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(p * panel_len + AHEAD * 2 * PANEL).cast());
                 *first = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs));
                 *second = _mm512_castsi512_ps(_mm512_and_si512(pairs, high));
             }

@@ -74,6 +74,9 @@ pub(super) struct Strip {
 pub(super) const WIDE_ROWS: usize = 8;
 /// Strips of rows that panels are widened for in registers, once for each: more are worth the way through memory.
 const FEW_STRIPS: usize = 2;
+/// Groups of pairs asked for ahead where panels come from memory: each of several panels is a stream that begins anew before the
+/// processor has seen that it is one.
+pub(super) const AHEAD: usize = 32;
 /// Rows whose sums wait for the next piece. Panels are widened again for the next rows.
 const SUM_ROWS: usize = 384;
 /// Kept between widened rows, so that rows of a power of two do not share a set of the cache.
@@ -204,6 +207,8 @@ unsafe fn multiply_by<U: Unit, S: MatElement, E: Epilogue>(
     let piece = if in_registers { k.next_multiple_of(2) } else { piece_of::<U>(k) };
     // Of pairs, two columns come from each load: three panels' would be more than there are registers.
     let across = if in_registers { U::PANELS.min(2) } else { U::PANELS };
+    // Strips alike: of two rows sums are too few to wait for each other.
+    let height = if in_registers { (m.1 - m.0).div_ceil((m.1 - m.0).div_ceil(U::ROWS).max(1)) } else { U::ROWS };
     let count = panels.1 - panels.0;
     let pieces = k.div_ceil(piece.max(1)).max(1);
     WIDE.with_borrow_mut(|wide| {
@@ -230,7 +235,7 @@ unsafe fn multiply_by<U: Unit, S: MatElement, E: Epilogue>(
                 let mut row = first;
                 let mut tiles = 0;
                 while row < end {
-                    let rows = strip_rows::<U, S>(left, row).min(end - row);
+                    let rows = strip_rows(left, row, height).min(end - row);
                     // SAFETY: rows `row..row + rows` exist and do not cross a panel; terms are inside `k`.
                     let a = unsafe { strip_of::<U, S>(left, row, rows, (k0, terms), strip) };
                     for panel in (panels.0..panels.1).step_by(across) {
@@ -273,10 +278,10 @@ unsafe fn multiply_by<U: Unit, S: MatElement, E: Epilogue>(
 
 /// How many rows the strip at `row` may have.
 #[inline(always)]
-fn strip_rows<U: Unit, S>(left: &Left<S>, row: usize) -> usize {
+fn strip_rows<S>(left: &Left<S>, row: usize, height: usize) -> usize {
     match left.layout {
-        LeftLayout::Rows(_) => U::ROWS,
-        LeftLayout::Panels(_) => U::ROWS.min(PANEL - row % PANEL),
+        LeftLayout::Rows(_) => height,
+        LeftLayout::Panels(_) => height.min(PANEL - row % PANEL),
     }
 }
 
