@@ -424,11 +424,14 @@ impl<D: Device> Trainer<D> {
             };
             let mut improved = None;
             let validated = step.is_multiple_of(self.config.eval_every) || step == steps;
+            let regular = step.is_multiple_of(self.config.checkpoint_every) || step == steps;
             if validated {
                 last = self.validate(validation)?;
                 row.set_validation(&last);
                 let objective = last.objective();
-                if objective.is_finite() && progress.best.is_none_or(|best| objective < best.val_loss) {
+                // The best of the checkpoints, and of those that are there whether the run is stopped or not.
+                let better = progress.best.is_none_or(|best| objective < best.val_loss);
+                if regular && objective.is_finite() && better {
                     progress.best = Some(Best { step, val_loss: objective });
                     improved = Some(objective);
                 }
@@ -451,7 +454,7 @@ impl<D: Device> Trainer<D> {
             ahead?;
             // What is queued is part of the run: it is finished first.
             let stop = interrupt.requested() && step < steps && self.queued.is_empty();
-            if step.is_multiple_of(self.config.checkpoint_every) || step == steps || stop {
+            if regular || stop {
                 let last = stop || step == steps;
                 waited = Some(self.save(&mut saver, &mut diary, (step, last), &mut progress, improved)?);
             }

@@ -104,14 +104,14 @@ fn rollback(before: u64) -> GuardConfig {
 }
 
 fn trainer<D: Device>(device: &Arc<D>, guard: GuardConfig, background: bool) -> Trainer<D> {
-    trainer_of(device, guard, background, (STEPS, 10))
+    trainer_of(device, guard, background, (STEPS, 10, 20))
 }
 
 fn trainer_of<D: Device>(
     device: &Arc<D>,
     guard: GuardConfig,
     background: bool,
-    (steps, checkpoint_every): (u64, u64),
+    (steps, checkpoint_every, eval_every): (u64, u64, u64),
 ) -> Trainer<D> {
     let mut model = ModelConfig::modern(2, 32, 2, 1, VOCAB_SIZE, CONTEXT).unwrap();
     model.dropout = 0.05;
@@ -123,7 +123,7 @@ fn trainer_of<D: Device>(
         schedule: Schedule { shape: Shape::Cosine, steps, warmup: 5, cooldown: 0, peak: 0.01, min: 0.001 },
         clip: 1.0,
         optimizer: OptimizerConfig::default(),
-        eval_every: 20,
+        eval_every,
         checkpoint_every,
         background,
         guard,
@@ -175,13 +175,24 @@ impl Ended {
 
 /// Runs or resumes the run in `folder`.
 fn run<D: Device>(
-    mut trainer: Trainer<D>,
+    trainer: Trainer<D>,
     data: &Data,
     folder: &Path,
     interrupt: &Interrupt,
     at_row: impl Fn(u64),
 ) -> Ended {
     let store = CheckpointStore::new(folder.join("checkpoints"), 9).unwrap();
+    run_with(store, trainer, data, folder, interrupt, at_row)
+}
+
+fn run_with<D: Device>(
+    store: CheckpointStore,
+    mut trainer: Trainer<D>,
+    data: &Data,
+    folder: &Path,
+    interrupt: &Interrupt,
+    at_row: impl Fn(u64),
+) -> Ended {
     let set =
         ValidationSet { source: "text".into(), batches: (9000..9008).map(text).collect(), bytes: None, pairs: None };
     let mut listener = Listener { told: RefCell::default(), at_row: Box::new(at_row) };
@@ -311,9 +322,15 @@ fn a_resumed_run_judges_as_one_that_never_stopped() {
         (GuardConfig { spike: Action::Warn, ..rollback(0) }, Data::with(THREE, Bad::Infinite)),
     ] {
         let uninterrupted = tempfile::tempdir().unwrap();
-        let expected = whole(guard, &data, uninterrupted.path());
+        // No more are kept than a rollback needs where nothing is stopped.
+        let part = |folder: &Path, interrupt: &Interrupt, at_row: &dyn Fn(u64)| {
+            let store = CheckpointStore::new(folder.join("checkpoints"), 2).unwrap().regularly(10, STEPS);
+            run_with(store, trainer(&cpu(), guard, true), &data, folder, interrupt, at_row)
+        };
+        let expected = part(uninterrupted.path(), &Interrupt::new(), &|_| {});
         assert!(expected.outcome.is_ok(), "{:?}", expected.outcome);
-        for stops in [vec![3, 41, 43], vec![52], vec![54, 55], vec![56, 57, 61], vec![49, 51, 53, 70]] {
+        for stops in [vec![3, 41, 43], vec![52], vec![51, 52, 53], vec![54, 55], vec![56, 57, 61], vec![49, 51, 53, 70]]
+        {
             let folder = tempfile::tempdir().unwrap();
             let mut ended = None;
             for stop in stops.iter().copied().chain([u64::MAX]) {
@@ -323,7 +340,7 @@ fn a_resumed_run_judges_as_one_that_never_stopped() {
                         interrupt.request()
                     }
                 };
-                let part = run(trainer(&cpu(), guard, true), &data, folder.path(), &interrupt, at_row);
+                let part = part(folder.path(), &interrupt, &at_row);
                 assert!(matches!(&part.outcome, Ok(Outcome::Interrupted(at)) if *at == stop) || stop == u64::MAX);
                 ended = Some(part);
             }
@@ -337,7 +354,7 @@ fn a_resumed_run_judges_as_one_that_never_stopped() {
 
 /// On the processor and on the GPU's code, which works a step ahead where the guard lets it.
 fn survives_what_is_not_finite<D: Device>(device: impl Fn() -> Option<Arc<D>>) {
-    const SHORT: (u64, u64) = (7, 3);
+    const SHORT: (u64, u64, u64) = (7, 3, 20);
     let data = Data::with(4..5, Bad::Infinite);
     let run = |spike, non_finite, data: &Data| {
         let folder = tempfile::tempdir().unwrap();
@@ -457,4 +474,34 @@ fn a_checkpoint_that_cannot_be_written_is_said_and_tried_again() {
             assert!(ended.told.iter().any(|told| told.contains("training goes on")), "{:?}", ended.told);
         }
     }
+}
+
+/// Validated more often than saved: the best is one that can be loaded.
+#[test]
+fn the_best_is_the_best_of_the_checkpoints() {
+    const EVERY: u64 = 10;
+    let folder = tempfile::tempdir().unwrap();
+    let store = || CheckpointStore::new(folder.path().join("checkpoints"), 1).unwrap().regularly(EVERY, STEPS);
+    let guard = GuardConfig::default();
+    let trainer = || trainer_of(&cpu(), guard, true, (STEPS, EVERY, 1));
+    let data = Data::with(65..80, Bad::Random);
+    for stop in [43, u64::MAX] {
+        let interrupt = Interrupt::new();
+        let at_row = |step| {
+            if step == stop {
+                interrupt.request()
+            }
+        };
+        run_with(store(), trainer(), &data, folder.path(), &interrupt, at_row).outcome.unwrap();
+    }
+    let rows = metrics::read(&folder.path().join("metrics.jsonl")).unwrap();
+    let lowest = |of: &dyn Fn(u64) -> bool| {
+        let losses = rows.iter().filter(|row| of(row.step)).map(|row| (row.val_loss.unwrap(), row.step));
+        losses.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap()
+    };
+    let saved = lowest(&|step| step % EVERY == 0);
+    assert!(lowest(&|_| true).0 < saved.0, "no validation between two checkpoints is the lowest of all");
+    let best = store().best().unwrap().unwrap();
+    assert_eq!((best.val_loss, best.step), saved);
+    store().open(best.step).unwrap();
 }

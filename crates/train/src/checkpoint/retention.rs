@@ -114,27 +114,45 @@ pub(super) fn unmark_best(directory: &Path) -> Result<(), TrainError> {
     }
 }
 
-/// Removes all checkpoints up to `newest` but the last `keep_last` of them, those of every `keep_every`th step, and the
-/// best.
+/// Which checkpoints are kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kept {
+    /// So many of those that the schedule has, the newest.
+    pub(super) last: usize,
+    /// Those of the steps that are multiples of this.
+    pub(super) every: Option<u64>,
+    /// What the schedule has: every so many steps, and at the last step. All of them, where it is not known.
+    pub(super) regular: Option<(u64, u64)>,
+}
+
+impl Kept {
+    /// Whether the schedule has a checkpoint at this step, or it is there because the run was stopped.
+    pub(super) fn is_regular(&self, step: u64) -> bool {
+        self.regular.is_none_or(|(every, steps)| step.is_multiple_of(every) || step == steps)
+    }
+}
+
+/// Removes all checkpoints up to `newest` but that one, the last few of the schedule, those of every so many steps, and
+/// the best.
 ///
-/// Later ones are left alone: they are damaged ones that a resume passed over, or of a run that has been set back,
+/// One that is there because the run was stopped pushes out no other, or a run that was stopped could not go back as far as
+/// one that was not. Later ones are left alone: they are damaged ones that a resume passed over, or of a run that has been set back,
 /// and neither may push out a good one.
-pub(super) fn prune(
-    directory: &Path,
-    newest: u64,
-    (keep_last, keep_every): (usize, Option<u64>),
-) -> Result<(), TrainError> {
+pub(super) fn prune(directory: &Path, newest: u64, kept: Kept) -> Result<(), TrainError> {
     // A mark that cannot be read may stand for any of them: keep all until the next one is written.
     let Ok(best) = best(directory) else { return Ok(()) };
     let steps: Vec<u64> = steps(directory)?.into_iter().filter(|step| *step <= newest).collect();
+    // Where the schedule has had too few (perhaps it was another one before), others stand in for them.
+    let (regular, others): (Vec<u64>, Vec<u64>) = steps.iter().rev().partition(|step| kept.is_regular(**step));
+    let last: Vec<u64> = regular.into_iter().chain(others).take(kept.last).collect();
     let stays = |step: u64| {
-        best.is_some_and(|best| best.step == step)
-            || keep_every.is_some_and(|every| step > 0 && step.is_multiple_of(every))
+        step == newest
+            || last.contains(&step)
+            || best.is_some_and(|best| best.step == step)
+            || kept.every.is_some_and(|every| step > 0 && step.is_multiple_of(every))
     };
-    for step in &steps[..steps.len().saturating_sub(keep_last)] {
-        if !stays(*step) {
-            remove(&directory.join(name_of(*step)))?;
-        }
+    for step in steps.into_iter().filter(|step| !stays(*step)) {
+        remove(&directory.join(name_of(step)))?;
     }
     Ok(())
 }

@@ -25,11 +25,14 @@ impl CheckpointStore {
     pub fn check_room(&self, ahead: Ahead) -> Result<(), TrainError> {
         // Where the system does not tell, the writes themselves will.
         let Ok(available) = self.disk.available(&self.directory) else { return Ok(()) };
-        let there = self.steps()?.len() as u64;
+        let steps = self.steps()?;
+        let there = steps.len() as u64;
+        // That of a run that was stopped goes when the next is there.
+        let besides = u64::from(steps.last().is_some_and(|newest| !self.kept.is_regular(*newest)));
         let written =
             (ahead.steps - ahead.step.min(ahead.steps)).div_ceil(ahead.every.max(1)) + u64::from(ahead.step == 0);
-        let kept = self.keep_every.map_or(0, |every| ahead.steps / every);
-        let most = (self.keep_last as u64 + 2).saturating_add(kept).min(there.saturating_add(written));
+        let kept = self.kept.every.map_or(0, |every| ahead.steps / every);
+        let most = (self.kept.last as u64 + 2 + besides).saturating_add(kept).min(there.saturating_add(written));
         let needed = most.saturating_sub(there).saturating_mul(ahead.bytes).saturating_add(MARGIN);
         if written == 0 || needed <= available {
             return Ok(());

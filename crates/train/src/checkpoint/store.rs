@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::checksums::{self, Entry, Summing};
 use super::disk::{Disk, DiskFile, SystemDisk};
 use super::read::{self, Checkpoint, Skipped};
-use super::retention::{self, Best, UNFINISHED, name_of};
+use super::retention::{self, Best, Kept, UNFINISHED, name_of};
 use super::tensors::{self, TensorRef};
 use super::{CHECKSUMS, FORMAT, STATE, TENSORS};
 use crate::error::TrainError;
@@ -24,8 +24,7 @@ pub(super) const MARGIN: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct CheckpointStore {
     pub(super) directory: PathBuf,
-    pub(super) keep_last: usize,
-    pub(super) keep_every: Option<u64>,
+    pub(super) kept: Kept,
     pub(super) disk: Box<dyn Disk>,
 }
 
@@ -59,13 +58,21 @@ impl CheckpointStore {
     pub(super) fn on(directory: PathBuf, keep_last: usize, disk: Box<dyn Disk>) -> Result<Self, TrainError> {
         fs::create_dir_all(&directory).map_err(|source| TrainError::from_io(&directory, "create", 0, source))?;
         retention::remove_unfinished(&directory)?;
-        Ok(Self { directory, keep_last: keep_last.max(1), keep_every: None, disk })
+        let kept = Kept { last: keep_last.max(1), every: None, regular: None };
+        Ok(Self { directory, kept, disk })
     }
 
     /// The same, which also keeps every checkpoint whose step is a multiple of `steps`.
     #[must_use]
     pub fn keeping_every(self, steps: Option<u64>) -> Self {
-        Self { keep_every: steps.filter(|steps| *steps > 0), ..self }
+        Self { kept: Kept { every: steps.filter(|steps| *steps > 0), ..self.kept }, ..self }
+    }
+
+    /// The same, for a run of so many steps that saves every `every` steps and at the end: a checkpoint of another step,
+    /// which is there because the run was stopped, is kept as long as it is the newest, and does not count among the last.
+    #[must_use]
+    pub fn regularly(self, every: u64, steps: u64) -> Self {
+        Self { kept: Kept { regular: Some((every, steps)), ..self.kept }, ..self }
     }
 
     /// Where the checkpoints are.
@@ -126,7 +133,7 @@ impl CheckpointStore {
             return Err(error);
         }
         sync_directory(&self.directory)?;
-        retention::prune(&self.directory, step, (self.keep_last, self.keep_every))?;
+        retention::prune(&self.directory, step, self.kept)?;
         Ok(path)
     }
 
@@ -139,7 +146,8 @@ impl CheckpointStore {
         retention::mark_best(&self.directory, Best { step, val_loss })
     }
 
-    /// Removes the checkpoints after `step`, which are of a way that the run has gone back on, and makes `best` the best.
+    /// Removes the checkpoints after `step`, which are of a way that the run has gone back on, and makes `best` the best,
+    /// if it is still there.
     ///
     /// # Errors
     /// [`TrainError::Io`], [`TrainError::DiskFull`].

@@ -269,6 +269,28 @@ fn those_of_every_so_many_steps_are_kept_for_good() {
 }
 
 #[test]
+fn one_of_a_run_that_was_stopped_pushes_out_none_of_the_schedule() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = || CheckpointStore::new(dir.path(), 2).unwrap().regularly(180, 400);
+    let mut after = |step| {
+        save(&store(), step).unwrap();
+        store().steps().unwrap()
+    };
+    assert_eq!(after(0), [0]);
+    assert_eq!(after(100), [0, 100]);
+    assert_eq!(after(180), [0, 180]);
+    assert_eq!(after(184), [0, 180, 184]);
+    assert_eq!(after(190), [0, 180, 190]);
+    assert_eq!(after(360), [180, 360]);
+    // The last step is one of the schedule, whatever its number.
+    assert_eq!(after(400), [360, 400]);
+    // Of another schedule than the one so far there are none yet: those that are there stand in for them.
+    let store = store().regularly(70, 500);
+    save(&store, 420).unwrap();
+    assert_eq!(store.steps().unwrap(), [400, 420]);
+}
+
+#[test]
 fn a_run_that_is_set_back_loses_the_way_it_went() {
     let dir = tempfile::tempdir().unwrap();
     let store = CheckpointStore::new(dir.path(), 9).unwrap();
@@ -309,6 +331,10 @@ fn a_disk_too_small_for_all_that_will_be_there_is_refused_ahead() {
     (1..=3).for_each(|step| drop(save(&on(u64::MAX), step).unwrap()));
     on(3 << 20).check_room(Ahead { step: 30, ..ahead }).unwrap();
     assert!(on((3 << 20) - 1).check_room(Ahead { step: 30, ..ahead }).is_err());
+    // That of a run that was stopped is there until the next of the schedule is.
+    let stopped = |stated| on(stated).regularly(2, 100).check_room(Ahead { step: 30, ..ahead });
+    stopped(4 << 20).unwrap();
+    assert!(stopped((4 << 20) - 1).is_err());
 }
 
 #[test]

@@ -250,6 +250,7 @@ pub fn dpo<D: Device>(
     let key = Key::new(weights, pairs.fingerprint(), format!("{:?}", recipe.run.precision), pairs.count());
     let steps = DpoFeed::steps(&pairs.train, stage.epochs, stage.accumulation());
     let mut config = TrainerConfig { recompute: choice.recompute, ..dpo_config(recipe, steps)? };
+    let store = store.regularly(config.checkpoint_every, steps);
     config.settings += &format!("reference_model = \"{}\"\npairs = \"{}\"\n", key.model, key.pairs);
     config.peak = peak(device, dtype);
     // What the preparation of data took and freed would else stay beside what is planned.

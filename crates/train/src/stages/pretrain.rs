@@ -146,6 +146,7 @@ pub fn pretrain<D: Device>(
     observer.planned(Stage::Pretrain, choice);
     let stage = recipe.pretrain()?;
     let mut config = TrainerConfig { recompute: choice.recompute, ..pretrain_config(recipe)? };
+    let store = store.regularly(config.checkpoint_every, config.schedule.steps);
     check_room(&store, &model, &config)?;
     let tokenizer = Arc::new(tokenizer(recipe, &dir, observer)?);
     let prepared = shards(recipe, &dir, &tokenizer, !store.steps()?.is_empty(), observer)?;

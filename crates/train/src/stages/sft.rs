@@ -339,6 +339,7 @@ pub fn sft<D: Device>(
     choice.plan.check_host(memory::available())?;
     observer.planned(Stage::Sft, choice);
     let mut setup = sft_setup(recipe, observer)?;
+    let store = store.regularly(setup.config.checkpoint_every, setup.config.schedule.steps);
     setup.config.recompute = choice.recompute;
     setup.config.peak = peak(device, dtype);
     // What the preparation of data took and freed would else stay beside what is planned.

@@ -125,6 +125,9 @@ impl<D: Device> Trainer<D> {
         // One that is there because the run was interrupted would not be there had it not been.
         let mut latest = store.latest_good_of(|at| at <= before && at.is_multiple_of(every))?;
         if latest.checkpoint.is_none() {
+            latest = store.latest_good_of(|at| at <= step && at.is_multiple_of(every))?;
+        }
+        if latest.checkpoint.is_none() {
             latest = store.latest_good_of(|at| at <= step)?;
         }
         for skipped in &latest.skipped {
@@ -135,6 +138,7 @@ impl<D: Device> Trainer<D> {
         *progress = self.load(&mut checkpoint)?;
         progress.seconds = seconds;
         let passed_over = self.guard.pass_over(bad, (to, step + 1), times);
+        progress.best = progress.best.filter(|best| store.path_of(best.step).exists());
         store.set_back(to, progress.best)?;
         diary.set_back(Position { step: to, lines: progress.lines })?;
         diary.event(step + 1, told)?;

@@ -94,9 +94,12 @@ impl<D: Device> Trainer<D> {
             let made_on = std::mem::replace(&mut progress.device, device_name.clone());
             told.push(What::OtherDevice { made_on, now_on: device_name });
         }
-        if let Some(best) = progress.best.filter(|best| best.step == checkpoint.step()) {
+        match progress.best {
             // The process may have ended between saving this checkpoint and marking it.
-            store.mark_best(best.step, best.val_loss)?;
+            Some(best) if best.step == checkpoint.step() => store.mark_best(best.step, best.val_loss)?,
+            // One that is not there is none to be better than.
+            Some(best) if !store.path_of(best.step).exists() => progress.best = None,
+            _ => {}
         }
         told.push(What::Resumed);
         Ok((checkpoint.step(), progress))
