@@ -98,10 +98,10 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// Why it cannot, and what to choose instead.
     fn supports(&self, format: MatrixFormat) -> Result<(), ComputeError>;
-    /// Whether products of so many tokens with weights of this format round the activations to 8 bits, in blocks
+    /// Whether products with weights of this format round the activations to 8 bits, in blocks
     /// ([`crate::reference::quantized::rounded_activations`]).
-    fn rounds_activations(&self, format: MatrixFormat, tokens: usize) -> bool {
-        let _ = (format, tokens);
+    fn rounds_activations(&self, format: MatrixFormat) -> bool {
+        let _ = format;
         false
     }
     /// Whether [`Device::split_qkv`] can write, and [`Device::attention`] read, keys and values held so.

@@ -79,7 +79,7 @@ fn logits_are_those_of_the_restored_weights<D: Device>(device: &Arc<D>) {
             }
             let one_by_one = distance(&got, &wanted);
             let name = format.name();
-            let most = if device.rounds_activations(format, 1) { 3e-2 } else { 2e-2 };
+            let most = if device.rounds_activations(format) { 3e-2 } else { 2e-2 };
             assert!(at_once < most && one_by_one < most, "{name}: {at_once:.2e} at once, {one_by_one:.2e} one by one");
         }
     }

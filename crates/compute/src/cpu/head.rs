@@ -35,13 +35,7 @@ pub(super) struct Gradient<'a, S> {
     pub(super) weight: &'a mut [f32],
 }
 
-pub(super) fn scratch_bytes<S: MatElement>(
-    pool: &Pool,
-    tokens: usize,
-    vocab_size: usize,
-    n_embd: usize,
-    training: bool,
-) -> usize {
+pub(super) fn scratch_bytes<S: MatElement>(tokens: usize, vocab_size: usize, n_embd: usize, training: bool) -> usize {
     let rows = chunk_rows(vocab_size).min(tokens.max(1));
     let wide = n_embd.next_multiple_of(S::GROUP);
     let forward = Carver::bytes::<f32>(rows * vocab_size)
@@ -51,7 +45,7 @@ pub(super) fn scratch_bytes<S: MatElement>(
     let plain = Carver::bytes::<S>(rows * wide);
     let backward = Carver::bytes::<f32>(rows * n_embd) + linear::backward_weight_scratch::<S>(rows, vocab_size, n_embd);
     // Quantised weights have no gradient.
-    forward + if training { plain + backward } else { plain.max(quantized::scratch_bytes::<S>(pool, rows, n_embd)) }
+    forward + if training { plain + backward } else { plain.max(quantized::scratch_bytes(rows, n_embd)) }
 }
 
 /// One row of logits: the loss, whether the target leads, and the gradient.
@@ -154,7 +148,7 @@ pub(super) fn run<S: MatElement>(
     let rows = scratch.take::<u32>(tokens);
     let results = scratch.take::<f32>(3 * chunk);
     let d_hidden = scratch.take::<f32>(if gradient.is_some() { chunk * width } else { 0 });
-    let (product_scratch, rest) = scratch.rest().split_at_mut(linear::forward_scratch::<S>(pool, chunk, inputs.weight));
+    let (product_scratch, rest) = scratch.rest().split_at_mut(linear::forward_scratch::<S>(chunk, inputs.weight));
 
     let mut counted = 0;
     losses[..tokens].fill(0.0);

@@ -144,9 +144,9 @@ pub(super) fn forward<S: MatElement, E: Epilogue + Sync>(
 }
 
 /// Bytes of scratch for [`forward`].
-pub(super) fn forward_scratch<S: MatElement>(pool: &Pool, tokens: usize, weight: &CpuMatrix) -> usize {
+pub(super) fn forward_scratch<S: MatElement>(tokens: usize, weight: &CpuMatrix) -> usize {
     match weight.quantized() {
-        Some(weight) => quantized::scratch_bytes::<S>(pool, tokens, weight.columns),
+        Some(weight) => quantized::scratch_bytes(tokens, weight.columns),
         None => Carver::bytes::<S>(padding_len::<S>(tokens, weight.columns)),
     }
 }

@@ -8,7 +8,7 @@ use super::memory::Carver;
 use super::pool::Shared;
 use super::{
     CpuBuffer, CpuDevice, CpuMatrix, activation, adamw, attention, elementwise, head, linear, norm, optimizer, qkv,
-    quantized, scratch,
+    scratch,
 };
 use crate::cache_format::CacheFormat;
 use crate::device::*;
@@ -109,8 +109,8 @@ impl Device for CpuDevice {
         Ok(())
     }
 
-    fn rounds_activations(&self, format: MatrixFormat, tokens: usize) -> bool {
-        format.is_quantized() && quantized::rounds_activations(self.pool.isa(), format.activations(), tokens)
+    fn rounds_activations(&self, format: MatrixFormat) -> bool {
+        format.is_quantized()
     }
 
     fn allocate_matrix(
@@ -295,7 +295,7 @@ impl Device for CpuDevice {
         let bias = bias.map(|b| &b.slice::<f32>()[..stride]);
         with_storage!(x.dtype(), S => {
             let x = x.slice::<S>();
-            self.with_scratch(linear::forward_scratch::<S>(&self.pool, tokens, weight), |scratch| {
+            self.with_scratch(linear::forward_scratch::<S>(tokens, weight), |scratch| {
                 match out {
                     Out::Add(out) => {
                         let add = Add { out: Shared::new(out.slice_mut()), stride, bias };
@@ -471,7 +471,7 @@ impl Device for CpuDevice {
     ) -> HeadResult {
         let (vocab_size, n_embd) = (head.weight.rows, head.weight.columns);
         with_storage!(head.hidden.dtype(), S => {
-            let bytes = head::scratch_bytes::<S>(&self.pool, head.tokens, vocab_size, n_embd, gradient.is_some());
+            let bytes = head::scratch_bytes::<S>(head.tokens, vocab_size, n_embd, gradient.is_some());
             self.with_scratch(bytes, |scratch| {
                 let inputs = head::Inputs {
                     hidden: head.hidden.slice::<S>(),

@@ -109,12 +109,6 @@ impl<'a, T> Shared<'a, T> {
         Shared { ptr: slice.as_mut_ptr(), len: slice.len(), life: PhantomData }
     }
 
-    /// The slice without its first elements.
-    pub(crate) fn skip(self, elements: usize) -> Self {
-        assert!(elements <= self.len, "more skipped than there is");
-        Shared { ptr: self.ptr.wrapping_add(elements), len: self.len - elements, life: PhantomData }
-    }
-
     /// The address of a part of the slice.
     #[inline(always)]
     pub(crate) fn at(&self, start: usize, len: usize) -> *mut T {

@@ -28,8 +28,11 @@ pub(super) fn bytes(pool: &Pool, shape: &ScratchShape) -> usize {
 impl Scratch {
     /// Makes it large enough for every operation of that shape.
     pub(super) fn reserve(&self, pool: &Pool, shape: &ScratchShape, allocated: &AtomicU64) -> Result<(), ComputeError> {
-        let mut memory = self.memory.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        grow(&mut memory, shared(pool, shape), allocated)?;
+        {
+            // Held no longer: a worker that waits for it would keep the threads below from meeting.
+            let mut memory = self.memory.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            grow(&mut memory, shared(pool, shape), allocated)?;
+        }
         let each = each_thread(pool, shape);
         let more = each.saturating_sub(self.each_thread.fetch_max(each, Ordering::Relaxed));
         if more > 0 {
@@ -77,7 +80,7 @@ fn shared(pool: &Pool, shape: &ScratchShape) -> usize {
 fn shared_of<S: MatElement>(pool: &Pool, shape: &ScratchShape) -> usize {
     let ScratchShape { tokens, width, vocab_size, n_embd, head_dim, training, .. } = *shape;
     let attention = attention::scratch_bytes::<S>(pool.threads(), shape);
-    let head = head::scratch_bytes::<S>(pool, tokens, vocab_size, n_embd, training);
+    let head = head::scratch_bytes::<S>(tokens, vocab_size, n_embd, training);
     let padding = Carver::bytes::<S>(tokens * (width.max(n_embd) + 1));
     let norm = tokens.div_ceil(qkv::TOKENS) * 2 * head_dim;
     let squares = 2 * elementwise::square_pieces(width.max(vocab_size) * width.max(n_embd));
@@ -86,7 +89,7 @@ fn shared_of<S: MatElement>(pool: &Pool, shape: &ScratchShape) -> usize {
         linear::backward_weight_scratch::<S>(tokens, width, width).max(optimizer::muon_scratch(width, n_embd))
     } else {
         // Weights may be quantised.
-        quantized::scratch_bytes::<S>(pool, tokens, width.max(n_embd))
+        quantized::scratch_bytes(tokens, width.max(n_embd))
     };
     [head, padding, sums, training].into_iter().fold(attention, usize::max).next_multiple_of(ALIGN)
 }

@@ -60,7 +60,7 @@ fn forward<D: Device>(trial: &mut Trial<'_, D>, format: MatrixFormat, (tokens, c
     let bias = trial.random.normal(DType::F32, rows, 2.0);
     let before = trial.random.normal(DType::F32, tokens * rows, 3.0);
     let weights = restored(format, &weight, columns);
-    let rounds = trial.stage().0.rounds_activations(format, tokens);
+    let rounds = trial.stage().0.rounds_activations(format);
     let multiplied = if rounds { quantized::rounded_activations(&x, columns) } else { wide(&x) };
     let plain = linear::forward(&multiplied, &weights, None, columns);
     let shifted = linear::forward(&multiplied, &weights, Some(&wide(&bias)), columns);

@@ -5,13 +5,11 @@ use crate::cpu::pool::Shared;
 use crate::dtype::{DType, Storage};
 
 /// Consumes f32 tiles of a product.
-pub(crate) trait Epilogue: Sized {
+pub(crate) trait Epilogue {
     /// Takes the tile whose top left is `(row, column)`, `rows x columns`, `ld` floats between tile rows.
     fn store(&self, row: usize, column: usize, rows: usize, columns: usize, tile: &[f32], ld: usize);
     /// Where such a tile goes, if it need not be changed on its way: a micro-kernel may leave it there itself.
     fn destination(&self, row: usize, column: usize, rows: usize, columns: usize) -> Option<Destination>;
-    /// The same for the columns from `columns` on.
-    fn skip(&self, columns: usize) -> Self;
 }
 
 /// The place of `rows x columns` floats of a matrix.
@@ -33,10 +31,6 @@ pub(crate) struct Store<'a, S> {
 }
 
 impl<S: Storage> Epilogue for Store<'_, S> {
-    fn skip(&self, columns: usize) -> Self {
-        Store { out: self.out.skip(columns), stride: self.stride, bias: self.bias.map(|bias| &bias[columns..]) }
-    }
-
     #[inline(always)]
     fn destination(&self, row: usize, column: usize, rows: usize, columns: usize) -> Option<Destination> {
         let plain = S::DTYPE == DType::F32 && self.bias.is_none();
@@ -74,10 +68,6 @@ pub(crate) struct Add<'a> {
 }
 
 impl Epilogue for Add<'_> {
-    fn skip(&self, columns: usize) -> Self {
-        Add { out: self.out.skip(columns), stride: self.stride, bias: self.bias.map(|bias| &bias[columns..]) }
-    }
-
     #[inline(always)]
     fn destination(&self, row: usize, column: usize, rows: usize, columns: usize) -> Option<Destination> {
         let at = || place(&self.out, self.stride, (row, column), (rows, columns));

@@ -11,7 +11,7 @@ use super::avx2::Avx2;
 use super::avx512::Avx512;
 use super::kernel::Destination;
 use super::pack::{PANEL, PackedB};
-use super::{Epilogue, LONG, Left, LeftLayout, MatElement};
+use super::{Epilogue, LONG, Left, LeftLayout, MatElement, whole_tiles};
 use crate::cpu::isa::Isa;
 use crate::dtype::DType;
 
@@ -130,14 +130,16 @@ fn piece_of<U: Unit>(k: usize) -> usize {
 pub(super) fn scratch_bytes(isa: Isa, k: usize) -> usize {
     match isa {
         Isa::Portable => 0,
-        Isa::Avx2 => scratch_of::<Avx2>(k),
-        _ => scratch_of::<Avx512>(k),
+        Isa::Avx2 => scratch_of::<Avx2>(k, whole_tiles(isa)),
+        _ => scratch_of::<Avx512>(k, whole_tiles(isa)),
     }
 }
 
-fn scratch_of<U: Unit>(k: usize) -> usize {
+fn scratch_of<U: Unit>(k: usize, whole_tiles: usize) -> usize {
     let piece = piece_of::<U>(k).max(piece_of::<U>(U::PIECE));
-    let columns = U::CACHED.max(4 * piece * PANEL);
+    // Of any shorter sum: whole tiles may be more than the share of the cache.
+    let panels_of = |piece: usize| (U::CACHED / (4 * piece * PANEL)).max(1).next_multiple_of(whole_tiles);
+    let columns = (2..=piece).step_by(2).map(|piece| 4 * piece * PANEL * panels_of(piece)).max().unwrap_or(0);
     let panels = columns / (4 * U::PIECE.div_ceil(2) * PANEL);
     let widened = columns + 4 * strip_len(piece) + 4 * sums_len::<U>(panels.max(1));
     widened.max(4 * strip_len(k) + 4 * tile_len::<U>())
@@ -155,6 +157,12 @@ fn sums_len<U: Unit>(panels: usize) -> usize {
 
 fn strip_len(k: usize) -> usize {
     WIDE_ROWS * (k + GAP)
+}
+
+/// Bytes of the calling thread's scratch.
+#[cfg(test)]
+pub(super) fn held() -> usize {
+    WIDE.with_borrow(|wide| wide.len() * size_of::<Line>())
 }
 
 /// Makes the calling thread's scratch that large.

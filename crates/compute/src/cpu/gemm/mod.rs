@@ -200,6 +200,11 @@ pub(crate) fn multiply_here<S: MatElement, E: Epilogue>(
     isa.run(Block { isa, left, m: (0, m), right, panels, epilogue, state });
 }
 
+/// Blocks are of like size, and so many panels or a multiple of it: tiles are two or three panels wide, or one.
+fn whole_tiles(isa: Isa) -> usize {
+    if isa == Isa::Avx2 { 1 } else { 6 }
+}
+
 /// Bytes of `B` that a block goes through again for each strip of rows: they share L2 with `A` and the output.
 fn cached_bytes<S: MatElement>(isa: Isa) -> usize {
     #[cfg(target_arch = "x86_64")]
@@ -259,9 +264,7 @@ pub(crate) fn multiply<S: MatElement, E: Epilogue + Sync>(
     let panel_bytes = panel_bytes::<S>(pool.isa(), right.k);
     let panels = right.n.div_ceil(PANEL);
     let column_blocks = panels.div_ceil((cached_bytes::<S>(pool.isa()) / panel_bytes).max(1));
-    // Blocks of like size, of whole tiles: two or three panels wide, or one.
-    let whole_tiles = if pool.isa() == Isa::Avx2 { 1 } else { 6 };
-    let panels_per_block = panels.div_ceil(column_blocks).next_multiple_of(whole_tiles).min(panels);
+    let panels_per_block = panels.div_ceil(column_blocks).next_multiple_of(whole_tiles(pool.isa())).min(panels);
     let column_blocks = panels.div_ceil(panels_per_block);
     // Rows are split until every thread has a few blocks.
     let wanted = 4 * pool.threads();

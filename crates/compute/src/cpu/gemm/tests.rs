@@ -211,3 +211,29 @@ fn weight_gradients_are_exact() {
         }
     }
 }
+
+/// Of sums of one piece and of several, where whole tiles are more than the caches' share and where they are not.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn widened_operands_fit_what_a_thread_has_reserved() {
+    const LONGEST: usize = 1500;
+    for isa in [Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.is_available()) {
+        let pool = Pool::new(2, isa).unwrap();
+        let reserved = thread_bytes(isa, LONGEST);
+        pool.on_every_thread(|| reserve_thread(isa, reserved));
+        let held = std::sync::Mutex::new(Vec::new());
+        for (k, n) in [(64, 3000), (512, 1000), (576, 1536), (600, 3000), (646, 2000), (1024, 800), (LONGEST, 1100)] {
+            let (m, stride) = (40, k);
+            let a = vec![Bf16::store(1.0); m * stride];
+            let b = vec![Bf16::store(1.0); packed_len::<Bf16>(k, n)];
+            let mut out = vec![0.0_f32; m * n];
+            let store = Store { out: Shared::new(&mut out), stride: n, bias: None };
+            multiply(&pool, Left::rows(&a, m, k, stride), m, PackedB::new(&b, k, n), &store);
+            pool.on_every_thread(|| held.lock().unwrap().push((floats::held(), k, n)));
+        }
+        let most = reserved.next_multiple_of(64);
+        for (bytes, k, n) in held.into_inner().unwrap() {
+            assert!(bytes <= most, "{}: {k} x {n} took {bytes} bytes, {most} are reserved", isa.name());
+        }
+    }
+}

@@ -8,10 +8,9 @@
 //! Activations are rounded to 8 bits as well ([`activations`]): a block's sum of products is then an integer, exact in any
 //! order, and four times as many products come from an instruction as in f32. Blocks are added up in order, in f32. So a
 //! token's result depends neither on how many others there are nor on threads. FLOPs `2 tokens rows columns`, bytes 34/32 or
-//! 18/32 of a weight: with few tokens (decoding) each thread streams its panels once.
-//!
-//! With AVX-512-BF16 and AMX more than [`FEW_TOKENS`] tokens are multiplied otherwise: panels are restored into scratch,
-//! [`CHUNK`] bytes at a time, rounded to bf16 for the sake of the matrix instructions; activations stay as they are.
+//! 18/32 of a weight: with few tokens (decoding) each thread streams its panels once. Where the processor multiplies bf16 as
+//! well, byte products are still the faster way for a prompt: 88 cycles for 16 rows, a block and eight tokens, where
+//! `vdpbf16ps` alone would take 128.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
@@ -19,29 +18,23 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
 
-use super::gemm::pack::pair;
-use super::gemm::{Epilogue, MatElement, PANEL, PackedB};
+use super::gemm::{Epilogue, PANEL};
 use super::isa::{Isa, Kernel, Math};
-use super::linear;
 use super::memory::Carver;
 use super::pool::{Pool, Shared};
-use crate::dtype::DType;
+use crate::dtype::Storage;
 use crate::matrix_format::MatrixFormat;
 use crate::quantize::{self, BLOCK, Block};
 use activations::Rounded;
 
 /// Words of a block's headers.
 const HEADER: usize = PANEL / 2;
-/// Most tokens that are multiplied as integers where the processor multiplies matrices of bf16.
-const FEW_TOKENS: usize = 12;
 /// Tokens multiplied at once from registers.
 const ROWS: usize = 4;
 /// The same with the 32 wide registers of AVX-512, where a block is loaded and taken apart for as many.
 const WIDE_ROWS: usize = 8;
 /// Tokens that a job's panels are multiplied by before the next: their codes share a cache with the panels.
 const STRIP: usize = 128;
-/// Bytes of restored panels: they share a cache with the activations.
-const CHUNK: usize = 2 << 20;
 /// Panels of a job: a few hundred thousand weights.
 const JOB: usize = 8;
 
@@ -209,44 +202,6 @@ impl<'a> Quantized<'a> {
     }
 }
 
-/// Restores a panel into the plain layout.
-struct Restore<'a, C, S> {
-    panel: &'a [u32],
-    out: &'a mut [S],
-    codes: std::marker::PhantomData<C>,
-}
-
-impl<C: Codes, S: MatElement> Kernel for Restore<'_, C, S> {
-    type Output = ();
-    #[inline(always)]
-    fn run<M: Math>(self) {
-        let mut rows = self.out.chunks_exact_mut(PANEL * S::GROUP);
-        for block in self.panel.chunks_exact(C::WORDS) {
-            let scales = Scales::new::<C>(block);
-            for words in block[HEADER..].as_chunks::<PANEL>().0 {
-                for i in (0..C::GROUP).step_by(S::GROUP) {
-                    // The last block may be longer than the matrix.
-                    let Some(row) = rows.next() else { return };
-                    if S::GROUP == 1 {
-                        for (lane, to) in row.iter_mut().enumerate() {
-                            *to = S::store(scales.weight::<C>(C::code(words[lane], i), lane));
-                        }
-                        continue;
-                    }
-                    // Pairs as words, which vectorises.
-                    let mut pairs = [0_u32; PANEL];
-                    for lane in 0..PANEL {
-                        let first = S::store(scales.weight::<C>(C::code(words[lane], i), lane));
-                        pairs[lane] = pair(first, S::store(scales.weight::<C>(C::code(words[lane], i + 1), lane)));
-                    }
-                    // SAFETY: a row is 16 pairs of 16 bits.
-                    unsafe { row.as_mut_ptr().cast::<[u32; PANEL]>().write_unaligned(pairs) };
-                }
-            }
-        }
-    }
-}
-
 /// Tokens by some panels, in integers.
 struct Products<'a, C, E> {
     isa: Isa,
@@ -340,28 +295,13 @@ impl<C: AnyCodes, E: Epilogue> Kernel for Products<'_, C, E> {
     }
 }
 
-/// Whether products of so many tokens round the activations to 8 bits; otherwise they round the weights to bf16.
-pub(super) fn rounds_activations(isa: Isa, activations: DType, tokens: usize) -> bool {
-    tokens <= FEW_TOKENS || isa < Isa::Avx512Bf16 || activations != DType::Bf16
-}
-
-/// Panels restored at a time.
-fn chunk_panels(columns: usize) -> usize {
-    (CHUNK / (4 * PANEL * columns.max(1))).max(1)
-}
-
 /// Bytes of scratch for [`product`] of this many tokens and fewer, of this many columns and fewer.
-pub(super) fn scratch_bytes<S: MatElement>(pool: &Pool, tokens: usize, columns: usize) -> usize {
-    let rounded = |tokens: usize| activations::bytes(tokens, columns.div_ceil(BLOCK));
-    if rounds_activations(pool.isa(), S::DTYPE, tokens) {
-        return rounded(tokens);
-    }
-    let panels = CHUNK.max(4 * PANEL * columns.next_multiple_of(2));
-    rounded(FEW_TOKENS).max(panels + Carver::bytes::<S>(tokens * columns.next_multiple_of(2)))
+pub(super) fn scratch_bytes(tokens: usize, columns: usize) -> usize {
+    activations::bytes(tokens, columns.div_ceil(BLOCK))
 }
 
 /// `x · weightᵀ` into an epilogue.
-pub(super) fn product<S: MatElement, E: Epilogue + Sync>(
+pub(super) fn product<S: Storage, E: Epilogue + Sync>(
     pool: &Pool,
     x: &[S],
     tokens: usize,
@@ -372,7 +312,7 @@ pub(super) fn product<S: MatElement, E: Epilogue + Sync>(
     with_codes!(weight.format, C => product_as::<C, S, E>(pool, x, tokens, weight, epilogue, scratch));
 }
 
-fn product_as<C: AnyCodes, S: MatElement, E: Epilogue + Sync>(
+fn product_as<C: AnyCodes, S: Storage, E: Epilogue + Sync>(
     pool: &Pool,
     x: &[S],
     tokens: usize,
@@ -380,39 +320,9 @@ fn product_as<C: AnyCodes, S: MatElement, E: Epilogue + Sync>(
     epilogue: &E,
     scratch: &mut [u8],
 ) {
-    let k = weight.columns;
-    let mut scratch = Carver::new(scratch);
-    if rounds_activations(pool.isa(), S::DTYPE, tokens) {
-        let (x, isa) = (Rounded::new(pool, x, (tokens, k), &mut scratch), pool.isa());
-        return pool.for_ranges(weight.rows.div_ceil(PANEL), JOB, |panels| {
-            isa.run(Products::<C, E> { isa, x, tokens, weight, panels, epilogue, codes: std::marker::PhantomData });
-        });
-    }
-    let panels = scratch.take::<S>(chunk_panels(k) * PANEL * k.next_multiple_of(S::GROUP));
-    let padding = scratch.take::<S>(linear::padding_len::<S>(tokens, k));
-    by_chunks::<C, S>(pool, weight, panels, |right, columns| {
-        linear::product(pool, x, tokens, right, &epilogue.skip(columns), padding);
+    let isa = pool.isa();
+    let x = Rounded::new(pool, x, (tokens, weight.columns), &mut Carver::new(scratch));
+    pool.for_ranges(weight.rows.div_ceil(PANEL), JOB, |panels| {
+        isa.run(Products::<C, E> { isa, x, tokens, weight, panels, epilogue, codes: std::marker::PhantomData });
     });
-}
-
-/// Restores the panels chunk by chunk and hands each to `consume` with its first column.
-fn by_chunks<C: Codes, S: MatElement>(
-    pool: &Pool,
-    weight: Quantized<'_>,
-    restored: &mut [S],
-    mut consume: impl FnMut(PackedB<'_, S>, usize),
-) {
-    let panel_len = PANEL * weight.columns.next_multiple_of(S::GROUP);
-    let chunk = chunk_panels(weight.columns);
-    for first in (0..weight.rows.div_ceil(PANEL)).step_by(chunk) {
-        let columns = (weight.rows - first * PANEL).min(chunk * PANEL);
-        let shared = Shared::new(&mut *restored);
-        pool.for_each(columns.div_ceil(PANEL), |panel| {
-            // SAFETY: panels are disjoint.
-            let out = unsafe { shared.slice_mut(panel * panel_len, panel_len) };
-            let codes = std::marker::PhantomData::<C>;
-            pool.isa().run(Restore { panel: weight.panel::<C>(first + panel), out, codes });
-        });
-        consume(PackedB::new(restored, weight.columns, columns), first * PANEL);
-    }
 }
