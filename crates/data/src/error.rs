@@ -395,7 +395,12 @@ pub enum Error {
     },
     /// A source with fewer tokens than one row.
     #[error(
-        "source `{source_name}` ({split}) has {tokens} tokens, but one row needs {needed}; give more text or a shorter context"
+        "source `{source_name}` ({split}) has {tokens} tokens, but one row needs {needed}; {}",
+        if *split == "val" {
+            "raise data.validation_fraction (whole documents are held out), give more or shorter documents, or a shorter context"
+        } else {
+            "give more text or a shorter context"
+        }
     )]
     SourceTooShort {
         /// The source.

@@ -55,14 +55,18 @@ impl ShardSet {
         Ok(Self { source: manifest.source, split, shards, starts, bytes })
     }
 
-    /// Reads every shard of `folder` and compares checksums.
+    /// Reads every shard of `folder` and compares checksums. `progress` hears how many tokens of all have been read.
     ///
     /// # Errors
     /// [`Error::ShardChecksum`], and those of [`Manifest::load`] and [`ShardReader::open`].
-    pub fn verify(folder: &Path) -> Result<(), Error> {
+    pub fn verify(folder: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<(), Error> {
         let manifest = Manifest::load(folder)?;
+        let total = manifest.shards.iter().map(|entry| entry.tokens).sum();
+        let mut read = 0;
         for entry in &manifest.shards {
+            progress(read, total);
             ShardReader::open(&folder.join(&entry.file), manifest.vocab_size)?.verify(entry)?;
+            read += entry.tokens;
         }
         Ok(())
     }

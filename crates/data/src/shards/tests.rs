@@ -73,7 +73,7 @@ fn shards_hold_every_document_between_controls() {
             assert_eq!(piece, expected[start.min(end) as usize..end as usize]);
         }
     }
-    ShardSet::verify(dir.path()).unwrap();
+    ShardSet::verify(dir.path(), &mut |_, _| {}).unwrap();
     assert_eq!(Manifest::load(dir.path()).unwrap(), manifest);
 }
 
@@ -411,7 +411,7 @@ fn id_outside_the_vocabulary_is_an_error() {
 fn flipped_bit_is_found_by_verify() {
     let (dir, set) = damaged(|bytes| bytes[1024 + 40] ^= 1);
     assert!(set.is_ok());
-    assert!(matches!(ShardSet::verify(dir.path()), Err(Error::ShardChecksum { .. })));
+    assert!(matches!(ShardSet::verify(dir.path(), &mut |_, _| {}), Err(Error::ShardChecksum { .. })));
 }
 
 #[test]

@@ -242,6 +242,14 @@ impl Tokenizer {
         self.parts.token_bytes.len()
     }
 
+    /// How many digits are a word, at most, of a tokenizer that this program has trained.
+    pub fn digits(&self) -> Option<Digits> {
+        match self.parts.scheme {
+            Scheme::Own(digits) => Some(digits),
+            _ => None,
+        }
+    }
+
     /// SHA-256 of [`Tokenizer::to_json`], hexadecimal: shards and checkpoints carry it.
     pub fn fingerprint(&self) -> String {
         self.fingerprint.clone()

@@ -272,7 +272,7 @@ fn those_of_every_so_many_steps_are_kept_for_good() {
 fn one_of_a_run_that_was_stopped_pushes_out_none_of_the_schedule() {
     let dir = tempfile::tempdir().unwrap();
     let store = || CheckpointStore::new(dir.path(), 2).unwrap().regularly(180, 400);
-    let mut after = |step| {
+    let after = |step| {
         save(&store(), step).unwrap();
         store().steps().unwrap()
     };

@@ -72,6 +72,18 @@ pub fn tokenizer(recipe: &Recipe, dir: &RunDir, observer: &mut dyn StageObserver
                 ),
             });
         }
+        if let (Some(found), Some(wanted)) = (tokenizer.digits(), recipe.tokenizer.digits)
+            && found != wanted
+        {
+            let (found, wanted) = (found.number(), wanted.number());
+            return Err(TrainError::RunState {
+                path,
+                reason: format!(
+                    "has words of at most {found} digits, tokenizer.digits is {wanted}; set it to {found}, or choose another \
+                     run.dir"
+                ),
+            });
+        }
         return Ok(tokenizer);
     }
     let tokenizer = train_tokenizer(recipe, observer)?;
@@ -97,7 +109,7 @@ fn train_tokenizer(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<
     let options = TrainOptions {
         vocab_size: recipe.tokenizer.vocab_size,
         max_bytes: recipe.tokenizer.sample_bytes,
-        digits: recipe.tokenizer.digits,
+        digits: recipe.tokenizer.digits.unwrap_or_default(),
         ..TrainOptions::default()
     };
     options.check()?;
@@ -175,6 +187,8 @@ pub fn shards(
         check_present(&folder, tokenizer, &options, under_way)?;
         let manifest = match finished(&folder, &source.name, tokenizer, &options)? {
             Some(manifest) => {
+                let task = format!("check the shards of {}", source.name);
+                ShardSet::verify(&folder, &mut |read, total| observer.progress(&task, "tokens", read, Some(total)))?;
                 before.unseen.push((source, options.curation));
                 manifest
             }

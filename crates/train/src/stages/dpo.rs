@@ -19,9 +19,10 @@ use casallm_model::parameters::Parameters;
 use casallm_model::workspace::Recompute;
 
 use super::conversations::{cleaned, identity, sample, write_report};
+use super::packing::Packing;
 use super::pretrain::text_validation;
 use super::references::{self, Key};
-use super::sft::{Base, Packing, name_question};
+use super::sft::{Base, name_question};
 use super::{
     RunDir, Sized, StageObserver, keep_settings, matrices_of, open_store, optimizer_config, peak, sized,
     update_settings,
@@ -203,12 +204,10 @@ fn text(
     let mut sets = Vec::new();
     if !recipe.data.sft.is_empty() {
         let held_out = cleaned(recipe, observer)?.validation;
-        if !held_out.is_empty() {
-            let micro_tokens = stage.micro_rows() * stage.context;
-            let template = &base.template;
-            let packing = Packing { tokenizer, template, context: stage.context, micro_tokens, seed: recipe.data.seed };
-            sets.push(packing.validation(&held_out, stage.eval_tokens)?);
-        }
+        let micro_tokens = stage.micro_rows() * stage.context;
+        let template = &base.template;
+        let packing = Packing { tokenizer, template, context: stage.context, micro_tokens, seed: recipe.data.seed };
+        sets.extend(packing.validation(&held_out, stage.eval_tokens, observer)?);
     }
     // Shards of the run hold ids of the run's own tokenizer.
     let tokenised =

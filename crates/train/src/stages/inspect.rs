@@ -14,7 +14,8 @@ use serde::Serialize;
 
 use super::conversations::{ConversationsReport, gather};
 use super::dpo::Pairs;
-use super::sft::{Base, Packing, model_of};
+use super::packing::Packing;
+use super::sft::{Base, model_of};
 use super::{Prepared, RunDir, StageObserver, pretrain, shards, tokenizer};
 use crate::error::TrainError;
 use crate::feed::{DpoFeed, Feed};

@@ -8,6 +8,7 @@ mod documents;
 mod dpo;
 mod inspect;
 mod memory;
+mod packing;
 mod pretrain;
 mod references;
 mod sft;

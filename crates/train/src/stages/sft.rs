@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use casallm_compute::{Device, MatrixUse, memory};
-use casallm_data::chat::{ChatTemplate, Conversation, Role};
-use casallm_data::packing::{ConversationSet, FitReport};
+use casallm_data::chat::{ChatTemplate, Role};
+use casallm_data::packing::FitReport;
 use casallm_data::tokenizer::Tokenizer;
 use casallm_model::config::ModelConfig;
 use casallm_model::directory::{GENERATION_CONFIG, ModelDirectory, StoredDtype, TOKENIZER, TOKENIZER_CONFIG};
@@ -17,6 +17,7 @@ use casallm_model::parameters::Parameters;
 use casallm_model::workspace::Recompute;
 
 use super::conversations::{Conversations, gather, write_report};
+use super::packing::Packing;
 use super::{
     RunDir, Sized, StageObserver, config_of, keep_settings, matrices_of, open_store, optimizer_config, peak, save,
     sized, update_settings, write_model,
@@ -24,7 +25,7 @@ use super::{
 use crate::error::TrainError;
 use crate::feed::SftFeed;
 use crate::interrupt::Interrupt;
-use crate::recipe::{Checkpointing, Recipe, Sft, Stage};
+use crate::recipe::{Checkpointing, Recipe, Stage};
 use crate::samples::{self, DEFAULT_PROMPTS, PROMPT_TOKENS, Prompt, Samples};
 use crate::trainer::{Outcome, Trainer, TrainerConfig};
 use crate::validation::ValidationSet;
@@ -101,48 +102,6 @@ impl Base {
         let texts: Vec<_> =
             kept.map(|name| Ok((name, self.directory.text(name)?))).collect::<Result<_, TrainError>>()?;
         write_model(dir, network, &texts, dtype)
-    }
-}
-
-/// How conversations become ids and are packed.
-#[derive(Clone, Copy)]
-pub(super) struct Packing<'a> {
-    /// The model's tokenizer.
-    pub(super) tokenizer: &'a Tokenizer,
-    /// Its chat template.
-    pub(super) template: &'a ChatTemplate,
-    /// Tokens of the longest.
-    pub(super) context: usize,
-    /// Tokens of a micro-batch.
-    pub(super) micro_tokens: usize,
-    /// Seed of the order.
-    pub(super) seed: u64,
-}
-
-impl Packing<'_> {
-    fn pack(self, conversations: &[Conversation]) -> Result<(ConversationSet, FitReport), TrainError> {
-        let Packing { tokenizer, template, context, micro_tokens, seed } = self;
-        Ok(ConversationSet::from_conversations(conversations, tokenizer, template, context, micro_tokens, seed)?)
-    }
-
-    /// The fixed validation of at least `eval_tokens`, where there are so many.
-    pub(super) fn validation(
-        self,
-        conversations: &[Conversation],
-        eval_tokens: u64,
-    ) -> Result<ValidationSet, TrainError> {
-        let (held_out, _) = self.pack(conversations)?;
-        let lengths = self.tokenizer.byte_lengths();
-        let plan = held_out.plan(0);
-        let rows = eval_tokens.div_ceil(self.micro_tokens as u64).max(1);
-        let batches: Vec<_> =
-            (0..plan.len().min(usize::try_from(rows).unwrap_or(usize::MAX))).filter_map(|i| plan.batch(i)).collect();
-        let supervised = batches.iter().flat_map(|b| b.targets.iter().zip(&b.weights));
-        let bytes = supervised
-            .filter(|(_, weight)| **weight > 0.0)
-            .map(|(target, _)| u64::from(lengths.get(*target as usize).copied().unwrap_or(0)))
-            .sum();
-        Ok(ValidationSet { source: "conversations".to_owned(), batches, bytes: Some(bytes), pairs: None })
     }
 }
 
@@ -239,20 +198,6 @@ fn opened(recipe: &Recipe, path: PathBuf) -> Result<(ModelDirectory, Tokenizer),
     Ok((directory, tokenizer))
 }
 
-impl<'a> Packing<'a> {
-    /// That of a recipe's second stage.
-    pub(super) fn of(recipe: &Recipe, stage: &Sft, tokenizer: &'a Tokenizer, template: &'a ChatTemplate) -> Self {
-        let micro_tokens = stage.micro_rows() * stage.context;
-        Packing { tokenizer, template, context: stage.context, micro_tokens, seed: recipe.data.seed }
-    }
-
-    /// The batches of a recipe's second stage, and what became of conversations longer than the context.
-    pub(super) fn feed(self, stage: &Sft, train: &[Conversation]) -> Result<(SftFeed, FitReport), TrainError> {
-        let (set, fit) = self.pack(train)?;
-        Ok((SftFeed::new(set, stage.epochs, stage.accumulation()), fit))
-    }
-}
-
 /// Reads and packs the conversations for the model that the stage begins with.
 ///
 /// # Errors
@@ -264,10 +209,8 @@ pub fn sft_setup(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Sf
     let conversations = gather(recipe, stage, observer)?;
     let packing = Packing::of(recipe, stage, tokenizer, &base.template);
     let (feed, fit) = packing.feed(stage, &conversations.train)?;
-    let mut validation = Vec::new();
-    if !conversations.validation.is_empty() {
-        validation.push(packing.validation(&conversations.validation, stage.eval_tokens)?);
-    }
+    let held_out = packing.validation(&conversations.validation, stage.eval_tokens, observer)?;
+    let validation = Vec::from_iter(held_out);
     let steps = feed.steps();
     let mut config = sft_config(recipe, steps)?;
     config.settings += &format!("conversations = \"{}\"\n", conversations.fingerprint(tokenizer));
