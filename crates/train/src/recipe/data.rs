@@ -48,9 +48,9 @@ pub struct Tokenizer {
     pub vocab_size: usize,
     /// Bytes of training text that the merges are learned from, drawn from all of it by `data.seed`.
     pub sample_bytes: u64,
-    /// How many digits are a word, at most, where the recipe says so; otherwise three, or what the run's tokenizer does.
-    #[serde(skip_serializing_if = "is_usual", serialize_with = "as_number")]
-    pub digits: Option<Digits>,
+    /// How many digits are a word, at most.
+    #[serde(skip_serializing_if = "is_default", serialize_with = "as_number")]
+    pub digits: Digits,
 }
 
 impl Tokenizer {
@@ -60,22 +60,17 @@ impl Tokenizer {
         Ok(Self {
             vocab_size: section.size("vocab_size", least, MAX_VOCAB)?.unwrap_or(40_960),
             sample_bytes: section.integer("sample_bytes", 1, 1 << 50)?.unwrap_or(200_000_000),
-            digits: section.integer("digits", 1, 3)?.map(|digits| match digits {
-                1 => Digits::One,
-                2 => Digits::Two,
+            digits: match section.integer("digits", 1, 3)? {
+                Some(1) => Digits::One,
+                Some(2) => Digits::Two,
                 _ => Digits::Three,
-            }),
+            },
         })
     }
 }
 
-/// A run's settings have always left out what is the default.
-fn is_usual(digits: &Option<Digits>) -> bool {
-    digits.is_none_or(|digits| digits == Digits::default())
-}
-
-fn as_number<S: Serializer>(digits: &Option<Digits>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u64(digits.unwrap_or_default().number() as u64)
+fn as_number<S: Serializer>(digits: &Digits, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(digits.number() as u64)
 }
 
 /// Documents to pre-train on.

@@ -15,7 +15,7 @@ use casallm_data::tokenizer::{Tokenizer, TrainOptions};
 
 use super::{EMBEDDED, RunDir, StageObserver};
 use crate::error::TrainError;
-use crate::recipe::{PretrainSource, Recipe};
+use crate::recipe::{PretrainSource, Recipe, Stage};
 
 /// A stream of documents that may be handed to another thread.
 type Documents = Box<dyn Iterator<Item = Result<Document, DataError>> + Send>;
@@ -72,10 +72,11 @@ pub fn tokenizer(recipe: &Recipe, dir: &RunDir, observer: &mut dyn StageObserver
                 ),
             });
         }
-        if let (Some(found), Some(wanted)) = (tokenizer.digits(), recipe.tokenizer.digits)
-            && found != wanted
-        {
-            let (found, wanted) = (found.number(), wanted.number());
+        // A run that has begun goes on with what it began with: two digits were once what a recipe without the key meant.
+        let has_begun =
+            std::fs::read_dir(dir.checkpoints(Stage::Pretrain)).is_ok_and(|mut found| found.next().is_some());
+        if let Some(found) = tokenizer.digits().filter(|found| *found != recipe.tokenizer.digits && !has_begun) {
+            let (found, wanted) = (found.number(), recipe.tokenizer.digits.number());
             return Err(TrainError::RunState {
                 path,
                 reason: format!(
@@ -109,7 +110,7 @@ fn train_tokenizer(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<
     let options = TrainOptions {
         vocab_size: recipe.tokenizer.vocab_size,
         max_bytes: recipe.tokenizer.sample_bytes,
-        digits: recipe.tokenizer.digits.unwrap_or_default(),
+        digits: recipe.tokenizer.digits,
         ..TrainOptions::default()
     };
     options.check()?;
