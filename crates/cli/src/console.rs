@@ -17,7 +17,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::Ended;
 use crate::args::Output;
 use crate::plan;
-use crate::streams::{tell, write_line};
+use crate::streams::{reader_left, tell, write_line};
 
 /// Without a terminal, a line at most this often.
 const LOG_EVERY: Duration = Duration::from_secs(15);
@@ -28,6 +28,8 @@ pub(crate) struct Console {
     quiet: bool,
     brief: bool,
     terminal: bool,
+    /// Whether stdout is a terminal, too. One that is lost later is none any more.
+    out_terminal: bool,
     bar: Option<(String, ProgressBar)>,
     begun: Instant,
     logged: Option<Instant>,
@@ -43,7 +45,8 @@ impl Console {
             json: output.json,
             quiet: output.quiet || output.json,
             brief: false,
-            terminal: std::io::stderr().is_terminal(),
+            terminal: io::stderr().is_terminal(),
+            out_terminal: io::stdout().is_terminal(),
             bar: None,
             begun: Instant::now(),
             logged: None,
@@ -69,14 +72,21 @@ impl Console {
         }
     }
 
-    /// A line for machines. What cannot be written is no reason to stop; [`Console::ended`] answers for it.
+    /// A line for machines.
     pub(crate) fn emit(&mut self, value: &serde_json::Value) {
-        if !self.json || self.unwritten.is_some() {
+        if self.json {
+            self.write(&value.to_string());
+        }
+    }
+
+    /// What was asked for, on stdout. What cannot be written is no reason to stop; [`Console::ended`] answers for it.
+    pub(crate) fn write(&mut self, text: &str) {
+        if self.unwritten.is_some() {
             return;
         }
-        if let Err(error) = write_line(&value.to_string()) {
+        if let Err(error) = write_line(text) {
             // A reader that has left has seen what it wanted to see.
-            if error.kind() != io::ErrorKind::BrokenPipe {
+            if !reader_left(&error, self.out_terminal) {
                 tell(&format!("casallm: cannot write to stdout: {error}; going on without it"));
             }
             self.unwritten = Some(error);
@@ -86,10 +96,10 @@ impl Console {
     /// How the command ended, once it has done everything else.
     ///
     /// # Errors
-    /// Lines for machines were lost.
+    /// Lines on stdout were lost.
     pub(crate) fn ended(&mut self, ended: Ended) -> Result<Ended> {
         match self.unwritten.take() {
-            Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Some(error) if !reader_left(&error, self.out_terminal) => {
                 Err(error).context("the work is done and saved, but not all lines could be written to stdout")
             }
             _ => Ok(ended),
