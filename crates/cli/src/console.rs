@@ -12,12 +12,13 @@ use casallm_train::preference::PreferenceMetrics;
 use casallm_train::recipe::Stage;
 use casallm_train::stages::StageObserver;
 use casallm_train::trainer::Observer;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressDrawTarget;
 
 use crate::Ended;
 use crate::args::Output;
 use crate::plan;
-use crate::streams::{tell, write_line};
+use crate::streams::{reader_left, tell, write_line};
+use crate::task::Task;
 
 /// Without a terminal, a line at most this often.
 const LOG_EVERY: Duration = Duration::from_secs(15);
@@ -28,8 +29,9 @@ pub(crate) struct Console {
     quiet: bool,
     brief: bool,
     terminal: bool,
-    bar: Option<(String, ProgressBar)>,
-    begun: Instant,
+    /// Whether stdout is a terminal, too. One that is lost later is none any more.
+    out_terminal: bool,
+    task: Option<Task>,
     logged: Option<Instant>,
     last_validation: Option<f64>,
     last_pairs: Option<PreferenceMetrics>,
@@ -43,9 +45,9 @@ impl Console {
             json: output.json,
             quiet: output.quiet || output.json,
             brief: false,
-            terminal: std::io::stderr().is_terminal(),
-            bar: None,
-            begun: Instant::now(),
+            terminal: io::stderr().is_terminal(),
+            out_terminal: io::stdout().is_terminal(),
+            task: None,
             logged: None,
             last_validation: None,
             last_pairs: None,
@@ -63,20 +65,27 @@ impl Console {
         if self.quiet {
             return;
         }
-        match &self.bar {
-            Some((_, bar)) => bar.suspend(|| tell(text)),
+        match &self.task {
+            Some(task) => task.bar.suspend(|| tell(text)),
             None => tell(text),
         }
     }
 
-    /// A line for machines. What cannot be written is no reason to stop; [`Console::ended`] answers for it.
+    /// A line for machines.
     pub(crate) fn emit(&mut self, value: &serde_json::Value) {
-        if !self.json || self.unwritten.is_some() {
+        if self.json {
+            self.write(&value.to_string());
+        }
+    }
+
+    /// What was asked for, on stdout. What cannot be written is no reason to stop; [`Console::ended`] answers for it.
+    pub(crate) fn write(&mut self, text: &str) {
+        if self.unwritten.is_some() {
             return;
         }
-        if let Err(error) = write_line(&value.to_string()) {
+        if let Err(error) = write_line(text) {
             // A reader that has left has seen what it wanted to see.
-            if error.kind() != io::ErrorKind::BrokenPipe {
+            if !reader_left(&error, self.out_terminal) {
                 tell(&format!("casallm: cannot write to stdout: {error}; going on without it"));
             }
             self.unwritten = Some(error);
@@ -86,10 +95,10 @@ impl Console {
     /// How the command ended, once it has done everything else.
     ///
     /// # Errors
-    /// Lines for machines were lost.
+    /// Lines on stdout were lost.
     pub(crate) fn ended(&mut self, ended: Ended) -> Result<Ended> {
         match self.unwritten.take() {
-            Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Some(error) if !reader_left(&error, self.out_terminal) => {
                 Err(error).context("the work is done and saved, but not all lines could be written to stdout")
             }
             _ => Ok(ended),
@@ -106,51 +115,31 @@ impl Console {
     }
 
     /// Moves the bar of a task, or begins it; where there is no terminal, a line now and then.
-    pub(crate) fn show(&mut self, task: &str, unit: &str, done: u64, total: Option<u64>, message: &str) {
+    pub(crate) fn show(&mut self, name: &str, unit: &str, done: u64, total: Option<u64>, message: &str) {
         if self.quiet {
             return;
         }
-        if self.bar.as_ref().is_none_or(|(name, _)| name != task) {
+        if self.task.as_ref().is_none_or(|task| task.name != name) {
             self.clear();
-            self.begun = Instant::now();
             // The first line of a task in a log comes after a while: short tasks need none.
             self.logged = Some(Instant::now());
-            let bar = match total {
-                Some(total) => ProgressBar::new(total),
-                None => ProgressBar::new_spinner(),
-            };
-            let counts = match unit {
-                "bytes" => "{bytes}/{total_bytes}",
-                _ => "{pos}/{len}",
-            };
-            let template = match total {
-                Some(_) => format!("{{prefix:14}} {{bar:28}} {counts} {{elapsed}} left {{eta}}  {{msg}}"),
-                None => "{prefix:14} {spinner} {bytes} {elapsed}  {msg}".to_owned(),
-            };
-            if let Ok(style) = ProgressStyle::with_template(&template) {
-                bar.set_style(style);
-            }
-            bar.set_prefix(task.to_owned());
-            self.bar = Some((task.to_owned(), bar));
+            self.task = Some(Task::new(name, unit, done, total, ProgressDrawTarget::stderr()));
         }
-        if let Some((_, bar)) = &self.bar {
-            bar.set_position(done);
-            bar.set_message(message.to_owned());
-        }
-        if !self.terminal && self.due() {
-            let seconds = self.begun.elapsed().as_secs_f64();
-            let left =
-                total.filter(|_| done > 0).map(|total| seconds / done as f64 * total.saturating_sub(done) as f64);
+        let due = !self.terminal && self.due();
+        let Some(task) = &mut self.task else { return };
+        task.show(done, message);
+        if due {
+            let left = total.and_then(|total| task.left(done, total));
             let left = left.map(|s| format!(", about {} left", duration(s))).unwrap_or_default();
             let of = total.map(|t| format!(" of {t}")).unwrap_or_default();
-            tell(&format!("{task}: {done}{of} {unit}{left}  {message}"));
+            tell(&format!("{name}: {done}{of} {unit}{left}  {message}"));
         }
     }
 
     /// Takes the bar away.
     pub(crate) fn clear(&mut self) {
-        if let Some((_, bar)) = self.bar.take() {
-            bar.finish_and_clear();
+        if let Some(task) = self.task.take() {
+            task.bar.finish_and_clear();
         }
     }
 }

@@ -23,6 +23,7 @@ mod selftest;
 mod serve;
 pub mod streams;
 mod sweep;
+mod task;
 mod tensorboard;
 mod tokens;
 mod training;

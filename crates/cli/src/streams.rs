@@ -19,6 +19,16 @@ pub(crate) fn write_line(text: &str) -> io::Result<()> {
     writeln!(out, "{text}").and_then(|()| out.flush())
 }
 
+/// Whether an error of [`write_line`] says that the reader has left: a pipe that was closed, or a terminal that was lost.
+/// The same error of a file is a fault of its disk, so that one has to know what stdout was.
+pub(crate) fn reader_left(error: &io::Error, terminal: bool) -> bool {
+    #[cfg(unix)]
+    let lost = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+    #[cfg(not(unix))]
+    let lost = false;
+    error.kind() == io::ErrorKind::BrokenPipe || terminal && lost
+}
+
 /// A line on stderr. Where it cannot be written there is no place left to say so.
 pub fn tell(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");

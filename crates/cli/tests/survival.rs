@@ -7,6 +7,7 @@ mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, SystemTime};
@@ -279,6 +280,70 @@ fn bad_page_and_kills() {
     assert!(found.file("run/base/model.safetensors") == expected.file("run/base/model.safetensors"));
     let (found, expected) = (found.file("run/metrics.jsonl"), expected.file("run/metrics.jsonl"));
     assert_eq!(reproducible(found), reproducible(expected));
+}
+
+/// A pseudo-terminal: the side that a window or ssh holds, and the side of the program.
+fn terminal() -> (fs::File, fs::File) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    // A program that held the other side, too, could not lose it.
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+    // The test may have no terminal itself, and is not to get this one.
+    let noctty = rustix::fs::OFlags::NOCTTY.bits() as i32;
+    let program = fs::OpenOptions::new().read(true).write(true).custom_flags(noctty).open(name).unwrap();
+    (master.into(), program)
+}
+
+/// The window is closed, or ssh breaks off: whatever the run prints from then on fails, which neither ends it nor spoils its
+/// end; SIGHUP has it save and stop, and a second one does no more.
+#[test]
+fn terminal_that_is_lost() {
+    if !support::hears_hangup() {
+        println!("skipped: SIGHUP is ignored here");
+        return;
+    }
+    let mut cases = vec![&["--json"][..], &[]];
+    while let Some(flags) = cases.last() {
+        let folder = tempfile::tempdir().unwrap();
+        write_inputs(folder.path());
+        let (master, program) = terminal();
+        let mut command = casallm(folder.path(), &[&["pretrain", "tiny.toml"], *flags].concat());
+        command.stdin(program.try_clone().unwrap()).stdout(program.try_clone().unwrap()).stderr(program);
+        let mut child = command.spawn().unwrap();
+        // It holds the program's side as well.
+        drop(command);
+        let mut reader = BufReader::new(master);
+        let (mut shown, under_way) = (Vec::new(), if flags.is_empty() { "/40 " } else { "\"step\":7," });
+        while !String::from_utf8_lossy(&shown).contains(under_way) {
+            let piece = reader.fill_buf().unwrap();
+            let count = piece.len();
+            shown.extend_from_slice(piece);
+            reader.consume(count);
+        }
+        support::signal(&child, "STOP");
+        drop(reader);
+        support::signal(&child, "HUP");
+        support::signal(&child, "CONT");
+        let _ =
+            std::process::Command::new("kill").args(["-HUP", &child.id().to_string()]).stderr(Stdio::null()).status();
+        let status = child.wait().unwrap();
+        if status.success() {
+            // It was done before the signal reached it: another try.
+            continue;
+        }
+        cases.pop();
+        assert_eq!(status.code(), Some(130), "{status}");
+        let newest =
+            fs::read_dir(folder.path().join(CHECKPOINTS)).unwrap().map(|entry| entry.unwrap().file_name()).max();
+        let newest = newest.unwrap().into_string().unwrap();
+        let metrics = fs::read(folder.path().join("run/metrics.jsonl")).unwrap();
+        let last: serde_json::Value = serde_json::from_str(reproducible(&metrics).last().unwrap()).unwrap();
+        assert_eq!(newest, format!("step-{:06}", last["step"].as_u64().unwrap()));
+        run(folder.path(), &["pretrain", "tiny.toml", "--resume"]).succeeded();
+        assert_same(trained(), &folder.path().join("run"));
+    }
 }
 
 /// Those of every so many steps are kept for good, beside the last and the best.

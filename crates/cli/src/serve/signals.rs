@@ -1,7 +1,10 @@
-//! SIGINT and SIGTERM while serving: the first ends it in order, the second at once.
+//! SIGINT, SIGTERM and a lost terminal (SIGHUP, unless it is ignored) while serving: the first ends it in order, the second
+//! at once.
 
 use std::io;
 
+#[cfg(unix)]
+use casallm_train::interrupt::hangup_is_ignored;
 use tokio::sync::watch;
 
 /// How many signals have come.
@@ -15,12 +18,18 @@ impl Signals {
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         #[cfg(unix)]
         let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+        #[cfg(unix)]
+        let mut hangup = match hangup_is_ignored() {
+            true => None,
+            false => Some(tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?),
+        };
         tokio::spawn(async move {
             loop {
                 #[cfg(unix)]
                 tokio::select! {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
+                    Some(()) = async { hangup.as_mut()?.recv().await } => {}
                 }
                 #[cfg(not(unix))]
                 if tokio::signal::ctrl_c().await.is_err() {

@@ -27,7 +27,6 @@ use crate::Ended;
 use crate::args::{Sweep, SweptStage};
 use crate::console::Console;
 use crate::devices::{self, on_device};
-use crate::streams::print;
 use crate::tensorboard::Recorder;
 use board::{Board, Listener};
 use grid::{Grid, Trial};
@@ -140,7 +139,7 @@ pub(crate) fn run(flags: &Sweep) -> Result<Ended> {
     pages::write(out, &conditions, &results, &rows)?;
     let mut console = board.into_console();
     if !flags.output.json && !flags.output.quiet {
-        print(&results.table().text())?;
+        console.write(&results.table().text());
     }
     for (name, why) in results.unfinished() {
         console.say(&format!("{name}: {why}"));

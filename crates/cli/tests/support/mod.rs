@@ -10,7 +10,7 @@ mod small_disk;
 mod tiny_run;
 mod tree;
 
-pub use program::{Finished, casallm, run, signal};
+pub use program::{Finished, casallm, hears_hangup, run, signal};
 #[cfg(unix)]
 pub use small_disk::SmallDisk;
 pub use tiny_run::{RECIPE, conversations, documents, trained, trained_folder, write_inputs};

@@ -22,6 +22,15 @@ pub fn signal(process: &Child, name: &str) {
     assert!(status.success(), "kill -{name}");
 }
 
+/// Whether a program that is started here hears SIGHUP: not where the tests themselves were told to outlive their terminal,
+/// and elsewhere than on Linux only with a terminal.
+pub fn hears_hangup() -> bool {
+    #[cfg(target_os = "linux")]
+    return !casallm_train::interrupt::hangup_is_ignored();
+    #[cfg(not(target_os = "linux"))]
+    false
+}
+
 /// How a command ended and what it said.
 #[derive(Debug)]
 pub struct Finished {

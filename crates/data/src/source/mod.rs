@@ -4,6 +4,7 @@
 //! Memory holds one record (parquet: one page of each column) at a time. Called by `tokenizer` training, `shards`,
 //! `curation` and `conversations`, with files or with the bytes that the program carries in itself.
 
+mod contained;
 mod documents;
 mod files;
 mod json_lines;

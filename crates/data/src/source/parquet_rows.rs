@@ -1,7 +1,6 @@
 //! `.parquet`: rows of a file, row group by row group, either all columns as JSON or those of documents.
 
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use parquet::record::{Field, Row};
 use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type};
 use serde_json::Value;
 
+use super::contained::contained;
 use super::documents::{Document, SourceOptions};
 use super::parquet_bounds::{CheckedFile, CheckedGroup, check_pages};
 use crate::error::Error;
@@ -207,9 +207,9 @@ fn fault(path: &Path, error: &ParquetError) -> Error {
 /// Runs the decoder. It asserts what a damaged file or an odd schema does not keep; such a panic is the file's fault
 /// and becomes its error. The decoder is not used again after an error, so nothing sees it half-changed.
 fn guarded<T>(path: &Path, decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, Error> {
-    match catch_unwind(AssertUnwindSafe(decode)) {
-        Ok(result) => result.map_err(|e| fault(path, &e)),
-        Err(_) => Err(Error::Parquet {
+    match contained(decode) {
+        Some(result) => result.map_err(|e| fault(path, &e)),
+        None => Err(Error::Parquet {
             path: path.to_path_buf(),
             message: "the decoder met contents that the format does not allow".to_owned(),
         }),
