@@ -89,21 +89,21 @@ pub struct Quickstart {
     /// Where everything goes; run again with the same folder to go on after an interruption
     #[arg(long, default_value = "runs/quickstart")]
     pub dir: PathBuf,
-    /// How long it may take; the model and the tokens are chosen to fit this machine's speed
-    #[arg(long, default_value_t = 13.5)]
-    pub minutes: f64,
+    /// How long it may take; the model and the tokens are chosen to fit this machine's speed [default: 13.5]
+    #[arg(long)]
+    pub minutes: Option<f64>,
     /// End without opening the page
     #[arg(long)]
     pub no_chat: bool,
-    /// Seed of everything random
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// What the chatbot is called
-    #[arg(long, default_value = "Casa")]
-    pub name: String,
-    /// Who made it, as in "I was made by ..."
-    #[arg(long, default_value = "the Casa family")]
-    pub maker: String,
+    /// Seed of everything random [default: 1]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// What the chatbot is called [default: Casa]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Who made it, as in "I was made by ..." [default: the Casa family]
+    #[arg(long)]
+    pub maker: Option<String>,
     /// Whether it is shown in a browser meanwhile.
     #[command(flatten)]
     pub watch: Watch,

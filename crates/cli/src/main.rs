@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use casallm_cli::args::Arguments;
-use casallm_cli::streams::tell;
+use casallm_cli::streams::{ReaderLeft, tell};
 use clap::Parser;
 
 /// Ended by a problem that the user can mend: bad input, bad file, full disk.
@@ -21,6 +21,7 @@ fn told(error: &anyhow::Error) -> String {
 fn main() -> ExitCode {
     match casallm_cli::run(Arguments::parse()) {
         Ok(ended) => ExitCode::from(ended.code()),
+        Err(error) if error.is::<ReaderLeft>() => ExitCode::from(ReaderLeft::CODE),
         Err(error) => {
             tell(&format!("casallm: {}", told(&error)));
             ExitCode::from(FAILURE)

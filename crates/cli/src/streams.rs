@@ -1,16 +1,37 @@
 //! Lines on stdout and stderr. Either may lead to a full disk or a closed pipe, at which the macros of the standard
 //! library panic: a training that has run for days would end because its log could not grow.
 
-use std::io::{self, Write};
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
 
 use anyhow::{Context, Result};
 
 /// A line on stdout, which is what a command was asked for.
 ///
 /// # Errors
-/// It cannot be written.
+/// It cannot be written; [`ReaderLeft`] where nobody reads it any more.
 pub(crate) fn print(text: &str) -> Result<()> {
-    write_line(text).context("cannot write to stdout; free some space, or send it elsewhere")
+    match write_line(text) {
+        Err(error) if reader_left(&error, io::stdout().is_terminal()) => Err(ReaderLeft.into()),
+        written => written.context("cannot write to stdout; free some space, or send it elsewhere"),
+    }
+}
+
+/// Nobody reads stdout any more, as when `head` has enough: nothing is left to do, and there is nothing to complain of.
+#[derive(Clone, Copy, Debug)]
+pub struct ReaderLeft;
+
+impl fmt::Display for ReaderLeft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("nobody reads stdout any more")
+    }
+}
+
+impl std::error::Error for ReaderLeft {}
+
+impl ReaderLeft {
+    /// The exit code: that of a program which the system ends for it (128 and the number of SIGPIPE).
+    pub const CODE: u8 = 141;
 }
 
 /// As [`print`], with the system's own error.

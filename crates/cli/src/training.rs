@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use casallm_compute::Device;
+use casallm_model::formats::export::refusal;
 use casallm_train::interrupt::Interrupt;
 use casallm_train::recipe::{self, Recipe};
 use casallm_train::run_lock::RunLock;
@@ -27,6 +28,10 @@ pub(crate) fn pretrain(flags: &Stage) -> Result<Ended> {
     let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
     let mut console = Console::new(&flags.output);
     let _watching = watch(&flags.watch, recipe.run.dir.as_ref(), &mut console);
+    // A night later it would be too late.
+    if let Some(refused) = refusal(&stages::model_config(&recipe)?).filter(|_| !flags.resume) {
+        console.say(&format!("note: `casallm export` will refuse this model: {refused}"));
+    }
     let outcome = on_device!(device, device => {
         let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
         let outcome = stages::pretrain(&recipe, &device, flags.resume, &interrupt, &mut told)?;

@@ -244,6 +244,21 @@ fn stages_tell_people_on_stderr_only() {
     assert!(finished.stderr.contains("pretrain: 40 steps, loss"), "{finished:#?}");
 }
 
+/// As under `head`, which has enough: quiet, and with the code of a program that the system ends for it.
+#[cfg(unix)]
+#[test]
+fn a_reader_that_left_is_nothing_to_complain_of() {
+    let folder = trained_folder();
+    for arguments in [&["plan", "gpt3-medium", "--memory", "24GB"][..], &["data", "inspect", "tiny.toml"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = support::casallm(folder.path(), arguments).stdout(writer).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(141), "{arguments:?}: {told}");
+        assert!(!told.contains("casallm: "), "{told}");
+    }
+}
+
 #[test]
 fn help_and_version() {
     let folder = tempfile::tempdir().unwrap();

@@ -123,6 +123,24 @@ fn a_file_that_llama_cpp_cuts_otherwise_says_so() {
 }
 
 #[test]
+fn what_will_not_be_exported_is_said_before_it_is_trained() {
+    let trained = trained_folder();
+    let folder = trained.path();
+    let pretrain = |dir: &str, block: &str, activation: &str| {
+        let set = [format!("run.dir={dir}"), format!("model.block={block}"), format!("model.activation={activation}")];
+        let set = set.iter().flat_map(|value| ["--set", value]);
+        let command: Vec<&str> =
+            ["pretrain", "tiny.toml", "--set", "pretrain.steps=2"].into_iter().chain(set).collect();
+        run(folder, &command).succeeded().stderr
+    };
+    let told = pretrain("squared", "modern", "relusquared");
+    assert!(told.contains("`casallm export` will refuse this model") && told.contains("a GGUF file"), "{told}");
+    let told = pretrain("mixed", "classic", "swiglu");
+    assert!(told.contains("will refuse this model") && told.contains("only gelu"), "{told}");
+    assert!(!pretrain("plain", "modern", "swiglu").contains("will refuse"));
+}
+
+#[test]
 fn what_cannot_be_exported_is_said_and_nothing_is_lost() {
     let trained = trained_folder();
     let folder = trained.path();

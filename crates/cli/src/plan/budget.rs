@@ -145,7 +145,7 @@ fn budget(flags: &Plan, card: Option<&Card>) -> Result<Budget> {
         [("--hours", hours), ("--watts", watts.unwrap_or(1.0)), ("--tokens", flags.tokens.unwrap_or(1.0))]
     {
         if !(value > 0.0 && value < 1e15) {
-            bail!("{flag} {value}: use a number above 0");
+            bail!("{flag} {value:?}: use a number above 0 and below 1e15");
         }
     }
     Ok(Budget { seconds: 3600.0 * hours, text: flags.tokens, watts })

@@ -37,8 +37,8 @@ const SUMMARY: &str = "summary.json";
 
 /// Plans, trains, judges, reports, chats.
 pub(crate) fn run(flags: &Quickstart) -> Result<Ended> {
-    if !(flags.minutes.is_finite() && (0.5..=1440.0).contains(&flags.minutes)) {
-        bail!("--minutes {}: use a number from 0.5 to 1440", flags.minutes);
+    if let Some(minutes) = flags.minutes.filter(|minutes| !(0.5..=1440.0).contains(minutes)) {
+        bail!("--minutes {minutes}: use a number from 0.5 to 1440");
     }
     let ended = on_device!(devices::open(&flags.compute, 0)?, device => run_on(flags, &device))?;
     // Without somebody at a terminal a server would wait for nobody.
@@ -68,12 +68,15 @@ fn run_on<D: Device + 'static>(flags: &Quickstart, device: &Arc<D>) -> Result<En
     let _watching = watch(&flags.watch, &flags.dir, &mut console);
     let path = flags.dir.join(RECIPE);
     if path.exists() {
+        check_asked(flags, &path, &load(&path, &flags.dir)?)?;
         console.say(&format!("{} is there: going on with it (another --dir begins anew)", path.display()));
     } else {
         console.say("measuring this machine ...");
         let plan = plan::make(flags, device)?;
         console.say(&plan.text);
         plan::write(&path, &plan.recipe)?;
+        // What was asked for and cannot be is not to be gone on with.
+        load(&path, &flags.dir).inspect_err(|_| drop(std::fs::remove_file(&path)))?;
     }
     let recipe = load(&path, &flags.dir)?;
     let dir = RunDir::new(&flags.dir);
@@ -110,6 +113,30 @@ fn run_on<D: Device + 'static>(flags: &Quickstart, device: &Arc<D>) -> Result<En
     console.say(&format!("chat:   casallm serve --open --model {}", dir.model(Stage::Sft).display()));
     console.emit(&json!({ "report": report, "model": dir.model(Stage::Sft) }));
     console.ended(Ended::Done)
+}
+
+/// Refuses what is asked for and is not so in the run that is there: it would be passed over in silence.
+fn check_asked(flags: &Quickstart, path: &Path, recipe: &Recipe) -> Result<()> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    let identity = recipe.identity.as_ref();
+    let of = [
+        ("--name", flags.name.clone(), identity.map(|identity| identity.name.clone())),
+        ("--maker", flags.maker.clone(), identity.map(|identity| identity.maker.clone())),
+        ("--seed", flags.seed.map(|seed| seed.to_string()), Some(recipe.run.seed.to_string())),
+        ("--minutes", flags.minutes.map(|n| n.to_string()), plan::minutes_of(&text).map(|n| n.to_string())),
+    ];
+    for (flag, asked, found) in of {
+        if let (Some(asked), Some(found)) = (asked, found)
+            && asked != found
+        {
+            bail!(
+                "{flag} {asked:?}: the run in {} has {found:?}; give another --dir for another chatbot, or leave {flag} away to \
+                 go on with this one",
+                flags.dir.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Reads the run's recipe; the folder may have been moved since it was written.

@@ -17,6 +17,11 @@ use crate::args::Quickstart;
 use crate::bench::{RandomFeed, fitted, timed_config};
 use crate::console::duration;
 
+/// What a recipe of a plan begins with; the minutes follow.
+const WRITTEN_BY: &str = "# Written by `casallm quickstart --minutes ";
+/// How long it may take where nothing is said.
+const MINUTES: f64 = 13.5;
+
 /// Tokens of a row, and rows of an optimizer step: small models like many small steps.
 const CONTEXT: usize = 256;
 const ROWS: usize = 16;
@@ -52,6 +57,11 @@ pub(super) struct Plan {
     pub(super) recipe: String,
 }
 
+/// How many minutes a recipe was planned for, if a plan wrote it.
+pub(super) fn minutes_of(recipe: &str) -> Option<f64> {
+    recipe.strip_prefix(WRITTEN_BY)?.split('`').next()?.parse().ok()
+}
+
 /// Seconds for everything but training: tokenizer, shards, validations, questions, report.
 fn overhead(total: f64) -> f64 {
     (0.07 * total).clamp(12.0, 60.0)
@@ -59,7 +69,8 @@ fn overhead(total: f64) -> f64 {
 
 /// Measures the machine and chooses.
 pub(super) fn make<D: Device>(flags: &Quickstart, device: &Arc<D>) -> Result<Plan> {
-    let total = flags.minutes * 60.0;
+    let minutes = flags.minutes.unwrap_or(MINUTES);
+    let total = minutes * 60.0;
     let training = (total - overhead(total)).max(10.0);
     // Four fifths for learning to read, one fifth for learning to answer.
     let (pretrain, sft) = (0.8 * training, 0.2 * training);
@@ -97,7 +108,7 @@ pub(super) fn make<D: Device>(flags: &Quickstart, device: &Arc<D>) -> Result<Pla
         flags.dir.display(),
     );
     let recipe = format!(
-        r#"# Written by `casallm quickstart --minutes {minutes}`; run it again by hand with `casallm pretrain` and `casallm sft`.
+        r#"{WRITTEN_BY}{minutes}`; run it again by hand with `casallm pretrain` and `casallm sft`.
 # {steps} steps of {batch} tokens, {flops:.1} MFLOP a token, {speed:.0} tokens/s when it was planned.
 
 [identity]
@@ -168,12 +179,11 @@ eval_tokens = 32_768
 checkpoint_every = {checkpoint_every}
 keep_last = 1
 "#,
-        minutes = flags.minutes,
         flops = model.flops_per_token(CONTEXT) as f64 / 1e6,
-        name = quoted(&flags.name)?,
-        maker = quoted(&flags.maker)?,
+        name = quoted(flags.name.as_deref().unwrap_or("Casa"))?,
+        maker = quoted(flags.maker.as_deref().unwrap_or("the Casa family"))?,
         dir = quoted(&flags.dir)?,
-        seed = flags.seed,
+        seed = flags.seed.unwrap_or(1),
         warmup = (steps / 20).clamp(2, 40),
         eval_every = (steps / 6).max(1),
         checkpoint_every = (steps / 10).max(1),

@@ -23,6 +23,35 @@ fn refused_set(value: &str, named: &[&str]) {
     trained().assert_kept_in(folder.path());
 }
 
+/// A quickstart goes on with what is there; what is asked for besides is not passed over.
+#[test]
+fn a_quickstart_of_another_name() {
+    let folder = trained_folder();
+    let quick = folder.path().join("quick");
+    fs::create_dir(&quick).unwrap();
+    let written = format!("# Written by `casallm quickstart --minutes 2`; run it again by hand.\n{RECIPE}");
+    fs::write(quick.join("recipe.toml"), &written).unwrap();
+    fs::write(quick.join("chat.jsonl"), "").unwrap();
+    let quickstart =
+        |more: &[&str]| run(folder.path(), &[&["quickstart", "--dir", "quick", "--no-chat"], more].concat());
+    for (flag, value, found) in
+        [("--name", "Ada", "Tiny"), ("--maker", "Ada", "a test"), ("--minutes", "3", "\"2\""), ("--seed", "7", "\"1\"")]
+    {
+        quickstart(&[flag, value]).refused(&[flag, value, found, "the run in quick", "another --dir"]);
+    }
+    // What is so may be said: it goes on, as far as the text that is not there.
+    quickstart(&["--name", "Tiny", "--maker", "a test", "--minutes", "2", "--seed", "1"]).refused(&["text.jsonl"]);
+    assert!(fs::read_to_string(quick.join("recipe.toml")).unwrap() == written);
+}
+
+#[test]
+fn a_quickstart_that_is_refused_leaves_no_recipe() {
+    let folder = tempfile::tempdir().unwrap();
+    let quickstart = ["quickstart", "--dir", "quick", "--no-chat", "--minutes", "0.5", "--name", ""];
+    run(folder.path(), &quickstart).refused(&["`identity.name`", "write some text"]);
+    assert!(!folder.path().join("quick/recipe.toml").exists());
+}
+
 #[test]
 fn unknown_key() {
     refused_with("lr = 3e-3", "learning_rate = 3e-3", &["unknown key `pretrain.learning_rate`", "known keys here are"]);

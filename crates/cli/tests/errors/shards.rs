@@ -59,7 +59,7 @@ fn shard_with_fewer_tokens_than_the_manifest_says() {
 
 #[test]
 fn token_outside_the_vocabulary() {
-    // Beyond what a short run has read so far: met while training, not at the start.
+    // Met at the start, not when training comes to it.
     let folder = trained_folder();
     fs::remove_dir_all(folder.path().join("run/checkpoints")).unwrap();
     let path = folder.path().join(SHARD);
@@ -70,8 +70,27 @@ fn token_outside_the_vocabulary() {
     fs::write(&path, bytes).unwrap();
     let before = Tree::of(folder.path()).without("run/metrics.jsonl");
     let refused = run(folder.path(), &["pretrain", "tiny.toml"]);
-    refused.refused(&[SHARD, "60000", "vocabulary of 320", "remove the shard"]);
+    refused.refused(&[SHARD, "checksum", "damaged; remove the shard"]);
     before.assert_kept_in(folder.path());
+}
+
+/// Of the right length, and so only the checksum can tell.
+#[test]
+fn shards_that_have_changed_since_they_were_written() {
+    let folder = trained_folder();
+    let shard = folder.path().join(SHARD);
+    let whole = fs::read(&shard).unwrap();
+    let mut changed = whole.clone();
+    let last = changed.len() - 2;
+    changed[last] ^= 1;
+    fs::write(&shard, changed).unwrap();
+    fs::remove_dir_all(folder.path().join("run/checkpoints/pretrain")).unwrap();
+    let named = [SHARD, "checksum", "damaged; remove the shard"];
+    run(folder.path(), &["pretrain", "tiny.toml"]).refused(&named);
+    // As it says: the same shards come of the same text.
+    fs::remove_file(&shard).unwrap();
+    run(folder.path(), &["pretrain", "tiny.toml"]).succeeded();
+    assert!(fs::read(&shard).unwrap() == whole);
 }
 
 /// A tokenizer of the same size, learned from other text.

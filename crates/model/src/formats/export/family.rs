@@ -30,6 +30,11 @@ impl Form {
     }
 }
 
+/// Why a model of this shape cannot leave in some form: what may be asked before it is trained.
+pub fn refusal(config: &ModelConfig) -> Option<ExportError> {
+    [Form::HuggingFace, Form::Gguf].into_iter().find_map(|form| Family::of(config, form).err())
+}
+
 impl Family {
     /// The family of a config in a form.
     pub(super) fn of(config: &ModelConfig, form: Form) -> Result<Self, ExportError> {

@@ -14,7 +14,7 @@ mod plan;
 mod stream;
 
 pub use error::ExportError;
-pub use family::Family;
+pub use family::{Family, refusal};
 pub(super) use gguf::SUM;
 pub use gguf::{GgufType, MetadataValue, export_gguf};
 pub use hf::{HfDtype, HfOptions, export_hf};
