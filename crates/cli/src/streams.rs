@@ -5,12 +5,27 @@ use std::io::{self, Write};
 
 use anyhow::{Context, Result};
 
+const UNWRITABLE: &str = "cannot write to stdout; free some space, or send it elsewhere";
+
 /// A line on stdout, which is what a command was asked for.
 ///
 /// # Errors
 /// It cannot be written.
 pub(crate) fn print(text: &str) -> Result<()> {
-    write_line(text).context("cannot write to stdout; free some space, or send it elsewhere")
+    write_line(text).context(UNWRITABLE)
+}
+
+/// A piece of a line on stdout, at once. `false` when whoever read it has closed the pipe, as `head` does: there is
+/// nothing more to do, and nothing to complain of.
+///
+/// # Errors
+/// It cannot be written for another reason.
+pub(crate) fn print_piece(text: &str) -> Result<bool> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).context(UNWRITABLE),
+    }
 }
 
 /// As [`print`], with the system's own error.

@@ -3,7 +3,7 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -137,6 +137,22 @@ fn chat_converses_over_stdin() {
     let finished = Finished::of("chat", &child.wait_with_output().unwrap()).succeeded();
     assert!(finished.stderr.contains("do not fit the context of 64: say it shorter"), "{finished:#?}");
     assert!(finished.stderr.contains("exchanges were left out"), "{finished:#?}");
+}
+
+/// As for `yes | casallm chat | head -1`: it ends when nobody reads any more, and says nothing about it.
+#[test]
+fn chat_over_stdin_ends_when_its_answers_are_not_read() {
+    let folder = trained_folder();
+    let arguments = ["chat", "--model", "run/model", "--temperature", "0", "--max-new-tokens", "2"];
+    let mut command = casallm(folder.path(), &arguments);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    // More than a pipe holds: it can be written to its end only if the program reads on after the first question.
+    let long = "and the cat ".repeat(400) + "\n";
+    let written = child.stdin.take().unwrap().write_all(format!("Who are you?\n{}", long.repeat(60)).as_bytes());
+    let finished = Finished::of("chat", &child.wait_with_output().unwrap()).succeeded();
+    assert_eq!(finished.stderr, "");
+    assert_eq!(written.map_err(|error| error.kind()), Err(ErrorKind::BrokenPipe));
 }
 
 #[test]
