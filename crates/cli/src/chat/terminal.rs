@@ -1,5 +1,5 @@
 //! The conversation on the terminal: lines with history, commands, Ctrl-C for the answer and not for the program. Where
-//! the input is no terminal, a line is a message and nothing else is printed but answers.
+//! the input is no terminal, a line that is not blank is a message, and nothing else is printed but answers.
 
 use std::io::{BufRead, IsTerminal};
 use std::sync::Arc;
@@ -110,8 +110,7 @@ pub(super) fn converse(bot: &Chatbot, mut conversation: Conversation) -> Result<
             Line::Text(text) => text.trim().to_owned(),
         };
         let asked = match command(&text).filter(|_| terminal) {
-            None if text.is_empty() && terminal => continue,
-            None if text.is_empty() => return Ok(Ended::Done),
+            None if text.is_empty() => continue,
             None => Some(text),
             Some(("quit" | "exit", _)) => return Ok(Ended::Done),
             Some(("help", _)) => {
@@ -149,7 +148,13 @@ pub(super) fn converse(bot: &Chatbot, mut conversation: Conversation) -> Result<
         };
         let Some(text) = asked else { continue };
         let request = conversation.ask(&text);
-        let Some(request) = fitted(bot, &mut conversation, request)? else { continue };
+        let Some(request) = fitted(bot, &mut conversation, request)? else {
+            // Whoever reads the answers counts them: this one is empty.
+            if !terminal && !print_piece("\n")? {
+                return Ok(Ended::Done);
+            }
+            continue;
+        };
         let Some((said, done)) = speak(bot, &request, terminal)? else { return Ok(Ended::Done) };
         if let (true, Some(done)) = (stats, &done) {
             tell(&numbers(done));
