@@ -1,7 +1,8 @@
 # The program and nothing else. A model directory is mounted at /model:
 #   docker build -t casallm .
 #   docker run -p 7860:7860 -v ./runs/quickstart/model:/model:ro -v casallm:/data -e CASALLM_API_KEY=... casallm
-# The port is 7860, or what PORT says. Without CASALLM_API_KEY the server refuses to start, unless --public is added.
+# The port is 7860, or what PORT says. Without CASALLM_API_KEY the server refuses to start, unless
+# --public is added, and with it --ephemeral, or --db /data/everybodys.db for conversations that everybody shares.
 FROM rust:1-slim-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /src

@@ -11,7 +11,15 @@ use anyhow::{Context, Result};
 /// # Errors
 /// It cannot be written; [`ReaderLeft`] where nobody reads it any more.
 pub(crate) fn print(text: &str) -> Result<()> {
-    match write_line(text) {
+    print_piece(&format!("{text}\n"))
+}
+
+/// A piece of a line on stdout, at once.
+///
+/// # Errors
+/// As [`print`].
+pub(crate) fn print_piece(text: &str) -> Result<()> {
+    match write_piece(text) {
         Err(error) if reader_left(&error, io::stdout().is_terminal()) => Err(ReaderLeft.into()),
         written => written.context("cannot write to stdout; free some space, or send it elsewhere"),
     }
@@ -36,8 +44,12 @@ impl ReaderLeft {
 
 /// As [`print`], with the system's own error.
 pub(crate) fn write_line(text: &str) -> io::Result<()> {
+    write_piece(&format!("{text}\n"))
+}
+
+fn write_piece(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush())
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
 }
 
 /// Whether an error of [`write_line`] says that the reader has left: a pipe that was closed, or a terminal that was lost.

@@ -3,7 +3,8 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -128,15 +129,53 @@ fn chat_converses_over_stdin() {
     // Many turns, of which the context holds few, and one that it cannot hold at all.
     let long = "and the cat ".repeat(60);
     let said: String = (0..6).map(|turn| format!("Where is the house {turn}?\n")).collect();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(format!("{said}{long}\nWhere is the dog?\n\nnever heard\n").as_bytes())
-        .unwrap();
+    child.stdin.take().unwrap().write_all(format!("{said}{long}\nWhere is the dog?\n").as_bytes()).unwrap();
     let finished = Finished::of("chat", &child.wait_with_output().unwrap()).succeeded();
     assert!(finished.stderr.contains("do not fit the context of 64: say it shorter"), "{finished:#?}");
     assert!(finished.stderr.contains("exchanges were left out"), "{finished:#?}");
+}
+
+/// What a conversation over stdin prints, to a program that reads it to its end.
+fn piped(folder: &Path, lines: &str) -> Finished {
+    let arguments = ["chat", "--model", "run/model", "--temperature", "0", "--max-new-tokens", "2"];
+    let mut command = casallm(folder, &arguments);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    Finished::of("chat", &child.wait_with_output().unwrap()).succeeded()
+}
+
+#[test]
+fn chat_over_stdin_passes_over_blank_lines() {
+    let folder = trained_folder();
+    let dense = piped(folder.path(), "Who are you?\nWhere is the cat?\n").stdout;
+    assert!(dense.lines().count() >= 2, "{dense:?}");
+    assert_eq!(piped(folder.path(), "\nWho are you?\n  \n\nWhere is the cat?\n\n").stdout, dense);
+}
+
+#[test]
+fn chat_over_stdin_answers_a_question_that_is_too_long_with_an_empty_line() {
+    let folder = trained_folder();
+    let answer = piped(folder.path(), "Who are you?\n").stdout;
+    let long = "and the cat ".repeat(60);
+    let finished = piped(folder.path(), &format!("{long}\nWho are you?\n{long}\n"));
+    assert_eq!(finished.stdout, format!("\n{answer}\n"));
+    assert_eq!(finished.stderr.matches("do not fit the context of 64: say it shorter").count(), 2, "{finished:#?}");
+}
+
+/// As for `yes | casallm chat | head -1`: it ends when nobody reads any more, and says nothing about it.
+#[test]
+fn chat_over_stdin_ends_when_its_answers_are_not_read() {
+    let folder = trained_folder();
+    let arguments = ["chat", "--model", "run/model", "--temperature", "0", "--max-new-tokens", "2"];
+    let mut command = casallm(folder.path(), &arguments);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    // More than a pipe holds: it can be written to its end only if the program reads on after the first question.
+    let long = "and the cat ".repeat(400) + "\n";
+    let written = child.stdin.take().unwrap().write_all(format!("Who are you?\n{}", long.repeat(60)).as_bytes());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(141), ""));
+    assert_eq!(written.map_err(|error| error.kind()), Err(ErrorKind::BrokenPipe));
 }
 
 #[test]

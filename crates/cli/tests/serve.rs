@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{casallm, run, trained_folder};
+use support::{Finished, casallm, run, trained_folder};
 
 /// A server that runs.
 struct Serving {
@@ -144,6 +144,24 @@ fn what_cannot_be_served_is_refused() {
     run(folder.path(), &["serve", "--model", "run/model", "--port", &port, "--ephemeral"]).refused(&["--port", &port]);
     std::fs::write(folder.path().join("key"), "short\n").unwrap();
     run(folder.path(), &["serve", "--model", "run/model", "--api-key-file", "key", "--port", "0"]).refused(&["key"]);
+}
+
+/// Without a key whoever comes could read and delete what the owner has said to the model.
+#[test]
+fn the_owners_conversations_are_not_served_to_everybody() {
+    let folder = trained_folder();
+    // Refused before the model is looked for; nothing is written into the user's data folder.
+    let arguments = ["serve", "--model", "nothing", "--port", "0", "--public"];
+    let mut command = casallm(folder.path(), &arguments);
+    let finished = Finished::of("serve --public", &command.env("XDG_DATA_HOME", folder.path()).output().unwrap());
+    finished.refused(&["--public", "conversations", "add --ephemeral", "--db FILE"]);
+    assert!(!folder.path().join("casallm").exists());
+    let help = run(folder.path(), &["serve", "--help"]).succeeded().stdout;
+    assert_eq!(help.matches("share one list of conversations").count(), 3, "{help}");
+    let mut serving = Serving::start(folder.path(), &["--public", "--db", "everybodys.db"]);
+    assert_eq!(serving.ask("GET", "/api/conversations", &Value::Null).0, 200);
+    serving.signal("TERM");
+    assert_eq!(serving.ended(), Some(0));
 }
 
 /// Kill -9 while fifty answers stream: the database opens clean, and what had been finished is there.

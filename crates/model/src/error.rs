@@ -56,6 +56,32 @@ pub enum ModelError {
         /// The file.
         path: PathBuf,
     },
+    /// The folder of a run was named for the model in it.
+    #[error("{path} is no model directory; the model of this run is in {model}: name that")]
+    RunFolder {
+        /// The folder named.
+        path: PathBuf,
+        /// The model directory in it.
+        model: PathBuf,
+    },
+    /// A folder of `transformers` was named for a model directory.
+    #[error("{path} is a Hugging Face model; make a model directory of it first: casallm import {path} --out DIR")]
+    HuggingFaceFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A GGUF file was named for a model directory.
+    #[error("{path} is a GGUF file; make a model directory of it first: casallm import {path} --out DIR")]
+    GgufFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file was named for a model directory.
+    #[error("{path} is a file; a model is a directory that holds {0}: name that", NAMES)]
+    NotADirectory {
+        /// The file.
+        path: PathBuf,
+    },
     /// A text file is not UTF-8.
     #[error("{path}: not UTF-8 at byte {offset}; save it again as UTF-8")]
     NotUtf8 {
@@ -215,5 +241,5 @@ pub enum ModelError {
     },
 }
 
-/// The files every model directory has, for the message of [`ModelError::MissingFile`].
+/// The files every model directory has, for messages.
 const NAMES: &str = "config.json, model.safetensors and checksums.json";

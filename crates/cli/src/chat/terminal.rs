@@ -1,11 +1,11 @@
 //! The conversation on the terminal: lines with history, commands, Ctrl-C for the answer and not for the program. Where
-//! the input is no terminal, a line is a message and nothing else is printed but answers.
+//! the input is no terminal, a line that is not blank is a message, and nothing else is printed but answers.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use casallm_serve::chatbot::{AnswerEvent, AnswerRequest, Chatbot, Done};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -14,7 +14,7 @@ use signal_hook::{SigId, flag, low_level};
 
 use super::conversation::{Conversation, Room};
 use crate::Ended;
-use crate::streams::tell;
+use crate::streams::{print_piece, tell};
 
 const HELP: &str = "\
 /new            forget this conversation and begin another
@@ -92,7 +92,7 @@ impl Drop for CtrlC {
     }
 }
 
-/// Until the end of the input.
+/// Until the end of the input, or until nobody reads the answers.
 pub(super) fn converse(bot: &Chatbot, mut conversation: Conversation) -> Result<Ended> {
     let mut lines = Lines::open()?;
     let terminal = lines.is_terminal();
@@ -110,8 +110,7 @@ pub(super) fn converse(bot: &Chatbot, mut conversation: Conversation) -> Result<
             Line::Text(text) => text.trim().to_owned(),
         };
         let asked = match command(&text).filter(|_| terminal) {
-            None if text.is_empty() && terminal => continue,
-            None if text.is_empty() => return Ok(Ended::Done),
+            None if text.is_empty() => continue,
             None => Some(text),
             Some(("quit" | "exit", _)) => return Ok(Ended::Done),
             Some(("help", _)) => {
@@ -149,7 +148,13 @@ pub(super) fn converse(bot: &Chatbot, mut conversation: Conversation) -> Result<
         };
         let Some(text) = asked else { continue };
         let request = conversation.ask(&text);
-        let Some(request) = fitted(bot, &mut conversation, request)? else { continue };
+        let Some(request) = fitted(bot, &mut conversation, request)? else {
+            // Whoever reads the answers counts them: this one is empty.
+            if !terminal {
+                print_piece("\n")?;
+            }
+            continue;
+        };
         let (said, done) = speak(bot, &request, terminal)?;
         if let (true, Some(done)) = (stats, &done) {
             tell(&numbers(done));
@@ -181,42 +186,35 @@ fn fitted(bot: &Chatbot, conversation: &mut Conversation, request: AnswerRequest
     }
 }
 
-/// Prints an answer as it comes. Without `Done` when it was stopped.
+/// Prints an answer as it comes. Without `Done` when it was stopped. Where it cannot be printed the rest is not computed.
 fn speak(bot: &Chatbot, request: &AnswerRequest, terminal: bool) -> Result<(String, Option<Done>)> {
-    let mut out = std::io::stdout();
-    // A closed pipe ends the program at the next line; an answer is not worth an error.
-    let mut show = |text: &str| {
-        let _ = write!(out, "{text}").and_then(|()| out.flush());
-    };
-    if !terminal {
-        let (said, done) = super::answer(bot, request, &mut show)?;
-        show("\n");
-        return Ok((said, Some(done)));
+    if terminal {
+        print_piece("bot> ")?;
     }
-    show("bot> ");
-    let interrupt = CtrlC::listen()?;
+    // Without a terminal Ctrl-C ends the program.
+    let interrupt = terminal.then(CtrlC::listen).transpose()?;
     let mut answer = bot.answer(request)?;
     let mut said = String::new();
-    while let Some(event) = answer.blocking_next() {
-        match event {
-            AnswerEvent::Text { text, .. } => {
-                let text = if said.is_empty() { text.trim_start() } else { &text };
-                show(text);
+    loop {
+        match answer.blocking_next() {
+            Some(AnswerEvent::Text { text, .. }) => {
+                let text = if terminal && said.is_empty() { text.trim_start() } else { &text };
+                print_piece(text)?;
                 said += text;
             }
-            AnswerEvent::Done(done) => {
-                show("\n");
+            Some(AnswerEvent::Done(done)) => {
+                print_piece("\n")?;
                 return Ok((said, Some(done)));
             }
-            AnswerEvent::Failed(error) => anyhow::bail!("{error}"),
-            AnswerEvent::Started { .. } | AnswerEvent::Reading { .. } => {}
+            Some(AnswerEvent::Failed(error)) => bail!("{error}"),
+            Some(AnswerEvent::Started { .. } | AnswerEvent::Reading { .. }) => {}
+            None => bail!("the answer broke off"),
         }
-        if interrupt.pressed() {
-            show(" (stopped)\n");
-            break;
+        if interrupt.as_ref().is_some_and(CtrlC::pressed) {
+            print_piece(" (stopped)\n")?;
+            return Ok((said, None));
         }
     }
-    Ok((said, None))
 }
 
 fn numbers(done: &Done) -> String {

@@ -22,13 +22,15 @@ pub struct Serve {
     /// Port to listen at; 0 for any that is free
     #[arg(long, env = "PORT", default_value_t = 7860)]
     pub port: u16,
-    /// The key that clients must send; better kept in a file, for others can see a command line
+    /// The key that clients must send; better kept in a file, for others can see a command line. All who have it share one
+    /// list of conversations
     #[arg(long, env = "CASALLM_API_KEY", hide_env_values = true, conflicts_with = "api_key_file")]
     pub api_key: Option<String>,
-    /// A file whose first line is the key
+    /// A file whose first line is the key; all who have it share one list of conversations
     #[arg(long)]
     pub api_key_file: Option<PathBuf>,
-    /// Let anybody who reaches it use it, without a key
+    /// Let anybody who reaches it use it, without a key. Needs --ephemeral, or --db FILE: all who are let in share one list of
+    /// conversations
     #[arg(long)]
     pub public: bool,
     /// Name of this server beside localhost and addresses, like chat.example.org (may be given again)

@@ -1,5 +1,6 @@
 //! From flags to settings that the rest may trust: who may use the server, and where its conversations are.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,13 +16,34 @@ use crate::streams::tell;
 /// Requests a minute of one client, where others can reach the server.
 const RATE_LIMIT: u32 = 120;
 
+/// Settings that do not go together.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum SettingsError {
+    /// Everybody is let in, and nothing is said of whose conversations they see.
+    PublicConversations,
+}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SettingsError::PublicConversations => out.write_str(
+                "--public: everybody who is let in shares one list of conversations, so that strangers could read and \
+                 delete those in your own data folder; add --ephemeral to leave conversations in each browser, or --db \
+                 FILE for a file of those that everybody shares",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for SettingsError {}
+
 /// What the HTTP interface obeys.
 pub(super) fn options(flags: &Serve) -> Result<Options> {
     let key = key(flags)?;
     let loopback = flags.host.is_loopback();
     if !loopback && key.is_none() && !flags.public {
         bail!(
-            "--host {}: others can reach this address; give a key with --api-key-file, or say --public to let anybody use it",
+            "--host {}: others can reach this address; give a key with --api-key-file, or say --public, with --ephemeral or --db FILE, to let anybody use it",
             flags.host
         );
     }
@@ -84,6 +106,10 @@ pub(super) fn database(flags: &Serve) -> Result<Option<PathBuf>> {
     if let Some(path) = &flags.db {
         return Ok(Some(path.clone()));
     }
+    // What lies in the user's data folder was said by the user, who did not mean it for everybody.
+    if flags.public {
+        bail!(SettingsError::PublicConversations);
+    }
     let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let data = folder("XDG_DATA_HOME").or_else(|| Some(folder("HOME")?.join(".local/share")));
     let Some(data) = data else {
@@ -134,5 +160,15 @@ mod tests {
     fn conversations_have_a_place_or_none() {
         assert_eq!(database(&flags("--ephemeral")).unwrap(), None);
         assert_eq!(database(&flags("--db x.db")).unwrap(), Some("x.db".into()));
+    }
+
+    #[test]
+    fn strangers_are_given_no_conversations_but_those_meant_for_them() {
+        let refused = database(&flags("--public")).unwrap_err();
+        assert_eq!(refused.downcast_ref(), Some(&SettingsError::PublicConversations));
+        assert_eq!(database(&flags("--public --ephemeral")).unwrap(), None);
+        assert_eq!(database(&flags("--public --db x.db")).unwrap(), Some("x.db".into()));
+        // With a key it is the owner who says who is let in.
+        assert!(database(&flags("--host 0.0.0.0 --api-key 0123456789 --db x.db")).is_ok());
     }
 }

@@ -144,6 +144,12 @@ fn full_disk_behind_stdout() {
     ] {
         to_full(arguments).refused(&["stdout", "No space left"]);
     }
+    // A conversation over stdin is no other.
+    fs::write(folder.path().join("questions"), "Who are you?\nWhere is the cat?\n").unwrap();
+    let mut command = casallm(folder.path(), &["chat", "--model", "run/model", "--temperature", "0"]);
+    command.stdin(fs::File::open(folder.path().join("questions")).unwrap());
+    command.stdout(OpenOptions::new().write(true).open(FULL).unwrap());
+    Finished::of("chat", &command.output().unwrap()).refused(&["stdout", "No space left"]);
     // A training goes on all the same: what it was to print stands in metrics.jsonl too.
     let train = to_full(&["pretrain", "tiny.toml", "--set", "run.dir=again", "--json"]);
     train.refused(&["stdout", "No space left", "the work is done and saved"]);

@@ -27,9 +27,32 @@ fn prompt_longer_than_the_context() {
 fn model_directory_that_is_not_there() {
     let folder = trained_folder();
     run(folder.path(), &chat("nowhere", "Hi")).refused(&["nowhere/", "missing", "model directory", "another folder?"]);
-    run(folder.path(), &chat("run", "Hi")).refused(&["run/checksums.json", "missing", "model directory"]);
-    run(folder.path(), &chat("tiny.toml", "Hi")).refused(&["tiny.toml"]);
+    run(folder.path(), &chat("tiny.toml", "Hi")).refused(&["tiny.toml", "is a file", "a model is a directory"]);
     trained().assert_kept_in(folder.path());
+}
+
+#[test]
+fn folder_of_a_run_for_its_model() {
+    let folder = trained_folder();
+    run(folder.path(), &chat("run", "Hi")).refused(&["the model of this run is in run/model"]);
+    fs::remove_dir_all(folder.path().join("run/model")).unwrap();
+    run(folder.path(), &chat("run", "Hi")).refused(&["the model of this run is in run/base"]);
+}
+
+#[test]
+fn model_of_another_program() {
+    let folder = trained_folder();
+    for (to, out) in [("hf", "theirs"), ("gguf", "theirs.gguf")] {
+        run(folder.path(), &["export", "run/model", "--to", to, "--out", out]).succeeded();
+        let import = format!("casallm import {out} --out DIR");
+        run(folder.path(), &chat(out, "Hi")).refused(&[out, &import]);
+        run(folder.path(), &["import", out, "--out", "ours"]).succeeded();
+        run(folder.path(), &chat("ours", "Hi")).succeeded();
+        fs::remove_dir_all(folder.path().join("ours")).unwrap();
+    }
+    // As it is on the Hub: without checksums.
+    fs::remove_file(folder.path().join("theirs/checksums.json")).unwrap();
+    run(folder.path(), &chat("theirs", "Hi")).refused(&["Hugging Face", "casallm import theirs --out DIR"]);
 }
 
 #[test]

@@ -13,6 +13,7 @@
 
 pub(crate) mod atomic;
 pub(crate) mod checksums;
+mod mistaken;
 mod weights;
 
 pub use weights::StoredDtype;
@@ -109,8 +110,13 @@ impl ModelDirectory {
     /// Opens a model directory.
     ///
     /// # Errors
-    /// A missing `config.json` or `checksums.json`, a config that does not match its checksum or is wrong.
+    /// A missing `config.json` or `checksums.json`, a config that does not match its checksum or is wrong; something else
+    /// that was named for a model directory: a file, the folder of a run, a model of another program.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
+        Self::read(path).map_err(|error| mistaken::explain(path, error))
+    }
+
+    fn read(path: &Path) -> Result<Self, ModelError> {
         let sums = Checksums::read(&path.join(CHECKSUMS))?;
         let config = ModelConfig::from_json(&sums.read_text(path, CONFIG)?)
             .map_err(|source| ModelError::InFile { path: path.join(CONFIG), source: Box::new(source) })?;

@@ -291,6 +291,67 @@ fn a_cut_or_padded_file_is_refused() {
     }
 }
 
+/// What is said of a path that is no model directory.
+fn refused(path: &Path) -> ModelError {
+    ModelDirectory::open(path).unwrap_err()
+}
+
+#[test]
+fn the_folder_of_a_run_leads_to_its_model() {
+    let run = TempDir::new().unwrap();
+    assert!(matches!(refused(run.path()), ModelError::MissingFile { .. }), "an empty folder is no run");
+    for name in ["base", "model"] {
+        save_model(&run.path().join(name), &config(), StoredDtype::F32, &TEXTS, values).unwrap();
+        assert!(matches!(refused(run.path()), ModelError::RunFolder { model, .. } if model == run.path().join(name)));
+    }
+    // A model of which a file is lost is that, whatever lies in it.
+    let dir = saved(StoredDtype::F32);
+    save_model(&dir.path().join("model"), &config(), StoredDtype::F32, &TEXTS, values).unwrap();
+    fs::remove_file(dir.path().join(CHECKSUMS)).unwrap();
+    assert!(matches!(refused(dir.path()), ModelError::MissingFile { path } if path.ends_with(CHECKSUMS)));
+}
+
+#[test]
+fn models_of_other_programs_lead_to_import() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join(CONFIG);
+    let theirs = "{\"architectures\": [\"LlamaForCausalLM\"], \"hidden_size\": 64}";
+    fs::write(&path, theirs).unwrap();
+    assert!(matches!(refused(dir.path()), ModelError::HuggingFaceFolder { .. }), "as on the Hub");
+    let mut sums = Checksums::default();
+    sums.note(CONFIG, checksums::of(theirs.as_bytes()));
+    fs::write(dir.path().join(CHECKSUMS), sums.to_json()).unwrap();
+    let error = refused(dir.path());
+    assert!(matches!(error, ModelError::HuggingFaceFolder { .. }), "as exported from here");
+    assert!(error.to_string().contains(&format!("casallm import {} --out DIR", dir.path().display())), "{error}");
+    // Damage is told as damage.
+    fs::write(&path, theirs.replace("64", "65")).unwrap();
+    assert!(matches!(refused(dir.path()), ModelError::Checksum { .. }));
+    // A config of ours with a key too many is no other program's.
+    let wrong = config().to_json().unwrap().replacen('{', "{\"extra\": 1,", 1);
+    fs::write(dir.path().join(CHECKSUMS), "{}").unwrap();
+    fs::write(&path, wrong).unwrap();
+    assert!(matches!(refused(dir.path()), ModelError::InFile { .. }));
+}
+
+#[test]
+fn a_file_is_no_model_directory() {
+    let dir = TempDir::new().unwrap();
+    for (name, bytes, gguf) in [
+        ("weights", &b"GGUF\x03\0\0\0"[..], true),
+        ("cut.GGUF", &b"GG"[..], true),
+        ("notes.txt", &b"GGML"[..], false),
+        ("empty", &b""[..], false),
+    ] {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        let error = refused(&path);
+        assert_eq!(matches!(error, ModelError::GgufFile { .. }), gguf, "{error}");
+        assert_eq!(matches!(error, ModelError::NotADirectory { .. }), !gguf, "{error}");
+        assert_eq!(error.to_string().contains("casallm import"), gguf, "{error}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

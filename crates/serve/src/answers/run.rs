@@ -1,17 +1,16 @@
 //! The task of one answer: waits for somebody who listens, gets the prompt to fit, reads the model, stores what it says.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use casallm_model::sampler::SamplerConfig;
-use tokio::time::Instant;
 
 use super::error::AnswersError;
 use super::job::{Job, Notice, Progress, Signal};
 use super::prompt::Branch;
 use super::summary::{Summary, summarise};
 use super::{Shared, blocking};
-use crate::chatbot::{Answer, AnswerEvent, AnswerRequest, ChatError, FinishReason};
+use crate::chatbot::{Answer, AnswerEvent, AnswerRequest, ChatError, FinishReason, SpokenToken};
 use crate::engine::{Priority, SubmitError};
 use crate::overflow::{Decision, Plan, Policy};
 use crate::store::{Context, Ending, Message, Overflow, Status, StoreError, Timing, Usage};
@@ -128,8 +127,8 @@ impl Task {
                     self.job.progress(Progress { read, of, cached: self.measures.cached.unwrap_or(0) });
                 }
                 Some(AnswerEvent::Text { text, tokens }) => {
+                    self.measures.spoke(&tokens);
                     let ids: Vec<u32> = tokens.into_iter().map(|token| token.id).collect();
-                    self.measures.spoke(&ids);
                     self.job.push(&text);
                     let id = self.job.id.clone();
                     if let Err(error) = self.shared.store.run(move |database| database.append(&id, &text, &ids)).await {
@@ -281,7 +280,7 @@ pub(super) struct Measures {
     cached: Option<usize>,
     asked: Option<Instant>,
     first_token: Option<Duration>,
-    /// Of the present stretch: when its first and its last token came.
+    /// Of the present stretch: when its first and its last token were chosen.
     speaking: Option<(Instant, Instant)>,
     /// Of this stretch's tokens, those after the first.
     after_first: usize,
@@ -307,22 +306,23 @@ impl Measures {
         self.prompt_tokens.get_or_insert(of.saturating_sub(self.continued));
     }
 
-    fn spoke(&mut self, ids: &[u32]) {
-        let now = Instant::now();
+    fn spoke(&mut self, tokens: &[SpokenToken]) {
+        // A text that was held back may come without a token.
+        let (Some(first), Some(last)) = (tokens.first(), tokens.last()) else { return };
         if let Some(asked) = self.asked {
-            self.first_token.get_or_insert(now - asked);
+            self.first_token.get_or_insert(first.at.saturating_duration_since(asked));
         }
         match &mut self.speaking {
-            Some((_, last)) => {
-                *last = now;
-                self.after_first += ids.len();
+            Some((_, end)) => {
+                *end = last.at;
+                self.after_first += tokens.len();
             }
             None => {
-                self.speaking = Some((now, now));
-                self.after_first = 0;
+                self.speaking = Some((first.at, last.at));
+                self.after_first = tokens.len() - 1;
             }
         }
-        self.ids.extend_from_slice(ids);
+        self.ids.extend(tokens.iter().map(|token| token.id));
     }
 
     fn pause(&mut self) {
@@ -355,5 +355,31 @@ impl Measures {
             timing: self.first_token.map(|_| timing),
             context: known.then_some(context),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tokens that the engine has chosen these seconds after the beginning, all heard at once.
+    fn tokens(begun: Instant, seconds: &[u64]) -> Vec<SpokenToken> {
+        let chosen = |second: &u64| SpokenToken { id: 7, logprobs: None, at: begun + Duration::from_secs(*second) };
+        seconds.iter().map(chosen).collect()
+    }
+
+    #[test]
+    fn speed_is_the_engines_whenever_its_tokens_are_heard() {
+        let begun = Instant::now();
+        let mut measures = Measures { asked: Some(begun), ..Measures::default() };
+        measures.spoke(&tokens(begun, &[3, 5]));
+        measures.spoke(&tokens(begun, &[]));
+        measures.spoke(&tokens(begun, &[7]));
+        // Nobody wanted it for a while, which is no time of speaking.
+        measures.pause();
+        measures.spoke(&tokens(begun, &[100, 102]));
+        let timing = measures.ending(Status::Complete, 50, None).timing.unwrap();
+        assert_eq!((timing.first_token_ms, timing.tokens_per_second), (Some(3000.0), Some(0.5)));
+        assert_eq!(measures.ids, [7; 5]);
     }
 }

@@ -101,7 +101,7 @@ impl Answer {
                 self.usage.prompt_tokens = of;
                 Some(AnswerEvent::Reading { read, of })
             }
-            Some(Event::Token { id, logprobs }) => self.token(SpokenToken { id, logprobs }),
+            Some(Event::Token { id, logprobs, at }) => self.token(SpokenToken { id, logprobs, at }),
             Some(Event::Finished { finish, .. }) => {
                 let rest = self.decoder.finish();
                 let (text, finish) = match self.stops.push(&rest) {
@@ -122,9 +122,8 @@ impl Answer {
     }
 
     fn token(&mut self, token: SpokenToken) -> Option<AnswerEvent> {
-        let now = Instant::now();
-        self.first.get_or_insert(now);
-        self.last = Some(now);
+        self.first.get_or_insert(token.at);
+        self.last = Some(token.at);
         self.ids.push(token.id);
         let piece = self.decoder.push(&self.tokenizer, token.id);
         self.tokens.push(token);

@@ -1,7 +1,7 @@
 //! What is asked of a chatbot, and what it says.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use casallm_data::chat::Message;
 use casallm_model::sampler::SamplerConfig;
@@ -80,6 +80,8 @@ pub struct SpokenToken {
     pub id: u32,
     /// Where they were asked for.
     pub logprobs: Option<TokenLogprobs>,
+    /// When the engine chose it.
+    pub at: Instant,
 }
 
 /// What becomes of an answer, in order: `Started`, some `Reading`, some `Text`, then `Done` or `Failed`.
@@ -136,7 +138,7 @@ pub struct Done {
     pub ids: Option<Vec<u32>>,
 }
 
-/// Times of an answer, as somebody who waits for it sees them.
+/// Times of an answer as the engine made it, however slowly it is listened to.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Timing {
     /// From the request to the first token.

@@ -1,5 +1,7 @@
 //! What is asked of the engine, and what it answers.
 
+use std::time::Instant;
+
 use casallm_model::error::ModelError;
 use casallm_model::sampler::SamplerConfig;
 use thiserror::Error;
@@ -85,6 +87,8 @@ pub enum Event {
         id: u32,
         /// Where they were asked for.
         logprobs: Option<TokenLogprobs>,
+        /// When it was chosen. Events wait for whoever is slow to hear them, and speed is none of theirs.
+        at: Instant,
     },
     /// The end.
     Finished {

@@ -6,7 +6,8 @@ use super::stored::{Stored, common_prefix};
 
 /// At least so many tokens of a prompt are read, even where more are held (or all, where it has fewer): the last one's
 /// logits are needed, and up to eight tokens may be read by other kernels than more are (attention's, and on a GPU those of
-/// quantised products), which round otherwise. So an answer has the same bits whether or not its prompt was held.
+/// quantised products), which round otherwise. So an answer has the same bits whether or not its prompt was held as one;
+/// what was held of an earlier answer was written a token at a time.
 pub(super) const LEAST_READ: usize = 9;
 
 /// One of the model's sequences.

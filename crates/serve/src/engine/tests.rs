@@ -1,5 +1,5 @@
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use casallm_model::sampler::SamplerConfig;
 
@@ -341,11 +341,28 @@ fn probabilities_come_with_the_tokens() {
     let mut generation = engine.submit(asked).unwrap();
     let mut seen = 0;
     while let Some(event) = generation.blocking_next() {
-        if let Event::Token { id, logprobs } = event {
+        if let Event::Token { id, logprobs, .. } = event {
             let logprobs = logprobs.unwrap();
             assert_eq!((logprobs.top[0].0, logprobs.top[0].1, logprobs.top.len()), (id, logprobs.chosen, 2));
             seen += 1;
         }
     }
     assert_eq!(seen, 2);
+}
+
+#[test]
+fn tokens_carry_the_time_at_which_they_were_chosen_not_heard() {
+    let engine = start(FakeModel::new(1, 100, VOCAB_SIZE), &EngineConfig::default());
+    let mut late = engine.submit(request(&text(1, 10), 5)).unwrap();
+    // One sequence only: when another answer is heard, the first has ended.
+    hear(engine.submit(request(&text(2, 10), 5)).unwrap());
+    let ended = Instant::now();
+    let mut times = Vec::new();
+    while let Some(event) = late.blocking_next() {
+        if let Event::Token { at, .. } = event {
+            times.push(at);
+        }
+    }
+    assert_eq!(times.len(), 5);
+    assert!(times.is_sorted() && times[4] <= ended);
 }

@@ -373,6 +373,6 @@ fn choose(task: &mut Task, logits: &[f32], counters: &Counters) {
     if !task.stop_ids.contains(&id) {
         add(&counters.completion_tokens, 1);
         let logprobs = task.top_logprobs.map(|top| logprobs(logits, id, top));
-        task.tell(Event::Token { id, logprobs });
+        task.tell(Event::Token { id, logprobs, at: Instant::now() });
     }
 }

@@ -44,6 +44,27 @@ async fn some(listener: &mut Listener) -> String {
 }
 
 #[tokio::test]
+async fn the_speed_of_an_answer_is_that_of_its_tokens_however_late_it_is_heard() {
+    let setting = Setting::new(2000, Policy::Refuse).await;
+    setting.behaviour.pace.store(1, Ordering::Relaxed);
+    let turns = vec![casallm_data::chat::Message::user("20 letters, please").into()];
+    let mut answer = setting.chatbot.answer(&AnswerRequest::new(turns, config().sampling)).unwrap();
+    // All of it waits to be heard.
+    setting.until_idle().await;
+    let mut times = Vec::new();
+    let timing = loop {
+        match answer.next().await.unwrap() {
+            AnswerEvent::Text { tokens, .. } => times.extend(tokens.into_iter().map(|token| token.at)),
+            AnswerEvent::Done(done) => break done.timing,
+            AnswerEvent::Failed(error) => panic!("{error}"),
+            AnswerEvent::Started { .. } | AnswerEvent::Reading { .. } => {}
+        }
+    };
+    assert_eq!(times.len(), 20);
+    assert_eq!(timing.tokens_per_second, Some(19.0 / (times[19] - times[0]).as_secs_f64()));
+}
+
+#[tokio::test]
 async fn a_conversation_is_answered_stored_and_read_from_the_cache() {
     let setting = Setting::new(2000, Policy::Refuse).await;
     let mut texts: Vec<String> = Vec::new();
