@@ -36,5 +36,5 @@ fuzz_target!(|bytes: &[u8]| {
         let mut ids = Vec::new();
         let _ = set.read(0, set.tokens(), &mut ids);
     }
-    let _ = ShardSet::verify(folder);
+    let _ = ShardSet::verify(folder, &mut |_, _| {});
 });
