@@ -67,18 +67,19 @@ fn run_on<D: Device + 'static>(flags: &Quickstart, device: &Arc<D>) -> Result<En
     let mut console = Console::new(&flags.output).brief();
     let _watching = watch(&flags.watch, &flags.dir, &mut console);
     let path = flags.dir.join(RECIPE);
-    if path.exists() {
-        check_asked(flags, &path, &load(&path, &flags.dir)?)?;
+    let recipe = if path.exists() {
+        let recipe = load(&path, &flags.dir)?;
+        check_asked(flags, &path, &recipe)?;
         console.say(&format!("{} is there: going on with it (another --dir begins anew)", path.display()));
+        recipe
     } else {
         console.say("measuring this machine ...");
         let plan = plan::make(flags, device)?;
         console.say(&plan.text);
         plan::write(&path, &plan.recipe)?;
         // What was asked for and cannot be is not to be gone on with.
-        load(&path, &flags.dir).inspect_err(|_| drop(std::fs::remove_file(&path)))?;
-    }
-    let recipe = load(&path, &flags.dir)?;
+        load(&path, &flags.dir).inspect_err(|_| drop(std::fs::remove_file(&path)))?
+    };
     let dir = RunDir::new(&flags.dir);
 
     let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);

@@ -135,9 +135,9 @@ impl Kept {
 /// Removes all checkpoints up to `newest` but that one, the last few of the schedule, those of every so many steps, and
 /// the best.
 ///
-/// One that is there because the run was stopped pushes out no other, or a run that was stopped could not go back as far as
-/// one that was not. Later ones are left alone: they are damaged ones that a resume passed over, or of a run that has been set back,
-/// and neither may push out a good one.
+/// One that is there because the run was stopped pushes out no other, or a run that was stopped could not go back as far
+/// as one that was not. Later ones are left alone: they are damaged ones that a resume passed over, or of a run that has
+/// been set back, and neither may push out a good one.
 pub(super) fn prune(directory: &Path, newest: u64, kept: Kept) -> Result<(), TrainError> {
     // A mark that cannot be read may stand for any of them: keep all until the next one is written.
     let Ok(best) = best(directory) else { return Ok(()) };

@@ -8,9 +8,9 @@
 //! Activations are rounded to 8 bits as well ([`activations`]): a block's sum of products is then an integer, exact in any
 //! order, and four times as many products come from an instruction as in f32. Blocks are added up in order, in f32. So a
 //! token's result depends neither on how many others there are nor on threads. FLOPs `2 tokens rows columns`, bytes 34/32 or
-//! 18/32 of a weight: with few tokens (decoding) each thread streams its panels once. Where the processor multiplies bf16 as
-//! well, byte products are still the faster way for a prompt: 88 cycles for 16 rows, a block and eight tokens, where
-//! `vdpbf16ps` alone would take 128.
+//! 18/32 of a weight: with few tokens (decoding) each thread streams its panels once. With AVX-512-BF16 that
+//! is the faster way for a prompt, too: 88 cycles for 16 rows, a block and eight tokens, where `vdpbf16ps` alone would take
+//! 128. (On AMX weights restored as bf16 might be faster; a token's bits would then depend on its company.)
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
