@@ -365,6 +365,18 @@ pub trait Device: Send + Sync {
         gradient: &Self::Buffer,
         moments: [&mut Self::Buffer; 2],
     );
+    /// [`Device::adamw`] of a matrix's weights, then [`Device::pack`] of what they have become: one pass where the device has it.
+    fn adamw_and_pack(
+        &self,
+        update: &AdamW,
+        weight: &mut Self::Buffer,
+        gradient: &Self::Buffer,
+        moments: [&mut Self::Buffer; 2],
+        matrix: &mut Self::Matrix,
+    ) {
+        self.adamw(update, weight, gradient, moments);
+        self.pack(weight, matrix);
+    }
     /// One Muon step for a matrix `[rows, columns]` of f32, each run of `row_blocks` rows as a matrix of its own (the
     /// queries, keys and values of one fused weight); `momentum` of the same length, f32 or, rounded stochastically,
     /// bf16.

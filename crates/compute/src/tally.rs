@@ -72,11 +72,14 @@ impl HostTally {
     ) {
         let Some(gradient_scale) = self.gradient_scale(update.gradient_scale) else { return };
         for AdamWTensor { weight, matrix, gradient, moments, weight_decay, seed } in tensors {
-            device.adamw(&AdamW { gradient_scale, weight_decay, seed, ..*update }, weight, gradient, moments);
+            let update = AdamW { gradient_scale, weight_decay, seed, ..*update };
             match (matrix, update.weight_rounding) {
-                (Some(matrix), Rounding::Nearest) => device.pack(weight, matrix),
-                (Some(matrix), Rounding::Stochastic) => device.pack_stochastically(weight, matrix, seed),
-                (None, _) => {}
+                (Some(matrix), Rounding::Nearest) => device.adamw_and_pack(&update, weight, gradient, moments, matrix),
+                (Some(matrix), Rounding::Stochastic) => {
+                    device.adamw(&update, weight, gradient, moments);
+                    device.pack_stochastically(weight, matrix, seed);
+                }
+                (None, _) => device.adamw(&update, weight, gradient, moments),
             }
         }
     }

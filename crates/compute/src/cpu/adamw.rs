@@ -1,8 +1,10 @@
 //! AdamW, with moments in any [`MomentFormat`]; and the rounding of a matrix that is not to nearest.
 
+use std::ops::Range;
+
 use super::buffer::CpuBuffer;
-use super::isa::{Kernel, Math};
-use super::linear::CpuMatrix;
+use super::isa::{Isa, Kernel, Math};
+use super::linear::{BothForms, CpuMatrix};
 use super::pool::{Pool, Shared};
 use crate::device::AdamW;
 use crate::dtype::{Bf16, Storage};
@@ -169,49 +171,81 @@ impl Kernel for Blocks<'_> {
     }
 }
 
+/// Updates a range of a tensor's elements; those of 8-bit moments begin and end with a block, or the tensor.
+type Update<'a> = Box<dyn Fn(Range<usize>) + Sync + Send + 'a>;
+
 /// One AdamW step.
-pub(super) fn adamw(
+pub(super) fn adamw(pool: &Pool, update: AdamW, weight: &mut [f32], gradient: &[f32], moments: [&mut CpuBuffer; 2]) {
+    let len = weight.len();
+    let update = updating(pool.isa(), Factors::new(update), Shared::new(weight), gradient, moments);
+    pool.for_ranges(len, PIECE, update);
+}
+
+/// One AdamW step of a matrix, whose rows become both forms of operands while they are in the caches: a pass of their own would read
+/// them from memory again, and takes as long as the update.
+pub(super) fn adamw_of_rows(
     pool: &Pool,
     update: AdamW,
     weight: &mut [f32],
     gradient: &[f32],
-    [first, second]: [&mut CpuBuffer; 2],
+    moments: [&mut CpuBuffer; 2],
+    (forms, columns): (&BothForms<'_>, usize),
 ) {
-    let factors = Factors::new(update);
+    const { assert!((BothForms::ROWS * 32).is_multiple_of(MOMENT_BLOCK)) };
+    let len = weight.len();
+    let weight = Shared::new(weight);
+    let update = updating(pool.isa(), Factors::new(update), weight, gradient, moments);
+    pool.for_ranges(len, BothForms::ROWS * columns, |range| {
+        update(range.clone());
+        // SAFETY: ranges are disjoint; the update of this one is over.
+        unsafe { forms.write(range.start / columns, weight.slice_mut(range.start, range.len())) };
+    });
+}
+
+fn updating<'a>(
+    isa: Isa,
+    factors: Factors,
+    weight: Shared<'a, f32>,
+    gradient: &'a [f32],
+    [first, second]: [&'a mut CpuBuffer; 2],
+) -> Update<'a> {
     match MomentFormat::of(first.dtype()) {
-        MomentFormat::F32 => plain::<f32>(pool, factors, weight, gradient, [first.slice_mut(), second.slice_mut()]),
-        MomentFormat::Bf16 => plain::<Bf16>(pool, factors, weight, gradient, [first.slice_mut(), second.slice_mut()]),
-        MomentFormat::Bits8 => blocks(pool, factors, weight, gradient, [first.slice_mut(), second.slice_mut()]),
+        MomentFormat::F32 => plain::<f32>(isa, factors, weight, gradient, [first.slice_mut(), second.slice_mut()]),
+        MomentFormat::Bf16 => plain::<Bf16>(isa, factors, weight, gradient, [first.slice_mut(), second.slice_mut()]),
+        MomentFormat::Bits8 => blocks(isa, factors, weight, gradient, [first.slice_mut(), second.slice_mut()]),
     }
 }
 
-fn plain<T: Moment>(
-    pool: &Pool,
+fn plain<'a, T: Moment>(
+    isa: Isa,
     factors: Factors,
-    weight: &mut [f32],
-    gradient: &[f32],
-    [first, second]: [&mut [T]; 2],
-) {
-    let len = weight.len();
-    let (weight, first, second) = (Shared::new(weight), Shared::new(first), Shared::new(second));
-    pool.for_ranges(len, PIECE, |range| {
+    weight: Shared<'a, f32>,
+    gradient: &'a [f32],
+    moments: [&'a mut [T]; 2],
+) -> Update<'a> {
+    let [first, second] = moments.map(Shared::new);
+    Box::new(move |range| {
         let (at, n) = (range.start, range.len());
         // SAFETY: ranges are disjoint.
         let (weight, first, second) =
             unsafe { (weight.slice_mut(at, n), first.slice_mut(at, n), second.slice_mut(at, n)) };
-        pool.isa().run(Plain { factors, at, weight, gradient: &gradient[range], first, second });
-    });
+        isa.run(Plain { factors, at, weight, gradient: &gradient[range], first, second });
+    })
 }
 
-fn blocks(pool: &Pool, factors: Factors, weight: &mut [f32], gradient: &[f32], moments: [&mut [u32]; 2]) {
-    let len = weight.len();
-    let words = len.div_ceil(MOMENT_BLOCK) * BLOCK_WORDS;
+fn blocks<'a>(
+    isa: Isa,
+    factors: Factors,
+    weight: Shared<'a, f32>,
+    gradient: &'a [f32],
+    moments: [&'a mut [u32]; 2],
+) -> Update<'a> {
+    let words = gradient.len().div_ceil(MOMENT_BLOCK) * BLOCK_WORDS;
     let moments = moments.map(|words_and_steps| {
         let (codes, steps) = words_and_steps.split_at_mut(words);
         (Shared::new(codes), Shared::new(steps))
     });
-    let weight = Shared::new(weight);
-    pool.for_ranges(len, PIECE, |range| {
+    Box::new(move |range| {
         let (at, n) = (range.start, range.len());
         let (block, count) = (at / MOMENT_BLOCK, n.div_ceil(MOMENT_BLOCK));
         // SAFETY: ranges are disjoint and of whole blocks, but for the last.
@@ -221,8 +255,8 @@ fn blocks(pool: &Pool, factors: Factors, weight: &mut [f32], gradient: &[f32], m
             moments.each_ref().map(|(codes, _)| unsafe { codes.slice_mut(block * BLOCK_WORDS, count * BLOCK_WORDS) });
         // SAFETY: as above.
         let steps = moments.each_ref().map(|(_, steps)| unsafe { steps.slice_mut(block, count) });
-        pool.isa().run(Blocks { factors, at, weight, gradient: &gradient[range], codes, steps });
-    });
+        isa.run(Blocks { factors, at, weight, gradient: &gradient[range], codes, steps });
+    })
 }
 
 /// One panel of a matrix that is rounded stochastically.
@@ -274,5 +308,77 @@ pub(super) fn pack_stochastically(pool: &Pool, values: &[f32], matrix: &mut CpuM
             let out = unsafe { panels.slice_mut(panel * len, len) };
             pool.isa().run(RoundedPanel { values, shape, key, panel, of_rows, out });
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::CpuDevice;
+    use crate::cpu::gemm::{pack::packed_len, pack_columns, pack_transposed};
+    use crate::device::{Device, MatrixUse, Rounding};
+    use crate::dtype::DType;
+    use crate::matrix_format::MatrixFormat;
+
+    fn values(n: usize, scale: f32) -> Vec<f32> {
+        (0..n).map(|i| scale * ((i * 7919 % 1013) as f32 - 500.0) / 777.0).collect()
+    }
+
+    /// In one pass or in two: the same weights, moments and packed forms, whatever the shape and the format of moments.
+    #[test]
+    fn an_update_that_packs_is_an_update_and_a_packing() {
+        let update = AdamW {
+            lr: 0.01,
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            step: 3,
+            gradient_scale: 0.5,
+            seed: 7,
+            weight_rounding: Rounding::Nearest,
+        };
+        for isa in Isa::available() {
+            for threads in [1, 2] {
+                let device = CpuDevice::new(threads, isa).unwrap();
+                for (rows, columns) in [(16, 32), (48, 96), (64, 1056), (17, 32), (32, 40), (5, 7)] {
+                    for format in [MomentFormat::F32, MomentFormat::Bf16, MomentFormat::Bits8] {
+                        let n = rows * columns;
+                        let what = format!("{} {threads} threads, {rows} x {columns}, {format:?}", isa.name());
+                        let float = |scale: f32| {
+                            let mut buffer = device.allocate("test", DType::F32, n).unwrap();
+                            buffer.slice_mut().copy_from_slice(&values(n, scale));
+                            buffer
+                        };
+                        let gradient = float(0.3);
+                        let run = |together: bool| {
+                            let mut weight = float(1.0);
+                            let usage = MatrixUse::Training;
+                            let mut matrix =
+                                device.allocate_matrix("test", MatrixFormat::Bf16, rows, columns, usage).unwrap();
+                            let moment = || device.allocate("test", format.dtype(), format.buffer_len(n)).unwrap();
+                            let (mut first, mut second) = (moment(), moment());
+                            let moments = [&mut first, &mut second];
+                            if together {
+                                device.adamw_and_pack(&update, &mut weight, &gradient, moments, &mut matrix);
+                            } else {
+                                device.adamw(&update, &mut weight, &gradient, moments);
+                                let pool = Pool::new(1, isa).unwrap();
+                                let (forward, backward) = matrix.bf16_panels_mut();
+                                let values = weight.slice::<f32>();
+                                pack_transposed(&pool, values, columns, (columns, rows), forward);
+                                pack_columns(&pool, values, columns, (rows, columns), backward.unwrap());
+                            }
+                            let (forward, backward) = matrix.bf16_panels_mut();
+                            let forward = forward[..packed_len::<Bf16>(columns, rows)].to_vec();
+                            let backward = backward.unwrap()[..packed_len::<Bf16>(rows, columns)].to_vec();
+                            let bytes = [&weight, &first, &second].map(|x| x.as_bytes().to_vec());
+                            (bytes, forward, backward)
+                        };
+                        assert!(run(true) == run(false), "{what}");
+                    }
+                }
+            }
+        }
     }
 }

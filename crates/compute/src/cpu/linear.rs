@@ -1,14 +1,16 @@
 //! Weight matrices and linear layers: forward, input gradient, weight gradient. FLOPs: `2 tokens rows columns` each.
 
+#[cfg(target_arch = "x86_64")]
+use super::gemm;
 use super::gemm::{
-    Add, Epilogue, Left, MatElement, PANEL, PackedB, left_transposed, multiply, pack_columns, pack_transposed,
+    Add, Epilogue, Left, MatElement, PANEL, PackedB, left_len, left_transposed, multiply, pack_columns, pack_transposed,
 };
-use super::isa::{Kernel, Math};
+use super::isa::{Isa, Kernel, Math};
 use super::memory::{Carver, Memory};
 use super::pool::{Pool, Shared};
 use super::quantized::{self, Quantized};
 use crate::device::MatrixUse;
-use crate::dtype::{Bf16, DType, Element, Storage};
+use crate::dtype::{Bf16, DType, Storage};
 use crate::error::ComputeError;
 use crate::matrix_format::MatrixFormat;
 
@@ -93,6 +95,12 @@ impl CpuMatrix {
             let values = &values[..rows * columns];
             return quantized::pack(pool, self.format, values, columns, self.forward.slice_mut());
         }
+        if let Some(forms) = self.both_forms(pool.isa()) {
+            return pool.for_ranges(rows, BothForms::ROWS, |range| {
+                // SAFETY: ranges are disjoint, and of whole panels.
+                unsafe { forms.write(range.start, &values[range.start * columns..range.end * columns]) };
+            });
+        }
         let forward = self.forward.slice_mut::<S>();
         pack_transposed(pool, values, columns, (columns, rows), forward);
         if let Some(backward) = &mut self.backward {
@@ -109,6 +117,15 @@ impl CpuMatrix {
         (self.forward.slice_mut(), self.backward.as_mut().map(Memory::slice_mut))
     }
 
+    /// Both forms, to be written a few rows at a time, where instruction set and shape allow it.
+    pub(super) fn both_forms(&mut self, isa: Isa) -> Option<BothForms<'_>> {
+        let (rows, columns) = (self.rows, self.columns);
+        let fits = self.format == MatrixFormat::Bf16 && BothForms::fits(isa, rows, columns);
+        let backward = self.backward.as_mut().filter(|_| fits)?;
+        let (forward, backward) = (Shared::new(self.forward.slice_mut()), Shared::new(backward.slice_mut()));
+        Some(BothForms { rows, columns, forward, backward })
+    }
+
     /// Row `row` as f32, from the forward panels.
     pub(super) fn row<S: MatElement>(&self, row: usize, out: &mut [f32]) {
         if let Some(weight) = self.quantized() {
@@ -122,6 +139,43 @@ impl CpuMatrix {
                 *value = x.load();
             }
         }
+    }
+}
+
+/// The two forms of a bf16 matrix for training, by rows: a pass over the weights in the order in which they lie.
+pub(super) struct BothForms<'a> {
+    rows: usize,
+    columns: usize,
+    forward: Shared<'a, Bf16>,
+    backward: Shared<'a, Bf16>,
+}
+
+impl BothForms<'_> {
+    /// Rows written at once.
+    pub(super) const ROWS: usize = PANEL;
+
+    fn fits(isa: Isa, rows: usize, columns: usize) -> bool {
+        isa >= Isa::Avx512Bf16 && rows.is_multiple_of(Self::ROWS) && columns.is_multiple_of(32)
+    }
+
+    /// Rounds the [`Self::ROWS`] rows from `first` on, a multiple of that.
+    ///
+    /// # Safety
+    /// Nobody else writes or reads them meanwhile.
+    pub(super) unsafe fn write(&self, first: usize, values: &[f32]) {
+        let len = Self::ROWS * self.columns;
+        assert!(first.is_multiple_of(Self::ROWS) && values.len() == len, "rows of a matrix");
+        let panel_len = self.rows * PANEL;
+        // The last panel's part ends last.
+        let backward = self.backward.at(first * PANEL, (self.columns / PANEL - 1) * panel_len + Self::ROWS * PANEL);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the constructor saw to level and shape; the caller's promise.
+        unsafe {
+            let forward = self.forward.slice_mut(first * self.columns, len);
+            gemm::both_forms(values, self.columns, forward, backward, panel_len);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        unreachable!("no such level here: {backward:?} {:?}", self.forward.at(0, 0));
     }
 }
 
@@ -200,9 +254,9 @@ pub(super) fn add_long_product<S: MatElement>(
 const GRADIENT_ROWS: usize = 8192;
 
 /// Bytes of scratch for [`backward_weight`].
-pub(super) fn backward_weight_scratch<S: Element>(tokens: usize, rows: usize, columns: usize) -> usize {
+pub(super) fn backward_weight_scratch<S: MatElement>(tokens: usize, rows: usize, columns: usize) -> usize {
     let tokens = tokens.min(TOKENS).next_multiple_of(2);
-    Carver::bytes::<S>(tokens * rows.min(GRADIENT_ROWS).next_multiple_of(PANEL))
+    Carver::bytes::<S>(left_len::<S>(tokens, rows.min(GRADIENT_ROWS)))
         + Carver::bytes::<S>(tokens * columns.next_multiple_of(PANEL))
 }
 
@@ -217,7 +271,7 @@ pub(super) fn backward_weight_padded<S: MatElement>(
 ) {
     let mut scratch = Carver::new(scratch);
     let k = tokens.next_multiple_of(S::GROUP);
-    let packed = scratch.take::<S>(k * rows.min(GRADIENT_ROWS).next_multiple_of(PANEL));
+    let packed = scratch.take::<S>(left_len::<S>(tokens, rows.min(GRADIENT_ROWS)));
     let right = scratch.take::<S>(k * columns.next_multiple_of(PANEL));
     pack_columns(pool, x, columns, (tokens, columns), right);
     let right = PackedB::new(right, tokens, columns);

@@ -552,6 +552,27 @@ impl Device for CpuDevice {
         adamw::adamw(&self.pool, *update, weight.slice_mut(), gradient.slice(), moments);
     }
 
+    fn adamw_and_pack(
+        &self,
+        update: &AdamW,
+        weight: &mut CpuBuffer,
+        gradient: &CpuBuffer,
+        moments: [&mut CpuBuffer; 2],
+        matrix: &mut CpuMatrix,
+    ) {
+        let (size, columns) = (matrix.rows * matrix.columns, matrix.columns);
+        match matrix.both_forms(self.pool.isa()).filter(|_| size == weight.len() && size == gradient.len()) {
+            Some(forms) => {
+                let (weight, forms) = (weight.slice_mut(), (&forms, columns));
+                adamw::adamw_of_rows(&self.pool, *update, weight, gradient.slice(), moments, forms);
+            }
+            None => {
+                self.adamw(update, weight, gradient, moments);
+                self.pack(weight, matrix);
+            }
+        }
+    }
+
     fn muon(
         &self,
         update: &Muon,

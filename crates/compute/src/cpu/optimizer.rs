@@ -2,7 +2,7 @@
 
 use super::adamw::Moment;
 use super::gemm::pack::packed_len;
-use super::gemm::{Add, Left, PackedB, Store, left_transposed, multiply, pack_columns, pack_transposed};
+use super::gemm::{Add, Left, PackedB, Store, left_len, left_transposed, multiply, pack_columns, pack_transposed};
 use super::isa::{Kernel, Math};
 use super::math;
 use super::memory::Carver;
@@ -21,7 +21,8 @@ pub(super) fn muon_scratch(rows: usize, columns: usize) -> usize {
     let packed = packed_len::<Bf16>(rows, columns).max(packed_len::<Bf16>(columns, rows));
     Carver::bytes::<f32>(rows * columns)
         + Carver::bytes::<Bf16>(rows.next_multiple_of(2) * columns.next_multiple_of(2))
-        + 2 * Carver::bytes::<Bf16>(packed)
+        + Carver::bytes::<Bf16>(packed)
+        + Carver::bytes::<Bf16>(left_len::<Bf16>(rows.max(columns), short))
         + 2 * Carver::bytes::<f32>(short * short)
         + Carver::bytes::<Bf16>(short * short.next_multiple_of(2))
         + Carver::bytes::<Bf16>(packed_len::<Bf16>(short, short))
@@ -148,7 +149,7 @@ pub(super) fn muon<T: Moment>(
     let rounded = scratch.take::<Bf16>(rows * wide);
     let len = packed_len::<Bf16>(rows, columns).max(packed_len::<Bf16>(columns, rows));
     let packed = scratch.take::<Bf16>(len);
-    let transposed = scratch.take::<Bf16>(len);
+    let transposed = scratch.take::<Bf16>(left_len::<Bf16>(rows.max(columns), n));
     let gram = scratch.take::<f32>(n * n);
     let square = scratch.take::<f32>(n * n);
     let gram_rounded = scratch.take::<Bf16>(n * wide_n);

@@ -7,23 +7,27 @@
 //!
 //! Floors, from Intel's optimisation manual (Sapphire Rapids): a `tdpbf16ps` each 16 cycles, a `tileloadd` each 8 from
 //! L1. A step is four of each: 64 cycles of products hide 32 of loads. It reads 4 KiB, 2 of `A` and 2 of `B`: 64 bytes
-//! a cycle, where L2 delivers about 48 and L1 128. Up to `k = 512` the 32 rows of `A` (32 KiB) stay in the 48 KiB L1
-//! while the panels pass, L2 has to deliver 32 bytes a cycle, and the products are the bound; beyond, both operands
-//! come from L2 and a step takes about 85 cycles, three quarters of the peak. Cutting `k` in L1-sized pieces costs 8 KiB of
-//! accumulator traffic for each piece and needs copies of `A` at power-of-two strides (32 rows at a stride of 2 KiB use
-//! two of L1's 64 sets a column): timed in a program of its own it was no faster, nor was prefetching by software
-//! (docs/LOG.md, 2026-11-26). Panels are read in order, which the L2 streamer follows.
+//! a cycle, where L2 delivers 48, so that a step whose operands lie in L2 takes 85 cycles at best. Measured, one core of an
+//! Emerald Rapids (docs/LOG.md, 2026-11-27): 64 from registers, 77 from L1, 102 from L2 with the loads of the next step between
+//! the products of this one, 107 with each load before its product. Rows a power of two apart share few of L1's sets: 115; a
+//! cache line between them ([`super::GAP`]) helps. A line of L3 takes 6.8 cycles, whoever asks: the next strip of `A` and the
+//! next tile's place are asked for meanwhile ([`block`]). Cutting `k` so that `A` stays in L1 saves 20 cycles a step and costs as much for
+//! the sums that come and go.
 //! `ldtilecfg` takes about 200 cycles, so a block of work, or all the tiles of a job of attention's, load it once for each
 //! height of tile and release it at their end: a thread that idles or is switched away has no 8 KiB of tile data to save.
 //! Whole panels are stored where they belong, and what is added to begins the sums: gradients need no second pass.
 //!
-//! Checked instruction by instruction on an emulator of the tile unit (see the tests), and right on hardware; products of a training
-//! step reached 33 to 58 % of the ceiling there (docs/PERFORMANCE.md), so the estimates above are not yet met.
+//! Checked instruction by instruction on an emulator of the tile unit (see the tests), and right on hardware. Two of the three shared
+//! machines that it has run on loaded tiles four times as slowly most of the time, whatever the order and wherever they lay, while
+//! products from registers kept their speed.
 
+mod block;
 #[cfg(test)]
 pub(crate) mod emulator;
 #[cfg(test)]
 mod tests;
+
+pub(super) use block::multiply;
 
 use core::arch::asm;
 use core::arch::x86_64::{_mm512_loadu_si512, _mm512_maskz_loadu_epi16, _mm512_storeu_si512};
@@ -32,8 +36,8 @@ use std::marker::PhantomData;
 use super::kernel::Destination;
 use super::pack::{self, PANEL};
 use super::{Left, MatElement};
-use crate::cpu::isa::{Kernel, Math};
-use crate::dtype::{Bf16, Storage};
+use crate::cpu::isa::{Isa, Kernel, Math};
+use crate::dtype::{Bf16, DType, Storage};
 
 /// Pairs of `k` in a tile.
 const PAIRS: usize = 16;
@@ -89,9 +93,9 @@ fn permitted() -> bool {
     false
 }
 
-/// Whether the operand can be loaded as tiles.
-pub(super) fn takes<S: MatElement>(left: &Left<S>) -> bool {
-    !left.is_panels()
+/// Whether products at this level are computed by tiles: those of bf16 whose left operand lies in rows.
+pub(super) fn takes<S: MatElement>(isa: Isa, left: &Left<S>) -> bool {
+    isa == Isa::Amx && S::DTYPE == DType::Bf16 && !left.is_panels()
 }
 
 /// Writes 16 rows of the transpose of `source`, `[k][m]` rows `stride` apart: row-major, `k` padded to pairs.
@@ -103,6 +107,8 @@ pub(super) struct TransposedRows<'a, T> {
     /// Rows `16 * panel` and up; those past `m` are zeros.
     pub(super) panel: usize,
     pub(super) out: &'a mut [Bf16],
+    /// Elements between rows of `out`.
+    pub(super) row: usize,
 }
 
 impl<T: Storage> Kernel for TransposedRows<'_, T> {
@@ -110,8 +116,8 @@ impl<T: Storage> Kernel for TransposedRows<'_, T> {
     /// A step's panel is packed while it fits registers and L1, then its pairs are transposed.
     #[inline(always)]
     fn run<M: Math>(self) {
-        let row = self.k.next_multiple_of(2);
-        assert_eq!(self.out.len(), ROWS * row, "16 rows");
+        let row = self.row;
+        assert!(row >= self.k.next_multiple_of(2) && self.out.len() == ROWS * row, "16 rows");
         let mut step = [Bf16(0); OPERAND];
         for k0 in (0..self.k).step_by(2 * PAIRS) {
             let k = (2 * PAIRS).min(self.k - k0);
@@ -182,7 +188,12 @@ struct Operands {
     steps: usize,
     /// One more step on this, unless null.
     tail: *const Tail,
+    /// What is asked for meanwhile, [`AHEAD`] bytes a step.
+    ahead: *const u8,
 }
+
+/// Bytes asked for in a step.
+const AHEAD: usize = 128;
 
 impl Tiles {
     /// Computes one tile. What it is added to is what the sums begin with.
@@ -190,9 +201,10 @@ impl Tiles {
     /// # Safety
     /// The processor has AMX and AVX-512 and the process may use them; `a` covers `rows` rows of `groups` pairs,
     /// `row_stride` elements apart; `b` covers `panels` panels of `groups` pairs, `panel_len` apart;
-    /// `1 <= rows <= 32`, `panels` is 1 or 2; `to` has room for them.
+    /// `1 <= rows <= 32`, `panels` is 1 or 2; `to` has room for them. `ahead` is asked for during whole tiles, [`AHEAD`] bytes a
+    /// step, unless it is null; it may be anything.
     #[allow(clippy::too_many_arguments)] // A micro-kernel's address arithmetic; a struct would only rename it.
-    pub(super) unsafe fn multiply(
+    unsafe fn multiply(
         &mut self,
         a: *const Bf16,
         row_stride: usize,
@@ -202,6 +214,7 @@ impl Tiles {
         rows: usize,
         panels: usize,
         to: Destination,
+        ahead: *const u8,
     ) {
         assert!((1..=2 * ROWS).contains(&rows) && (1..=2).contains(&panels), "no such AMX tile");
         if self.rows != rows {
@@ -214,8 +227,8 @@ impl Tiles {
         let steps = groups / PAIRS;
         let second = b.wrapping_add((panels - 1) * panel_len);
         let row_bytes = row_stride * size_of::<Bf16>();
-        let mut operands =
-            Operands { a: a.cast(), row_bytes, b: [b.cast(), second.cast()], steps, tail: core::ptr::null() };
+        let b_bytes = [b.cast(), second.cast()];
+        let mut operands = Operands { a: a.cast(), row_bytes, b: b_bytes, steps, tail: core::ptr::null(), ahead };
         let tail;
         if !groups.is_multiple_of(PAIRS) {
             let k = steps * 2 * PAIRS;
@@ -227,14 +240,16 @@ impl Tiles {
         // SAFETY: the configuration is loaded, the operands cover `steps` steps and the tail, and the destination has room.
         unsafe {
             match (rows > ROWS, panels == 2, to.add) {
-                (true, true, false) => kernel::<1, 1, 0>(&operands, to),
-                (true, false, false) => kernel::<1, 0, 0>(&operands, to),
-                (false, true, false) => kernel::<0, 1, 0>(&operands, to),
-                (false, false, false) => kernel::<0, 0, 0>(&operands, to),
-                (true, true, true) => kernel::<1, 1, 1>(&operands, to),
-                (true, false, true) => kernel::<1, 0, 1>(&operands, to),
-                (false, true, true) => kernel::<0, 1, 1>(&operands, to),
-                (false, false, true) => kernel::<0, 0, 1>(&operands, to),
+                (true, true, false) if !ahead.is_null() => kernel::<1, 1, 0, 1>(&operands, to),
+                (true, true, true) if !ahead.is_null() => kernel::<1, 1, 1, 1>(&operands, to),
+                (true, true, false) => kernel::<1, 1, 0, 0>(&operands, to),
+                (true, false, false) => kernel::<1, 0, 0, 0>(&operands, to),
+                (false, true, false) => kernel::<0, 1, 0, 0>(&operands, to),
+                (false, false, false) => kernel::<0, 0, 0, 0>(&operands, to),
+                (true, true, true) => kernel::<1, 1, 1, 0>(&operands, to),
+                (true, false, true) => kernel::<1, 0, 1, 0>(&operands, to),
+                (false, true, true) => kernel::<0, 1, 1, 0>(&operands, to),
+                (false, false, true) => kernel::<0, 0, 1, 0>(&operands, to),
             }
         }
     }
@@ -265,14 +280,15 @@ unsafe fn copy_tail(a: *const Bf16, row_stride: usize, rows: usize, b: [*const B
     tail
 }
 
-/// Rows 16 and up if `LOWER`, the second panel if `RIGHT`; sums that begin with what lies there if `ADD`.
+/// Rows 16 and up if `LOWER`, the second panel if `RIGHT`; sums that begin with what lies there if `ADD`; what is `ahead` is asked
+/// for if `ASK`. The operands of the next step are loaded as soon as the last product of this one has read the old ones.
 ///
 /// # Safety
 /// The configuration for these tiles is loaded; `operands` are readable, `to` is writable. With neither steps nor a tail the
 /// sum is 0.
-unsafe fn kernel<const LOWER: u8, const RIGHT: u8, const ADD: u8>(operands: &Operands, to: Destination) {
+unsafe fn kernel<const LOWER: u8, const RIGHT: u8, const ADD: u8, const ASK: u8>(operands: &Operands, to: Destination) {
     let ld = to.stride * size_of::<f32>();
-    // SAFETY: loads stay inside the operands by the caller's promise, stores inside the destination.
+    // SAFETY: loads stay inside the operands by the caller's promise, stores inside the destination; asking is a hint.
     // The accumulators live in registers over the whole loop, so everything is one block.
     unsafe {
         asm!(
@@ -292,24 +308,35 @@ unsafe fn kernel<const LOWER: u8, const RIGHT: u8, const ADD: u8>(operands: &Ope
             "2:",
             "tileloadd tmm4, [{a0} + {a_stride}*1]",
             "tileloadd tmm6, [{b0} + {b_stride}*1]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            ".if {right}",
-            "tileloadd tmm7, [{b1} + {b_stride}*1]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            ".endif",
-            ".if {lower}",
-            "tileloadd tmm5, [{a1} + {a_stride}*1]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            ".endif",
-            ".if {lower} & {right}",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            ".endif",
+            ".if {right}", "tileloadd tmm7, [{b1} + {b_stride}*1]", ".endif",
+            ".if {lower}", "tileloadd tmm5, [{a1} + {a_stride}*1]", ".endif",
+            "dec {steps}",
+            "jz 6f",
+            "5:",
             "add {a0}, 64",
             "add {a1}, 64",
             "add {b0}, 1024",
             "add {b1}, 1024",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            ".if {right}", "tdpbf16ps tmm1, tmm4, tmm7", ".endif",
+            "tileloadd tmm4, [{a0} + {a_stride}*1]",
+            ".if {lower}", "tdpbf16ps tmm2, tmm5, tmm6", ".endif",
+            "tileloadd tmm6, [{b0} + {b_stride}*1]",
+            ".if {lower} & {right}", "tdpbf16ps tmm3, tmm5, tmm7", ".endif",
+            ".if {right}", "tileloadd tmm7, [{b1} + {b_stride}*1]", ".endif",
+            ".if {lower}", "tileloadd tmm5, [{a1} + {a_stride}*1]", ".endif",
+            ".if {ask}",
+            "prefetcht1 [{ahead}]",
+            "prefetcht1 [{ahead} + 64]",
+            "add {ahead}, {bytes_ahead}",
+            ".endif",
             "dec {steps}",
-            "jnz 2b",
+            "jnz 5b",
+            "6:",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            ".if {right}", "tdpbf16ps tmm1, tmm4, tmm7", ".endif",
+            ".if {lower}", "tdpbf16ps tmm2, tmm5, tmm6", ".endif",
+            ".if {lower} & {right}", "tdpbf16ps tmm3, tmm5, tmm7", ".endif",
             "3:",
             // The tail, once: its four tiles lie one after another.
             "test {tail}, {tail}",
@@ -330,6 +357,8 @@ unsafe fn kernel<const LOWER: u8, const RIGHT: u8, const ADD: u8>(operands: &Ope
             lower = const LOWER,
             right = const RIGHT,
             add = const ADD,
+            ask = const ASK,
+            bytes_ahead = const AHEAD,
             a0 = inout(reg) operands.a => _,
             a1 = inout(reg) operands.a.wrapping_add(ROWS * operands.row_bytes) => _,
             a_stride = inout(reg) operands.row_bytes => _,
@@ -338,6 +367,7 @@ unsafe fn kernel<const LOWER: u8, const RIGHT: u8, const ADD: u8>(operands: &Ope
             b_stride = in(reg) 64_usize,
             steps = inout(reg) operands.steps => _,
             tail = inout(reg) operands.tail => _,
+            ahead = inout(reg) operands.ahead => _,
             c = in(reg) to.at,
             d = in(reg) to.at.wrapping_add(ROWS * to.stride),
             ld = in(reg) ld,

@@ -1,13 +1,18 @@
-//! The bf16 micro-kernel of AVX-512-BF16: `vdpbf16ps`, two `k` per lane and instruction.
+//! The bf16 micro-kernel of AVX-512-BF16: `vdpbf16ps`, two `k` per lane and instruction; and what becomes of tiles there.
 //!
 //! 8 rows by 3 panels hold 24 of 32 registers; a step issues 24 dot products for 3 loads and 8 broadcasts.
+//!
+//! A tile's bias and rounding by `vcvtneps2bf16` are an instruction or two for sixteen numbers where the compiler's rounding takes
+//! seven: beside AMX, whose products take a quarter of this unit's time, that is what counts. The instruction takes what is
+//! below the normal numbers for 0.
 
 use super::kernel::{Destination, for_shape};
 use super::pack::PANEL;
 use crate::dtype::Bf16;
 use core::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32,
-    _mm512_setzero_ps, _mm512_storeu_ps,
+    __m256bh, __m256i, __m512, __m512bh, __m512i, __mmask16, _mm256_mask_storeu_epi16, _mm512_add_ps,
+    _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps,
+    _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
 };
 
 /// Computes one tile.
@@ -71,6 +76,74 @@ unsafe fn kernel<const ROWS: usize, const PANELS: usize>(
                 let to_row = to.at.add(r * to.stride + p * PANEL);
                 let lanes = if to.add { _mm512_add_ps(_mm512_loadu_ps(to_row), *lanes) } else { *lanes };
                 _mm512_storeu_ps(to_row, lanes);
+            }
+        }
+    }
+}
+
+/// The columns of vector `panel` of a tile, as a mask.
+#[inline(always)]
+fn inside(columns: usize, panel: usize) -> __mmask16 {
+    let left = columns - panel * PANEL;
+    if left >= PANEL { !0 } else { (1 << left) - 1 }
+}
+
+/// `out = tile (+ bias)`, rounded to bf16: `rows x columns`, `ld` floats between a tile's rows, `stride` elements between those
+/// of `out`.
+///
+/// # Safety
+/// The processor has AVX-512-BF16; `out` has room.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) unsafe fn round(
+    tile: &[f32],
+    ld: usize,
+    (rows, columns): (usize, usize),
+    bias: Option<&[f32]>,
+    out: *mut Bf16,
+    stride: usize,
+) {
+    assert!(tile.len() >= (rows - 1) * ld + columns && bias.is_none_or(|bias| bias.len() == columns), "a tile's size");
+    for panel in 0..columns.div_ceil(PANEL) {
+        let mask = inside(columns, panel);
+        // SAFETY: lanes past the columns are neither read nor written; rows are inside the tile and `out`.
+        unsafe {
+            let from = tile.as_ptr().add(panel * PANEL);
+            let bias = bias.map(|bias| _mm512_maskz_loadu_ps(mask, bias.as_ptr().add(panel * PANEL)));
+            for r in 0..rows {
+                let x = _mm512_maskz_loadu_ps(mask, from.add(r * ld));
+                let x = bias.map_or(x, |bias| _mm512_add_ps(x, bias));
+                let rounded = core::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x));
+                _mm256_mask_storeu_epi16(out.add(r * stride + panel * PANEL).cast(), mask, rounded);
+            }
+        }
+    }
+}
+
+/// `out += tile (+ bias)`, as [`round`].
+///
+/// # Safety
+/// The processor has AVX-512; `out` has room.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn add(
+    tile: &[f32],
+    ld: usize,
+    (rows, columns): (usize, usize),
+    bias: Option<&[f32]>,
+    out: *mut f32,
+    stride: usize,
+) {
+    assert!(tile.len() >= (rows - 1) * ld + columns && bias.is_none_or(|bias| bias.len() == columns), "a tile's size");
+    for panel in 0..columns.div_ceil(PANEL) {
+        let mask = inside(columns, panel);
+        // SAFETY: as in `round`.
+        unsafe {
+            let from = tile.as_ptr().add(panel * PANEL);
+            let bias = bias.map(|bias| _mm512_maskz_loadu_ps(mask, bias.as_ptr().add(panel * PANEL)));
+            for r in 0..rows {
+                let x = _mm512_maskz_loadu_ps(mask, from.add(r * ld));
+                let x = bias.map_or(x, |bias| _mm512_add_ps(x, bias));
+                let to = out.add(r * stride + panel * PANEL);
+                _mm512_mask_storeu_ps(to, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), x));
             }
         }
     }

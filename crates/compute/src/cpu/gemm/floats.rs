@@ -192,8 +192,8 @@ pub(super) unsafe fn multiply<S: MatElement, E: Epilogue>(
     // SAFETY: the caller's promises.
     unsafe {
         match isa {
-            Isa::Avx2 => multiply_by::<Avx2, S, E>(left, m, right, panels, epilogue),
-            _ => multiply_by::<Avx512, S, E>(left, m, right, panels, epilogue),
+            Isa::Avx2 => multiply_by::<Avx2, S, E>(isa, left, m, right, panels, epilogue),
+            _ => multiply_by::<Avx512, S, E>(isa, left, m, right, panels, epilogue),
         }
     }
 }
@@ -202,6 +202,7 @@ pub(super) unsafe fn multiply<S: MatElement, E: Epilogue>(
 /// As [`multiply`].
 #[inline(always)]
 unsafe fn multiply_by<U: Unit, S: MatElement, E: Epilogue>(
+    isa: Isa,
     left: &Left<S>,
     m: (usize, usize),
     right: &PackedB<'_, S>,
@@ -263,15 +264,15 @@ unsafe fn multiply_by<U: Unit, S: MatElement, E: Epilogue>(
                             1 => epilogue.destination(row, panel * PANEL, rows, filled).filter(|_| filled == ld),
                             _ => None,
                         };
-                        if let Some(place) = direct.filter(|place| place.add && k >= LONG) {
-                            place.ask_for(rows, filled);
+                        if direct.is_some_and(|place| place.add && k >= LONG) {
+                            epilogue.ask_for(row, panel * PANEL, rows, filled);
                         }
                         let to = direct.unwrap_or(Destination { at: tile.as_mut_ptr(), stride: ld, add: false });
                         // SAFETY: `a` covers `rows` rows and `b` `width` panels of `terms`; a tile has room for the largest
                         // shape, and an epilogue's destination for what it was asked for.
                         unsafe { U::multiply((rows, width, terms), &a, b, k0 > 0, to) };
                         if last && direct.is_none() {
-                            epilogue.store(row, panel * PANEL, rows, filled, tile, ld);
+                            epilogue.store(isa, row, panel * PANEL, rows, filled, tile, ld);
                         }
                         if pieces > 1 {
                             tiles += 1;

@@ -5,7 +5,7 @@
 
 use super::pack::{PANEL, PackedB};
 use super::{Left, MatElement};
-use crate::cpu::isa::{Isa, Math, prefetch_at};
+use crate::cpu::isa::{Isa, Math};
 use crate::dtype::DType;
 
 /// Runs `$body` with constants for a tile's rows and panels: every shape has a micro-kernel of its own.
@@ -33,7 +33,7 @@ pub(super) use for_shape;
 #[derive(Default)]
 pub(crate) struct State {
     #[cfg(target_arch = "x86_64")]
-    tiles: super::amx::Tiles,
+    pub(super) tiles: super::amx::Tiles,
 }
 
 /// Rows and panels of the largest tile.
@@ -51,24 +51,12 @@ pub(crate) struct Destination {
     pub(super) add: bool,
 }
 
-impl Destination {
-    /// Asks for what lies there.
-    #[inline(always)]
-    pub(super) fn ask_for(&self, rows: usize, columns: usize) {
-        for row in 0..rows {
-            prefetch_at(self.at.wrapping_add(row * self.stride), columns);
-        }
-    }
-}
-
 /// The tile that fills the registers of an instruction set. A left operand in panels of 16 rows takes a height that
 /// divides 16: no tile may reach into the next panel.
 #[inline(always)]
-pub(super) fn shape<S: MatElement>(isa: Isa, left: &Left<S>) -> Shape {
+pub(super) fn shape<S: MatElement>(isa: Isa) -> Shape {
     match isa {
         Isa::Portable => Shape { rows: 2, panels: 1 },
-        #[cfg(target_arch = "x86_64")]
-        Isa::Amx if S::DTYPE == DType::Bf16 && super::amx::takes(left) => Shape { rows: 32, panels: 2 },
         Isa::Avx512Bf16 | Isa::Amx if S::DTYPE == DType::Bf16 => Shape { rows: 8, panels: 3 },
         _ => Shape { rows: 2, panels: 2 },
     }
@@ -83,7 +71,6 @@ pub(super) fn shape<S: MatElement>(isa: Isa, left: &Left<S>) -> Shape {
 #[allow(clippy::too_many_arguments)] // A micro-kernel's address arithmetic; a struct would only rename it.
 pub(super) unsafe fn multiply<S: MatElement, M: Math>(
     isa: Isa,
-    state: &mut State,
     left: &Left<S>,
     row: usize,
     rows: usize,
@@ -100,15 +87,11 @@ pub(super) unsafe fn multiply<S: MatElement, M: Math>(
         let strides = (row_stride, step);
         // SAFETY: the caller's promises; S is Bf16, so the casts change nothing.
         unsafe {
-            if isa == Isa::Amx && super::amx::takes(left) {
-                state.tiles.multiply(a.cast(), row_stride, b.cast(), right.panel_len(), groups, rows, panels, to);
-            } else {
-                super::avx512bf16::multiply(a.cast(), strides, b.cast(), right.panel_len(), groups, rows, panels, to);
-            }
-        }
+            super::avx512bf16::multiply(a.cast(), strides, b.cast(), right.panel_len(), groups, rows, panels, to)
+        };
         return;
     }
-    let _ = (isa, state);
+    let _ = isa;
     let panel_len = right.panel_len();
     // SAFETY: the caller's promises.
     unsafe {

@@ -28,9 +28,12 @@ mod transpose;
 
 pub(crate) use epilogue::{Add, Epilogue, Store};
 pub(crate) use operand::{
-    left_transposed, left_transposed_here, pack_columns, pack_columns_here, pack_transposed, pack_transposed_here,
+    left_len, left_transposed, left_transposed_here, pack_columns, pack_columns_here, pack_transposed,
+    pack_transposed_here,
 };
 pub(crate) use pack::{PANEL, PackedB, convert};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use transpose::avx512::both_forms;
 
 use kernel::Destination;
 pub(crate) use kernel::State;
@@ -129,6 +132,9 @@ const TILE: usize = 1024;
 /// Terms of a sum that takes longer than memory's answer: meanwhile comes what it is added to.
 const LONG: usize = 256;
 
+/// Elements kept between the rows of a prepared left operand, a cache line of bf16: rows a power of two apart share few sets of the caches.
+const GAP: usize = 32;
+
 #[repr(align(64))]
 struct Tile([f32; TILE]);
 
@@ -153,8 +159,14 @@ impl<S: MatElement, E: Epilogue> Kernel for Block<'_, S, E> {
             unsafe { floats::multiply(self.isa, &self.left, self.m, &self.right, self.panels, self.epilogue) };
             return;
         }
+        #[cfg(target_arch = "x86_64")]
+        if amx::takes(self.isa, &self.left) {
+            // SAFETY: the processor has AMX, and S is Bf16; rows and panels are those of the operands.
+            unsafe { amx::multiply(self.state, &self.left, self.m, &self.right, self.panels, self.epilogue) };
+            return;
+        }
         let mut tile = Tile([0.0; TILE]);
-        let shape = kernel::shape::<S>(self.isa, &self.left);
+        let shape = kernel::shape::<S>(self.isa);
         let mut row = self.m.0;
         while row < self.m.1 {
             let rows = shape.rows.min(self.m.1 - row);
@@ -165,19 +177,17 @@ impl<S: MatElement, E: Epilogue> Kernel for Block<'_, S, E> {
                 let columns = ld.min(self.right.n - panel * PANEL);
                 let (left, right) = (&self.left, &self.right);
                 let place = self.epilogue.destination(row, panel * PANEL, rows, columns);
-                if let Some(place) = place.filter(|place| place.add && self.right.k >= LONG) {
-                    place.ask_for(rows, columns);
+                if place.is_some_and(|place| place.add && self.right.k >= LONG) {
+                    self.epilogue.ask_for(row, panel * PANEL, rows, columns);
                 }
                 let direct = place.filter(|_| columns == ld);
                 let to = direct.unwrap_or(Destination { at: tile.0.as_mut_ptr(), stride: ld, add: false });
                 // SAFETY: row < m and panel < the panel count, so both operands cover the kernel's reads. The tile has room
                 // for the largest shape, an epilogue's destination for what it was asked for, and blocks of one product
                 // never overlap.
-                unsafe {
-                    kernel::multiply::<S, M>(self.isa, self.state, left, row, rows, right, panel, panels, to);
-                }
+                unsafe { kernel::multiply::<S, M>(self.isa, left, row, rows, right, panel, panels, to) };
                 if direct.is_none() {
-                    self.epilogue.store(row, panel * PANEL, rows, columns, &tile.0, ld);
+                    self.epilogue.store(self.isa, row, panel * PANEL, rows, columns, &tile.0, ld);
                 }
                 panel += panels;
             }

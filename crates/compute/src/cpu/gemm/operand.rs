@@ -1,7 +1,7 @@
 //! Whole operands prepared with all threads: right operands as panels, left operands of transposed matrices.
 
 use super::pack::{self, PANEL};
-use super::{Left, MatElement};
+use super::{GAP, Left, MatElement};
 use crate::cpu::isa::{Isa, Kernel, Math};
 use crate::cpu::pool::{Pool, Shared};
 use crate::dtype::Storage;
@@ -70,7 +70,17 @@ fn pack_with<S: MatElement>(
     (k, n): (usize, usize),
     fill: impl Fn(usize, &mut [S]) + Sync + Send,
 ) {
-    let len = k.next_multiple_of(S::GROUP) * PANEL;
+    pack_panels(pool, out, n, k.next_multiple_of(S::GROUP) * PANEL, fill);
+}
+
+/// Fills each panel of `len` elements, of 16 of `n` rows or columns.
+fn pack_panels<S: MatElement>(
+    pool: &Pool,
+    out: &mut [S],
+    n: usize,
+    len: usize,
+    fill: impl Fn(usize, &mut [S]) + Sync + Send,
+) {
     let out = Shared::new(out);
     pool.for_ranges(n.div_ceil(PANEL), PIECE.div_ceil(len.max(1)), |panels| {
         for panel in panels {
@@ -141,7 +151,7 @@ fn takes_rows<S: MatElement>(isa: Isa) -> bool {
     S::DTYPE == DType::Bf16 && isa == Isa::Amx
 }
 
-/// Writes 16 of those rows, from `16 * panel` on. Only where [`takes_rows`].
+/// Writes 16 of those rows, from `16 * panel` on, which fill `out`. Only where [`takes_rows`].
 #[cfg(target_arch = "x86_64")]
 fn transposed_rows<T: Storage, S: MatElement>(
     isa: Isa,
@@ -152,9 +162,10 @@ fn transposed_rows<T: Storage, S: MatElement>(
     out: &mut [S],
 ) {
     assert!(takes_rows::<S>(isa), "rows are for AMX");
+    let row = out.len() / PANEL;
     // SAFETY: S is Bf16.
     let out = unsafe { std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<Bf16>(), out.len()) };
-    isa.run(super::amx::TransposedRows { source, stride, k, m, panel, out });
+    isa.run(super::amx::TransposedRows { source, stride, k, m, panel, out, row });
 }
 
 /// [`left_transposed`] on the calling thread.
@@ -177,8 +188,13 @@ pub(crate) fn left_transposed_here<S: MatElement>(
     Left::panels(out, m, k)
 }
 
+/// Elements of a left operand as [`left_transposed`] prepares it.
+pub(crate) fn left_len<S: MatElement>(k: usize, m: usize) -> usize {
+    (k.next_multiple_of(S::GROUP) + GAP) * m.next_multiple_of(PANEL)
+}
+
 /// Prepares the left operand `sourceᵀ[m, k]` of `source[k, m]`, rows `stride` apart, in the layout that the
-/// instruction set multiplies best. `out` holds [`pack::packed_len`]`(k, m)` elements.
+/// instruction set multiplies best. `out` holds [`left_len`]`(k, m)` elements.
 pub(crate) fn left_transposed<T: Storage, S: MatElement>(
     pool: &Pool,
     source: &[T],
@@ -188,11 +204,12 @@ pub(crate) fn left_transposed<T: Storage, S: MatElement>(
 ) -> Left<S> {
     #[cfg(target_arch = "x86_64")]
     if takes_rows::<S>(pool.isa()) {
-        pack_with(pool, out, (k, m), |panel, out: &mut [S]| {
+        let row = k.next_multiple_of(S::GROUP);
+        let wide = row + GAP;
+        pack_panels(pool, out, m, wide * PANEL, |panel, out: &mut [S]| {
             transposed_rows(pool.isa(), source, stride, (k, m), panel, out);
         });
-        let row = k.next_multiple_of(S::GROUP);
-        return Left::rows(out, m, row, row);
+        return Left::rows(out, m, row, wide);
     }
     pack_columns(pool, source, stride, (k, m), out);
     Left::panels(out, m, k)

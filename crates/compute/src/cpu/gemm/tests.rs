@@ -63,7 +63,7 @@ fn left_rows<S: MatElement>(a: &[f32], k: usize) -> (Vec<S>, usize) {
     (stored(a, k, stride), stride)
 }
 
-const SIZES: [(usize, usize, usize); 14] = [
+const SIZES: [(usize, usize, usize); 16] = [
     (1, 1, 1),
     (1, 64, 16),
     (2, 3, 5),
@@ -76,6 +76,9 @@ const SIZES: [(usize, usize, usize); 14] = [
     (47, 100, 80),
     (70, 7, 100),
     (200, 40, 50),
+    // Several strips whose sums are long: what comes next is asked for.
+    (70, 300, 70),
+    (100, 256, 32),
     // Sums in pieces, for some rows and for more than wait together.
     (21, 2700, 33),
     (401, 1100, 17),
@@ -106,10 +109,24 @@ fn products_are_exact<S: MatElement>() {
                 multiply(&pool, left, m, right, &Add { out: Shared::new(&mut out), stride: n, bias: None });
                 assert_eq!(out, want.iter().map(|x| x + 1.0).collect::<Vec<_>>(), "{what}: add");
 
+                let mut out = vec![1.0; m * n];
+                multiply(&pool, left, m, right, &Add { out: Shared::new(&mut out), stride: n, bias: Some(&bias) });
+                assert_eq!(out, biased.iter().map(|x| x + 1.0).collect::<Vec<_>>(), "{what}: add with a bias");
+
+                let rounded = |x: &[f32]| x.iter().map(|x| Bf16::store(*x)).collect::<Vec<_>>();
+                for (bias, want) in [(None, &want), (Some(&bias[..]), &biased)] {
+                    // Between the rows something that is not to be written.
+                    let mut out = vec![Bf16(1); m * (n + 3)];
+                    multiply(&pool, left, m, right, &Store { out: Shared::new(&mut out), stride: n + 3, bias });
+                    for (out, want) in out.chunks(n + 3).zip(want.chunks(n)) {
+                        assert_eq!((&out[..n], &out[n..]), (&rounded(want)[..], &[Bf16(1); 3][..]), "{what}: rounded");
+                    }
+                }
+
                 // The same B from its transpose, the same A from its transpose.
                 let mut packed = vec![S::store(f32::NAN); packed_len::<S>(k, n)];
                 pack_transposed(&pool, &transpose(&b, k, n), k, (k, n), &mut packed);
-                let mut transposed = vec![S::store(f32::NAN); packed_len::<S>(k, m)];
+                let mut transposed = vec![S::store(f32::NAN); left_len::<S>(k, m)];
                 let source = stored::<S>(&transpose(&a, m, k), m, m + 3);
                 let left = left_transposed(&pool, &source, m + 3, (k, m), &mut transposed);
                 let mut out = vec![f32::NAN; m * n];

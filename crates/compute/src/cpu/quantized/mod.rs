@@ -240,7 +240,7 @@ impl<C: AnyCodes, E: Epilogue> Products<'_, C, E> {
             _ => plain::<C, M, R>(&self.x, row, words),
         };
         let columns = PANEL.min(self.weight.rows - panel * PANEL);
-        self.epilogue.store(row, panel * PANEL, R, columns, sums.as_flattened(), PANEL);
+        self.epilogue.store(self.isa, row, panel * PANEL, R, columns, sums.as_flattened(), PANEL);
         R
     }
 }

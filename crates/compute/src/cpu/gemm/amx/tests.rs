@@ -111,7 +111,7 @@ fn an_empty_sum_is_zero() {
     let mut tile = [f32::NAN; TILE];
     let to = Destination { at: tile.as_mut_ptr(), stride: 32, add: false };
     // SAFETY: `amx` says that the instructions work; without pairs nothing is read.
-    unsafe { Tiles::default().multiply(core::ptr::null(), 0, core::ptr::null(), 0, 0, 20, 2, to) };
+    unsafe { Tiles::default().multiply(core::ptr::null(), 0, core::ptr::null(), 0, 0, 20, 2, to, core::ptr::null()) };
     assert!(tile[..20 * 32].iter().all(|x| *x == 0.0));
     assert!(tile[20 * 32..].iter().all(|x| x.is_nan()), "rows that do not exist were written");
 }

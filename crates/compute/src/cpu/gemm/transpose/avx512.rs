@@ -2,8 +2,9 @@
 //! rows that AMX loads as its left operand.
 
 use core::arch::x86_64::{
-    __m512i, __mmask16, _mm512_loadu_si512, _mm512_mask_storeu_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4,
-    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    __m512bh, __m512i, __mmask16, _mm_sfence, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_mask_storeu_epi32, _mm512_permutex2var_epi16, _mm512_setzero_si512, _mm512_shuffle_i32x4,
+    _mm512_stream_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
 use crate::cpu::gemm::pack::{self, PANEL};
@@ -85,6 +86,61 @@ fn exchange_lanes(x: [__m512i; 4]) -> [__m512i; 4] {
         _mm512_shuffle_i32x4::<0xdd>(even[0], even[1]),
         _mm512_shuffle_i32x4::<0xdd>(odd[0], odd[1]),
     ]
+}
+
+/// Rows of a block of [`both_forms`].
+const BOTH_ROWS: usize = PANEL;
+
+/// Rounds 16 rows of a matrix and writes them as both forms of packed operands: `forward` is the panel whose lanes are these rows,
+/// of `columns` columns; `backward` has a panel of `panel_len` elements for each 16 columns, in which the rows are the pairs from
+/// the first pointed at on. Whole cache lines past the caches: nobody reads them before the next step.
+///
+/// # Safety
+/// The processor has AVX-512-BF16; `columns` is a multiple of 32; `rows` holds 16 rows of them, `forward` is as large and aligned to 64
+/// bytes, and so are the 512 bytes of each of `columns / 16` panels that begin at `backward`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(crate) unsafe fn both_forms(
+    rows: &[f32],
+    columns: usize,
+    forward: &mut [Bf16],
+    backward: *mut Bf16,
+    panel_len: usize,
+) {
+    assert!(columns.is_multiple_of(DEPTH) && rows.len() == BOTH_ROWS * columns && forward.len() == rows.len());
+    let mut block = [[Bf16(0); DEPTH]; BOTH_ROWS];
+    let mut slots = [[Bf16(0); DEPTH]; BOTH_ROWS];
+    // The pairs of two rows' first sixteen columns, and of the others.
+    let lane = |i: usize| [i as u16, (i + DEPTH) as u16];
+    let (mut first, mut second) = ([0_u16; DEPTH], [0_u16; DEPTH]);
+    for i in 0..PANEL {
+        first[2 * i..2 * i + 2].copy_from_slice(&lane(i));
+        second[2 * i..2 * i + 2].copy_from_slice(&lane(i + PANEL));
+    }
+    // SAFETY: 64 bytes each. Reads are inside the rows; writes inside the slots, the panel and the panels, by the caller's promise.
+    unsafe {
+        let halves = [_mm512_loadu_si512(first.as_ptr().cast()), _mm512_loadu_si512(second.as_ptr().cast())];
+        for start in (0..columns).step_by(DEPTH) {
+            for (row, block) in block.iter_mut().enumerate() {
+                let from = rows.as_ptr().add(row * columns + start);
+                let rounded = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(from.add(PANEL)), _mm512_loadu_ps(from));
+                block.as_mut_ptr().cast::<__m512bh>().write_unaligned(rounded);
+            }
+            pairs_to_rows(block.as_ptr().cast(), PANEL, slots.as_mut_ptr().cast(), DEPTH);
+            for (slot, pairs) in slots.iter().enumerate() {
+                let to = forward.as_mut_ptr().add((start / 2 + slot) * DEPTH);
+                _mm512_stream_si512(to.cast(), _mm512_loadu_si512(pairs.as_ptr().cast()));
+            }
+            for (half, order) in halves.into_iter().enumerate() {
+                let panel = backward.add((start / PANEL + half) * panel_len);
+                for (pair, rows) in block.chunks_exact(2).enumerate() {
+                    let [a, b] = [0, 1].map(|i| _mm512_loadu_si512(rows[i].as_ptr().cast()));
+                    _mm512_stream_si512(panel.add(pair * DEPTH).cast(), _mm512_permutex2var_epi16(a, order, b));
+                }
+            }
+        }
+        // Streamed lines are seen by other threads once this is.
+        _mm_sfence();
+    }
 }
 
 #[cfg(test)]
