@@ -217,13 +217,7 @@ impl Tiles {
         ahead: *const u8,
     ) {
         assert!((1..=2 * ROWS).contains(&rows) && (1..=2).contains(&panels), "no such AMX tile");
-        if self.rows != rows {
-            let config = Config::new(rows);
-            // SAFETY: AMX is there; the operand is 64 valid bytes. Only `kernel` uses tile registers, and it leaves
-            // nothing in them.
-            unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(readonly, nostack, preserves_flags)) };
-            self.rows = rows;
-        }
+        self.configure(rows);
         let steps = groups / PAIRS;
         let second = b.wrapping_add((panels - 1) * panel_len);
         let row_bytes = row_stride * size_of::<Bf16>();
@@ -251,6 +245,80 @@ impl Tiles {
                 (false, true, true) => kernel::<0, 1, 1, 0>(&operands, to),
                 (false, false, true) => kernel::<0, 0, 1, 0>(&operands, to),
             }
+        }
+    }
+}
+
+impl Tiles {
+    /// Computes a strip of 17 to 32 rows by `panels` whole panels of a sum of two steps, 64 terms: attention's scores. The rows' four
+    /// tiles stay in registers, so that four products load two tiles instead of four. The sums are those of [`Tiles::multiply`].
+    ///
+    /// # Safety
+    /// As [`Tiles::multiply`], with 32 pairs; nothing is added to.
+    unsafe fn multiply_short(
+        &mut self,
+        a: *const Bf16,
+        row_stride: usize,
+        b: *const Bf16,
+        panel_len: usize,
+        rows: usize,
+        panels: usize,
+        to: Destination,
+    ) {
+        assert!((ROWS + 1..=2 * ROWS).contains(&rows) && panels > 0 && !to.add, "no such strip");
+        self.configure(rows);
+        let a = a.cast::<u8>();
+        let row_bytes = row_stride * size_of::<Bf16>();
+        let ld = to.stride * size_of::<f32>();
+        // SAFETY: the configuration is loaded: tiles 0, 1 and 4 are as high as the upper rows, 2, 3 and 5 as the lower. Loads stay
+        // inside the operands, stores inside the destination.
+        unsafe {
+            asm!(
+                "tileloadd tmm4, [{a0} + {a_stride}*1]",
+                "tileloadd tmm1, [{a0} + {a_stride}*1 + 64]",
+                "tileloadd tmm5, [{a1} + {a_stride}*1]",
+                "tileloadd tmm3, [{a1} + {a_stride}*1 + 64]",
+                "2:",
+                "tileloadd tmm6, [{b} + {b_stride}*1]",
+                "tileloadd tmm7, [{b} + {b_stride}*1 + 1024]",
+                "tilezero tmm0",
+                "tilezero tmm2",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm0, tmm1, tmm7",
+                "tdpbf16ps tmm2, tmm3, tmm7",
+                "add {b}, {panel}",
+                "tilestored [{c} + {ld}*1], tmm0",
+                "tilestored [{d} + {ld}*1], tmm2",
+                "add {c}, 64",
+                "add {d}, 64",
+                "dec {panels}",
+                "jnz 2b",
+                a0 = in(reg) a,
+                a1 = in(reg) a.wrapping_add(ROWS * row_bytes),
+                a_stride = in(reg) row_bytes,
+                b = inout(reg) b => _,
+                b_stride = in(reg) 64_usize,
+                panel = in(reg) panel_len * size_of::<Bf16>(),
+                panels = inout(reg) panels => _,
+                c = inout(reg) to.at => _,
+                d = inout(reg) to.at.wrapping_add(ROWS * to.stride) => _,
+                ld = in(reg) ld,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
+
+    /// Loads the configuration for so many rows, unless it is loaded.
+    fn configure(&mut self, rows: usize) {
+        if self.rows != rows {
+            let config = Config::new(rows);
+            // SAFETY: callers have AMX; the operand is 64 valid bytes. Only the kernels use tile registers, and they leave nothing in
+            // them.
+            unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(readonly, nostack, preserves_flags)) };
+            self.rows = rows;
         }
     }
 }

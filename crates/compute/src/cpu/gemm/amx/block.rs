@@ -10,6 +10,8 @@ use crate::cpu::isa::Isa;
 const STRIP: usize = 2 * ROWS;
 /// Panels of a tile.
 const PANELS: usize = 2;
+/// Pairs of a sum whose left operand stays in registers.
+const SHORT: usize = 2 * PAIRS;
 
 /// Rows `m.0..m.1` by panels `panels.0..panels.1`.
 ///
@@ -31,10 +33,24 @@ pub(in crate::cpu::gemm) unsafe fn multiply<S: MatElement, E: Epilogue>(
     };
     for row in (m.0..m.1).step_by(STRIP) {
         let (a, stride, _) = left.at(row);
+        let mut first = panels.0;
+        if right.groups() == SHORT {
+            let rows = STRIP.min(m.1 - row);
+            let whole = panels.1.min(right.n / PANEL).saturating_sub(first);
+            if rows > ROWS && whole >= PANELS {
+                let place = epilogue.destination(row, first * PANEL, rows, whole * PANEL).filter(|place| !place.add);
+                if let Some(to) = place {
+                    let b = right.panel(first).cast();
+                    // SAFETY: as below, of whole panels.
+                    unsafe { state.tiles.multiply_short(a.cast(), stride, b, right.panel_len(), rows, whole, to) };
+                    first += whole;
+                }
+            }
+        }
         let next_row = Some(row + STRIP).filter(|next| *next < m.1);
-        let pairs = (panels.1 - panels.0).div_ceil(PANELS);
+        let pairs = (panels.1 - first).div_ceil(PANELS).max(1);
         let share = next_row.and_then(|next| Share::of(left, next, right.groups(), pairs));
-        for (pair, panel) in (panels.0..panels.1).step_by(PANELS).enumerate() {
+        for (pair, panel) in (first..panels.1).step_by(PANELS).enumerate() {
             let (rows, width, columns) = size(row, panel);
             let next_panel = Some((row, panel + PANELS)).filter(|(_, next)| *next < panels.1);
             if let Some((row, panel)) = next_panel.or(next_row.map(|next| (next, panels.0))).filter(|_| long) {
