@@ -255,6 +255,7 @@ impl Tiles {
     ///
     /// # Safety
     /// As [`Tiles::multiply`], with 32 pairs; nothing is added to.
+    #[allow(clippy::too_many_arguments)] // As above.
     unsafe fn multiply_short(
         &mut self,
         a: *const Bf16,
