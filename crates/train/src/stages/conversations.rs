@@ -33,6 +33,8 @@ pub struct Conversations {
     pub sources: Vec<SourceReport>,
     /// Who the model is taught to be.
     pub identity: Option<Identity>,
+    /// Left out of those to train on: they ask what the model is asked at its examination on the identity.
+    pub examined: usize,
     /// Conversations to train on before the identity was mixed in.
     pub before_identity: usize,
     /// System messages mixed in.
@@ -67,6 +69,8 @@ pub struct ConversationsReport {
     pub cleaned_away: usize,
     /// Conversations held out for validation.
     pub held_out: usize,
+    /// Left out of those to train on: they ask what the model is asked at its examination on the identity.
+    pub examined: usize,
     /// Conversations to train on before the identity was mixed in.
     pub before_identity: usize,
     /// Conversations with a system message that was mixed in.
@@ -113,6 +117,7 @@ impl Conversations {
             cleaned,
             cleaned_away: self.cleaning.dropped_conversations,
             held_out: self.validation.len(),
+            examined: self.examined,
             before_identity: self.before_identity,
             system_prompts: self.system_prompts,
             conversations: self.train.len(),
@@ -205,7 +210,16 @@ pub(super) fn cleaned(recipe: &Recipe, observer: &mut dyn StageObserver) -> Resu
     let (train, validation) = split(conversations, recipe.data.validation_fraction, recipe.data.seed);
     observer.finished(TASK);
     let before_identity = train.len();
-    Ok(Conversations { train, validation, cleaning, sources, identity, before_identity, system_prompts: 0 })
+    Ok(Conversations {
+        train,
+        validation,
+        cleaning,
+        sources,
+        identity,
+        examined: 0,
+        before_identity,
+        system_prompts: 0,
+    })
 }
 
 /// Reads, cleans and mixes all conversations of a recipe.
@@ -221,7 +235,8 @@ pub(super) fn gather(
     let seed = recipe.data.seed;
     // Only the training part is taught the identity: validation measures talk.
     if let Some(identity) = &found.identity {
-        found.train = mix(found.train, identity, sft.identity_rate, seed)?;
+        (found.train, found.examined) = mix(found.train, identity, sft.identity_rate, seed)?;
+        found.before_identity -= found.examined;
     }
     found.system_prompts = system_prompts::mix(&mut found.train, found.identity.as_ref(), sft.system_rate, seed)?;
     Ok(found)
