@@ -143,14 +143,20 @@ impl At<'_> {
     }
 
     fn instruction(&self, record: &Value) -> Result<Conversation, Error> {
-        let instruction = self.text(record, "instruction", "instruction")?.trim();
+        let question = self.question(record)?;
         let output = self.text(record, "output", "output")?.trim();
+        Ok(Conversation::exchange(question, output))
+    }
+
+    /// An instruction and its input, either of which may be empty.
+    pub(crate) fn question(&self, record: &Value) -> Result<String, Error> {
+        let instruction = self.text(record, "instruction", "instruction")?.trim();
         let input = match record.get("input") {
             None | Some(Value::Null) => "",
             Some(_) => self.text(record, "input", "input")?.trim(),
         };
-        let question = if input.is_empty() { instruction.to_owned() } else { format!("{instruction}\n\n{input}") };
-        Ok(Conversation::exchange(question, output))
+        let between = if instruction.is_empty() || input.is_empty() { "" } else { "\n\n" };
+        Ok(format!("{instruction}{between}{input}"))
     }
 
     pub(crate) fn text<'v>(&self, record: &'v Value, key: &str, field: &str) -> Result<&'v str, Error> {
@@ -242,6 +248,9 @@ mod tests {
             let record = json!({"instruction": "Sing.", "input": empty, "output": "La."});
             assert_eq!(parse(record).unwrap(), Conversation::exchange("Sing.", "La."));
         }
+        // As other messages, it does not begin with blank lines.
+        let record = json!({"instruction": "", "input": "Sing.", "output": "La."});
+        assert_eq!(parse(record).unwrap(), Conversation::exchange("Sing.", "La."));
     }
 
     #[test]

@@ -55,14 +55,7 @@ fn prompt(at: &At<'_>, record: &Value) -> Result<Option<Vec<Message>>, Error> {
             list => at.messages(list, name)?,
         }
     } else if there("instruction").is_some() {
-        let instruction = at.text(record, "instruction", "instruction")?.trim();
-        match there("input") {
-            Some(_) => match at.text(record, "input", "input")?.trim() {
-                "" => vec![Message::user(instruction)],
-                input => vec![Message::user(format!("{instruction}\n\n{input}"))],
-            },
-            None => vec![Message::user(instruction)],
-        }
+        vec![Message::user(at.question(record)?)]
     } else {
         return Ok(None);
     };
