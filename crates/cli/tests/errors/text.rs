@@ -153,7 +153,7 @@ fn tokenize_on_what_is_not_there() {
     let folder = trained_folder();
     let to = ["-t", "run/tokenizer.json", "-o", "shards"];
     let tokenize = |arguments: &[&str]| run(folder.path(), &[&["tokenize"][..], arguments].concat());
-    tokenize(&[&["nowhere.jsonl"][..], &to].concat()).refused(&["nowhere.jsonl", "names no data file", ".jsonl"]);
+    tokenize(&[&["nowhere.jsonl"][..], &to].concat()).refused(&["nowhere.jsonl", "no such file or folder"]);
     tokenize(&[&["tiny.toml"][..], &to].concat()).refused(&["tiny.toml", "unknown format", ".jsonl"]);
     tokenize(&["text.jsonl", "-t", "nowhere.json", "-o", "shards"]).refused(&["nowhere.json", "No such file"]);
     tokenize(&["text.jsonl", "-t", "tiny.toml", "-o", "shards"]).refused(&["tiny.toml", "not a usable tokenizer"]);

@@ -55,7 +55,7 @@ pub(crate) fn is_text_file(path: &Path) -> bool {
 /// of what was fetched (`hub::MANIFEST`) and whatever has a name that begins with a dot.
 ///
 /// # Errors
-/// [`Error::NoFiles`] when there is none, [`Error::UnknownFormat`] for a single file, [`Error::Io`].
+/// [`Error::NoSuchPath`] and [`Error::NoFiles`] when there is none, [`Error::UnknownFormat`] for a single file, [`Error::Io`].
 pub fn find_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
     if path.is_file() {
         Format::required(path)?;
@@ -68,6 +68,9 @@ pub fn find_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
     } else {
         let pattern = path.to_str().ok_or_else(none)?;
         for found in glob::glob(pattern).map_err(|_| none())? {
+        if !pattern.contains(['*', '?', '[']) {
+            return Err(Error::NoSuchPath { path: path.to_path_buf() });
+        }
             let found = found.map_err(unreadable)?;
             if found.is_file() && Format::of(&found).is_some() && !is_aside(&found) {
                 files.push(found);
