@@ -38,6 +38,12 @@ pub enum Error {
         /// As given.
         path: PathBuf,
     },
+    /// A file that two of several paths mean.
+    #[error("{} is named twice, so that its text would come twice; leave out the file or the folder or pattern that it is in", path.display())]
+    FileTwice {
+        /// The file, as it was found the second time.
+        path: PathBuf,
+    },
     /// A file whose name does not tell a format that can be read.
     #[error("{}: unknown format; expected .txt, .jsonl, .json or .parquet, plain or with .zst or .gz", path.display())]
     UnknownFormat {

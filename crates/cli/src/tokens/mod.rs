@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use casallm_data::curation::{Curation, EvalSets, Report};
 use casallm_data::shards::{Manifest, ShardOptions, tokenize as write_shards};
-use casallm_data::source::{find_files, fingerprint_files, open_documents_in, sample};
+use casallm_data::source::{find_files_in, fingerprint_files, open_documents_in, sample};
 use casallm_data::split::{Split, SplitRule};
 use casallm_data::tokenizer::{Digits, Tokenizer, TrainOptions};
 use casallm_train::stages::StageObserver;
@@ -79,11 +79,7 @@ pub(crate) fn tokenize(flags: &Tokenize) -> Result<Ended> {
     let tokenizer = Tokenizer::load(&flags.tokenizer)?;
     let reading = flags.filter.reading(&flags.text_field);
     let documents = open_documents_in(&flags.input, &reading)?;
-    let mut files = Vec::new();
-    for path in &flags.input {
-        files.extend(find_files(path)?);
-    }
-    let inputs = fingerprint_files(&files, &reading)?;
+    let inputs = fingerprint_files(&find_files_in(&flags.input)?, &reading)?;
     let rule = SplitRule::new(flags.validation_fraction, flags.seed)?;
     let mut curation = Curation {
         filter: flags.filter.filter(),
