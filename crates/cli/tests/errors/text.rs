@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
+use casallm_data::file_lock::FileLock;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use parquet::data_type::{ByteArray, ByteArrayType};
@@ -179,6 +180,19 @@ fn tokenize_into_a_folder_of_other_shards() {
     // The very same is done already.
     tokenize("text.jsonl", "run/tokenizer.json", "0.1").succeeded();
     trained().assert_kept_in(folder.path());
+}
+
+#[test]
+fn tokenize_into_a_folder_that_is_being_filled() {
+    let folder = trained_folder();
+    let shards = folder.path().join("shards");
+    fs::create_dir(&shards).unwrap();
+    let other = FileLock::acquire(&shards.join("tokenize.lock")).unwrap();
+    let tokenize = || run(folder.path(), &["tokenize", "text.jsonl", "-t", "run/tokenizer.json", "-o", "shards"]);
+    tokenize().refused(&["shards", &format!("in use by process {}", std::process::id()), "another --output"]);
+    assert_eq!(fs::read_dir(&shards).unwrap().count(), 1);
+    drop(other);
+    tokenize().succeeded();
 }
 
 #[test]
