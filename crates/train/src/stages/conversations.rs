@@ -1,5 +1,6 @@
 //! Conversations to fine-tune on: read, cleaned, split, mixed with the identity and with system prompts.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -186,7 +187,16 @@ pub(super) fn sample<T>(records: &mut Vec<T>, limit: usize, seed: u64, place: im
         let mut keys: Vec<u64> = records.iter().map(key).collect();
         keys.sort_unstable();
         let bound = keys.get(limit).copied().unwrap_or(u64::MAX);
-        records.retain(|record| key(record) < bound);
+        // Files of one name in several folders share their keys: of those at the bound the first are taken.
+        let mut at_bound = limit - keys.partition_point(|key| *key < bound);
+        records.retain(|record| match key(record).cmp(&bound) {
+            Ordering::Less => true,
+            Ordering::Equal if at_bound > 0 => {
+                at_bound -= 1;
+                true
+            }
+            _ => false,
+        });
     }
 }
 
@@ -247,4 +257,20 @@ pub(super) fn write_report(path: &Path, report: &impl Serialize) -> Result<(), T
     let json = serde_json::to_vec_pretty(report)
         .map_err(|e| TrainError::RunState { path: path.to_owned(), reason: e.to_string() })?;
     whole_file::replace(path, &json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_one_name_give_a_sample_of_the_whole_size() {
+        for limit in 0..60 {
+            let folders = (0..5).flat_map(|folder| (1..=10).map(move |row| (format!("{folder}/train.jsonl"), row)));
+            let mut records: Vec<(String, usize)> = folders.collect();
+            sample(&mut records, limit, 3, |(source, row)| (source, *row));
+            assert_eq!(records.len(), limit.min(50));
+            assert!(records.is_sorted());
+        }
+    }
 }
