@@ -197,6 +197,21 @@ checkpoint_every = 2
 "#;
 
 #[test]
+fn no_system_messages_are_mixed_in_for_a_model_that_takes_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system, please') }}{% endif %}";
+    gguf(&folder.path().join("tiny.gguf"), Some(&(strict.to_owned() + TEMPLATE)));
+    run(folder.path(), &["import", "tiny.gguf", "--out", "imported", "--quiet"]).succeeded();
+    fs::write(folder.path().join("chat.jsonl"), conversations(40, 3)).unwrap();
+    let recipe = TUNE.replace("[sft]", "[sft]\nfrom = \"imported\"\nsystem_rate = 0.9");
+    fs::write(folder.path().join("tune.toml"), recipe).unwrap();
+    let seen = run(folder.path(), &["data", "inspect", "tune.toml", "--batches", "0"]).succeeded();
+    assert!(seen.stderr.contains("the model takes no system message"), "{}", seen.stderr);
+    assert!(seen.stdout.contains("mixed in: 0 system messages"), "{}", seen.stdout);
+    assert!(!seen.stdout.contains("refused"), "{}", seen.stdout);
+}
+
+#[test]
 fn an_imported_model_is_fine_tuned_by_its_own_template() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);

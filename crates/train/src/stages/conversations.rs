@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use casallm_data::chat::Conversation;
+use casallm_data::chat::{ChatTemplate, Conversation};
 use casallm_data::cleaning::{Cleaner, CleaningReport};
 use casallm_data::conversations::{ConversationRecord, ReadReport, read_conversations};
 use casallm_data::corpus;
@@ -232,13 +232,14 @@ pub(super) fn cleaned(recipe: &Recipe, observer: &mut dyn StageObserver) -> Resu
     })
 }
 
-/// Reads, cleans and mixes all conversations of a recipe.
+/// Reads, cleans and mixes all conversations of a recipe, for a model of this chat template.
 ///
 /// # Errors
 /// The data cannot be read.
 pub(super) fn gather(
     recipe: &Recipe,
     sft: &Sft,
+    template: &ChatTemplate,
     observer: &mut dyn StageObserver,
 ) -> Result<Conversations, TrainError> {
     let mut found = cleaned(recipe, observer)?;
@@ -248,7 +249,12 @@ pub(super) fn gather(
         (found.train, found.examined) = mix(found.train, identity, sft.identity_rate, seed)?;
         found.before_identity -= found.examined;
     }
-    found.system_prompts = system_prompts::mix(&mut found.train, found.identity.as_ref(), sft.system_rate, seed)?;
+    if template.takes_system() {
+        found.system_prompts = system_prompts::mix(&mut found.train, found.identity.as_ref(), sft.system_rate, seed)?;
+    } else if sft.system_rate > 0.0 {
+        // The template would refuse every conversation that got one.
+        observer.note("the model takes no system message: none is mixed in, whatever sft.system_rate says");
+    }
     Ok(found)
 }
 
