@@ -140,10 +140,12 @@ fn of_gguf(metadata: &Metadata, context: usize, path: &Path) -> Result<Texts> {
         tokens.get(id).map(|token| (id, token.as_str()))
     };
     let (bos, eos, pad) = (id("bos_token_id"), id("eos_token_id"), id("padding_token_id"));
+    // What llama.cpp does where the file does not say: of these ways of cutting text it knows that a text begins with a token.
+    let begins = || matches!(metadata.text(&key("pre")), Some("llama3" | "llama-v3" | "llama-bpe"));
     let mut tokenizer_config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context,
-        "add_bos_token": metadata.truth(&key("add_bos_token")).unwrap_or(false),
+        "add_bos_token": metadata.truth(&key("add_bos_token")).unwrap_or_else(begins),
         "clean_up_tokenization_spaces": false,
     });
     for (name, token) in [("bos_token", bos), ("eos_token", eos), ("pad_token", pad)] {
