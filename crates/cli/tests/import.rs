@@ -151,6 +151,7 @@ fn what_is_there_is_kept_and_what_cannot_be_read_leaves_nothing() {
     gguf(&path, Some(TEMPLATE));
     run(folder.path(), &["import", "tiny.gguf", "--out", "model", "--quiet"]).succeeded();
     run(folder.path(), &["import", "tiny.gguf", "--out", "model"]).refused(&["model", "holds a model already"]);
+    run(folder.path(), &["import", "model", "--out", "again"]).refused(&["model: is a model directory already"]);
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() - 40]).unwrap();
     run(folder.path(), &["import", "tiny.gguf", "--out", "cut"]).refused(&["tiny.gguf", "damaged or was cut"]);
