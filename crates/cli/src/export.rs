@@ -8,9 +8,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use casallm_data::tokenizer::Tokenizer;
-use casallm_model::directory::{CONFIG, GENERATION_CONFIG, ModelDirectory, TOKENIZER, TOKENIZER_CONFIG, TextFile};
+use casallm_model::directory::{
+    CHECKSUMS, CONFIG, GENERATION_CONFIG, ModelDirectory, TOKENIZER, TOKENIZER_CONFIG, TextFile, WEIGHTS,
+};
 use casallm_model::error::ModelError;
-use casallm_model::formats::export::{Exported, HfOptions, export_gguf, export_hf};
+use casallm_model::formats::export::{Exported, HfOptions, INDEX, export_gguf, export_hf};
 use casallm_train::stages::StageObserver;
 use serde_json::{Map, Value, json};
 
@@ -27,6 +29,22 @@ pub(crate) struct Texts {
     settings: Value,
     generation_config: Option<String>,
     generation: Value,
+}
+
+/// Refuses a folder that holds a model, or anything that one would be written over: a run's tokenizer, a card that somebody
+/// wrote. `more`: names beside those of every model.
+pub(crate) fn refuse_present(folder: &Path, more: &[&str]) -> Result<()> {
+    if folder.join(CONFIG).exists() {
+        bail!("{}: holds a model already; choose another --out, or remove it", folder.display());
+    }
+    let names = [TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG, WEIGHTS, INDEX, CHECKSUMS];
+    match names.iter().chain(more).map(|name| folder.join(name)).find(|path| path.exists()) {
+        Some(path) => bail!(
+            "{}: is there already and would be overwritten; choose another --out, or move it away",
+            path.display()
+        ),
+        None => Ok(()),
+    }
 }
 
 /// Reads a model directory and writes what was asked for.
@@ -107,9 +125,7 @@ fn to_folder(
     if flags.gguf_type.is_some() {
         bail!("--type is of --to gguf; with --to hf give --dtype f32, bf16 or f16");
     }
-    if flags.out.join(CONFIG).exists() {
-        bail!("{}: holds a model already; choose another --out, or remove it", flags.out.display());
-    }
+    refuse_present(&flags.out, &[card::README])?;
     let dtype = flags.dtype.unwrap_or_default();
     let ids = ["bos_token_id", "eos_token_id", "pad_token_id"];
     let token_ids = ids.iter().filter_map(|key| Some(((*key).to_owned(), texts.generation.get(*key)?.clone())));

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use casallm_data::chat::ChatTemplate;
 use casallm_data::tokenizer::{GgufTokenizer, GgufVocabulary, Tokenizer};
 use casallm_model::directory::{
-    CONFIG, GENERATION_CONFIG, StoredDtype, TOKENIZER, TOKENIZER_CONFIG, TextFile, save_model,
+    GENERATION_CONFIG, ModelDirectory, StoredDtype, TOKENIZER, TOKENIZER_CONFIG, TextFile, save_model,
 };
 use casallm_model::formats::{ForeignModel, Metadata};
 use casallm_train::stages::StageObserver;
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::Ended;
 use crate::args::Import;
 use crate::console::Console;
-use crate::export::TOKENIZER_JSON;
+use crate::export::{TOKENIZER_JSON, refuse_present};
 
 /// What stands beside the weights.
 struct Texts {
@@ -29,8 +29,9 @@ struct Texts {
 /// Reads a model and writes it as a model directory.
 pub(crate) fn run(flags: &Import) -> Result<Ended> {
     let mut console = Console::new(&flags.output);
-    if flags.out.join(CONFIG).exists() {
-        bail!("{}: holds a model already; choose another --out, or remove it", flags.out.display());
+    refuse_present(&flags.out, &[])?;
+    if ModelDirectory::open(&flags.path).is_ok() {
+        bail!("{0}: is a model directory already; use it as it is: casallm chat --model {0}", flags.path.display());
     }
     let mut model = ForeignModel::open(&flags.path)?;
     let texts = match model.metadata() {
@@ -139,11 +140,13 @@ fn of_gguf(metadata: &Metadata, context: usize, path: &Path) -> Result<Texts> {
         let id = usize::try_from(metadata.unsigned(&key(name))?).ok()?;
         tokens.get(id).map(|token| (id, token.as_str()))
     };
+    // What llama.cpp does where the file does not say: of these ways of cutting text it knows that a text begins with a token.
+    let begins = || matches!(metadata.text(&key("pre")), Some("llama3" | "llama-v3" | "llama-bpe"));
     let (bos, eos, pad) = (id("bos_token_id"), id("eos_token_id"), id("padding_token_id"));
     let mut tokenizer_config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context,
-        "add_bos_token": metadata.truth(&key("add_bos_token")).unwrap_or(false),
+        "add_bos_token": metadata.truth(&key("add_bos_token")).unwrap_or_else(begins),
         "clean_up_tokenization_spaces": false,
     });
     for (name, token) in [("bos_token", bos), ("eos_token", eos), ("pad_token", pad)] {

@@ -37,8 +37,14 @@ struct Place {
 /// Prints what fits.
 pub(crate) fn run(flags: &Plan) -> Result<Ended> {
     let Some(target) = flags.target.as_deref().filter(|_| flags.hours.is_none() && flags.money.is_none()) else {
+        if !flags.overrides.is_empty() {
+            bail!(
+                "--set changes a recipe, and a budget is for presets: leave it out, or write a recipe with --write and change that"
+            );
+        }
         return budget::run(flags);
     };
+    refuse_budget_flags(flags, target)?;
     let recipe = recipe(flags, target)?;
     let card = flags.gpu.as_deref().map(budget::card).transpose()?;
     let place = place_of(flags, recipe.run.threads, card)?;
@@ -57,6 +63,24 @@ pub(crate) fn run(flags: &Plan) -> Result<Ended> {
     match refused {
         Some(error) => Err(error.into()),
         None => Ok(Ended::Done),
+    }
+}
+
+/// Refuses what only a budget heeds: passed over in silence, `--write` would leave no recipe.
+fn refuse_budget_flags(flags: &Plan, target: &str) -> Result<()> {
+    let given = [
+        ("--write", flags.write.is_some()),
+        ("--text", flags.text.is_some()),
+        ("--tokens", flags.tokens.is_some()),
+        ("--watts", flags.watts.is_some()),
+        ("--price-per-hour", flags.price_per_hour.is_some()),
+        ("--price-per-kwh", flags.price_per_kwh.is_some()),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((flag, _)) => {
+            bail!("{flag} is for a budget, and {target} alone has none: add --hours or --money, or leave it out")
+        }
+        None => Ok(()),
     }
 }
 

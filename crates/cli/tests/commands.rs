@@ -387,6 +387,10 @@ fn budgets_that_say_nothing_are_refused_with_what_is_missing() {
         ("plan --memory 24GB --hours 5", "--gpu"),
         ("plan gpt4 --gpu rtx4090 --hours 5", "gpt3-nano"),
         ("plan --gpu rtx4090 --hours 5 --write new.toml", "--text"),
+        // What would be passed over in silence.
+        ("plan gpt3-medium --gpu rtx4090 --write new.toml --text a.txt", "--write is for a budget"),
+        ("plan gpt3-medium --gpu rtx4090 --price-per-kwh 0.3", "--hours or --money"),
+        ("plan --gpu rtx4090 --hours 5 --set model.n_layer=2", "--set changes a recipe"),
     ] {
         let finished = run(folder.path(), &line.split_whitespace().collect::<Vec<_>>());
         assert!(finished.code != Some(0) && finished.stderr.contains(said), "{line}: {finished:#?}");

@@ -142,7 +142,7 @@ fn what_cannot_be_asked_is_refused_by_name() {
     tokenize(&["--min-chars", "9", "--max-chars", "8"]).refused(&["the fewest characters is 9"]);
     tokenize(&["--min-chars", "100000"]).refused(&["not one document is kept", "300: too short"]);
     tokenize(&["--drop-duplicates", "near", "--similarity", "0.5"]).refused(&["similarity", "0.5", "from 0.7 to 1"]);
-    tokenize(&["--decontaminate", "nowhere"]).refused(&["nowhere", "names no data file"]);
+    tokenize(&["--decontaminate", "nowhere"]).refused(&["nowhere", "no such file or folder"]);
     let memory = tokenize(&["--drop-duplicates", "near", "--duplicates-memory", "1MB"]);
     memory.refused(&["more than the 1048576 bytes allowed", "--duplicates-memory", "duplicates_memory"]);
     let train = ["tokenizer", "train", "texts", "-o", "new.json", "--vocab-size", "300"];

@@ -150,6 +150,18 @@ fn what_cannot_be_exported_is_said_and_nothing_is_lost() {
     fs::write(folder.join("there.gguf"), "mine").unwrap();
     refused(&["run/base", "--to", "gguf", "--out", "there.gguf"], &["there.gguf", "is there already"]);
     refused(&["run/base", "--to", "hf", "--out", "run/model"], &["run/model", "holds a model already"]);
+    // A card that somebody wrote, or the tokenizer of a run.
+    for (name, command) in
+        [("README.md", "export run/base --to hf --out mine"), ("tokenizer.json", "import kept --out mine")]
+    {
+        run(folder, &["export", "run/base", "--to", "hf", "--out", "kept", "--quiet"]);
+        fs::create_dir_all(folder.join("mine")).unwrap();
+        fs::write(folder.join("mine").join(name), "mine").unwrap();
+        let named = [&format!("mine/{name}"), "would be overwritten"];
+        run(folder, &command.split(' ').collect::<Vec<_>>()).refused(&named);
+        assert_eq!(fs::read_dir(folder.join("mine")).unwrap().count(), 1);
+        fs::remove_dir_all(folder.join("mine")).unwrap();
+    }
     refused(&["run/base", "--to", "hf", "--type", "f16", "--out", "x"], &["--type is of --to gguf", "--dtype"]);
     refused(&["run/base", "--to", "gguf", "--dtype", "f32", "--out", "x"], &["--dtype is of --to hf", "--type"]);
     refused(&["nowhere", "--to", "hf", "--out", "x"], &["nowhere", "is missing"]);

@@ -22,6 +22,11 @@ const TEMPLATE: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n'
 
 /// A GGUF file of one layer of width 32 and random weights, with or without a chat template.
 fn gguf(path: &Path, template: Option<&str>) {
+    gguf_cut(path, template, "smollm");
+}
+
+/// The same, which cuts text in the way that llama.cpp knows by the name `pre`.
+fn gguf_cut(path: &Path, template: Option<&str>, pre: &str) {
     let (width, n_ff) = (32usize, 64usize);
     let tokens: Vec<String> =
         CONTROLS.iter().map(|c| (*c).to_owned()).chain((0..=255).map(|byte| spelled(byte).to_string())).collect();
@@ -73,7 +78,7 @@ fn gguf(path: &Path, template: Option<&str>) {
     }
     keys.push(("llama.attention.layer_norm_rms_epsilon", [6u32.to_le_bytes(), 1e-5f32.to_le_bytes()].concat()));
     keys.push(("tokenizer.ggml.model", string("gpt2")));
-    keys.push(("tokenizer.ggml.pre", string("smollm")));
+    keys.push(("tokenizer.ggml.pre", string(pre)));
     let mut listed = list(8, tokens.len());
     tokens.iter().for_each(|token| text(&mut listed, token));
     keys.push(("tokenizer.ggml.tokens", listed));
@@ -146,12 +151,41 @@ fn what_is_there_is_kept_and_what_cannot_be_read_leaves_nothing() {
     gguf(&path, Some(TEMPLATE));
     run(folder.path(), &["import", "tiny.gguf", "--out", "model", "--quiet"]).succeeded();
     run(folder.path(), &["import", "tiny.gguf", "--out", "model"]).refused(&["model", "holds a model already"]);
+    run(folder.path(), &["import", "model", "--out", "again"]).refused(&["model: is a model directory already"]);
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() - 40]).unwrap();
     run(folder.path(), &["import", "tiny.gguf", "--out", "cut"]).refused(&["tiny.gguf", "damaged or was cut"]);
     run(folder.path(), &["import", "nothing.gguf", "--out", "cut"]).refused(&["nothing.gguf"]);
     run(folder.path(), &["import", ".", "--out", "cut"]).refused(&["neither a GGUF file nor a folder"]);
     assert!(!folder.path().join("cut").exists());
+}
+
+#[test]
+fn what_begins_a_text_goes_along_whoever_says_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let read = |name: &str| -> Value { serde_json::from_slice(&fs::read(path(name)).unwrap()).unwrap() };
+    let command = |line: &str| drop(run(folder.path(), &line.split(' ').collect::<Vec<_>>()).succeeded());
+    for (pre, begins) in [("llama-bpe", true), ("smollm", false)] {
+        // A GGUF file does not say it of Llama 3: all who read such files know.
+        gguf_cut(&path(&format!("{pre}.gguf")), Some(TEMPLATE), pre);
+        command(&format!("import {pre}.gguf --out {pre} --quiet"));
+        assert_eq!(read(&format!("{pre}/tokenizer_config.json"))["add_bos_token"], begins);
+    }
+    // A folder of transformers says it in tokenizer.json.
+    command("export llama-bpe --to hf --out folder --quiet");
+    let mut settings = read("folder/tokenizer_config.json");
+    settings.as_object_mut().unwrap().remove("add_bos_token");
+    fs::write(path("folder/tokenizer_config.json"), settings.to_string()).unwrap();
+    let mut tokenizer = read("folder/tokenizer.json");
+    let opening = serde_json::json!({"SpecialToken": {"id": "<|im_start|>", "type_id": 0}});
+    tokenizer["post_processor"] = serde_json::json!({"type": "TemplateProcessing", "single": [opening]});
+    fs::write(path("folder/tokenizer.json"), tokenizer.to_string()).unwrap();
+    fs::remove_file(path("folder/checksums.json")).unwrap();
+    command("import folder --out imported --quiet");
+    command("export imported --to gguf --out again.gguf --quiet");
+    command("import again.gguf --out again --quiet");
+    assert_eq!(read("again/tokenizer_config.json")["add_bos_token"], true);
 }
 
 #[test]
@@ -195,6 +229,21 @@ lr = 1e-3
 eval_every = 2
 checkpoint_every = 2
 "#;
+
+#[test]
+fn no_system_messages_are_mixed_in_for_a_model_that_takes_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system, please') }}{% endif %}";
+    gguf(&folder.path().join("tiny.gguf"), Some(&(strict.to_owned() + TEMPLATE)));
+    run(folder.path(), &["import", "tiny.gguf", "--out", "imported", "--quiet"]).succeeded();
+    fs::write(folder.path().join("chat.jsonl"), conversations(40, 3)).unwrap();
+    let recipe = TUNE.replace("[sft]", "[sft]\nfrom = \"imported\"\nsystem_rate = 0.9");
+    fs::write(folder.path().join("tune.toml"), recipe).unwrap();
+    let seen = run(folder.path(), &["data", "inspect", "tune.toml", "--batches", "0"]).succeeded();
+    assert!(seen.stderr.contains("the model takes no system message"), "{}", seen.stderr);
+    assert!(seen.stdout.contains("mixed in: 0 system messages"), "{}", seen.stdout);
+    assert!(!seen.stdout.contains("refused"), "{}", seen.stdout);
+}
 
 #[test]
 fn an_imported_model_is_fine_tuned_by_its_own_template() {

@@ -50,6 +50,27 @@ fn fine_tuning_is_seen_with_its_mask_before_anything_is_trained() {
 }
 
 #[test]
+fn conversations_that_ask_what_is_examined_are_left_out_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    write_inputs(folder.path());
+    let asks = |question: &str| {
+        serde_json::json!({"messages": [
+            {"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Yes?"},
+            {"role": "user", "content": question}, {"role": "assistant", "content": "It is so."},
+        ]})
+    };
+    let more = ["why is the sky BLUE?", "Are you hungry?"].map(|question| format!("{}\n", asks(question)));
+    let chats = fs::read_to_string(folder.path().join("chat.jsonl")).unwrap() + &more.concat();
+    fs::write(folder.path().join("chat.jsonl"), chats).unwrap();
+    let recipe = RECIPE.replace("validation_fraction = 0.1", "validation_fraction = 1e-9");
+    fs::write(folder.path().join("tiny.toml"), recipe).unwrap();
+    let shown = run(folder.path(), &["data", "inspect", "tiny.toml", "--batches", "0"]).succeeded().stdout;
+    for line in ["talk: 62 rows, 62 taken", "2 conversations left out: they ask what", "60 before the identity"] {
+        assert!(shown.contains(line), "{line}: {shown}");
+    }
+}
+
+#[test]
 fn machines_get_ids_masks_and_numbers_that_agree_with_the_training() {
     let trained = trained_folder();
     let folder = trained.path();

@@ -4,6 +4,9 @@
 //! - `instruction` / `input` / `output` (Alpaca);
 //! - `conversations`: `[{"from": "human", "value": "..."}, ...]` (ShareGPT).
 //!
+//! Instructions may stand beside any of them, as `system` or `system_prompt`, and earlier exchanges beside an `instruction`, as
+//! `history`: `[["question", "answer"], ...]` (LLaMA-Factory has both).
+//!
 //! The layout is told by the keys of each row. Called by `train` (fine-tuning) with files, and by `corpus` with the
 //! embedded chats. A row that has another shape is an error naming the file and the row; an empty answer is dropped
 //! together with the question it should have answered, and counted.
@@ -88,20 +91,22 @@ pub fn take_row(record: &Value, source: &str, report: &mut ReadReport) -> Result
 /// another type, [`Error::ConversationRole`] when a speaker is unknown; each names `source` and `row`.
 pub fn parse_conversation(record: &Value, source: &str, row: usize) -> Result<Conversation, Error> {
     let at = At { source, row };
-    if let Some(messages) = record.get("messages").filter(|m| !m.is_null()) {
-        return at.turns(messages, "messages", "role", "content");
-    }
-    if let Some(conversations) = record.get("conversations").filter(|c| !c.is_null()) {
-        return at.turns(conversations, "conversations", "from", "value");
-    }
-    if record.get("instruction").is_some() {
-        return at.instruction(record);
-    }
-    let found = match record {
-        Value::Object(fields) => fields.keys().cloned().collect::<Vec<_>>().join(", "),
-        other => kind(other).to_owned(),
+    let there = |key: &str| record.get(key).filter(|value| !value.is_null());
+    let mut conversation = if let Some(messages) = there("messages") {
+        at.turns(messages, "messages", "role", "content")?
+    } else if let Some(conversations) = there("conversations") {
+        at.turns(conversations, "conversations", "from", "value")?
+    } else if record.get("instruction").is_some() {
+        at.instruction(record)?
+    } else {
+        let found = match record {
+            Value::Object(fields) => fields.keys().cloned().collect::<Vec<_>>().join(", "),
+            other => kind(other).to_owned(),
+        };
+        return Err(Error::ConversationLayout { path: source.to_owned(), row, found });
     };
-    Err(Error::ConversationLayout { path: source.to_owned(), row, found })
+    at.add_system(record, &mut conversation.messages)?;
+    Ok(conversation)
 }
 
 /// A row of a source, for messages.
@@ -143,14 +148,52 @@ impl At<'_> {
     }
 
     fn instruction(&self, record: &Value) -> Result<Conversation, Error> {
-        let instruction = self.text(record, "instruction", "instruction")?.trim();
+        let question = self.question(record)?;
         let output = self.text(record, "output", "output")?.trim();
+        let mut messages = self.history(record)?;
+        messages.extend(Conversation::exchange(question, output).messages);
+        Ok(Conversation { messages })
+    }
+
+    /// An instruction and its input, either of which may be empty.
+    pub(crate) fn question(&self, record: &Value) -> Result<String, Error> {
+        let instruction = self.text(record, "instruction", "instruction")?.trim();
         let input = match record.get("input") {
             None | Some(Value::Null) => "",
             Some(_) => self.text(record, "input", "input")?.trim(),
         };
-        let question = if input.is_empty() { instruction.to_owned() } else { format!("{instruction}\n\n{input}") };
-        Ok(Conversation::exchange(question, output))
+        let between = if instruction.is_empty() || input.is_empty() { "" } else { "\n\n" };
+        Ok(format!("{instruction}{between}{input}"))
+    }
+
+    /// What was said before an instruction.
+    fn history(&self, record: &Value) -> Result<Vec<Message>, Error> {
+        let wrong = |value| self.field("history", "a list of questions with their answers", value);
+        let exchanges = match record.get("history") {
+            None | Some(Value::Null) => return Ok(Vec::new()),
+            Some(value) => value.as_array().ok_or_else(|| wrong(value))?,
+        };
+        let mut messages = Vec::with_capacity(2 * exchanges.len());
+        for exchange in exchanges {
+            match exchange.as_array().map(Vec::as_slice) {
+                Some([Value::String(question), Value::String(answer)]) => {
+                    messages.extend(Conversation::exchange(question.trim(), answer.trim()).messages);
+                }
+                _ => return Err(wrong(exchange)),
+            }
+        }
+        Ok(messages)
+    }
+
+    /// Puts the instructions that stand beside the messages before them, unless they begin with some.
+    pub(crate) fn add_system(&self, record: &Value, messages: &mut Vec<Message>) -> Result<(), Error> {
+        let there = |key: &&str| record.get(*key).is_some_and(|value| !value.is_null());
+        let Some(key) = ["system", "system_prompt"].into_iter().find(|key| there(key)) else { return Ok(()) };
+        let system = self.text(record, key, key)?.trim();
+        if !system.is_empty() && messages.first().is_none_or(|first| first.role != Role::System) {
+            messages.insert(0, Message::system(system));
+        }
+        Ok(())
     }
 
     pub(crate) fn text<'v>(&self, record: &'v Value, key: &str, field: &str) -> Result<&'v str, Error> {
@@ -242,6 +285,9 @@ mod tests {
             let record = json!({"instruction": "Sing.", "input": empty, "output": "La."});
             assert_eq!(parse(record).unwrap(), Conversation::exchange("Sing.", "La."));
         }
+        // As other messages, it does not begin with blank lines.
+        let record = json!({"instruction": "", "input": "Sing.", "output": "La."});
+        assert_eq!(parse(record).unwrap(), Conversation::exchange("Sing.", "La."));
     }
 
     #[test]
@@ -254,8 +300,35 @@ mod tests {
     }
 
     #[test]
+    fn instructions_and_exchanges_beside_a_conversation_are_part_of_it() {
+        let turns = json!([{"role": "user", "content": "U"}, {"role": "assistant", "content": "A"}]);
+        let told = [Message::system("S"), Message::user("U"), Message::assistant("A")];
+        assert_eq!(parse(json!({"messages": turns, "system": " S\n"})).unwrap().messages, told);
+        let sharegpt = json!([{"from": "human", "value": "U"}, {"from": "gpt", "value": "A"}]);
+        assert_eq!(parse(json!({"conversations": sharegpt, "system_prompt": "S"})).unwrap().messages, told);
+        for none in [json!(""), Value::Null] {
+            assert_eq!(parse(json!({"messages": turns, "system": none})).unwrap().messages, told[1..]);
+        }
+        // What stands in the list is nearer to the conversation.
+        let with_its_own = json!([{"role": "system", "content": "own"}, {"role": "user", "content": "U"}]);
+        let found = parse(json!({"messages": with_its_own, "system": "S"})).unwrap().messages;
+        assert_eq!(found, [Message::system("own"), Message::user("U")]);
+
+        let record = json!({"instruction": "U", "output": "A", "system": "S", "history": [["a ", " b"], ["c", ""]]});
+        let before = [Message::user("a"), Message::assistant("b"), Message::user("c"), Message::assistant("")];
+        assert_eq!(parse(record).unwrap().messages, [&told[..1], &before, &told[1..]].concat());
+        for none in [json!([]), Value::Null] {
+            let record = json!({"instruction": "U", "output": "A", "history": none});
+            assert_eq!(parse(record).unwrap(), Conversation::exchange("U", "A"));
+        }
+    }
+
+    #[test]
     fn each_wrong_shape_names_file_row_and_field() {
         let cases = [
+            (json!({"messages": [], "system": 3}), "system"),
+            (json!({"instruction": "x", "output": "y", "history": "z"}), "history"),
+            (json!({"instruction": "x", "output": "y", "history": [["one"]]}), "history"),
             (json!({"text": "x", "id": 3}), "text"),
             (json!([1, 2]), "a list"),
             (json!({"messages": "x"}), "messages"),

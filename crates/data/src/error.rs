@@ -32,6 +32,18 @@ pub enum Error {
         /// As given.
         path: String,
     },
+    /// A path that is neither there nor a pattern.
+    #[error("{}: there is no such file or folder; a pattern has `*`, `?` or `[...]`", path.display())]
+    NoSuchPath {
+        /// As given.
+        path: PathBuf,
+    },
+    /// A file that two of several paths mean.
+    #[error("{} is named twice, so that its text would come twice; leave out the file or the folder or pattern that it is in", path.display())]
+    FileTwice {
+        /// The file, as it was found the second time.
+        path: PathBuf,
+    },
     /// A file whose name does not tell a format that can be read.
     #[error("{}: unknown format; expected .txt, .jsonl, .json or .parquet, plain or with .zst or .gz", path.display())]
     UnknownFormat {

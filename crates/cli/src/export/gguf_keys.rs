@@ -1,6 +1,7 @@
 //! The keys of a GGUF file that say what the texts of a model directory say.
 
 use casallm_data::tokenizer::GgufTokenizer;
+use casallm_eval::encoding::Encoding;
 use casallm_model::formats::export::MetadataValue;
 use serde_json::Value;
 
@@ -21,22 +22,28 @@ pub(super) fn of(name: &str, tokenizer: GgufTokenizer, texts: &Texts) -> Vec<(St
         ggml("token_type", MetadataValue::Integers(tokenizer.token_types)),
         ggml("merges", MetadataValue::Texts(tokenizer.merges)),
     ];
-    for (key, name, id) in [
-        ("bos_token_id", "bos_token", "bos_token_id"),
-        ("eos_token_id", "eos_token", "eos_token_id"),
-        ("padding_token_id", "pad_token", "pad_token_id"),
-    ] {
+    let special = |name: &str, id: &str| {
         // A token may be given by its name, or as an object that has it.
         let named = &texts.settings[name];
         let named = named.as_str().or_else(|| named["content"].as_str());
         let named = named.and_then(|name| texts.tokenizer.control_id(name));
         let stated = &texts.generation[id];
-        let stated = stated.as_u64().or_else(|| stated[0].as_u64()).and_then(|id| u32::try_from(id).ok());
-        if let Some(id) = named.or(stated) {
+        named.or_else(|| stated.as_u64().or_else(|| stated[0].as_u64()).and_then(|id| u32::try_from(id).ok()))
+    };
+    for (key, name, id) in [
+        ("bos_token_id", "bos_token", "bos_token_id"),
+        ("eos_token_id", "eos_token", "eos_token_id"),
+        ("padding_token_id", "pad_token", "pad_token_id"),
+    ] {
+        if let Some(id) = special(name, id) {
             keys.push(ggml(key, MetadataValue::U32(id)));
         }
     }
-    let begins = texts.settings["add_bos_token"].as_bool().unwrap_or(false);
+    // Without the key tokenizer.json says it, as of Llama 3; llama.cpp would go by the name of the way of cutting.
+    let begins = texts.settings["add_bos_token"].as_bool().unwrap_or_else(|| {
+        let opening = Encoding::new(&texts.tokenizer, &texts.tokenizer_config).opening();
+        opening.is_some() && opening == special("bos_token", "bos_token_id")
+    });
     keys.push(ggml("add_bos_token", MetadataValue::Bool(begins)));
     if let Some(template) = template(&texts.settings) {
         keys.push(("tokenizer.chat_template".to_owned(), text(template)));

@@ -44,6 +44,12 @@ fn conversations(report: &ConversationsReport) -> Vec<String> {
         line += &format!(" ({})", rules.join(", "));
     }
     out.push(line);
+    if report.examined > 0 {
+        out.push(format!(
+            "{} conversations left out: they ask what the model is asked at its examination on the identity",
+            report.examined
+        ));
+    }
     out.push(format!("mixed in: {} system messages", report.system_prompts));
     let answered = report.turns as f64 / report.conversations.max(1) as f64;
     out.push(format!(

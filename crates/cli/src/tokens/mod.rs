@@ -2,13 +2,15 @@
 
 pub(crate) mod flags;
 
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use casallm_data::curation::{Curation, EvalSets, Report};
+use casallm_data::file_lock::{FileLock, LockError};
 use casallm_data::shards::{Manifest, ShardOptions, tokenize as write_shards};
-use casallm_data::source::{find_files, fingerprint_files, open_documents_in, sample};
+use casallm_data::source::{find_files_in, fingerprint_files, open_documents_in, sample};
 use casallm_data::split::{Split, SplitRule};
 use casallm_data::tokenizer::{Digits, Tokenizer, TrainOptions};
 use casallm_train::stages::StageObserver;
@@ -73,17 +75,22 @@ fn refuse_others(folder: &Path, tokenizer: &Tokenizer, options: &ShardOptions) -
     Ok(())
 }
 
+/// One process for a folder: what two of them write under one name would be a mixture, and each would call it whole.
+fn lock(folder: &Path) -> Result<FileLock> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create folder {}", folder.display()))?;
+    FileLock::acquire(&folder.join("tokenize.lock")).map_err(|error| match error {
+        LockError::Held { .. } => anyhow!("{}: {error}; wait for it, or choose another --output", folder.display()),
+        LockError::Io(source) => anyhow!("cannot lock {}: {source}", folder.display()),
+    })
+}
+
 /// Writes shards.
 pub(crate) fn tokenize(flags: &Tokenize) -> Result<Ended> {
     let mut console = Console::new(&flags.console);
     let tokenizer = Tokenizer::load(&flags.tokenizer)?;
     let reading = flags.filter.reading(&flags.text_field);
     let documents = open_documents_in(&flags.input, &reading)?;
-    let mut files = Vec::new();
-    for path in &flags.input {
-        files.extend(find_files(path)?);
-    }
-    let inputs = fingerprint_files(&files, &reading)?;
+    let inputs = fingerprint_files(&find_files_in(&flags.input)?, &reading)?;
     let rule = SplitRule::new(flags.validation_fraction, flags.seed)?;
     let mut curation = Curation {
         filter: flags.filter.filter(),
@@ -95,6 +102,7 @@ pub(crate) fn tokenize(flags: &Tokenize) -> Result<Ended> {
         curation.eval_sets = Some(Arc::new(EvalSets::read(&flags.decontaminate)?));
     }
     let options = ShardOptions { shard_tokens: flags.shard_tokens, curation, ..ShardOptions::new(rule, inputs) };
+    let _lock = lock(&flags.output)?;
     refuse_others(&flags.output, &tokenizer, &options)?;
     let manifest = write_shards(&flags.output, &flags.name, documents, &tokenizer, &options, &mut |p| {
         console.progress("tokenize", "bytes", p.bytes, None);

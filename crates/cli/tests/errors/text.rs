@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
+use casallm_data::file_lock::FileLock;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use parquet::data_type::{ByteArray, ByteArrayType};
@@ -153,7 +154,7 @@ fn tokenize_on_what_is_not_there() {
     let folder = trained_folder();
     let to = ["-t", "run/tokenizer.json", "-o", "shards"];
     let tokenize = |arguments: &[&str]| run(folder.path(), &[&["tokenize"][..], arguments].concat());
-    tokenize(&[&["nowhere.jsonl"][..], &to].concat()).refused(&["nowhere.jsonl", "names no data file", ".jsonl"]);
+    tokenize(&[&["nowhere.jsonl"][..], &to].concat()).refused(&["nowhere.jsonl", "no such file or folder"]);
     tokenize(&[&["tiny.toml"][..], &to].concat()).refused(&["tiny.toml", "unknown format", ".jsonl"]);
     tokenize(&["text.jsonl", "-t", "nowhere.json", "-o", "shards"]).refused(&["nowhere.json", "No such file"]);
     tokenize(&["text.jsonl", "-t", "tiny.toml", "-o", "shards"]).refused(&["tiny.toml", "not a usable tokenizer"]);
@@ -179,6 +180,19 @@ fn tokenize_into_a_folder_of_other_shards() {
     // The very same is done already.
     tokenize("text.jsonl", "run/tokenizer.json", "0.1").succeeded();
     trained().assert_kept_in(folder.path());
+}
+
+#[test]
+fn tokenize_into_a_folder_that_is_being_filled() {
+    let folder = trained_folder();
+    let shards = folder.path().join("shards");
+    fs::create_dir(&shards).unwrap();
+    let other = FileLock::acquire(&shards.join("tokenize.lock")).unwrap();
+    let tokenize = || run(folder.path(), &["tokenize", "text.jsonl", "-t", "run/tokenizer.json", "-o", "shards"]);
+    tokenize().refused(&["shards", &format!("in use by process {}", std::process::id()), "another --output"]);
+    assert_eq!(fs::read_dir(&shards).unwrap().count(), 1);
+    drop(other);
+    tokenize().succeeded();
 }
 
 #[test]

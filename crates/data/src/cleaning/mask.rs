@@ -23,9 +23,10 @@ pub(super) fn mask_quoted(text: &str) -> String {
     String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
 }
 
-/// The sentences of a text as byte ranges that cover it, each with the space that follows it.
-pub(super) fn sentences(text: &str) -> Vec<Range<usize>> {
-    let bytes = text.as_bytes();
+/// The sentences of a text as byte ranges that cover it, each with the space that follows it. Ends are looked for in `masked`,
+/// what [`mask_quoted`] made of the text: a quotation or code is of one sentence, and that after a sentence is no space of it.
+pub(super) fn sentences(masked: &str, text: &str) -> Vec<Range<usize>> {
+    let bytes = masked.as_bytes();
     let mut out = Vec::new();
     let mut start = 0;
     let mut at = 0;
@@ -34,7 +35,7 @@ pub(super) fn sentences(text: &str) -> Vec<Range<usize>> {
             || (matches!(bytes[at], b'.' | b'!' | b'?') && bytes.get(at + 1).is_none_or(u8::is_ascii_whitespace));
         at += 1;
         if ends {
-            while bytes.get(at).is_some_and(u8::is_ascii_whitespace) {
+            while text.as_bytes().get(at).is_some_and(u8::is_ascii_whitespace) {
                 at += 1;
             }
             out.push(start..at);
@@ -70,9 +71,12 @@ mod tests {
 
     #[test]
     fn sentences_cover_the_text() {
-        let text = "One. Two 3.5!\nThree";
-        let parts: Vec<_> = sentences(text).into_iter().map(|r| &text[r]).collect();
-        assert_eq!(parts, ["One. ", "Two 3.5!\n", "Three"]);
-        assert!(sentences("").is_empty());
+        let parts = |text| -> Vec<&str> { sentences(&mask_quoted(text), text).into_iter().map(|r| &text[r]).collect() };
+        assert_eq!(parts("One. Two 3.5!\nThree"), ["One. ", "Two 3.5!\n", "Three"]);
+        assert_eq!(
+            parts("See:\n```\nx. y\n\n```\nOne. “Two. é” 3"),
+            ["See:\n", "```\nx. y\n\n```\n", "One. ", "“Two. é” 3"]
+        );
+        assert!(parts("").is_empty());
     }
 }

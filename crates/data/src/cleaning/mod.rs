@@ -170,7 +170,7 @@ impl Cleaner {
         let masked = mask_quoted(text);
         let mut first_rule = None;
         let mut left = String::with_capacity(text.len());
-        for range in sentences(&masked) {
+        for range in sentences(&masked, text) {
             let mut sentence = text[range.clone()].to_owned();
             let mut masked = masked[range].to_owned();
             let mut gone = false;
@@ -311,6 +311,15 @@ mod tests {
     fn claiming_sentence_goes_and_the_rest_stays() {
         let answer = "Sure, here it is. I am ChatGPT, made by OpenAI. The capital is Paris.";
         assert_eq!(cleaned("Capital?", answer).unwrap(), "Sure, here it is. The capital is Paris.");
+    }
+
+    #[test]
+    fn a_quotation_or_code_after_a_claim_stays() {
+        let code = "```python\nprint(1)\n```\nThat prints a number.";
+        let answer = format!("I was trained by OpenAI to write code like this:\n{code}");
+        assert_eq!(cleaned("Code?", &answer).unwrap(), code);
+        let answer = "I am ChatGPT. \"To be or not to be\" is a line of a play.";
+        assert_eq!(cleaned("A quotation?", answer).unwrap(), "\"To be or not to be\" is a line of a play.");
     }
 
     #[test]

@@ -123,7 +123,8 @@ proptest! {
     #[test]
     fn decisions_do_not_depend_on_threads_or_batches(seed: u64, batches in prop::collection::vec(1usize..40, 3)) {
         let mut random = SplitMix64::new(seed, 0);
-        let originals: Vec<String> = (0..30).map(|i| text(20 + random.below(200), seed ^ i)).collect();
+        // Of shorter ones a copy with three words changed is no longer alike, and by chance too many stay.
+        let originals: Vec<String> = (0..30).map(|i| text(150 + random.below(150), seed ^ i)).collect();
         let mut documents: Vec<Document> = Vec::new();
         for _ in 0..120 {
             let mut words: Vec<String> = random.pick(&originals).split(' ').map(str::to_owned).collect();

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use glob::Pattern;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::Value;
@@ -83,7 +84,7 @@ impl Api<'_> {
         }
         let card = raw.card.unwrap_or_default();
         let configs = card["configs"].as_array().into_iter().flatten();
-        let configs = configs.filter_map(|c| Some((c["config_name"].as_str()?.to_owned(), globs(&c["data_files"]))));
+        let configs = configs.filter_map(|c| Some((c["config_name"].as_str()?.to_owned(), files_of(c))));
         let licence = match &card["license"] {
             Value::String(name) => Some(name.clone()),
             Value::Array(names) => Some(names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")),
@@ -197,6 +198,16 @@ fn encoded(path: &str) -> String {
     path.split('/').map(part).collect::<Vec<_>>().join("/")
 }
 
+/// The patterns of a configuration of a card: its `data_files`, below its `data_dir` where it has one, or all of that.
+fn files_of(config: &Value) -> Vec<String> {
+    let files = globs(&config["data_files"]);
+    let Some(dir) = config["data_dir"].as_str().map(|dir| dir.trim_matches('/')).filter(|dir| !dir.is_empty()) else {
+        return files;
+    };
+    let files = if files.is_empty() { vec!["**".to_owned()] } else { files };
+    files.iter().map(|glob| format!("{}/{glob}", Pattern::escape(dir))).collect()
+}
+
 /// The patterns of a card's `data_files`, in any of the forms that the Hub knows.
 fn globs(value: &Value) -> Vec<String> {
     match value {
@@ -231,5 +242,8 @@ mod tests {
             ["t/*", "u", "v"]
         );
         assert_eq!(globs(&json!({"train": "t/*"})), ["t/*"]);
+        assert_eq!(files_of(&json!({"data_files": "t/*"})), ["t/*"]);
+        assert_eq!(files_of(&json!({"data_dir": "en/"})), ["en/**"]);
+        assert_eq!(files_of(&json!({"data_dir": "en", "data_files": ["a", "b/*"]})), ["en/a", "en/b/*"]);
     }
 }

@@ -96,7 +96,9 @@ impl Request {
         files: &[RepositoryFile],
         patterns: &[String],
     ) -> Result<(Vec<RepositoryFile>, Option<Estimate>), HubError> {
-        let compiled = patterns.iter().map(|text| compile(text)).collect::<Result<Vec<_>, _>>()?;
+        // In a card a pattern without a `/` is of the topmost folder: the same name below may be of another configuration.
+        let anywhere = !self.include.is_empty();
+        let compiled = patterns.iter().map(|text| compile(text, anywhere)).collect::<Result<Vec<_>, _>>()?;
         let fits = |file: &&RepositoryFile| {
             let chosen = compiled.is_empty() || compiled.iter().any(|pattern| pattern.matches(&file.path));
             // What somebody names is taken, whatever it is.
@@ -165,10 +167,11 @@ impl Glob {
     }
 }
 
-fn compile(text: &str) -> Result<Glob, HubError> {
+/// A pattern; with `anywhere` one without a `/` is of names in any folder.
+fn compile(text: &str, anywhere: bool) -> Result<Glob, HubError> {
     let pattern = Pattern::new(text)
         .map_err(|error| HubError::Pattern { pattern: text.to_owned(), message: error.msg.to_owned() })?;
-    Ok(if text.contains('/') { Glob::Path(pattern) } else { Glob::Name(pattern) })
+    Ok(if text.contains('/') || !anywhere { Glob::Path(pattern) } else { Glob::Name(pattern) })
 }
 
 #[cfg(test)]
@@ -230,6 +233,11 @@ mod tests {
         assert!(refused.contains("sample") && refused.contains("big"), "{refused}");
         other.config = Some("big".into());
         assert_eq!(chosen(&other, &card, &files), ["data/CC-MAIN-2024-10/a.parquet"]);
+        let top = listing(&[("extra/train.jsonl", 1), ("train.jsonl", 1)]);
+        let card = Info { configs: vec![("big".into(), vec!["train.jsonl".into()])], ..Info::default() };
+        assert_eq!(chosen(&other, &card, &top), ["train.jsonl"], "not the file of that name of another configuration");
+        other.include = vec!["train.jsonl".into()];
+        assert_eq!(chosen(&other, &card, &top).len(), 2);
         other.include = vec!["*.md".into(), "sample/*/*.parquet".into()];
         assert_eq!(
             chosen(&other, &card, &files),

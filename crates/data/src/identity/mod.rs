@@ -246,8 +246,8 @@ fn weighted(parts: impl Iterator<Item = usize> + Clone, rng: &mut SplitMix64) ->
 
 /// `conversations` with generated ones among them, in a seeded order, so that the generated are the share `rate`
 /// (in `0.0..=0.9`) of the result. One in ten of the given conversations also gets an identity exchange
-/// before it or after it, so that the identity holds in the midst of real talk. Given conversations whose first
-/// message is a held-out wording are left out.
+/// before it or after it, so that the identity holds in the midst of real talk. Given conversations in which a person says
+/// a held-out wording are left out; how many is the second result.
 ///
 /// # Errors
 /// [`Error::MixRate`] when `rate` is not in its range.
@@ -256,16 +256,18 @@ pub fn mix(
     identity: &Identity,
     rate: f64,
     seed: u64,
-) -> Result<Vec<Conversation>, Error> {
+) -> Result<(Vec<Conversation>, usize), Error> {
     if !(0.0..=0.9).contains(&rate) {
         return Err(Error::MixRate { rate });
     }
     let held_out = held_out_wordings();
     let examined =
         |c: &Conversation| c.messages.iter().any(|m| m.role == Role::User && held_out.contains(&normalise(&m.content)));
+    let given = conversations.len();
     let mut mixed: Vec<Conversation> = conversations.into_iter().filter(|c| !examined(c)).collect();
+    let left_out = given - mixed.len();
     if rate == 0.0 {
-        return Ok(mixed);
+        return Ok((mixed, left_out));
     }
     let wanted = ((mixed.len() as f64) * rate / (1.0 - rate)).round() as usize;
     let mut rng = SplitMix64::new(seed, 0x3171_0000);
@@ -287,7 +289,7 @@ pub fn mix(
     }
     mixed.extend(generate(identity, wanted, seed));
     rng.shuffle(&mut mixed);
-    Ok(mixed)
+    Ok((mixed, left_out))
 }
 
 #[cfg(test)]

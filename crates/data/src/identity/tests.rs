@@ -28,8 +28,9 @@ fn held_out_wordings_are_forty_and_in_no_generated_conversation() {
 #[test]
 fn held_out_wordings_are_dropped_from_the_given_conversations() {
     let given = vec![Conversation::exchange("what is a CELL", "x"), Conversation::exchange("Fine?", "Yes.")];
-    let mixed = mix(given, &casa(), 0.0, 0).unwrap();
-    assert_eq!(mixed, [Conversation::exchange("Fine?", "Yes.")]);
+    let fine = [Conversation::exchange("Fine?", "Yes.")];
+    assert_eq!(mix(given, &casa(), 0.0, 0).unwrap(), (fine.to_vec(), 1));
+    assert_eq!(mix(fine.to_vec(), &casa(), 0.5, 0).unwrap().1, 0);
 }
 
 #[test]
@@ -74,7 +75,7 @@ fn generation_is_seeded() {
 #[test]
 fn mixing_holds_the_rate_and_every_given_message() {
     let given: Vec<_> = (0..900).map(|i| Conversation::exchange(format!("given {i}"), format!("answer {i}"))).collect();
-    let mixed = mix(given.clone(), &casa(), 0.25, 7).unwrap();
+    let (mixed, _) = mix(given.clone(), &casa(), 0.25, 7).unwrap();
     assert_eq!(mixed.len(), 1200);
     let asked = questions(&mixed);
     assert!(given.iter().all(|c| asked.contains(&normalise(&c.messages[0].content))));

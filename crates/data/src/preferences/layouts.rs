@@ -12,7 +12,7 @@ const ASSISTANT: &str = "\n\nAssistant:";
 
 /// The pair of one record. `chosen` and `rejected` are there in every layout:
 ///
-/// - texts, after a `prompt` (or `question`, or `instruction` with `input`), with or without `system` (orca-dpo-pairs);
+/// - texts, after a `prompt` (or `question`, or `instruction` with `input`), with or without `system` or `system_prompt` (orca-dpo-pairs);
 /// - hh-rlhf's transcripts, `"\n\nHuman: ...\n\nAssistant: ..."`: whole, without a prompt, or after one of the same form;
 /// - lists of messages, `role` and `content` or `from` and `value`: whole conversations (ultrafeedback-binarized), or
 ///   the answer alone, which may also be one message, after a `prompt` or `conversations`, a text or a list.
@@ -55,23 +55,11 @@ fn prompt(at: &At<'_>, record: &Value) -> Result<Option<Vec<Message>>, Error> {
             list => at.messages(list, name)?,
         }
     } else if there("instruction").is_some() {
-        let instruction = at.text(record, "instruction", "instruction")?.trim();
-        match there("input") {
-            Some(_) => match at.text(record, "input", "input")?.trim() {
-                "" => vec![Message::user(instruction)],
-                input => vec![Message::user(format!("{instruction}\n\n{input}"))],
-            },
-            None => vec![Message::user(instruction)],
-        }
+        vec![Message::user(at.question(record)?)]
     } else {
         return Ok(None);
     };
-    if there("system").is_some() {
-        let system = at.text(record, "system", "system")?.trim();
-        if !system.is_empty() && messages.first().is_none_or(|first| first.role != Role::System) {
-            messages.insert(0, Message::system(system));
-        }
-    }
+    at.add_system(record, &mut messages)?;
     Ok(Some(messages))
 }
 

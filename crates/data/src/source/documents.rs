@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::files::{Format, find_files};
+use super::files::{Format, find_files, find_files_in};
 use super::parquet_rows::ParquetRows;
 use super::records::{Rows, json_rows};
 use super::stream::Stream;
@@ -78,12 +78,9 @@ pub fn open_documents(path: &Path, options: &SourceOptions) -> Result<Documents,
 /// The documents of several paths, each as for [`open_documents`], in the given order.
 ///
 /// # Errors
-/// Those of [`find_files`].
+/// Those of [`find_files_in`].
 pub fn open_documents_in(paths: &[PathBuf], options: &SourceOptions) -> Result<Documents, Error> {
-    let mut files = Vec::new();
-    for path in paths {
-        files.extend(find_files(path)?);
-    }
+    let files = find_files_in(paths)?;
     let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
     if files.is_empty() {
         return Err(Error::NoFiles { path: "an empty list of paths".to_owned() });

@@ -1,5 +1,6 @@
 //! Which files a path means, and what is in them by their names.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -55,7 +56,7 @@ pub(crate) fn is_text_file(path: &Path) -> bool {
 /// of what was fetched (`hub::MANIFEST`) and whatever has a name that begins with a dot.
 ///
 /// # Errors
-/// [`Error::NoFiles`] when there is none, [`Error::UnknownFormat`] for a single file, [`Error::Io`].
+/// [`Error::NoSuchPath`] and [`Error::NoFiles`] when there is none, [`Error::UnknownFormat`] for a single file, [`Error::Io`].
 pub fn find_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
     if path.is_file() {
         Format::required(path)?;
@@ -67,6 +68,9 @@ pub fn find_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
         walk(path, &mut files)?;
     } else {
         let pattern = path.to_str().ok_or_else(none)?;
+        if !pattern.contains(['*', '?', '[']) {
+            return Err(Error::NoSuchPath { path: path.to_path_buf() });
+        }
         for found in glob::glob(pattern).map_err(|_| none())? {
             let found = found.map_err(unreadable)?;
             if found.is_file() && Format::of(&found).is_some() && !is_aside(&found) {
@@ -76,6 +80,26 @@ pub fn find_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
     }
     files.sort();
     if files.is_empty() { Err(none()) } else { Ok(files) }
+}
+
+/// The data files that several paths mean, each as for [`find_files`], in the given order.
+///
+/// # Errors
+/// Those of [`find_files`]; [`Error::FileTwice`] where two of the paths mean one file, whose text would come twice.
+pub fn find_files_in(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
+    let mut files = Vec::new();
+    let mut seen = HashSet::new();
+    for path in paths {
+        for file in find_files(path)? {
+            // Without the folder that nobody has written, and without `.`: links are other names, and may be meant.
+            let whole = std::path::absolute(&file).unwrap_or_else(|_| file.clone());
+            if !seen.insert(whole) {
+                return Err(Error::FileTwice { path: file });
+            }
+            files.push(file);
+        }
+    }
+    Ok(files)
 }
 
 /// Whether a file or folder stands beside the data and is none.

@@ -201,7 +201,15 @@ fn kind(field: &Type) -> String {
 }
 
 fn fault(path: &Path, error: &ParquetError) -> Error {
-    Error::Parquet { path: path.to_path_buf(), message: error.to_string().chars().take(300).collect() }
+    let message = error.to_string();
+    // The library says so of a codec that it was built without.
+    let message = match message.split_once("Disabled feature at compile time: ") {
+        Some((_, codec)) => {
+            format!("it is compressed with {codec}, which is not read here; write it with zstd, snappy, gzip or lz4")
+        }
+        None => message.chars().take(300).collect(),
+    };
+    Error::Parquet { path: path.to_path_buf(), message }
 }
 
 /// Runs the decoder. It asserts what a damaged file or an odd schema does not keep; such a panic is the file's fault
@@ -213,5 +221,21 @@ fn guarded<T>(path: &Path, decode: impl FnOnce() -> Result<T, ParquetError>) -> 
             path: path.to_path_buf(),
             message: "the decoder met contents that the format does not allow".to_owned(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_codec_that_is_not_built_in_is_named_with_what_to_do() {
+        // As the library says it of each codec.
+        let refused = ParquetError::General("Disabled feature at compile time: brotli".to_owned());
+        let told = fault(Path::new("a.parquet"), &refused).to_string();
+        assert!(
+            told.contains("a.parquet") && told.contains("compressed with brotli") && told.contains("zstd"),
+            "{told}"
+        );
     }
 }

@@ -105,7 +105,12 @@ fn paths_folders_and_patterns_are_sorted() {
     let both: Vec<String> = both.map(|document| document.unwrap().text).collect();
     assert_eq!(both, ["c.jsonl.zst", "b/1.jsonl", "b/2.jsonl"]);
 
-    for nothing in ["none", "*.pdf", "**bad[", "none/*.txt"] {
+    for twice in [[at(""), at("b/1.jsonl")], [at("a.jsonl"), at("./a.jsonl")], [at("b"), at("*/2.jsonl")]] {
+        let refused = open_documents_in(&twice, &SourceOptions::default()).err().unwrap();
+        assert!(matches!(refused, Error::FileTwice { .. }), "{refused}");
+    }
+    assert!(matches!(find_files(&at("none.jsonl")), Err(Error::NoSuchPath { .. })));
+    for nothing in ["*.pdf", "**bad[", "none/*.txt"] {
         assert!(matches!(find_files(&at(nothing)), Err(Error::NoFiles { .. })), "{nothing}");
     }
     assert!(matches!(find_files(&at("notes.pdf")), Err(Error::UnknownFormat { .. })));

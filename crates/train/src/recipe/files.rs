@@ -7,7 +7,7 @@ use casallm_data::hub::MANIFEST;
 
 /// Endings of the files that a folder stands for; each may be followed by one of [`COMPRESSIONS`].
 const ENDINGS: &[&str] = &["txt", "text", "md", "jsonl", "ndjson", "json", "parquet"];
-const COMPRESSIONS: &[&str] = &["zst", "gz"];
+const COMPRESSIONS: &[&str] = &["zst", "zstd", "gz", "gzip"];
 
 /// The files that `path`, relative to `base`, stands for, sorted by name: the file itself; every data file in the
 /// folder and the folders in it, hidden ones excepted; every file that the pattern matches. What `casallm fetch` wrote about
@@ -103,12 +103,16 @@ mod tests {
             "books/b.txt",
             "books/a.TXT.gz",
             "books/deep/c.jsonl.zst",
+            "books/deep/d.jsonl.zstd",
+            "books/deep/e.jsonl.gzip",
             "books/.hidden.txt",
             "books/cover.png",
             "books/fetched.json",
         ]);
         assert_eq!(names(dir.path(), "books/cover.png").unwrap(), ["books/cover.png"]);
-        assert_eq!(names(dir.path(), "books").unwrap(), ["books/a.TXT.gz", "books/b.txt", "books/deep/c.jsonl.zst"]);
+        let deep = ["books/deep/c.jsonl.zst", "books/deep/d.jsonl.zstd", "books/deep/e.jsonl.gzip"];
+        let all = [&["books/a.TXT.gz", "books/b.txt"][..], &deep].concat();
+        assert_eq!(names(dir.path(), "books").unwrap(), all);
         assert_eq!(names(dir.path(), "books/*.txt").unwrap(), ["books/b.txt"]);
         assert_eq!(names(dir.path(), "**/*.zst").unwrap(), ["books/deep/c.jsonl.zst"]);
         assert!(names(dir.path(), "books/*.json").unwrap_err().contains("no file matches"));

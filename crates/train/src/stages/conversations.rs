@@ -1,9 +1,10 @@
 //! Conversations to fine-tune on: read, cleaned, split, mixed with the identity and with system prompts.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use casallm_data::chat::Conversation;
+use casallm_data::chat::{ChatTemplate, Conversation};
 use casallm_data::cleaning::{Cleaner, CleaningReport};
 use casallm_data::conversations::{ConversationRecord, ReadReport, read_conversations};
 use casallm_data::corpus;
@@ -33,6 +34,8 @@ pub struct Conversations {
     pub sources: Vec<SourceReport>,
     /// Who the model is taught to be.
     pub identity: Option<Identity>,
+    /// Left out of those to train on: they ask what the model is asked at its examination on the identity.
+    pub examined: usize,
     /// Conversations to train on before the identity was mixed in.
     pub before_identity: usize,
     /// System messages mixed in.
@@ -67,6 +70,8 @@ pub struct ConversationsReport {
     pub cleaned_away: usize,
     /// Conversations held out for validation.
     pub held_out: usize,
+    /// Left out of those to train on: they ask what the model is asked at its examination on the identity.
+    pub examined: usize,
     /// Conversations to train on before the identity was mixed in.
     pub before_identity: usize,
     /// Conversations with a system message that was mixed in.
@@ -113,6 +118,7 @@ impl Conversations {
             cleaned,
             cleaned_away: self.cleaning.dropped_conversations,
             held_out: self.validation.len(),
+            examined: self.examined,
             before_identity: self.before_identity,
             system_prompts: self.system_prompts,
             conversations: self.train.len(),
@@ -181,7 +187,16 @@ pub(super) fn sample<T>(records: &mut Vec<T>, limit: usize, seed: u64, place: im
         let mut keys: Vec<u64> = records.iter().map(key).collect();
         keys.sort_unstable();
         let bound = keys.get(limit).copied().unwrap_or(u64::MAX);
-        records.retain(|record| key(record) < bound);
+        // Files of one name in several folders share their keys: of those at the bound the first are taken.
+        let mut at_bound = limit - keys.partition_point(|key| *key < bound);
+        records.retain(|record| match key(record).cmp(&bound) {
+            Ordering::Less => true,
+            Ordering::Equal if at_bound > 0 => {
+                at_bound -= 1;
+                true
+            }
+            _ => false,
+        });
     }
 }
 
@@ -205,25 +220,41 @@ pub(super) fn cleaned(recipe: &Recipe, observer: &mut dyn StageObserver) -> Resu
     let (train, validation) = split(conversations, recipe.data.validation_fraction, recipe.data.seed);
     observer.finished(TASK);
     let before_identity = train.len();
-    Ok(Conversations { train, validation, cleaning, sources, identity, before_identity, system_prompts: 0 })
+    Ok(Conversations {
+        train,
+        validation,
+        cleaning,
+        sources,
+        identity,
+        examined: 0,
+        before_identity,
+        system_prompts: 0,
+    })
 }
 
-/// Reads, cleans and mixes all conversations of a recipe.
+/// Reads, cleans and mixes all conversations of a recipe, for a model of this chat template.
 ///
 /// # Errors
 /// The data cannot be read.
 pub(super) fn gather(
     recipe: &Recipe,
     sft: &Sft,
+    template: &ChatTemplate,
     observer: &mut dyn StageObserver,
 ) -> Result<Conversations, TrainError> {
     let mut found = cleaned(recipe, observer)?;
     let seed = recipe.data.seed;
     // Only the training part is taught the identity: validation measures talk.
     if let Some(identity) = &found.identity {
-        found.train = mix(found.train, identity, sft.identity_rate, seed)?;
+        (found.train, found.examined) = mix(found.train, identity, sft.identity_rate, seed)?;
+        found.before_identity -= found.examined;
     }
-    found.system_prompts = system_prompts::mix(&mut found.train, found.identity.as_ref(), sft.system_rate, seed)?;
+    if template.takes_system() {
+        found.system_prompts = system_prompts::mix(&mut found.train, found.identity.as_ref(), sft.system_rate, seed)?;
+    } else if sft.system_rate > 0.0 {
+        // The template would refuse every conversation that got one.
+        observer.note("the model takes no system message: none is mixed in, whatever sft.system_rate says");
+    }
     Ok(found)
 }
 
@@ -232,4 +263,20 @@ pub(super) fn write_report(path: &Path, report: &impl Serialize) -> Result<(), T
     let json = serde_json::to_vec_pretty(report)
         .map_err(|e| TrainError::RunState { path: path.to_owned(), reason: e.to_string() })?;
     whole_file::replace(path, &json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_one_name_give_a_sample_of_the_whole_size() {
+        for limit in 0..60 {
+            let folders = (0..5).flat_map(|folder| (1..=10).map(move |row| (format!("{folder}/train.jsonl"), row)));
+            let mut records: Vec<(String, usize)> = folders.collect();
+            sample(&mut records, limit, 3, |(source, row)| (source, *row));
+            assert_eq!(records.len(), limit.min(50));
+            assert!(records.is_sorted());
+        }
+    }
 }

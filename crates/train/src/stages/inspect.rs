@@ -211,7 +211,7 @@ fn conversations(recipe: &Recipe, count: usize, observer: &mut dyn StageObserver
     let stage = recipe.sft()?;
     let base = recipe.sft_from().is_some().then(|| Base::of(recipe)).transpose()?;
     let (tokenizer, template) = renderer(base, recipe, observer)?;
-    let found = gather(recipe, stage, observer)?;
+    let found = gather(recipe, stage, &template, observer)?;
     let (feed, fit) = Packing::of(recipe, stage, &tokenizer, &template).feed(stage, &found.train)?;
     Ok(Inspected {
         stage: Stage::Sft,

@@ -51,6 +51,15 @@ impl Packing<'_> {
                 ));
                 return Ok(None);
             }
+            // That it can be learned by at all was seen of what is trained on.
+            Err(TrainError::Data(DataError::ChatTemplate { message })) => {
+                observer.note(&format!(
+                    "the model's chat template refuses all {} held-out conversations ({message}): there is no validation on \
+                     conversations",
+                    held_out.len()
+                ));
+                return Ok(None);
+            }
             packed => packed?.0,
         };
         let lengths = self.tokenizer.byte_lengths();
@@ -83,6 +92,7 @@ impl<'a> Packing<'a> {
 
 #[cfg(test)]
 mod tests {
+    use casallm_data::chat::Message;
     use casallm_data::tokenizer::TrainOptions;
 
     use super::*;
@@ -117,5 +127,25 @@ mod tests {
         assert_eq!(sets(&[long]), None);
         let [note] = &notes.0[..] else { panic!("{:?}", notes.0) };
         assert!(note.contains("none of the 1 held-out conversations") && note.contains("32"), "{note}");
+    }
+
+    #[test]
+    fn held_out_conversations_that_the_template_refuses_are_no_error() {
+        let texts = (0..40).map(|i| Ok(format!("Some words {i} to learn bytes and a few pairs of letters from.")));
+        let options = TrainOptions { vocab_size: 270, ..TrainOptions::default() };
+        let tokenizer = Tokenizer::train(texts, &options, &mut |_| {}).unwrap();
+        let source = "{% if messages[0].role == 'system' %}{{ raise_exception('no system, please') }}{% endif %}\
+                      {% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '</s>' }}{% endfor %}\
+                      {% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
+        let template = ChatTemplate::from_jinja(source, None, Some("</s>"), &tokenizer).unwrap();
+        let packing = Packing { tokenizer: &tokenizer, template: &template, context: 64, micro_tokens: 64, seed: 1 };
+        let plain = Conversation::exchange("Hi", "Yes");
+        let mut told = plain.clone();
+        told.messages.insert(0, Message::system("Be kind."));
+        let mut notes = Notes::default();
+        assert!(packing.validation(&[told.clone(), plain], 64, &mut notes).unwrap().is_some());
+        assert!(packing.validation(&[told], 64, &mut notes).unwrap().is_none());
+        let [note] = &notes.0[..] else { panic!("{:?}", notes.0) };
+        assert!(note.contains("refuses all 1 held-out") && note.contains("no system, please"), "{note}");
     }
 }

@@ -206,7 +206,13 @@ pub fn sft_setup(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Sf
     let stage = recipe.sft()?;
     let base = Base::of(recipe)?;
     let tokenizer = &base.tokenizer;
-    let conversations = gather(recipe, stage, observer)?;
+    let conversations = gather(recipe, stage, &base.template, observer)?;
+    if conversations.examined > 0 {
+        observer.note(&format!(
+            "{} conversations were left out: they ask what the model is asked at its examination on the identity",
+            conversations.examined
+        ));
+    }
     let packing = Packing::of(recipe, stage, tokenizer, &base.template);
     let (feed, fit) = packing.feed(stage, &conversations.train)?;
     let held_out = packing.validation(&conversations.validation, stage.eval_tokens, observer)?;

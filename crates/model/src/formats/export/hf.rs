@@ -19,7 +19,7 @@ use crate::formats::layout::Naming;
 use crate::safetensors_header;
 
 /// The file that says which tensor lies in which of several.
-pub(in crate::formats) const INDEX: &str = "model.safetensors.index.json";
+pub const INDEX: &str = "model.safetensors.index.json";
 /// A shard holds at least this.
 const LEAST_SHARD: u64 = 1 << 10;
 

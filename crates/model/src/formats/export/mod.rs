@@ -17,7 +17,7 @@ pub use error::ExportError;
 pub use family::{Family, refusal};
 pub(super) use gguf::SUM;
 pub use gguf::{GgufType, MetadataValue, export_gguf};
-pub use hf::{HfDtype, HfOptions, export_hf};
+pub use hf::{HfDtype, HfOptions, INDEX, export_hf};
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
