@@ -148,6 +148,21 @@ fn a_cut_evaluation_goes_on_and_comes_to_the_same() {
 }
 
 #[test]
+fn the_same_bytes_in_another_format_are_other_documents() {
+    let folder = trained_folder();
+    let path = folder.path();
+    let text: String = (0..4).map(|i| format!("{}\n", json!({"text": format!("The dog {i} walks.")}))).collect();
+    let line = |name: &str, out: &str| {
+        fs::write(path.join(name), &text).unwrap();
+        let found = result(path, &format!("--model {} --text {name} --out {out}", model(path)));
+        ["documents", "bytes", "tokens", "bits_per_byte"].map(|key| found["texts"][0][key].clone())
+    };
+    let expected = [line("words.txt", "out"), line("words.jsonl", "alone")];
+    assert_eq!((&expected[0][0], &expected[1][0]), (&json!(1), &json!(4)));
+    assert_eq!(line("words.jsonl", "out"), expected[1], "beside the results of words.txt");
+}
+
+#[test]
 fn what_cannot_be_asked_is_refused_by_name() {
     let folder = trained_folder();
     let path = folder.path();
