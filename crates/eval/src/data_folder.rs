@@ -119,12 +119,13 @@ impl Record {
         self.value.get(field).and_then(Value::as_str).ok_or_else(|| self.fault(field, "a text"))
     }
 
-    /// A list of texts.
+    /// A list of texts, of one at least.
     ///
     /// # Errors
     /// [`EvalError::Field`].
     pub fn texts(&self, field: &'static str) -> Result<Vec<String>, EvalError> {
-        texts(self.value.get(field)).ok_or_else(|| self.fault(field, "a list of texts"))
+        let found = texts(self.value.get(field)).filter(|found| !found.is_empty());
+        found.ok_or_else(|| self.fault(field, "a list of texts"))
     }
 
     /// A number from 0, as such or in digits.
