@@ -31,6 +31,22 @@ pub enum EvalError {
         /// Another.
         second: PathBuf,
     },
+    /// Files of one split of which others are missing.
+    #[error(
+        "{}: the folder has {found} of the {parts} parts of {task}, split {split}; add the others", path.display()
+    )]
+    Parts {
+        /// One that is there.
+        path: PathBuf,
+        /// The task.
+        task: &'static str,
+        /// The split.
+        split: &'static str,
+        /// Parts that are there.
+        found: usize,
+        /// Parts there should be.
+        parts: usize,
+    },
     /// A record without a field, or with one of another kind.
     #[error("{}: record {record}: `{field}` is missing or not {expected}; is this {task} as the Hub has it?", path.display())]
     Field {
