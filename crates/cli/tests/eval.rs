@@ -109,6 +109,13 @@ fn tasks_texts_and_identity_in_one_result() {
         (&json!(10), &json!(3))
     );
 
+    // Whoever gives a name wants it asked, whatever else there is.
+    let named = result(path, &format!("--model {model} --text words.txt --name Ada --out out"));
+    assert_eq!((&named["identity"]["name"], named["texts"].as_array().unwrap().len()), (&json!("Ada"), 1));
+    // A task counts once, however often it is named.
+    let twice = result(path, &format!("--model {model} --data data_of_tasks --out out --tasks hellaswag,hellaswag"));
+    assert_eq!(twice["core"]["tasks"], json!(["hellaswag"]));
+
     // For people: a table.
     let line = format!("eval --model {model} --data data_of_tasks --out out --tasks hellaswag --device cpu");
     let table = run(path, &line.split(' ').collect::<Vec<_>>()).succeeded().stdout;
