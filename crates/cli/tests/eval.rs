@@ -155,6 +155,26 @@ fn a_cut_evaluation_goes_on_and_comes_to_the_same() {
 }
 
 #[test]
+fn items_that_lost_their_beginning_are_told() {
+    let folder = trained_folder();
+    let path = folder.path();
+    write_data(&path.join("data_of_tasks"));
+    let gsm8k = |question: &str| json!({"question": question, "answer": "It is 2.\n#### 2"}).to_string() + "\n";
+    let questions = gsm8k("Dogs?") + &gsm8k("Cats?") + &gsm8k(&"And how many dogs and cats are there? ".repeat(9));
+    fs::write(path.join("data_of_tasks/gsm8k_test.jsonl"), questions).unwrap();
+    let line = format!("--model {} --data data_of_tasks --out out", model(path));
+    let found = result(path, &format!("{line} --tasks gsm8k,hellaswag --fewshot 0"));
+    let cut = |found: &Value| ["gsm8k", "hellaswag"].map(|task| found["tasks"][task]["cut"].clone());
+    assert_eq!(cut(&found), [json!(1), json!(0)]);
+    // From a journal as well, and for people.
+    let line = format!("{line} --tasks hellaswag --context 16");
+    assert_eq!(result(path, &line)["tasks"]["hellaswag"]["cut"], 9);
+    assert_eq!(result(path, &line)["tasks"]["hellaswag"]["cut"], 9);
+    let table = run(path, &format!("eval --device cpu {line}").split(' ').collect::<Vec<_>>()).succeeded().stdout;
+    assert!(table.contains("hellaswag: 9 of 9 items were longer than the context and lost their beginning"), "{table}");
+}
+
+#[test]
 fn the_same_bytes_in_another_format_are_other_documents() {
     let folder = trained_folder();
     let path = folder.path();
