@@ -155,6 +155,25 @@ fn a_cut_evaluation_goes_on_and_comes_to_the_same() {
 }
 
 #[test]
+fn a_report_shows_what_was_found_of_the_model_that_is_there() {
+    let folder = trained_folder();
+    let path = folder.path();
+    let model = path.join("run/model");
+    let card = || {
+        run(path, &["report", "run", "--no-exam"]).succeeded();
+        fs::read_to_string(path.join("run/model-card.md")).unwrap()
+    };
+    result(path, "--model run/model --tasks identity");
+    assert!(card().contains("gives its name"));
+    // The stage is trained anew; what was found of the weights before it is not these'.
+    fs::remove_dir_all(path.join("run/checkpoints/sft")).unwrap();
+    let before = fs::read(model.join("checksums.json")).unwrap();
+    run(path, &["sft", "tiny.toml", "--set", "sft.lr=2e-3"]).succeeded();
+    assert_ne!(fs::read(model.join("checksums.json")).unwrap(), before);
+    assert!(model.join("eval/result.json").exists() && !card().contains("gives its name"));
+}
+
+#[test]
 fn items_that_lost_their_beginning_are_told() {
     let folder = trained_folder();
     let path = folder.path();
