@@ -92,6 +92,14 @@ pub enum EvalError {
         /// What has no tokens.
         what: &'static str,
     },
+    /// A model that computes what is no number: of answers without a probability the first would be the best.
+    #[error(
+        "the model computes {value} where a log-probability should be; try --weights f32, else the model is damaged"
+    )]
+    NotFinite {
+        /// What it computes.
+        value: f32,
+    },
     /// A model without a token to begin a text with.
     #[error("the tokenizer names no token that begins or ends a text, which scoring from the first token on needs")]
     NoOpening,

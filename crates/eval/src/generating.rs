@@ -37,7 +37,7 @@ struct Lane {
 /// end is kept, of which `done` is told nothing.
 ///
 /// # Errors
-/// Memory that cannot be had, a device that fails, and whatever `done` returns.
+/// A model that computes what is no number, memory that cannot be had, a device that fails, and whatever `done` returns.
 pub fn generate<D: Device>(
     network: &Network<D>,
     tokenizer: &Tokenizer,
@@ -86,6 +86,9 @@ pub fn generate<D: Device>(
         }
         let vocab_size = network.config().vocab_size;
         let logits = sequences.forward(&pieces)?;
+        if let Some(value) = logits.iter().copied().find(|logit| logit.is_nan()) {
+            return Err(EvalError::NotFinite { value });
+        }
         let mut likeliest = logits.chunks_exact(vocab_size).map(first_largest);
         let told: Vec<(usize, usize, Option<u32>)> = pieces
             .iter()

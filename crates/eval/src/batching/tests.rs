@@ -1,9 +1,10 @@
 use super::*;
 
-use casallm_compute::{CpuDevice, DType, Isa};
+use casallm_compute::{CpuDevice, DType, Isa, MatrixUse};
 use casallm_model::config::ModelConfig;
 use casallm_model::decoder::Decoder;
 use casallm_model::parameters::Parameters;
+use casallm_model::specification::ParameterSpec;
 use proptest::prelude::*;
 
 const VOCAB_SIZE: usize = 61;
@@ -115,4 +116,17 @@ fn a_text_longer_than_the_context_is_an_error() {
     let groups = [Group { requests: vec![request], ..Group::default() }];
     let error = score(&network, &groups, &mut |_, _| Ok(())).unwrap_err();
     assert!(matches!(error, EvalError::Model(ModelError::ContextOverflow { tokens: 161, context: 160 })), "{error}");
+}
+
+#[test]
+fn what_is_no_number_is_no_score() {
+    let config = ModelConfig::modern(1, 32, 4, 2, VOCAB_SIZE, CONTEXT).unwrap();
+    let device = Arc::new(CpuDevice::new(2, Isa::detect().unwrap()).unwrap());
+    let damaged = |spec: &ParameterSpec| Ok(vec![f32::NAN; spec.len()]);
+    let parameters = Parameters::new(device, &config, DType::F32.into(), MatrixUse::Inference, damaged).unwrap();
+    let network = Network::new(config, DType::F32, parameters).unwrap();
+    let request = Request { tokens: vec![1, 2, 3], scored_from: 2, cut: 0 };
+    let groups = [Group { requests: vec![request], ..Group::default() }];
+    let error = score(&network, &groups, &mut |_, _| panic!("a score")).unwrap_err().to_string();
+    assert!(error.contains("NaN") && error.contains("--weights f32"), "{error}");
 }
