@@ -259,6 +259,25 @@ fn stages_print_one_object_a_line() {
 }
 
 #[test]
+fn a_report_before_the_first_validation_tells_no_number_that_is_none() {
+    let folder = trained_folder();
+    let path = folder.path().join("run/metrics.jsonl");
+    let before = |line: &str| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        for key in ["val", "val_loss", "bits_per_byte", "accuracy"] {
+            line.as_object_mut().unwrap().remove(key);
+        }
+        format!("{line}\n")
+    };
+    let lines: String = fs::read_to_string(&path).unwrap().lines().map(before).collect();
+    fs::write(&path, lines).unwrap();
+    let told = run(folder.path(), &["report", "run", "--no-exam"]).succeeded().stderr;
+    let card = fs::read_to_string(folder.path().join("run/model-card.md")).unwrap();
+    let page = fs::read_to_string(folder.path().join("run/report.html")).unwrap();
+    assert!([&told, &card, &page].into_iter().all(|text| !text.contains("NaN")), "{told}\n{card}");
+}
+
+#[test]
 fn quiet_prints_nothing() {
     let folder = tempfile::tempdir().unwrap();
     write_inputs(folder.path());

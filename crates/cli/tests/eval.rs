@@ -109,6 +109,13 @@ fn tasks_texts_and_identity_in_one_result() {
         (&json!(10), &json!(3))
     );
 
+    // Whoever gives a name wants it asked, whatever else there is.
+    let named = result(path, &format!("--model {model} --text words.txt --name Ada --out out"));
+    assert_eq!((&named["identity"]["name"], named["texts"].as_array().unwrap().len()), (&json!("Ada"), 1));
+    // A task counts once, however often it is named.
+    let twice = result(path, &format!("--model {model} --data data_of_tasks --out out --tasks hellaswag,hellaswag"));
+    assert_eq!(twice["core"]["tasks"], json!(["hellaswag"]));
+
     // For people: a table.
     let line = format!("eval --model {model} --data data_of_tasks --out out --tasks hellaswag --device cpu");
     let table = run(path, &line.split(' ').collect::<Vec<_>>()).succeeded().stdout;
@@ -145,6 +152,60 @@ fn a_cut_evaluation_goes_on_and_comes_to_the_same() {
     fs::write(&cut, text.replacen("{\"acc\"", "acc", 1)).unwrap();
     let all = format!("eval --device cpu {line} --out cut");
     run(path, &all.split(' ').collect::<Vec<_>>()).refused(&["hellaswag-", ": line 2: ", "remove the file"]);
+}
+
+#[test]
+fn a_report_shows_what_was_found_of_the_model_that_is_there() {
+    let folder = trained_folder();
+    let path = folder.path();
+    let model = path.join("run/model");
+    let card = || {
+        run(path, &["report", "run", "--no-exam"]).succeeded();
+        fs::read_to_string(path.join("run/model-card.md")).unwrap()
+    };
+    result(path, "--model run/model --tasks identity");
+    assert!(card().contains("gives its name"));
+    // The stage is trained anew; what was found of the weights before it is not these'.
+    fs::remove_dir_all(path.join("run/checkpoints/sft")).unwrap();
+    let before = fs::read(model.join("checksums.json")).unwrap();
+    run(path, &["sft", "tiny.toml", "--set", "sft.lr=2e-3"]).succeeded();
+    assert_ne!(fs::read(model.join("checksums.json")).unwrap(), before);
+    assert!(model.join("eval/result.json").exists() && !card().contains("gives its name"));
+}
+
+#[test]
+fn items_that_lost_their_beginning_are_told() {
+    let folder = trained_folder();
+    let path = folder.path();
+    write_data(&path.join("data_of_tasks"));
+    let gsm8k = |question: &str| json!({"question": question, "answer": "It is 2.\n#### 2"}).to_string() + "\n";
+    let questions = gsm8k("Dogs?") + &gsm8k("Cats?") + &gsm8k(&"And how many dogs and cats are there? ".repeat(9));
+    fs::write(path.join("data_of_tasks/gsm8k_test.jsonl"), questions).unwrap();
+    let line = format!("--model {} --data data_of_tasks --out out", model(path));
+    let found = result(path, &format!("{line} --tasks gsm8k,hellaswag --fewshot 0"));
+    let cut = |found: &Value| ["gsm8k", "hellaswag"].map(|task| found["tasks"][task]["cut"].clone());
+    assert_eq!(cut(&found), [json!(1), json!(0)]);
+    // From a journal as well, and for people.
+    let line = format!("{line} --tasks hellaswag --context 16");
+    assert_eq!(result(path, &line)["tasks"]["hellaswag"]["cut"], 9);
+    assert_eq!(result(path, &line)["tasks"]["hellaswag"]["cut"], 9);
+    let table = run(path, &format!("eval --device cpu {line}").split(' ').collect::<Vec<_>>()).succeeded().stdout;
+    assert!(table.contains("hellaswag: 9 of 9 items were longer than the context and lost their beginning"), "{table}");
+}
+
+#[test]
+fn the_same_bytes_in_another_format_are_other_documents() {
+    let folder = trained_folder();
+    let path = folder.path();
+    let text: String = (0..4).map(|i| format!("{}\n", json!({"text": format!("The dog {i} walks.")}))).collect();
+    let line = |name: &str, out: &str| {
+        fs::write(path.join(name), &text).unwrap();
+        let found = result(path, &format!("--model {} --text {name} --out {out}", model(path)));
+        ["documents", "bytes", "tokens", "bits_per_byte"].map(|key| found["texts"][0][key].clone())
+    };
+    let expected = [line("words.txt", "out"), line("words.jsonl", "alone")];
+    assert_eq!((&expected[0][0], &expected[1][0]), (&json!(1), &json!(4)));
+    assert_eq!(line("words.jsonl", "out"), expected[1], "beside the results of words.txt");
 }
 
 #[test]

@@ -116,7 +116,7 @@ struct Kept {
 /// Scores every group; `done` gets the number of a group and the scores of its texts, as groups end, in no order.
 ///
 /// # Errors
-/// A text longer than the model's context and one, memory that cannot be had, a device that fails, and whatever `done` returns.
+/// A text longer than the model's context and one, a model that computes what is no number, memory that cannot be had, a device that fails, and whatever `done` returns.
 pub fn score<D: Device>(
     network: &Network<D>,
     groups: &[Group],
@@ -216,6 +216,9 @@ fn pass<D: Device>(
         row += ids.len();
     }
     let scored = sequences.score(&pieces, &wanted)?;
+    if let Some(wrong) = scored.iter().find(|scored| !scored.logprob.is_finite()) {
+        return Err(EvalError::NotFinite { value: wrong.logprob });
+    }
     for ((sequence, request), scored) in owners.into_iter().zip(scored) {
         if let Some(lane) = &mut lanes[sequence] {
             let score = &mut lane.scores[request];

@@ -54,7 +54,8 @@ impl DataFolder {
     /// The files that hold `split` of the task of these names: those of the shallowest folder, all parts of them.
     ///
     /// # Errors
-    /// [`EvalError::Ambiguous`] for several files that are not the parts of one.
+    /// [`EvalError::Ambiguous`] for several files that are not the parts of one, [`EvalError::Parts`] where some of these are not
+    /// there.
     pub fn find(&self, task: &'static str, names: &[&str], split: &'static str) -> Result<Vec<PathBuf>, EvalError> {
         let holds = |path: &str| {
             names.iter().any(|name| {
@@ -65,12 +66,18 @@ impl DataFolder {
         let mut found: Vec<&PathBuf> = self.files.iter().filter(|(path, _)| holds(path)).map(|(_, p)| p).collect();
         let depth = found.iter().map(|path| path.components().count()).min();
         found.retain(|path| Some(path.components().count()) == depth);
-        // Parts are numbered `00000-of-00002`.
-        let is_part = |path: &Path| words(path).contains(" of ");
-        if let [first, second, ..] = found[..]
-            && !(found.iter().all(|path| is_part(path)) && first.parent() == second.parent())
+        let parts: Vec<Option<Part>> = found.iter().map(|path| Part::of(path)).collect();
+        for i in 1..found.len() {
+            let belong = parts[i].as_ref().zip(parts[0].as_ref()).is_some_and(|(a, b)| a.belongs_to(b));
+            if !belong || found[i].parent() != found[0].parent() || parts[..i].contains(&parts[i]) {
+                let (first, second) = (found[0].clone(), found[i].clone());
+                return Err(EvalError::Ambiguous { task, split, first, second });
+            }
+        }
+        if let Some(Some(Part { parts, .. })) = parts.first()
+            && found.len() < *parts
         {
-            return Err(EvalError::Ambiguous { task, split, first: first.clone(), second: second.clone() });
+            return Err(EvalError::Parts { path: found[0].clone(), task, split, found: found.len(), parts: *parts });
         }
         Ok(found.into_iter().cloned().collect())
     }
@@ -119,12 +126,13 @@ impl Record {
         self.value.get(field).and_then(Value::as_str).ok_or_else(|| self.fault(field, "a text"))
     }
 
-    /// A list of texts.
+    /// A list of texts, of one at least.
     ///
     /// # Errors
     /// [`EvalError::Field`].
     pub fn texts(&self, field: &'static str) -> Result<Vec<String>, EvalError> {
-        texts(self.value.get(field)).ok_or_else(|| self.fault(field, "a list of texts"))
+        let found = texts(self.value.get(field)).filter(|found| !found.is_empty());
+        found.ok_or_else(|| self.fault(field, "a list of texts"))
     }
 
     /// A number from 0, as such or in digits.
@@ -142,6 +150,29 @@ impl Record {
     /// Whether a field is there.
     pub fn has(&self, field: &str) -> bool {
         self.value.get(field).is_some_and(|value| !value.is_null())
+    }
+}
+
+/// Which part of how many a file is, by a name such as `test-00000-of-00002.parquet`.
+#[derive(PartialEq, Eq)]
+struct Part {
+    /// The words of the name without the number.
+    name: Vec<String>,
+    number: usize,
+    parts: usize,
+}
+
+impl Part {
+    fn of(path: &Path) -> Option<Self> {
+        let mut name: Vec<String> = words(path.file_name()?.as_ref()).split_whitespace().map(str::to_owned).collect();
+        let at = name.iter().position(|word| word == "of").filter(|at| *at > 0)?;
+        let (number, parts) = (name[at - 1].parse().ok()?, name.get(at + 1)?.parse().ok()?);
+        name.remove(at - 1);
+        Some(Part { name, number, parts })
+    }
+
+    fn belongs_to(&self, other: &Self) -> bool {
+        self.name == other.name && self.parts == other.parts
     }
 }
 
@@ -206,6 +237,29 @@ mod tests {
         let (_dir, data) = folder(&["piqa_validation.jsonl", "my-piqa-validation.json"]);
         let error = data.find("piqa", &["piqa"], "validation").unwrap_err().to_string();
         assert!(error.contains("my-piqa-validation.json and ") && error.contains("piqa, split validation"), "{error}");
+    }
+
+    #[test]
+    fn parts_are_told_by_their_own_names_and_are_all_there() {
+        let find = |files: &[&str]| {
+            let (dir, data) = folder(files);
+            let found = data.find("piqa", &["piqa"], "test");
+            (dir, found.map(|found| found.len()).map_err(|error| error.to_string()))
+        };
+        // What a folder is called makes no parts of its files: each item would count twice.
+        let (_dir, found) = find(&["proof-of-concept/piqa_test.jsonl", "proof-of-concept/piqa_test.json"]);
+        assert!(found.unwrap_err().contains("keep one of them"));
+        let (_dir, found) = find(&["piqa/test-0-of-2.jsonl", "piqa/test-1-of-2.jsonl"]);
+        assert_eq!(found, Ok(2));
+        for other in
+            ["piqa/test-0-of-2.json", "piqa/test-00-of-02.jsonl", "piqa/my-test-1-of-2.jsonl", "piqa/test.jsonl"]
+        {
+            let (_dir, found) = find(&["piqa/test-0-of-2.jsonl", "piqa/test-1-of-2.jsonl", other]);
+            assert!(found.unwrap_err().contains("keep one of them"), "{other}");
+        }
+        let (_dir, found) = find(&["piqa/test-00001-of-00003.jsonl"]);
+        let error = found.unwrap_err();
+        assert!(error.contains("test-00001-of-00003.jsonl") && error.contains("1 of the 3 parts of piqa"), "{error}");
     }
 
     #[test]

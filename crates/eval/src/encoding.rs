@@ -23,6 +23,8 @@ pub struct Request {
     pub tokens: Vec<u32>,
     /// The first that counts; at least 1.
     pub scored_from: usize,
+    /// Tokens of its beginning that were left out, for it was too long.
+    pub cut: usize,
 }
 
 impl<'a> Encoding<'a> {
@@ -98,7 +100,7 @@ impl<'a> Encoding<'a> {
         let beyond = tokens.len().saturating_sub(room + 1);
         tokens.drain(..beyond);
         scored_from = scored_from.saturating_sub(beyond).max(1);
-        Ok(Some(Request { tokens, scored_from }))
+        Ok(Some(Request { tokens, scored_from, cut: beyond }))
     }
 
     /// A whole text in windows of at most `room` tokens, each token scored once, with one token before those of a window
@@ -114,7 +116,7 @@ impl<'a> Encoding<'a> {
             let end = tokens.len().min(scored + room);
             // The last window is as long as the others, and begins with what was scored before.
             let start = if scored == 1 { 0 } else { end - (room + 1) };
-            windows.push(Request { tokens: tokens[start..end].to_vec(), scored_from: scored - start });
+            windows.push(Request { tokens: tokens[start..end].to_vec(), scored_from: scored - start, cut: 0 });
             scored = end;
         }
         Ok(windows)
@@ -147,19 +149,19 @@ mod tests {
         let encoding = Encoding::new(&tokenizer, "{}");
         let bos = tokenizer.special().unwrap().bos;
         let with_bos = |text: &str| [&[bos][..], &tokenizer.encode(text)].concat();
-        let expected = Request { tokens: with_bos("the cat and"), scored_from: with_bos("the cat").len() };
+        let expected = Request { tokens: with_bos("the cat and"), scored_from: with_bos("the cat").len(), cut: 0 };
         assert_eq!(encoding.pair("the cat", " and", 100).unwrap().unwrap(), expected);
         // Spaces at the end of the context are the continuation's.
         assert_eq!(encoding.pair("the cat ", "and", 100).unwrap().unwrap(), expected);
         assert_eq!(
             encoding.pair("", "the", 100).unwrap().unwrap(),
-            Request { tokens: with_bos("the"), scored_from: 1 }
+            Request { tokens: with_bos("the"), scored_from: 1, cut: 0 }
         );
         assert_eq!(encoding.pair("the", "", 100).unwrap(), None);
         // Of what is too long the end stays: as many tokens as are read, and the last, which is not.
         let all = with_bos("the cat and the dog and");
         let cut = encoding.pair("the cat and the dog", " and", 3).unwrap().unwrap();
-        assert_eq!((&cut.tokens[..], cut.scored_from), (&all[all.len() - 4..], 3));
+        assert_eq!((&cut.tokens[..], cut.scored_from, cut.cut), (&all[all.len() - 4..], 3, all.len() - 4));
     }
 
     #[test]

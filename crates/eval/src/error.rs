@@ -31,6 +31,22 @@ pub enum EvalError {
         /// Another.
         second: PathBuf,
     },
+    /// Files of one split of which others are missing.
+    #[error(
+        "{}: the folder has {found} of the {parts} parts of {task}, split {split}; add the others", path.display()
+    )]
+    Parts {
+        /// One that is there.
+        path: PathBuf,
+        /// The task.
+        task: &'static str,
+        /// The split.
+        split: &'static str,
+        /// Parts that are there.
+        found: usize,
+        /// Parts there should be.
+        parts: usize,
+    },
     /// A record without a field, or with one of another kind.
     #[error("{}: record {record}: `{field}` is missing or not {expected}; is this {task} as the Hub has it?", path.display())]
     Field {
@@ -75,6 +91,14 @@ pub enum EvalError {
         item: usize,
         /// What has no tokens.
         what: &'static str,
+    },
+    /// A model that computes what is no number: of answers without a probability the first would be the best.
+    #[error(
+        "the model computes {value} where a log-probability should be; try --weights f32, else the model is damaged"
+    )]
+    NotFinite {
+        /// What it computes.
+        value: f32,
     },
     /// A model without a token to begin a text with.
     #[error("the tokenizer names no token that begins or ends a text, which scoring from the first token on needs")]

@@ -32,25 +32,26 @@ struct Lane {
     answer: Vec<u32>,
 }
 
-/// Continues every prompt; `done` gets the number of a prompt and its answer, as answers end, in no order. Of a prompt that
-/// leaves no room for an answer the end is kept.
+/// Continues every prompt within `context`, the tokens of prompt and answer together; `done` gets the number of a prompt and its
+/// answer, as answers end, in no order. An answer may be as long as its prompt leaves room for; of a prompt that leaves none the
+/// end is kept, of which `done` is told nothing.
 ///
 /// # Errors
-/// Memory that cannot be had, a device that fails, and whatever `done` returns.
+/// A model that computes what is no number, memory that cannot be had, a device that fails, and whatever `done` returns.
 pub fn generate<D: Device>(
     network: &Network<D>,
     tokenizer: &Tokenizer,
     prompts: &[Vec<u32>],
+    context: usize,
     ending: &Ending,
     done: &mut dyn FnMut(usize, String) -> Result<(), EvalError>,
 ) -> Result<(), EvalError> {
-    let context = network.config().context;
-    let max_tokens = ending.max_tokens.clamp(1, context.saturating_sub(1).max(1));
-    let room = context.saturating_sub(max_tokens).max(1);
+    let room = context.saturating_sub(1).max(1);
     let prompts: Vec<&[u32]> = prompts.iter().map(|p| &p[p.len().saturating_sub(room)..]).collect();
     let Some(longest) = prompts.iter().map(|p| p.len()).max() else { return Ok(()) };
     let count = SEQUENCES.min(prompts.len());
-    let mut sequences = Sequences::new(network, count, longest + max_tokens, PASS_TOKENS)?;
+    let capacity = (longest + ending.max_tokens).min(context).max(longest);
+    let mut sequences = Sequences::new(network, count, capacity, PASS_TOKENS)?;
     let mut lanes: Vec<Option<Lane>> = (0..count).map(|_| None).collect();
     let mut next = 0;
     loop {
@@ -85,6 +86,9 @@ pub fn generate<D: Device>(
         }
         let vocab_size = network.config().vocab_size;
         let logits = sequences.forward(&pieces)?;
+        if let Some(value) = logits.iter().copied().find(|logit| logit.is_nan()) {
+            return Err(EvalError::NotFinite { value });
+        }
         let mut likeliest = logits.chunks_exact(vocab_size).map(first_largest);
         let told: Vec<(usize, usize, Option<u32>)> = pieces
             .iter()
@@ -99,8 +103,8 @@ pub fn generate<D: Device>(
                 lane.answer.push(id);
             }
             let (said, stopped) = cut(tokenizer.decode(&lane.answer), &ending.stops);
-            if ends || stopped || lane.answer.len() >= max_tokens {
-                let prompt = lane.prompt;
+            let prompt = lane.prompt;
+            if ends || stopped || lane.answer.len() >= ending.max_tokens.min(capacity - prompts[prompt].len()) {
                 lanes[sequence] = None;
                 done(prompt, said)?;
             }
@@ -129,6 +133,48 @@ fn first_largest(values: &[f32]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::sync::Arc;
+
+    use casallm_compute::{CpuDevice, DType, Isa};
+    use casallm_data::tokenizer::TrainOptions;
+    use casallm_model::config::ModelConfig;
+    use casallm_model::decoder::Decoder;
+    use casallm_model::parameters::Parameters;
+
+    #[test]
+    fn a_prompt_is_read_whole_and_an_answer_takes_the_room_that_is_left() {
+        const CONTEXT: usize = 64;
+        let options = TrainOptions { vocab_size: 280, ..TrainOptions::default() };
+        let text = "the cat and the dog and the bird were there ".repeat(20);
+        let tokenizer = Tokenizer::train([Ok(text)].into_iter(), &options, &mut |_| {}).unwrap();
+        let vocab_size = tokenizer.vocab_size();
+        let config = ModelConfig::modern(2, 32, 4, 2, vocab_size, CONTEXT).unwrap();
+        let device = Arc::new(CpuDevice::new(2, Isa::detect().unwrap()).unwrap());
+        let parameters = Parameters::random(device, &config, DType::F32.into(), 3).unwrap();
+        let network = Network::new(config, DType::F32, parameters).unwrap();
+        let prompt = |i: usize, len: usize| (0..len).map(|at| (10 + i + 7 * at) as u32 % vocab_size as u32).collect();
+        let prompts: Vec<Vec<u32>> =
+            [3, 40, 62, 63, 64, 90].iter().enumerate().map(|(i, len)| prompt(i, *len)).collect();
+        // What is longer keeps its end.
+        let alone = |prompt: &[u32]| {
+            let prompt = &prompt[prompt.len().saturating_sub(CONTEXT - 1)..];
+            let mut decoder = Decoder::new(&network, CONTEXT).unwrap();
+            let mut answer = vec![first_largest(decoder.extend(prompt).unwrap())];
+            while answer.len() < 30.min(CONTEXT - prompt.len()) {
+                answer.push(first_largest(decoder.extend(&answer[answer.len() - 1..]).unwrap()));
+            }
+            tokenizer.decode(&answer)
+        };
+        let mut found = vec![String::new(); prompts.len()];
+        let ending = Ending { max_tokens: 30, ..Ending::default() };
+        let mut done = |i: usize, answer: String| {
+            found[i] = answer;
+            Ok(())
+        };
+        generate(&network, &tokenizer, &prompts, CONTEXT, &ending, &mut done).unwrap();
+        assert_eq!(found, prompts.iter().map(|prompt| alone(prompt)).collect::<Vec<_>>());
+    }
 
     #[test]
     fn an_answer_ends_before_the_first_stop() {

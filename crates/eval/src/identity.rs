@@ -99,7 +99,7 @@ impl<D: Device> Judged<'_, D> {
         let stop_ids = template.stop_ids().to_vec();
         let ending = Ending { max_tokens: MAX_NEW_TOKENS, stops: Vec::new(), stop_ids };
         let (mut told, total) = ((questions.len() - open.len()) as u64, questions.len() as u64);
-        generating::generate(self.network, tokenizer, &prompts, &ending, &mut |i, answer| {
+        generating::generate(self.network, tokenizer, &prompts, self.context, &ending, &mut |i, answer| {
             let item = open[i];
             journal.add(item, json!({"question": questions[item], "answer": answer.trim()}))?;
             told += 1;

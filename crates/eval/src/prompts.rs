@@ -26,13 +26,17 @@ pub fn headers(task: Task, docs: &[Doc], examples: Option<&[Doc]>, fewshot: usiz
             if examples.len() < fewshot || u32::try_from(examples.len()).is_err() {
                 return Err(lacking(Some(examples.len())));
             }
-            // One generator for all items, in their order.
+            // One generator for all items, in their order: one number more for an item, and all after it have other examples.
             let mut random = PythonRandom::new(SEED);
             let drawn = |doc: &Doc| {
-                let places = random.sample(examples.len(), fewshot);
-                places.into_iter().fold(task.description(doc), |text, at| text + &examples[at].shown())
+                let places = match facts.draws_one_more() {
+                    true => sample_without(&mut random, examples, doc, fewshot),
+                    false => Some(random.sample(examples.len(), fewshot)),
+                };
+                let places = places.ok_or_else(|| lacking(Some(examples.len())))?;
+                Ok(places.into_iter().fold(task.description(doc), |text, at| text + &examples[at].shown()))
             };
-            Ok(shared(docs.iter().map(drawn)))
+            Ok(shared(docs.iter().map(drawn).collect::<Result<Vec<_>, EvalError>>()?.into_iter()))
         }
         Examples::First(_) => {
             let subjects = by_subject(examples);
@@ -44,6 +48,21 @@ pub fn headers(task: Task, docs: &[Doc], examples: Option<&[Doc]>, fewshot: usiz
             Ok(shared(docs.iter().map(of).collect::<Result<Vec<_>, EvalError>>()?.into_iter()))
         }
     }
+}
+
+/// Places of `count` examples that are not the question itself, as `ContextSampler.sample` draws them when it is given one: one
+/// more, without what equals the question; where that leaves too few, anew from those that differ from it. `None` where these
+/// are too few.
+fn sample_without(random: &mut PythonRandom, examples: &[Doc], doc: &Doc, count: usize) -> Option<Vec<usize>> {
+    let mut places = random.sample(examples.len(), examples.len().min(count + 1));
+    places.retain(|at| examples[*at] != *doc);
+    places.truncate(count);
+    if places.len() == count {
+        return Some(places);
+    }
+    let others: Vec<usize> = (0..examples.len()).filter(|at| examples[*at] != *doc).collect();
+    let drawn = (others.len() >= count).then(|| random.sample(others.len(), count))?;
+    Some(drawn.into_iter().map(|at| others[at]).collect())
 }
 
 fn shared(texts: impl Iterator<Item = String>) -> Vec<Arc<str>> {
@@ -72,15 +91,22 @@ mod tests {
     fn examples_are_drawn_anew_for_each_item_as_python_draws_them() {
         let pool: Vec<Doc> = (0..5).map(|i| doc(&i.to_string(), None)).collect();
         let docs = [doc("a", None), doc("b", None)];
-        let headers = headers(Task::BoolQ, &docs, Some(&pool), 3).unwrap();
-        // random.Random(1234).sample(range(5), 3), twice.
-        for (header, places) in headers.iter().zip([DRAWN_FIRST, DRAWN_SECOND]) {
-            let expected: String = places.iter().map(|i| format!("Question: {i}\nAnswer: yes\n\n")).collect();
-            assert_eq!(**header, expected);
-        }
+        let drawn = |task, docs: &[Doc], pool: &[Doc], count| -> Vec<Vec<usize>> {
+            let headers = headers(task, docs, Some(pool), count).unwrap();
+            let questions = |text: &str| text.split("Question: ").skip(1).map(|q| q[..1].parse().unwrap()).collect();
+            headers.iter().map(|header| questions(header)).collect()
+        };
+        // ContextSampler(pool, rnd=1234).sample(3, eval_doc) of the harness, twice: without a question,
+        assert_eq!(drawn(Task::ArcEasy, &docs, &pool, 3), [[3, 0, 4], [0, 4, 2]]);
+        // with one that is not there, with one that is, and with one that is there twice.
+        assert_eq!(drawn(Task::BoolQ, &docs, &pool, 3), [[3, 0, 4], [4, 0, 2]]);
+        let own = [doc("0", None), doc("0", None)];
+        assert_eq!(drawn(Task::BoolQ, &own, &pool, 3), [[3, 4, 2], [4, 2, 3]]);
+        let pool = [doc("0", None), doc("0", None), doc("1", None), doc("2", None)];
+        assert_eq!(drawn(Task::BoolQ, &[&own[..], &own[..1]].concat(), &pool, 2), [[2, 1], [1, 2], [1, 2]]);
+        let error = headers(Task::BoolQ, &own, Some(&pool), 3).unwrap_err().to_string();
+        assert!(error.contains("boolq: 3 examples") && error.contains("which has 4"), "{error}");
     }
-    const DRAWN_FIRST: [usize; 3] = [3, 0, 4];
-    const DRAWN_SECOND: [usize; 3] = [0, 4, 2];
 
     #[test]
     fn a_subject_begins_with_its_own_examples() {

@@ -24,6 +24,8 @@ pub struct TaskResult {
     pub name: String,
     /// Items.
     pub items: usize,
+    /// Items that did not fit the context: the beginning of what is read, examples first, was left out.
+    pub cut: usize,
     /// Examples before each question.
     pub fewshot: usize,
     /// The split that was used.
@@ -147,6 +149,7 @@ mod tests {
         let result = |name: &str, core_centred| TaskResult {
             name: name.into(),
             items: 1,
+            cut: 0,
             fewshot: 0,
             split: String::new(),
             files: Vec::new(),

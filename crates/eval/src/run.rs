@@ -21,7 +21,7 @@ use crate::results::{TaskResult, Timing, best, mean, metrics};
 use crate::tasks::{Doc, Examples, GSM8K_STOPS, Kind, Task, extracted, grades};
 
 /// Counts when prompts, scoring or what a journal holds change: results from before are not mixed with those of today.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Longest generated answer, as the harness has it.
 const MAX_NEW_TOKENS: usize = 256;
 
@@ -102,7 +102,7 @@ impl<D: Device> Judged<'_, D> {
         }
 
         let items = journal.items().range(..docs.len()).map(|(_, item)| item);
-        let (metrics, metric) = metrics(&facts, items);
+        let (metrics, metric) = metrics(&facts, items.clone());
         let value = metrics[metric].value;
         let acc = |item: usize| journal.items().get(&item).and_then(|item| item["acc"].as_bool()).unwrap_or(false);
         let mut right: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
@@ -116,6 +116,7 @@ impl<D: Device> Judged<'_, D> {
         Ok(Some(TaskResult {
             name: facts.name.to_owned(),
             items: docs.len(),
+            cut: items.clone().filter(|item| item["cut"].as_u64().is_some_and(|tokens| tokens > 0)).count(),
             fewshot,
             split: split.name.to_owned(),
             files: files.iter().map(|path| path.display().to_string()).collect(),
@@ -166,11 +167,14 @@ impl<D: Device> Judged<'_, D> {
         }
         batching::score(self.network, &groups, &mut |group, scores| {
             let item = open[group];
-            keep(item, judged(&docs[item], kind, &scores))
+            let mut result = judged(&docs[item], kind, &scores);
+            result["cut"] = groups[group].requests.iter().map(|request| request.cut).max().into();
+            keep(item, result)
         })
     }
 
-    /// Has the model write answers to the open items.
+    /// Has the model write answers to the open items. Of a prompt that leaves no room for the longest answer the end is kept, as
+    /// the harness does; where an answer would take most of the context, it may be half of it, so that a question is left.
     fn write(
         &self,
         docs: &[Doc],
@@ -178,14 +182,22 @@ impl<D: Device> Judged<'_, D> {
         open: &[usize],
         keep: &mut dyn FnMut(usize, Value) -> Result<(), EvalError>,
     ) -> Result<(), EvalError> {
-        let prompt = |item: &usize| self.encoding.text(&format!("{}{}", headers[*item], docs[*item].context(0)));
+        let max_tokens = MAX_NEW_TOKENS.min(self.context / 2);
+        let room = self.context - max_tokens;
+        let mut cut = Vec::with_capacity(open.len());
+        let prompt = |item: &usize| {
+            let mut tokens = self.encoding.text(&format!("{}{}", headers[*item], docs[*item].context(0)));
+            cut.push(tokens.drain(..tokens.len().saturating_sub(room)).count());
+            tokens
+        };
         let prompts: Vec<Vec<u32>> = open.iter().map(prompt).collect();
         let ending = Ending {
-            max_tokens: MAX_NEW_TOKENS,
+            max_tokens,
             stops: GSM8K_STOPS.map(str::to_owned).to_vec(),
             stop_ids: self.encoding.ending().into_iter().collect(),
         };
-        generating::generate(self.network, self.encoding.tokenizer(), &prompts, &ending, &mut |i, answer| {
+        let tokenizer = self.encoding.tokenizer();
+        generating::generate(self.network, tokenizer, &prompts, self.context, &ending, &mut |i, answer| {
             let item = open[i];
             let right = docs[item].choice(0);
             let [strict, flexible] = extracted(&answer);
@@ -193,6 +205,7 @@ impl<D: Device> Judged<'_, D> {
                 "exact_match,strict-match": grades(&strict, right),
                 "exact_match,flexible-extract": grades(&flexible, right),
                 "answer": answer,
+                "cut": cut[i],
             });
             keep(item, result)
         })

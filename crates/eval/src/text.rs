@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use casallm_compute::Device;
-use casallm_data::source::{SourceOptions, find_files, open_documents};
+use casallm_data::source::{SourceOptions, find_files, format_name, open_documents};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -57,7 +57,10 @@ impl<D: Device> Judged<'_, D> {
         let begun = Instant::now();
         let source = SourceOptions { text_field: text_field.to_owned(), ..SourceOptions::default() };
         let files: Vec<PathBuf> = find_files(path)?;
-        let particular = json!({"text": fingerprints(&files)?, "field": text_field, "cut": source.text_file_bytes});
+        let formats: Vec<_> = files.iter().map(|file| format_name(file)).collect();
+        let particular = json!({
+            "text": fingerprints(&files)?, "formats": formats, "field": text_field, "cut": source.text_file_bytes,
+        });
         let mut journal = Journal::open(&options.journals, "text", &self.conditions(particular))?;
         let limit = options.limit.unwrap_or(usize::MAX);
         let (mut batch, mut bytes, mut seen, mut new) = (Vec::new(), 0, 0, 0);

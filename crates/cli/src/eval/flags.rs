@@ -35,7 +35,7 @@ pub struct Eval {
     /// Most tokens of a text [default: the model's context]
     #[arg(long, value_parser = clap::value_parser!(u32).range(2..))]
     pub context: Option<u32>,
-    /// The name that a chat model should give [default: that of the recipe beside the model's folder]
+    /// The name that a chat model should give, which asks for it [default: that of the recipe beside the model's folder]
     #[arg(long)]
     pub name: Option<String>,
     /// Who should have made it

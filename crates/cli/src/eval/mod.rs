@@ -3,7 +3,7 @@
 pub(crate) mod flags;
 mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -53,8 +53,10 @@ pub(crate) struct Found {
 struct Wanted {
     tasks: Vec<Task>,
     identity: bool,
-    /// Whether a person named them: then what cannot be asked is an error.
+    /// Whether a person named the tasks: then what cannot be asked is an error.
     named: bool,
+    /// The same of the questions about itself, which whoever gives a name wants asked.
+    identity_named: bool,
 }
 
 /// Judges a model.
@@ -67,17 +69,20 @@ pub(crate) fn run(flags: &Eval) -> Result<Ended> {
 fn wanted(flags: &Eval) -> Result<Wanted> {
     let named = !flags.tasks.is_empty();
     let names = flags.tasks.iter().filter(|name| *name != IDENTITY);
-    let tasks = match named {
+    let mut tasks = match named {
         true => names.map(|name| Task::parse(name)).collect::<Result<Vec<_>, _>>()?,
         false if flags.data.is_some() => Task::ALL.to_vec(),
         false => Vec::new(),
     };
+    // A task that is named twice would count twice in the mean of all.
+    let mut seen = BTreeSet::new();
+    tasks.retain(|task| seen.insert(*task));
     if let (None, Some(task)) = (&flags.data, tasks.first()) {
         bail!("--tasks {}: give the folder of its data with --data", task.facts().name);
     }
     let all = !named && (flags.data.is_some() || flags.text.is_empty());
-    let identity = all || flags.tasks.iter().any(|name| name == IDENTITY);
-    Ok(Wanted { tasks, identity, named })
+    let identity_named = flags.name.is_some() || flags.tasks.iter().any(|name| name == IDENTITY);
+    Ok(Wanted { tasks, identity: all || identity_named, named, identity_named })
 }
 
 /// Asks everything and tells what was found.
@@ -163,7 +168,7 @@ fn judge<D: Device>(flags: &Eval, wanted: &Wanted, device: &Arc<D>) -> Result<En
                 console.clear();
                 found.identity = Some(result);
             }
-            Err(reason) if wanted.named => bail!("{IDENTITY}: {reason}"),
+            Err(reason) if wanted.identity_named => bail!("{IDENTITY}: {reason}"),
             Err(reason) => drop(found.left_out.insert(IDENTITY.to_owned(), reason)),
         }
     }

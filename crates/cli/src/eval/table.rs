@@ -42,6 +42,12 @@ pub(super) fn lines(found: &Found) -> Vec<String> {
             lines.push(line.trim_end().to_owned());
         }
     }
+    for result in found.tasks.iter().filter(|result| result.cut > 0) {
+        lines.push(format!(
+            "{}: {} of {} items were longer than the context and lost their beginning",
+            result.name, result.cut, result.items
+        ));
+    }
     if let Some(core) = &found.core {
         lines.push(format!(
             "CORE tasks, centred mean of {}: {:.4} ({})",

@@ -7,6 +7,7 @@ use std::io::Write;
 use anyhow::{Context, Result};
 use casallm_data::shards::Manifest;
 use casallm_data::split::Split;
+use casallm_model::directory::{ModelDirectory, WEIGHTS};
 use casallm_train::metrics::MetricsRow;
 use casallm_train::recipe::{Recipe, Stage};
 use casallm_train::stages::{self, RunDir};
@@ -105,7 +106,7 @@ pub(super) fn pairs(dir: &RunDir) -> Option<CleaningSummary> {
     })
 }
 
-/// What `casallm eval` has left beside the run's models.
+/// What `casallm eval` has left beside the run's models, of those that are there now: a stage that was trained anew has another.
 pub(super) fn evaluations(dir: &RunDir) -> Result<Vec<Evaluation>> {
     let mut all = Vec::new();
     for stage in Stage::ALL {
@@ -117,6 +118,10 @@ pub(super) fn evaluations(dir: &RunDir) -> Result<Vec<Evaluation>> {
         let result: Value = serde_json::from_slice(&text)
             .with_context(|| format!("{}: not a result of `casallm eval`; remove it", path.display()))?;
         let model = dir.model(stage);
+        let weights = ModelDirectory::open(&model).ok().and_then(|found| found.checksum(WEIGHTS).map(str::to_owned));
+        if weights.as_deref() != result["model"]["sha256"].as_str() {
+            continue;
+        }
         let evaluation = Evaluation {
             model: model.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             judgements: judgements(&result),

@@ -64,7 +64,8 @@ pub(crate) fn make(recipe: &Recipe, dir: &RunDir, beside: &Beside<'_>) -> Result
 
     let mut lines = Vec::new();
     let mut headline = Vec::new();
-    for c in &compression {
+    // Before the first validation there is nothing to tell.
+    for c in compression.iter().filter(|c| c.model.is_finite()) {
         let xz = c.xz.map(|xz| format!(", xz -9e {xz:.3}")).unwrap_or_default();
         lines.push(format!("held-out {}: {:.3} bits per byte{xz}", c.source, c.model));
         let note = c.xz.map(|xz| format!("xz -9e needs {xz:.2} for the same text")).unwrap_or_default();

@@ -41,14 +41,28 @@ pub(super) enum Measure {
     ValLoss,
     /// The objective on held-out preference pairs.
     PairLoss,
+    /// Share of held-out pairs that are not preferred as they should be: of trials whose objectives differ, so that the loss of
+    /// one says nothing of that of another (a larger `beta` alone makes it smaller).
+    PairErrors,
 }
 
+/// Keys by which the loss of a pair changes though the model does not.
+const OF_THE_OBJECTIVE: [&str; 3] = ["dpo.beta", "dpo.label_smoothing", "dpo.length_normalised"];
+
 impl Measure {
-    /// For a stage: the first of these that every finished trial has.
-    pub(super) fn choose<'a>(stage: Stage, finished: impl Iterator<Item = &'a [MetricsRow]> + Clone) -> Self {
+    /// For a stage in which these keys are varied: the first of these that every finished trial has.
+    pub(super) fn choose<'a>(
+        stage: Stage,
+        mut varied: impl Iterator<Item = &'a str>,
+        finished: impl Iterator<Item = &'a [MetricsRow]> + Clone,
+    ) -> Self {
+        let pairs = match varied.any(|key| OF_THE_OBJECTIVE.contains(&key)) {
+            true => Measure::PairErrors,
+            false => Measure::PairLoss,
+        };
         let all_have = |measure: Measure| finished.clone().all(|rows| rows.iter().any(|row| measure.of(row).is_some()));
         match stage {
-            Stage::Dpo if all_have(Measure::PairLoss) => Measure::PairLoss,
+            Stage::Dpo if all_have(pairs) => pairs,
             _ if all_have(Measure::BitsPerByte) => Measure::BitsPerByte,
             _ => Measure::ValLoss,
         }
@@ -60,6 +74,7 @@ impl Measure {
             Measure::BitsPerByte => row.bits_per_byte,
             Measure::ValLoss => row.val_loss,
             Measure::PairLoss => row.val_preference.and_then(|pairs| pairs.loss),
+            Measure::PairErrors => row.val_preference.map(|pairs| 1.0 - pairs.accuracy),
         }
     }
 
@@ -69,6 +84,7 @@ impl Measure {
             Measure::BitsPerByte => "bits/byte",
             Measure::ValLoss => "validation loss",
             Measure::PairLoss => "pair loss",
+            Measure::PairErrors => "pairs misjudged",
         }
     }
 }
@@ -185,7 +201,9 @@ impl<'a> Results<'a> {
     /// `rows`: those of the stage, for each trial.
     pub(super) fn new(grid: &'a Grid, stage: Stage, states: &'a [State], rows: &[Vec<MetricsRow>]) -> Self {
         let finished = |trial: &usize| states[*trial] == State::Finished;
-        let measure = Measure::choose(stage, (0..states.len()).filter(finished).map(|trial| rows[trial].as_slice()));
+        let varied = grid.axes.iter().map(|axis| axis.key.as_str());
+        let of_finished = (0..states.len()).filter(finished).map(|trial| rows[trial].as_slice());
+        let measure = Measure::choose(stage, varied, of_finished);
         let measured: Vec<_> = rows.iter().map(|rows| Measured::of(rows, measure)).collect();
         let ranked = |combination: usize| {
             let own = (0..states.len()).filter(|trial| grid.trials[*trial].combination == combination);
@@ -342,6 +360,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use casallm_train::preference::PreferenceMetrics;
 
     #[test]
     fn the_deviation_is_that_of_a_sample() {
@@ -360,8 +379,17 @@ mod tests {
             row
         };
         let rows = [row(1, Some(2.0)), row(2, Some(1.0)), row(3, Some(1.5)), row(4, None)];
-        assert_eq!(Measure::choose(Stage::Pretrain, [&rows[..]].into_iter()), Measure::BitsPerByte);
-        assert_eq!(Measure::choose(Stage::Dpo, [&rows[..]].into_iter()), Measure::BitsPerByte);
+        let choose = |stage, key, rows: &[MetricsRow]| Measure::choose(stage, [key].into_iter(), [rows].into_iter());
+        assert_eq!(choose(Stage::Pretrain, "pretrain.lr", &rows), Measure::BitsPerByte);
+        assert_eq!(choose(Stage::Dpo, "dpo.beta", &rows), Measure::BitsPerByte);
+        // Losses of pairs under different objectives do not compare; how many are judged right does.
+        let pairs = PreferenceMetrics { loss: Some(0.5), accuracy: 0.75, ..PreferenceMetrics::default() };
+        let judged = [MetricsRow { val_preference: Some(pairs), ..row(1, Some(2.0)) }];
+        assert_eq!(choose(Stage::Dpo, "dpo.lr", &judged), Measure::PairLoss);
+        for key in OF_THE_OBJECTIVE {
+            assert_eq!(choose(Stage::Dpo, key, &judged), Measure::PairErrors);
+        }
+        assert_eq!(Measure::PairErrors.of(&judged[0]), Some(0.25));
         let found = Measured::of(&rows, Measure::BitsPerByte).unwrap();
         assert_eq!((found.last.unwrap().step, found.best.unwrap().step), (3, 2));
         assert_eq!((found.steps, found.tokens_per_s), (4, Some(10.0)));

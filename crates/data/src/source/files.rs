@@ -35,10 +35,24 @@ impl Format {
         }
     }
 
+    fn name(self) -> &'static str {
+        match self {
+            Format::Text => "text",
+            Format::JsonLines => "jsonl",
+            Format::Json => "json",
+            Format::Parquet => "parquet",
+        }
+    }
+
     /// As [`Format::of`], with the error for a name that tells nothing.
     pub(super) fn required(path: &Path) -> Result<Self, Error> {
         Format::of(path).ok_or_else(|| Error::UnknownFormat { path: path.to_path_buf() })
     }
+}
+
+/// What a file's name says is in it: `text`, `jsonl`, `json` or `parquet`. The same bytes are other documents under another.
+pub fn format_name(path: &Path) -> Option<&'static str> {
+    Format::of(path).map(Format::name)
 }
 
 /// Whether the name tells a format that is read.

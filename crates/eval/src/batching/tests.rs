@@ -1,9 +1,10 @@
 use super::*;
 
-use casallm_compute::{CpuDevice, DType, Isa};
+use casallm_compute::{CpuDevice, DType, Isa, MatrixUse};
 use casallm_model::config::ModelConfig;
 use casallm_model::decoder::Decoder;
 use casallm_model::parameters::Parameters;
+use casallm_model::specification::ParameterSpec;
 use proptest::prelude::*;
 
 const VOCAB_SIZE: usize = 61;
@@ -54,8 +55,11 @@ fn groups() -> impl Strategy<Value = Vec<Group>> {
         let header: Arc<[u32]> = header.into();
         let group = |(context, ends, is_shared): (Vec<u32>, Vec<Vec<u32>>, bool)| {
             let context = if is_shared { [&header[..], &context[..]].concat() } else { context };
-            let request =
-                |end: Vec<u32>| Request { tokens: [&context[..], &end[..]].concat(), scored_from: context.len() };
+            let request = |end: Vec<u32>| Request {
+                tokens: [&context[..], &end[..]].concat(),
+                scored_from: context.len(),
+                cut: 0,
+            };
             let requests = ends.into_iter().map(request).collect();
             Group { shared: is_shared.then(|| header.clone()), requests, leads: true }
         };
@@ -93,7 +97,7 @@ proptest! {
 
 #[test]
 fn what_texts_have_in_common_is_read_once() {
-    let request = |tokens: &[u32], scored_from| Request { tokens: tokens.to_vec(), scored_from };
+    let request = |tokens: &[u32], scored_from| Request { tokens: tokens.to_vec(), scored_from, cut: 0 };
     let read = |group: &Group| -> Vec<(usize, usize, usize, usize)> {
         steps(group, 0, 512).iter().map(|s| (s.request, s.from, s.to, s.targets.len())).collect()
     };
@@ -108,8 +112,21 @@ fn what_texts_have_in_common_is_read_once() {
 #[test]
 fn a_text_longer_than_the_context_is_an_error() {
     let network = network(DType::Bf16);
-    let request = Request { tokens: vec![1; CONTEXT + 2], scored_from: 1 };
+    let request = Request { tokens: vec![1; CONTEXT + 2], scored_from: 1, cut: 0 };
     let groups = [Group { requests: vec![request], ..Group::default() }];
     let error = score(&network, &groups, &mut |_, _| Ok(())).unwrap_err();
     assert!(matches!(error, EvalError::Model(ModelError::ContextOverflow { tokens: 161, context: 160 })), "{error}");
+}
+
+#[test]
+fn what_is_no_number_is_no_score() {
+    let config = ModelConfig::modern(1, 32, 4, 2, VOCAB_SIZE, CONTEXT).unwrap();
+    let device = Arc::new(CpuDevice::new(2, Isa::detect().unwrap()).unwrap());
+    let damaged = |spec: &ParameterSpec| Ok(vec![f32::NAN; spec.len()]);
+    let parameters = Parameters::new(device, &config, DType::F32.into(), MatrixUse::Inference, damaged).unwrap();
+    let network = Network::new(config, DType::F32, parameters).unwrap();
+    let request = Request { tokens: vec![1, 2, 3], scored_from: 2, cut: 0 };
+    let groups = [Group { requests: vec![request], ..Group::default() }];
+    let error = score(&network, &groups, &mut |_, _| panic!("a score")).unwrap_err().to_string();
+    assert!(error.contains("NaN") && error.contains("--weights f32"), "{error}");
 }

@@ -86,6 +86,14 @@ pub struct Facts {
     pub core: Option<f64>,
 }
 
+impl Facts {
+    /// Whether the harness draws one example more than it shows and leaves out the question: it does where a task names neither
+    /// a test split nor one for examples, which it takes for the same.
+    pub fn draws_one_more(&self) -> bool {
+        matches!(self.examples, Examples::Drawn(_)) && self.splits[0] == "validation"
+    }
+}
+
 /// One question: what may precede, what may follow, and what is right.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Doc {

@@ -104,6 +104,12 @@ fn a_record_that_is_not_as_it_should_be_is_named_with_its_field() {
             "`label`",
         ),
         (
+            Task::HellaSwag,
+            json!({"activity_label": "a", "ctx_a": "b", "ctx_b": "c", "endings": [], "label": "0"}),
+            "`endings`",
+        ),
+        (Task::Piqa, json!({"query": "q", "choices": [], "gold": 0}), "`choices`"),
+        (
             Task::ArcEasy,
             json!({"question": "q", "choices": {"text": ["a"], "label": ["A"]}, "answerKey": "B"}),
             "`answerKey`",
