@@ -52,12 +52,27 @@ pub(crate) fn is_available() -> bool {
     *AVAILABLE.get_or_init(|| processor_has_amx() && permitted())
 }
 
-/// CPUID and XCR0: the instructions exist and the system saves the tile registers. AVX-512-BF16 is required as well
-/// because products whose left operand is no rows run there.
+/// Whether tiles of bytes are multiplied as well. Where [`is_available`].
+pub(crate) fn multiplies_bytes() -> bool {
+    #[cfg(test)]
+    if emulator::emulated() {
+        return true;
+    }
+    static BYTES: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *BYTES.get_or_init(|| is_available() && has_instructions(1 << 25))
+}
+
+/// The instructions exist and the system saves the tile registers. AVX-512-BF16 is required as well because products whose left
+/// operand is no rows run there.
 fn processor_has_amx() -> bool {
+    const AMX_BF16_AND_TILE: u32 = 1 << 22 | 1 << 24;
+    is_x86_feature_detected!("avx512bf16") && has_instructions(AMX_BF16_AND_TILE)
+}
+
+/// CPUID and XCR0: whether leaf 7 has these bits in EDX, and the system saves the tile registers.
+fn has_instructions(bits: u32) -> bool {
     use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
     const OSXSAVE: u32 = 1 << 27;
-    const AMX_BF16_AND_TILE: u32 = 1 << 22 | 1 << 24;
     const TILE_STATE: u64 = 1 << 17 | 1 << 18;
     #[target_feature(enable = "xsave")]
     fn enabled_state() -> u64 {
@@ -72,9 +87,8 @@ fn processor_has_amx() -> bool {
         }
         (__cpuid(1).ecx, __cpuid_count(7, 0).edx)
     };
-    is_x86_feature_detected!("avx512bf16")
-        && features & OSXSAVE != 0
-        && extended & AMX_BF16_AND_TILE == AMX_BF16_AND_TILE
+    features & OSXSAVE != 0
+        && extended & bits == bits
         // SAFETY: OSXSAVE says that XGETBV may be executed.
         && unsafe { enabled_state() } & TILE_STATE == TILE_STATE
 }
@@ -133,7 +147,7 @@ impl<T: Storage> Kernel for TransposedRows<'_, T> {
 
 /// The operand of `ldtilecfg`.
 #[repr(C, align(64))]
-struct Config {
+pub(crate) struct Config {
     palette: u8,
     start_row: u8,
     reserved: [u8; 14],
@@ -148,10 +162,14 @@ impl Config {
         let upper = rows.min(ROWS) as u8;
         let lower = rows as u8 - upper;
         let heights = [upper, upper, lower, lower, upper, lower, PAIRS as u8, PAIRS as u8];
+        Self::of(heights.map(|height| (height, if height == 0 { 0 } else { 64 })))
+    }
+
+    /// Rows of the eight tiles and their bytes.
+    pub(crate) fn of(tiles: [(u8, u16); 8]) -> Self {
         let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-        for (tile, height) in heights.into_iter().enumerate() {
-            config.rows[tile] = height;
-            config.row_bytes[tile] = if height == 0 { 0 } else { 64 };
+        for (tile, (rows, bytes)) in tiles.into_iter().enumerate() {
+            (config.rows[tile], config.row_bytes[tile]) = (rows, bytes);
         }
         config
     }

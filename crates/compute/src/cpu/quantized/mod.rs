@@ -10,9 +10,11 @@
 //! token's result depends neither on how many others there are nor on threads. FLOPs `2 tokens rows columns`, bytes 34/32 or
 //! 18/32 of a weight: with few tokens (decoding) each thread streams its panels once. With AVX-512-BF16 that
 //! is the faster way for a prompt, too: 88 cycles for 16 rows, a block and eight tokens, where `vdpbf16ps` alone would take
-//! 128. (On AMX weights restored as bf16 might be faster; a token's bits would then depend on its company.)
+//! 128. AMX multiplies tiles of the same integers.
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -60,7 +62,7 @@ struct Q4;
 use self::Codes as AnyCodes;
 /// What has a tile for every processor.
 #[cfg(target_arch = "x86_64")]
-use avx512vnni::VnniCodes as AnyCodes;
+use amx::TileCodes as AnyCodes;
 
 impl Codes for Q8 {
     const GROUP: usize = 4;
@@ -272,6 +274,33 @@ fn plain<C: Codes, M: Math, const R: usize>(x: &Rounded<'_>, row: usize, panel: 
     totals
 }
 
+#[cfg(target_arch = "x86_64")]
+impl<C: AnyCodes, E: Epilogue> Products<'_, C, E> {
+    /// The tiles of AMX among tokens `rows`: how many tokens and panels from the first on they cover.
+    fn by_tiles(&self, rows: &std::ops::Range<usize>) -> (usize, usize) {
+        let covered = (rows.len() / amx::ROWS * amx::ROWS, self.panels.len() / amx::PANELS * amx::PANELS);
+        if self.isa != Isa::Amx || covered.0 == 0 || covered.1 == 0 || !amx::is_available() {
+            return (0, 0);
+        }
+        let mut totals = amx::Totals([[[0.0; PANEL]; amx::ROWS]; amx::PANELS]);
+        // SAFETY: the level is AMX; between products no thread holds a configuration.
+        let tiles = unsafe { amx::Tiles::new() };
+        for first in self.panels.clone().step_by(amx::PANELS).take(covered.1 / amx::PANELS) {
+            let panels = [self.weight.panel::<C>(first), self.weight.panel::<C>(first + 1)];
+            for row in (rows.start..rows.start + covered.0).step_by(amx::ROWS) {
+                // SAFETY: the processor has what it takes; the tokens and both panels are there, of as many blocks.
+                unsafe { amx::tile::<C>(&tiles, &self.x, row, panels, &mut totals) };
+                for (panel, totals) in (first..).zip(&totals.0) {
+                    let columns = PANEL.min(self.weight.rows - panel * PANEL);
+                    let tile = totals.as_flattened();
+                    self.epilogue.store(self.isa, row, panel * PANEL, amx::ROWS, columns, tile, PANEL);
+                }
+            }
+        }
+        covered
+    }
+}
+
 impl<C: AnyCodes, E: Epilogue> Kernel for Products<'_, C, E> {
     type Output = ();
     #[inline(always)]
@@ -279,8 +308,12 @@ impl<C: AnyCodes, E: Epilogue> Kernel for Products<'_, C, E> {
         let wide = self.has_vnni();
         for strip in (0..self.tokens).step_by(STRIP) {
             let end = self.tokens.min(strip + STRIP);
-            for panel in self.panels.clone() {
-                let mut row = strip;
+            #[cfg(target_arch = "x86_64")]
+            let (tokens, panels) = self.by_tiles(&(strip..end));
+            #[cfg(not(target_arch = "x86_64"))]
+            let (tokens, panels) = (0, 0);
+            for (i, panel) in self.panels.clone().enumerate() {
+                let mut row = if i < panels { strip + tokens } else { strip };
                 while row < end {
                     row += match end - row {
                         WIDE_ROWS.. if wide => self.tile::<M, WIDE_ROWS>(row, panel),

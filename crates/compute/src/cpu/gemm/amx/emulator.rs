@@ -55,7 +55,7 @@ pub(crate) fn emulated() -> bool {
     install() && !super::is_available()
 }
 
-/// `tdpbf16ps` that this thread has executed.
+/// Products of tiles that this thread has executed.
 pub(crate) fn products() -> usize {
     PRODUCTS.get()
 }
@@ -140,6 +140,7 @@ enum Operation {
     Load { tile: usize, address: *const u8, stride: usize },
     Store { tile: usize, address: *mut u8, stride: usize },
     DotBf16 { sum: usize, a: usize, b: usize },
+    DotBytes { sum: usize, a: usize, b: usize },
 }
 
 /// Where the general registers lie, by their number in an instruction.
@@ -239,6 +240,7 @@ unsafe fn decode(at: *const u8, registers: &[i64; 23]) -> Instruction {
                 (0x49, NONE) if modrm == 0xc0 => Operation::Release,
                 (0x49, F2) if rm == 0 => Operation::Zero(reg),
                 (0x5c, F3) if vvvv < TILES => Operation::DotBf16 { sum: reg, a: rm, b: vvvv },
+                (0x5e, F2) if vvvv < TILES => Operation::DotBytes { sum: reg, a: rm, b: vvvv },
                 _ => not_amx(),
             };
             (operation, 1)
@@ -284,22 +286,50 @@ impl Unit {
                 }
             }
             Operation::DotBf16 { sum, a, b } => {
-                for tile in [sum, a, b] {
-                    self.check(tile);
-                    if !self.row_bytes[tile].is_multiple_of(4) {
-                        fault("tdpbf16ps: rows are no whole pairs");
-                    }
-                }
-                if sum == a || sum == b || a == b {
-                    fault("tdpbf16ps: one tile used twice");
-                }
-                let pairs = self.row_bytes[a] / 4;
-                if self.rows[sum] != self.rows[a] || self.row_bytes[sum] != self.row_bytes[b] || pairs != self.rows[b] {
-                    fault("tdpbf16ps: shapes do not match");
-                }
+                self.check_product(sum, a, b);
                 // SAFETY: `install` found AVX-512.
                 unsafe { self.dot_bf16(sum, a, b) };
                 PRODUCTS.set(PRODUCTS.get() + 1);
+            }
+            Operation::DotBytes { sum, a, b } => {
+                self.check_product(sum, a, b);
+                self.dot_bytes(sum, a, b);
+                PRODUCTS.set(PRODUCTS.get() + 1);
+            }
+        }
+    }
+
+    /// Faults where the manual has one: products of pairs of bf16 and of four bytes have the same shapes.
+    fn check_product(&self, sum: usize, a: usize, b: usize) {
+        for tile in [sum, a, b] {
+            self.check(tile);
+            if !self.row_bytes[tile].is_multiple_of(4) {
+                fault("a product of tiles: rows are no whole groups");
+            }
+        }
+        if sum == a || sum == b || a == b {
+            fault("a product of tiles: one tile used twice");
+        }
+        let groups = self.row_bytes[a] / 4;
+        if self.rows[sum] != self.rows[a] || self.row_bytes[sum] != self.row_bytes[b] || groups != self.rows[b] {
+            fault("a product of tiles: shapes do not match");
+        }
+    }
+
+    /// `tdpbssd`: signed bytes by signed bytes, four at a time, added in 32 bits that wrap.
+    fn dot_bytes(&mut self, sum: usize, a: usize, b: usize) {
+        for row in 0..self.rows[sum] {
+            for group in 0..self.row_bytes[a] / 4 {
+                for column in 0..self.row_bytes[sum] / 4 {
+                    let product = |i: usize| {
+                        let (x, y) = (self.data[a][row][4 * group + i], self.data[b][group][4 * column + i]);
+                        i32::from(x as i8) * i32::from(y as i8)
+                    };
+                    let products = product(0) + product(1) + product(2) + product(3);
+                    let bytes = &mut self.data[sum][row][4 * column..4 * column + 4];
+                    let before = i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+                    bytes.copy_from_slice(&before.wrapping_add(products).to_le_bytes());
+                }
             }
         }
     }
