@@ -155,6 +155,11 @@ pub trait Device: Send + Sync {
     fn write_u32(&self, buffer: &mut Self::Buffer, offset: usize, values: &[u32]);
     /// Sets every byte to zero.
     fn fill_zero(&self, buffer: &mut Self::Buffer);
+    /// Sets a gradient to zero. A device may put it off: what is added to it next is then stored, and no zero is ever written or
+    /// read.
+    fn clear_gradient(&self, gradient: &mut Self::Buffer) {
+        self.fill_zero(gradient);
+    }
     /// Refreshes a matrix from its f32 row-major values `[rows, columns]`.
     fn pack(&self, values: &Self::Buffer, matrix: &mut Self::Matrix);
     /// The same, a bf16 matrix rounded stochastically. An element's rounding is a function of the seed and its index.

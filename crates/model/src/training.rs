@@ -46,7 +46,7 @@ impl<B> Gradients<B> {
     /// Back to zero, before the first micro-batch of a step.
     pub fn clear<D: Device<Buffer = B>>(&mut self, device: &D) {
         for buffer in &mut self.buffers {
-            device.fill_zero(buffer);
+            device.clear_gradient(buffer);
         }
     }
 

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 
 use super::gemm::{MatElement, Store};
 use super::isa::{Kernel, Math};
-use super::linear::{self, CpuMatrix};
+use super::linear::{self, CpuMatrix, WeightGradient};
 use super::math;
 use super::memory::Carver;
 use super::pool::{Pool, Shared};
@@ -32,7 +32,7 @@ pub(super) struct Inputs<'a, S> {
 pub(super) struct Gradient<'a, S> {
     pub(super) scale: f32,
     pub(super) hidden: &'a mut [S],
-    pub(super) weight: &'a mut [f32],
+    pub(super) weight: WeightGradient<'a>,
 }
 
 pub(super) fn scratch_bytes<S: MatElement>(tokens: usize, vocab_size: usize, n_embd: usize, training: bool) -> usize {
@@ -206,7 +206,7 @@ pub(super) fn run<S: MatElement>(
                 }
             }
             let operands = (d_logits, &*hidden);
-            linear::backward_weight_padded(pool, operands, n, (vocab_size, stride, width), gradient.weight, rest);
+            linear::backward_weight_padded(pool, operands, n, (vocab_size, stride, width), &mut gradient.weight, rest);
         }
     }
     result

@@ -3,7 +3,8 @@
 #[cfg(target_arch = "x86_64")]
 use super::gemm;
 use super::gemm::{
-    Add, Epilogue, Left, MatElement, PANEL, PackedB, left_len, left_transposed, multiply, pack_columns, pack_transposed,
+    Add, Epilogue, Left, MatElement, PANEL, PackedB, Store, left_len, left_transposed, multiply, pack_columns,
+    pack_transposed,
 };
 use super::isa::{Isa, Kernel, Math};
 use super::memory::{Carver, Memory};
@@ -260,13 +261,20 @@ pub(super) fn backward_weight_scratch<S: MatElement>(tokens: usize, rows: usize,
         + Carver::bytes::<S>(tokens * columns.next_multiple_of(PANEL))
 }
 
-/// `d_weight += dyᵀ · x` for a `dy` whose rows are `stride >= rows` wide; at most [`TOKENS`] tokens.
+/// The gradient of a weight.
+pub(super) struct WeightGradient<'a> {
+    pub(super) sums: &'a mut [f32],
+    /// Whether the next product is stored instead of added: what is there counts as zeros.
+    pub(super) stores: bool,
+}
+
+/// `d_weight += dyᵀ · x` for a `dy` whose rows are `stride >= rows` wide; at most [`TOKENS`] tokens, at least one.
 pub(super) fn backward_weight_padded<S: MatElement>(
     pool: &Pool,
     (dy, x): (&[S], &[S]),
     tokens: usize,
     (rows, stride, columns): (usize, usize, usize),
-    d_weight: &mut [f32],
+    d_weight: &mut WeightGradient<'_>,
     scratch: &mut [u8],
 ) {
     let mut scratch = Carver::new(scratch);
@@ -275,11 +283,16 @@ pub(super) fn backward_weight_padded<S: MatElement>(
     let right = scratch.take::<S>(k * columns.next_multiple_of(PANEL));
     pack_columns(pool, x, columns, (tokens, columns), right);
     let right = PackedB::new(right, tokens, columns);
-    for (i, d_weight) in d_weight[..rows * columns].chunks_mut(GRADIENT_ROWS * columns).enumerate() {
-        let rows = d_weight.len() / columns;
+    let stores = std::mem::take(&mut d_weight.stores);
+    for (i, sums) in d_weight.sums[..rows * columns].chunks_mut(GRADIENT_ROWS * columns).enumerate() {
+        let rows = sums.len() / columns;
         let left = left_transposed(pool, &dy[i * GRADIENT_ROWS..], stride, (tokens, rows), packed);
-        let add = Add { out: Shared::new(d_weight), stride: columns, bias: None };
-        multiply(pool, left, rows, right, &add);
+        let out = Shared::new(sums);
+        if stores {
+            multiply(pool, left, rows, right, &Store { out, stride: columns, bias: None });
+        } else {
+            multiply(pool, left, rows, right, &Add { out, stride: columns, bias: None });
+        }
     }
 }
 
@@ -289,14 +302,14 @@ pub(super) fn backward_weight<S: MatElement>(
     (dy, x): (&[S], &[S]),
     tokens: usize,
     (rows, columns): (usize, usize),
-    d_weight: &mut [f32],
+    mut d_weight: WeightGradient<'_>,
     d_bias: Option<&mut [f32]>,
     scratch: &mut [u8],
 ) {
     for first in (0..tokens).step_by(TOKENS) {
         let n = TOKENS.min(tokens - first);
         let operands = (&dy[first * rows..], &x[first * columns..]);
-        backward_weight_padded(pool, operands, n, (rows, rows, columns), d_weight, scratch);
+        backward_weight_padded(pool, operands, n, (rows, rows, columns), &mut d_weight, scratch);
     }
     if let Some(d_bias) = d_bias {
         add_column_sums(pool, &dy[..tokens * rows], rows, d_bias);

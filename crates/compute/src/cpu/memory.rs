@@ -60,6 +60,11 @@ impl Memory {
         unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr().cast(), self.bytes / size_of::<T>()) }
     }
 
+    /// Where the block begins.
+    pub(crate) fn address(&self) -> *mut u8 {
+        self.ptr.as_ptr()
+    }
+
     pub(crate) fn as_bytes(&self) -> &[u8] {
         // SAFETY: the whole block, initialised; bytes have no alignment.
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.bytes) }

@@ -34,6 +34,9 @@ macro_rules! with_storage {
     };
 }
 
+/// Elements of a gradient whose zeros are put off.
+const WORTH_PUTTING_OFF: usize = 1 << 16;
+
 fn norm_parameters<'a>(norm: &Norm<'a, CpuBuffer>, width: usize) -> norm::Parameters<'a> {
     norm::Parameters {
         kind: norm.kind,
@@ -185,6 +188,13 @@ impl Device for CpuDevice {
         }
     }
 
+    fn clear_gradient(&self, gradient: &mut CpuBuffer) {
+        match gradient.dtype() {
+            DType::F32 if gradient.len() >= WORTH_PUTTING_OFF => gradient.put_zeros_off(),
+            _ => self.fill_zero(gradient),
+        }
+    }
+
     fn pack(&self, values: &CpuBuffer, matrix: &mut CpuMatrix) {
         with_storage!(matrix.dtype(), S => matrix.pack::<S>(&self.pool, values.slice()));
     }
@@ -228,6 +238,10 @@ impl Device for CpuDevice {
         width: usize,
         d_table: &mut CpuBuffer,
     ) {
+        // Some rows of many: with all threads.
+        if d_table.take_zeros() {
+            self.fill_zero(d_table);
+        }
         elementwise::embedding_backward(&self.pool, &ids.slice()[..tokens], dx.slice(), width, d_table.slice_mut());
     }
 
@@ -335,7 +349,9 @@ impl Device for CpuDevice {
             let bytes = linear::backward_weight_scratch::<S>(tokens, shape.0, shape.1);
             self.with_scratch(bytes, |scratch| {
                 let operands = (dy.slice::<S>(), x.slice::<S>());
-                linear::backward_weight(&self.pool, operands, tokens, shape, d_weight.slice_mut(), d_bias, scratch);
+                let stores = tokens > 0 && d_weight.len() == shape.0 * shape.1 && d_weight.take_zeros();
+                let d_weight = linear::WeightGradient { sums: d_weight.slice_mut(), stores };
+                linear::backward_weight(&self.pool, operands, tokens, shape, d_weight, d_bias, scratch);
             });
         });
     }
@@ -479,10 +495,11 @@ impl Device for CpuDevice {
                     targets: &head.targets.slice()[..head.tokens],
                     weights: &head.weights.slice()[..head.tokens],
                 };
-                let gradient = gradient.map(|g| head::Gradient {
-                    scale: g.scale,
-                    hidden: g.hidden.slice_mut(),
-                    weight: g.weight.slice_mut(),
+                let counted = inputs.weights.iter().any(|weight| *weight != 0.0);
+                let gradient = gradient.map(|g| {
+                    let stores = counted && g.weight.len() == vocab_size * n_embd && g.weight.take_zeros();
+                    let weight = linear::WeightGradient { sums: g.weight.slice_mut(), stores };
+                    head::Gradient { scale: g.scale, hidden: g.hidden.slice_mut(), weight }
                 });
                 head::run(&self.pool, &inputs, losses.slice_mut(), gradient, scratch)
             })

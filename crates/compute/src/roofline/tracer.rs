@@ -143,6 +143,13 @@ impl Device for Tracer {
         self.note("", Work::FillZero { dtype: buffer.dtype, len: buffer.len });
     }
 
+    fn clear_gradient(&self, gradient: &mut TracedBuffer) {
+        // Of a matrix it costs the processor nothing, and a GPU little.
+        if gradient.len < 1 << 16 {
+            self.fill_zero(gradient);
+        }
+    }
+
     fn pack(&self, _: &TracedBuffer, matrix: &mut TracedMatrix) {
         self.note(&matrix.name, Work::Pack { dtype: matrix.format.activations(), shape: matrix.shape });
     }

@@ -203,7 +203,9 @@ fn weight_gradients_are_exact() {
     for isa in isas() {
         for threads in [1, 2] {
             let pool = Pool::new(threads, isa).unwrap();
-            for (tokens, rows, columns) in [(1, 1, 1), (33, 17, 35), (64, 48, 32), (100, 70, 50), (75, 16, 130)] {
+            for (tokens, rows, columns) in
+                [(1, 1, 1), (1030, 5, 7), (33, 17, 35), (64, 48, 32), (100, 70, 50), (75, 16, 130)]
+            {
                 let (dy, x) = (whole(tokens, rows, 7), whole(tokens, columns, 8));
                 let want = naive(&transpose(&dy, tokens, rows), &x, (rows, tokens, columns));
                 let (dy_stored, x_stored) = (stored::<Bf16>(&dy, rows, rows), stored::<Bf16>(&x, columns, columns));
@@ -211,19 +213,19 @@ fn weight_gradients_are_exact() {
                     Memory::new("test", linear::backward_weight_scratch::<Bf16>(tokens, rows, columns)).unwrap();
                 let mut gradient = vec![2.0; rows * columns];
                 let mut bias = vec![3.0; rows];
-                linear::backward_weight(
-                    &pool,
-                    (&dy_stored, &x_stored),
-                    tokens,
-                    (rows, columns),
-                    &mut gradient,
-                    Some(&mut bias),
-                    scratch.as_bytes_mut(),
-                );
+                let mut run = |gradient: &mut [f32], stores: bool, bias: Option<&mut [f32]>| {
+                    let d_weight = linear::WeightGradient { sums: gradient, stores };
+                    let (operands, shape) = ((&dy_stored[..], &x_stored[..]), (rows, columns));
+                    linear::backward_weight(&pool, operands, tokens, shape, d_weight, bias, scratch.as_bytes_mut());
+                };
                 let what = format!("{} {threads} threads, {tokens} tokens, {rows} x {columns}", isa.name());
+                run(&mut gradient, false, Some(&mut bias));
                 assert_eq!(gradient, want.iter().map(|x| x + 2.0).collect::<Vec<_>>(), "{what}");
                 let sum = |row: usize| 3.0 + dy.iter().skip(row).step_by(rows).sum::<f32>();
                 assert_eq!(bias, (0..rows).map(sum).collect::<Vec<_>>(), "{what}: bias");
+                gradient.fill(f32::NAN);
+                run(&mut gradient, true, None);
+                assert_eq!(gradient, want, "{what}: stored");
             }
         }
     }
