@@ -7,8 +7,8 @@
 //!
 //! Floors, from Intel's optimisation manual (Sapphire Rapids): a `tdpbf16ps` each 16 cycles, a `tileloadd` each 8 from
 //! L1. A step is four of each: 64 cycles of products hide 32 of loads. It reads 4 KiB, 2 of `A` and 2 of `B`: 64 bytes
-//! a cycle, where L2 delivers 48, so that a step whose operands lie in L2 takes 85 cycles at best. Measured, one core of an
-//! Emerald Rapids (docs/LOG.md, 2026-11-27): 64 from registers, 77 from L1, 102 from L2 with the loads of the next step between
+//! a cycle, where L2 delivers 48, so that a step whose operands lie in L2 takes 85 cycles at best. Measured, one core of a
+//! Xeon with 300 MB of L3 (docs/LOG.md, 2026-11-27): 64 from registers, 77 from L1, 102 from L2 with the loads of the next step between
 //! the products of this one, 107 with each load before its product. Rows a power of two apart share few of L1's sets: 115; a
 //! cache line between them ([`super::GAP`]) helps. A line of L3 takes 6.8 cycles, whoever asks: the next strip of `A` and the
 //! next tile's place are asked for meanwhile ([`block`]). Cutting `k` so that `A` stays in L1 saves 20 cycles a step and costs as much for
@@ -265,9 +265,7 @@ impl Tiles {
             }
         }
     }
-}
 
-impl Tiles {
     /// Computes a strip of 17 to 32 rows by `panels` whole panels of a sum of two steps, 64 terms: attention's scores. The rows' four
     /// tiles stay in registers, so that four products load two tiles instead of four. The sums are those of [`Tiles::multiply`].
     ///
