@@ -97,25 +97,17 @@ fn inside(columns: usize, panel: usize) -> __mmask16 {
 pub(super) unsafe fn round(
     tile: &[f32],
     ld: usize,
-    (rows, columns): (usize, usize),
+    size: (usize, usize),
     bias: Option<&[f32]>,
     out: *mut Bf16,
     stride: usize,
 ) {
-    assert!(tile.len() >= (rows - 1) * ld + columns && bias.is_none_or(|bias| bias.len() == columns), "a tile's size");
-    for panel in 0..columns.div_ceil(PANEL) {
-        let mask = inside(columns, panel);
-        // SAFETY: lanes past the columns are neither read nor written; rows are inside the tile and `out`.
-        unsafe {
-            let from = tile.as_ptr().add(panel * PANEL);
-            let bias = bias.map(|bias| _mm512_maskz_loadu_ps(mask, bias.as_ptr().add(panel * PANEL)));
-            for r in 0..rows {
-                let x = _mm512_maskz_loadu_ps(mask, from.add(r * ld));
-                let x = bias.map_or(x, |bias| _mm512_add_ps(x, bias));
-                let rounded = core::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x));
-                _mm256_mask_storeu_epi16(out.add(r * stride + panel * PANEL).cast(), mask, rounded);
-            }
-        }
+    // SAFETY: the caller's promises; lanes past the columns are not written.
+    unsafe {
+        each_vector(tile, ld, size, bias, |row, column, mask, x| {
+            let rounded = core::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x));
+            _mm256_mask_storeu_epi16(out.add(row * stride + column).cast(), mask, rounded);
+        });
     }
 }
 
@@ -127,23 +119,42 @@ pub(super) unsafe fn round(
 pub(super) unsafe fn add(
     tile: &[f32],
     ld: usize,
-    (rows, columns): (usize, usize),
+    size: (usize, usize),
     bias: Option<&[f32]>,
     out: *mut f32,
     stride: usize,
 ) {
+    // SAFETY: as above; nor are they read.
+    unsafe {
+        each_vector(tile, ld, size, bias, |row, column, mask, x| {
+            let to = out.add(row * stride + column);
+            _mm512_mask_storeu_ps(to, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), x));
+        });
+    }
+}
+
+/// Hands on a tile's sixteens with their bias: row, first column, which lanes are columns, and the numbers.
+///
+/// # Safety
+/// The processor has AVX-512.
+#[inline(always)]
+unsafe fn each_vector(
+    tile: &[f32],
+    ld: usize,
+    (rows, columns): (usize, usize),
+    bias: Option<&[f32]>,
+    put: impl Fn(usize, usize, __mmask16, __m512),
+) {
     assert!(tile.len() >= (rows - 1) * ld + columns && bias.is_none_or(|bias| bias.len() == columns), "a tile's size");
     for panel in 0..columns.div_ceil(PANEL) {
-        let mask = inside(columns, panel);
-        // SAFETY: as in `round`.
+        let (column, mask) = (panel * PANEL, inside(columns, panel));
+        // SAFETY: lanes past the columns are not read; rows are inside the tile.
         unsafe {
-            let from = tile.as_ptr().add(panel * PANEL);
-            let bias = bias.map(|bias| _mm512_maskz_loadu_ps(mask, bias.as_ptr().add(panel * PANEL)));
-            for r in 0..rows {
-                let x = _mm512_maskz_loadu_ps(mask, from.add(r * ld));
-                let x = bias.map_or(x, |bias| _mm512_add_ps(x, bias));
-                let to = out.add(r * stride + panel * PANEL);
-                _mm512_mask_storeu_ps(to, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), x));
+            let from = tile.as_ptr().add(column);
+            let bias = bias.map(|bias| _mm512_maskz_loadu_ps(mask, bias.as_ptr().add(column)));
+            for row in 0..rows {
+                let x = _mm512_maskz_loadu_ps(mask, from.add(row * ld));
+                put(row, column, mask, bias.map_or(x, |bias| _mm512_add_ps(x, bias)));
             }
         }
     }
