@@ -13,6 +13,10 @@ use crate::cache_format::CacheFormat;
 use crate::dtype::DType;
 use crate::error::ComputeError;
 use crate::matrix_format::MatrixFormat;
+
+/// Elements of a gradient from which on [`Device::clear_gradient`] is worth putting off: a matrix's.
+pub(crate) const LARGE_GRADIENT: usize = 1 << 16;
+
 /// A device: memory and operations.
 #[allow(clippy::too_many_arguments)] // Operations take their operands; shapes travel in structs where they recur.
 pub trait Device: Send + Sync {

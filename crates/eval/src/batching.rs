@@ -116,7 +116,8 @@ struct Kept {
 /// Scores every group; `done` gets the number of a group and the scores of its texts, as groups end, in no order.
 ///
 /// # Errors
-/// A text longer than the model's context and one, a model that computes what is no number, memory that cannot be had, a device that fails, and whatever `done` returns.
+/// A text longer than the model's context and one, a model that computes what is no number, memory that cannot be had, a device
+/// that fails, and whatever `done` returns.
 pub fn score<D: Device>(
     network: &Network<D>,
     groups: &[Group],

@@ -181,18 +181,23 @@ pub(super) fn adamw(pool: &Pool, update: AdamW, weight: &mut [f32], gradient: &[
     pool.for_ranges(len, PIECE, update);
 }
 
-/// One AdamW step of a matrix, whose rows become both forms of operands while they are in the caches: a pass of their own would read
-/// them from memory again, and takes as long as the update.
-pub(super) fn adamw_of_rows(
+/// One AdamW step of a matrix. Where its forms can be written by rows they are, while the rows are in the caches: a pass of their
+/// own would read them from memory again, and takes as long as the update. Whether they were.
+pub(super) fn adamw_and_pack(
     pool: &Pool,
     update: AdamW,
     weight: &mut [f32],
     gradient: &[f32],
     moments: [&mut CpuBuffer; 2],
-    (forms, columns): (&BothForms<'_>, usize),
-) {
+    matrix: &mut CpuMatrix,
+) -> bool {
     const { assert!((BothForms::ROWS * 32).is_multiple_of(MOMENT_BLOCK)) };
-    let len = weight.len();
+    let (len, columns) = (matrix.rows * matrix.columns, matrix.columns);
+    let whole = len == weight.len() && len == gradient.len();
+    let Some(forms) = matrix.both_forms(pool.isa()).filter(|_| whole) else {
+        adamw(pool, update, weight, gradient, moments);
+        return false;
+    };
     let weight = Shared::new(weight);
     let update = updating(pool.isa(), Factors::new(update), weight, gradient, moments);
     pool.for_ranges(len, BothForms::ROWS * columns, |range| {
@@ -200,6 +205,7 @@ pub(super) fn adamw_of_rows(
         // SAFETY: ranges are disjoint; the update of this one is over.
         unsafe { forms.write(range.start / columns, weight.slice_mut(range.start, range.len())) };
     });
+    true
 }
 
 fn updating<'a>(

@@ -1,5 +1,6 @@
 //! Weight matrices and linear layers: forward, input gradient, weight gradient. FLOPs: `2 tokens rows columns` each.
 
+use super::buffer::CpuBuffer;
 #[cfg(target_arch = "x86_64")]
 use super::gemm;
 use super::gemm::{
@@ -266,6 +267,14 @@ pub(super) struct WeightGradient<'a> {
     pub(super) sums: &'a mut [f32],
     /// Whether the next product is stored instead of added: what is there counts as zeros.
     pub(super) stores: bool,
+}
+
+impl<'a> WeightGradient<'a> {
+    /// Of `len` elements, to which a product is to be added next if it is `certain`: it is stored where zeros are due.
+    pub(super) fn new(buffer: &'a mut CpuBuffer, len: usize, certain: bool) -> Self {
+        let stores = certain && buffer.len() == len && buffer.take_zeros();
+        WeightGradient { sums: buffer.slice_mut(), stores }
+    }
 }
 
 /// `d_weight += dyᵀ · x` for a `dy` whose rows are `stride >= rows` wide; at most [`TOKENS`] tokens, at least one.

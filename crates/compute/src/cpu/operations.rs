@@ -34,9 +34,6 @@ macro_rules! with_storage {
     };
 }
 
-/// Elements of a gradient whose zeros are put off.
-const WORTH_PUTTING_OFF: usize = 1 << 16;
-
 fn norm_parameters<'a>(norm: &Norm<'a, CpuBuffer>, width: usize) -> norm::Parameters<'a> {
     norm::Parameters {
         kind: norm.kind,
@@ -56,20 +53,6 @@ fn split_parameters<'a>(split: &QkvSplit<'a, CpuBuffer>, tokens: usize) -> qkv::
         positions: &split.positions.slice()[..tokens],
         slots: &split.slots.slice()[..tokens],
     }
-}
-
-fn check_spans(spans: &[Span], tokens: usize, slots: usize) {
-    for span in spans {
-        assert!(span.q_len <= span.kv_len, "a span has more queries than keys");
-        assert!(
-            span.q_start + span.q_len <= tokens && span.kv_start + span.kv_len <= slots,
-            "a span leaves its buffers"
-        );
-    }
-}
-
-fn longest(spans: &[Span]) -> usize {
-    spans.iter().map(|s| s.kv_len).max().unwrap_or(0)
 }
 
 impl Device for CpuDevice {
@@ -190,7 +173,7 @@ impl Device for CpuDevice {
 
     fn clear_gradient(&self, gradient: &mut CpuBuffer) {
         match gradient.dtype() {
-            DType::F32 if gradient.len() >= WORTH_PUTTING_OFF => gradient.put_zeros_off(),
+            DType::F32 if gradient.len() >= LARGE_GRADIENT => gradient.put_zeros_off(),
             _ => self.fill_zero(gradient),
         }
     }
@@ -349,8 +332,7 @@ impl Device for CpuDevice {
             let bytes = linear::backward_weight_scratch::<S>(tokens, shape.0, shape.1);
             self.with_scratch(bytes, |scratch| {
                 let operands = (dy.slice::<S>(), x.slice::<S>());
-                let stores = tokens > 0 && d_weight.len() == shape.0 * shape.1 && d_weight.take_zeros();
-                let d_weight = linear::WeightGradient { sums: d_weight.slice_mut(), stores };
+                let d_weight = linear::WeightGradient::new(d_weight, shape.0 * shape.1, tokens > 0);
                 linear::backward_weight(&self.pool, operands, tokens, shape, d_weight, d_bias, scratch);
             });
         });
@@ -402,11 +384,11 @@ impl Device for CpuDevice {
         lse: Option<&mut CpuBuffer>,
     ) {
         let row = CacheFormat::of(k.dtype()).row_len(shape.n_kv_head, shape.head_dim);
-        check_spans(spans, q.len() / (shape.n_head * shape.head_dim), k.len() / row);
+        attention::check_spans(spans, q.len() / (shape.n_head * shape.head_dim), k.len() / row);
         let lse = lse.map(CpuBuffer::slice_mut::<f32>);
         with_storage!(q.dtype(), S => attention::with_cached!(k, S, E => {
             let threads = self.pool.threads();
-            let bytes = attention::forward_bytes::<S, E>(threads, longest(spans), shape.n_head, shape.head_dim);
+            let bytes = attention::forward_bytes::<S, E>(threads, attention::longest(spans), shape.n_head, shape.head_dim);
             self.with_scratch(bytes, |scratch| {
                 let inputs = attention::Inputs { q: q.slice::<S>(), k: E::rows(k), v: E::rows(v) };
                 attention::forward(&self.pool, shape, spans, inputs, out.slice_mut(), lse, scratch);
@@ -424,9 +406,13 @@ impl Device for CpuDevice {
         d_out: &CpuBuffer,
         [dq, dk, dv]: [&mut CpuBuffer; 3],
     ) {
-        check_spans(spans, q.len() / (shape.n_head * shape.head_dim), k.len() / (shape.n_kv_head * shape.head_dim));
+        attention::check_spans(
+            spans,
+            q.len() / (shape.n_head * shape.head_dim),
+            k.len() / (shape.n_kv_head * shape.head_dim),
+        );
         with_storage!(q.dtype(), S => {
-            let bytes = attention::backward_bytes::<S>(self.pool.threads(), longest(spans), shape.head_dim);
+            let bytes = attention::backward_bytes::<S>(self.pool.threads(), attention::longest(spans), shape.head_dim);
             self.with_scratch(bytes, |scratch| {
                 let inputs = attention::Inputs { q: q.slice::<S>(), k: k.slice(), v: v.slice() };
                 let incoming =
@@ -496,10 +482,10 @@ impl Device for CpuDevice {
                     weights: &head.weights.slice()[..head.tokens],
                 };
                 let counted = inputs.weights.iter().any(|weight| *weight != 0.0);
-                let gradient = gradient.map(|g| {
-                    let stores = counted && g.weight.len() == vocab_size * n_embd && g.weight.take_zeros();
-                    let weight = linear::WeightGradient { sums: g.weight.slice_mut(), stores };
-                    head::Gradient { scale: g.scale, hidden: g.hidden.slice_mut(), weight }
+                let gradient = gradient.map(|g| head::Gradient {
+                    scale: g.scale,
+                    hidden: g.hidden.slice_mut(),
+                    weight: linear::WeightGradient::new(g.weight, vocab_size * n_embd, counted),
                 });
                 head::run(&self.pool, &inputs, losses.slice_mut(), gradient, scratch)
             })
@@ -577,16 +563,8 @@ impl Device for CpuDevice {
         moments: [&mut CpuBuffer; 2],
         matrix: &mut CpuMatrix,
     ) {
-        let (size, columns) = (matrix.rows * matrix.columns, matrix.columns);
-        match matrix.both_forms(self.pool.isa()).filter(|_| size == weight.len() && size == gradient.len()) {
-            Some(forms) => {
-                let (weight, forms) = (weight.slice_mut(), (&forms, columns));
-                adamw::adamw_of_rows(&self.pool, *update, weight, gradient.slice(), moments, forms);
-            }
-            None => {
-                self.adamw(update, weight, gradient, moments);
-                self.pack(weight, matrix);
-            }
+        if !adamw::adamw_and_pack(&self.pool, *update, weight.slice_mut(), gradient.slice(), moments, matrix) {
+            self.pack(weight, matrix);
         }
     }
 

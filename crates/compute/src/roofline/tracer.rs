@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::work::{Destination, UpdatedTensor, Work};
 use crate::device::{
     ActivationKind, AdamW, AdamWTensor, AttentionShape, Device, DeviceInfo, Dropout, Head, HeadGradient, HeadResult,
-    MatrixUse, Muon, Norm, NormGradient, Out, QkvSplit, ScratchShape, Span, StepTotals,
+    LARGE_GRADIENT, MatrixUse, Muon, Norm, NormGradient, Out, QkvSplit, ScratchShape, Span, StepTotals,
 };
 use crate::dtype::DType;
 use crate::error::ComputeError;
@@ -145,7 +145,7 @@ impl Device for Tracer {
 
     fn clear_gradient(&self, gradient: &mut TracedBuffer) {
         // Of a matrix it costs the processor nothing, and a GPU little.
-        if gradient.len < 1 << 16 {
+        if gradient.len < LARGE_GRADIENT {
             self.fill_zero(gradient);
         }
     }

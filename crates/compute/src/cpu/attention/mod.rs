@@ -75,6 +75,22 @@ pub(super) fn scratch_bytes<S: MatElement>(threads: usize, shape: &ScratchShape)
     }
 }
 
+/// Panics where a span has more queries than keys or leaves its buffers.
+pub(super) fn check_spans(spans: &[Span], tokens: usize, slots: usize) {
+    for span in spans {
+        assert!(span.q_len <= span.kv_len, "a span has more queries than keys");
+        assert!(
+            span.q_start + span.q_len <= tokens && span.kv_start + span.kv_len <= slots,
+            "a span leaves its buffers"
+        );
+    }
+}
+
+/// Keys of the longest span.
+pub(super) fn longest(spans: &[Span]) -> usize {
+    spans.iter().map(|s| s.kv_len).max().unwrap_or(0)
+}
+
 /// Attention of every span, with [`forward_bytes`] of the longest.
 pub(super) fn forward<S: MatElement, E: Cached>(
     pool: &Pool,
@@ -87,8 +103,7 @@ pub(super) fn forward<S: MatElement, E: Cached>(
 ) {
     let out = Shared::new(out);
     let lse = lse.map(Shared::new);
-    let longest = spans.iter().map(|span| span.kv_len).max().unwrap_or(0);
-    let (parts, scratch) = scratch.split_at_mut(decode::parts_bytes(longest, shape.n_head, shape.head_dim));
+    let (parts, scratch) = scratch.split_at_mut(decode::parts_bytes(longest(spans), shape.n_head, shape.head_dim));
     let share = Carver::share(scratch.len(), pool.threads());
     let scratch = Shared::new(scratch);
     // SAFETY: each worker has its own piece, and runs one job at a time.

@@ -17,9 +17,9 @@
 //! height of tile and release it at their end: a thread that idles or is switched away has no 8 KiB of tile data to save.
 //! Whole panels are stored where they belong, and what is added to begins the sums: gradients need no second pass.
 //!
-//! Checked instruction by instruction on an emulator of the tile unit (see the tests), and right on hardware. Two of the three shared
-//! machines that it has run on loaded tiles four times as slowly most of the time, whatever the order and wherever they lay, while
-//! products from registers kept their speed.
+//! Checked instruction by instruction on an emulator of the tile unit (see the tests), and right on hardware. The shared machines that
+//! it has run on loaded tiles four times as slowly most of the time, whatever the order and wherever they lay, while products
+//! from registers kept their speed.
 
 mod block;
 #[cfg(test)]

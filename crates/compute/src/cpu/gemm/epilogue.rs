@@ -31,9 +31,10 @@ fn place<T>(
     out.at(row * stride + column, (rows - 1) * stride + columns)
 }
 
-/// Asks for `rows` rows of `columns` elements, `stride` apart.
+/// Asks for the place of `rows x columns` elements.
 #[inline(always)]
-fn ask_for<T>(at: *const T, stride: usize, rows: usize, columns: usize) {
+fn ask_for<T>(out: &Shared<'_, T>, stride: usize, at: (usize, usize), (rows, columns): (usize, usize)) {
+    let at = place(out, stride, at, (rows, columns));
     for row in 0..rows {
         prefetch_at(at.wrapping_add(row * stride), columns);
     }
@@ -56,8 +57,7 @@ impl<S: Storage> Epilogue for Store<'_, S> {
 
     #[inline(always)]
     fn ask_for(&self, row: usize, column: usize, rows: usize, columns: usize) {
-        let at = place(&self.out, self.stride, (row, column), (rows, columns));
-        ask_for(at, self.stride, rows, columns);
+        ask_for(&self.out, self.stride, (row, column), (rows, columns));
     }
 
     #[inline(always)]
@@ -108,8 +108,7 @@ impl Epilogue for Add<'_> {
 
     #[inline(always)]
     fn ask_for(&self, row: usize, column: usize, rows: usize, columns: usize) {
-        let at = place(&self.out, self.stride, (row, column), (rows, columns));
-        ask_for(at, self.stride, rows, columns);
+        ask_for(&self.out, self.stride, (row, column), (rows, columns));
     }
 
     #[inline(always)]
