@@ -168,6 +168,13 @@ pub trait Device: Send + Sync {
     fn pack(&self, values: &Self::Buffer, matrix: &mut Self::Matrix);
     /// The same, a bf16 matrix rounded stochastically. An element's rounding is a function of the seed and its index.
     fn pack_stochastically(&self, values: &Self::Buffer, matrix: &mut Self::Matrix, seed: u64);
+    /// Whichever of the two `rounding` means; the seed is that of the second.
+    fn pack_rounded(&self, values: &Self::Buffer, matrix: &mut Self::Matrix, rounding: Rounding, seed: u64) {
+        match rounding {
+            Rounding::Nearest => self.pack(values, matrix),
+            Rounding::Stochastic => self.pack_stochastically(values, matrix, seed),
+        }
+    }
     /// Copies the first `len` elements, same type.
     fn copy(&self, from: &Self::Buffer, len: usize, to: &mut Self::Buffer);
     /// Copies rows `rows[i]` of `from` (`[_, width]`) to row `i` of `to`, same type.
@@ -352,16 +359,8 @@ pub trait Device: Send + Sync {
     fn clip(&self, gradients: &[&Self::Buffer], max_norm: f64, tally: &mut Self::Tally);
     /// One AdamW step of many tensors, as the tally says; `update.gradient_scale` comes on top.
     fn adamw_all(&self, update: &AdamW, tensors: Vec<AdamWTensor<'_, Self::Buffer, Self::Matrix>>, tally: &Self::Tally);
-    /// [`Device::muon`], as the tally says; `update.gradient_scale` comes on top.
-    fn muon_by_tally(
-        &self,
-        update: &Muon,
-        blocks: (&[usize], usize),
-        weight: &mut Self::Buffer,
-        gradient: &Self::Buffer,
-        momentum: &mut Self::Buffer,
-        tally: &Self::Tally,
-    );
+    /// One Muon step of many tensors, as the tally says; `update.gradient_scale` comes on top.
+    fn muon_all(&self, update: &Muon, tensors: Vec<MuonTensor<'_, Self::Buffer, Self::Matrix>>, tally: &Self::Tally);
 
     /// Sum of squares in f64, in a fixed order.
     fn sum_of_squares(&self, buffer: &Self::Buffer) -> f64;

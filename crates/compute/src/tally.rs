@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::device::{AdamW, AdamWTensor, Device, HeadResult, Rounding, StepTotals};
+use crate::device::{AdamW, AdamWTensor, Device, HeadResult, Muon, MuonTensor, Rounding, StepTotals};
 
 /// Totals of a step, and what follows from them.
 #[derive(Clone, Debug, Default)]
@@ -80,6 +80,18 @@ impl HostTally {
                     device.pack_stochastically(weight, matrix, seed);
                 }
                 (None, _) => device.adamw(&update, weight, gradient, moments),
+            }
+        }
+    }
+
+    /// [`Device::muon_all`], one tensor after the other.
+    pub fn muon_all<D: Device>(&self, device: &D, update: &Muon, tensors: Vec<MuonTensor<'_, D::Buffer, D::Matrix>>) {
+        let Some(gradient_scale) = self.gradient_scale(update.gradient_scale) else { return };
+        for MuonTensor { weight, matrix, gradient, momentum, row_blocks, columns, seed } in tensors {
+            let update = Muon { gradient_scale, seed, ..*update };
+            device.muon(&update, row_blocks, columns, weight, gradient, momentum);
+            if let Some(matrix) = matrix {
+                device.pack_rounded(weight, matrix, update.weight_rounding, seed);
             }
         }
     }

@@ -368,18 +368,8 @@ impl Device for Faulty {
     fn adamw_all(&self, update: &AdamW, tensors: Vec<AdamWTensor<'_, CpuBuffer, CpuMatrix>>, tally: &HostTally) {
         tally.adamw_all(self, update, tensors);
     }
-    fn muon_by_tally(
-        &self,
-        update: &Muon,
-        (row_blocks, columns): (&[usize], usize),
-        weight: &mut CpuBuffer,
-        gradient: &CpuBuffer,
-        momentum: &mut CpuBuffer,
-        tally: &HostTally,
-    ) {
-        if let Some(gradient_scale) = tally.gradient_scale(update.gradient_scale) {
-            self.muon(&Muon { gradient_scale, ..*update }, row_blocks, columns, weight, gradient, momentum);
-        }
+    fn muon_all(&self, update: &Muon, tensors: Vec<MuonTensor<'_, CpuBuffer, CpuMatrix>>, tally: &HostTally) {
+        tally.muon_all(self, update, tensors);
     }
     fn sum_of_squares(&self, buffer: &CpuBuffer) -> f64 {
         self.spoil_number(self.device.sum_of_squares(buffer))

@@ -3,7 +3,7 @@
 use casallm_compute::selftest::{self, Check};
 use casallm_compute::{
     AttentionShape, CacheFormat, ComputeError, CpuDevice, DType, Device, Head, HeadGradient, Isa, MatrixUse, Muon, Out,
-    ScratchShape, Span,
+    Rounding, ScratchShape, Span,
 };
 
 fn run(isa: Isa, threads: usize, seed: u64) -> Vec<Check> {
@@ -243,7 +243,8 @@ fn one_step(device: &CpuDevice, dtype: DType, vocab_size: usize) {
         let (mut d_weight, mut d_bias) = (buffer(DType::F32, rows * columns), buffer(DType::F32, rows));
         device.linear_backward_weight(&y, &x, tokens, (rows, columns), &mut d_weight, Some(&mut d_bias));
         checked("linear_backward_weight");
-        let update = Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.1, gradient_scale: 1.0, seed: 0 };
+        let weight_rounding = Rounding::Nearest;
+        let update = Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.1, gradient_scale: 1.0, seed: 0, weight_rounding };
         let (mut weight, mut momentum) = (buffer(DType::F32, rows * columns), buffer(DType::F32, rows * columns));
         device.muon(&update, &[rows], columns, &mut weight, &d_weight, &mut momentum);
         checked("muon");

@@ -7,7 +7,7 @@
 //! The state of matrices and of the embedding may be kept in less memory ([`MomentFormat`]; Muon's momentum in bf16 at
 //! least) and, with their f32 values, in the host's. That of vectors, a thousandth of all, is f32 on the device always.
 
-use casallm_compute::{AdamW, AdamWTensor, Device, MomentFormat, Muon, Place, Rounding};
+use casallm_compute::{AdamW, AdamWTensor, Device, MomentFormat, Muon, MuonTensor, Place, Rounding};
 use casallm_model::config::{Activation, ModelConfig};
 use casallm_model::error::ModelError;
 use casallm_model::memory::MemoryPlan;
@@ -187,32 +187,31 @@ impl<D: Device> Optimizer<D> {
         let device = parameters.device().clone();
         let OptimizerConfig { matrices, beta1, beta2, eps, weight_decay, weight_rounding, .. } = self.config;
         let decays: Vec<bool> = (0..parameters.len()).map(|i| parameters.spec(i).decays()).collect();
-        let mut tensors = Vec::new();
+        let (mut by_muon, mut by_adamw) = (Vec::new(), Vec::new());
         for (i, (state, (weight, matrix))) in self.states.iter_mut().zip(parameters.all_mut()).enumerate() {
-            let weight_decay = if decays[i] { weight_decay } else { 0.0 };
             let gradient = gradients.get(i);
             let seed = rounding_seed(self.seed, step, i);
-            match (state, matrices) {
-                (State::Muon { momentum, row_blocks, columns }, MatrixUpdate::Muon { lr, momentum: decay }) => {
-                    let lr = lr * lr_share;
-                    let update = Muon { lr, momentum: decay, weight_decay, gradient_scale: 1.0, seed };
-                    device.muon_by_tally(&update, (row_blocks, *columns), weight, gradient, momentum, tally);
-                    match (matrix, weight_rounding) {
-                        (Some(matrix), Rounding::Nearest) => device.pack(weight, matrix),
-                        (Some(matrix), Rounding::Stochastic) => device.pack_stochastically(weight, matrix, seed),
-                        (None, _) => {}
-                    }
+            match state {
+                // Matrices, which all decay.
+                State::Muon { momentum, row_blocks, columns } => {
+                    let columns = *columns;
+                    by_muon.push(MuonTensor { weight, matrix, gradient, momentum, row_blocks, columns, seed });
                 }
-                (State::AdamW([m, v]), _) => {
-                    tensors.push(AdamWTensor { weight, matrix, gradient, moments: [m, v], weight_decay, seed });
+                State::AdamW([m, v]) => {
+                    let weight_decay = if decays[i] { weight_decay } else { 0.0 };
+                    by_adamw.push(AdamWTensor { weight, matrix, gradient, moments: [m, v], weight_decay, seed });
                 }
-                (State::Muon { .. }, MatrixUpdate::AdamW) => unreachable!("state is made from the same config"),
             }
         }
         // Each tensor has a seed of its own.
         let (gradient_scale, seed) = (1.0, 0);
+        if let MatrixUpdate::Muon { lr, momentum } = matrices {
+            let lr = lr * lr_share;
+            let update = Muon { lr, momentum, weight_decay, gradient_scale, seed, weight_rounding };
+            device.muon_all(&update, by_muon, tally);
+        }
         let update = AdamW { lr, beta1, beta2, eps, weight_decay, step, gradient_scale, seed, weight_rounding };
-        device.adamw_all(&update, tensors, tally);
+        device.adamw_all(&update, by_adamw, tally);
     }
 
     /// Rounds every matrix as it was after `step` steps, its f32 values being those of then.

@@ -158,7 +158,8 @@ impl<D: Device> ByHand<D> {
                         name if name.ends_with("mlp.up.weight") => vec![rows / 2, rows / 2],
                         _ => vec![rows],
                     };
-                    let update = Muon { lr, momentum, weight_decay, gradient_scale, seed: 0 };
+                    let weight_rounding = Rounding::Nearest;
+                    let update = Muon { lr, momentum, weight_decay, gradient_scale, seed: 0, weight_rounding };
                     device.muon(&update, &blocks, columns, w, gradient, m);
                 }
                 _ => {

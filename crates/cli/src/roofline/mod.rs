@@ -63,6 +63,7 @@ impl Row {
             Work::LinearBackwardInput { .. } => "d_input",
             Work::LinearBackwardWeight { .. } => "d_weight",
             Work::AdamW { .. } => "adamw",
+            Work::Muon { .. } => "muon",
             Work::Head { gradient: true, .. } => "head with gradient",
             Work::Clip { .. } => "gradient norm",
             work => work.operation(),

@@ -7,8 +7,7 @@ use super::gemm::{Add, Store};
 use super::memory::Carver;
 use super::pool::Shared;
 use super::{
-    CpuBuffer, CpuDevice, CpuMatrix, activation, adamw, attention, elementwise, head, linear, norm, optimizer, qkv,
-    scratch,
+    CpuBuffer, CpuDevice, CpuMatrix, activation, adamw, attention, elementwise, head, linear, norm, qkv, scratch,
 };
 use crate::cache_format::CacheFormat;
 use crate::device::*;
@@ -530,17 +529,13 @@ impl Device for CpuDevice {
         tally.adamw_all(self, update, tensors);
     }
 
-    fn muon_by_tally(
-        &self,
-        update: &Muon,
-        (row_blocks, columns): (&[usize], usize),
-        weight: &mut CpuBuffer,
-        gradient: &CpuBuffer,
-        momentum: &mut CpuBuffer,
-        tally: &HostTally,
-    ) {
-        if let Some(gradient_scale) = tally.gradient_scale(update.gradient_scale) {
-            self.muon(&Muon { gradient_scale, ..*update }, row_blocks, columns, weight, gradient, momentum);
+    fn muon_all(&self, update: &Muon, mut tensors: Vec<MuonTensor<'_, CpuBuffer, CpuMatrix>>, tally: &HostTally) {
+        let Some(gradient_scale) = tally.gradient_scale(update.gradient_scale) else { return };
+        self.update_by_muon(&Muon { gradient_scale, ..*update }, &mut tensors);
+        for MuonTensor { weight, matrix, seed, .. } in tensors {
+            if let Some(matrix) = matrix {
+                self.pack_rounded(weight, matrix, update.weight_rounding, seed);
+            }
         }
     }
 
@@ -577,19 +572,7 @@ impl Device for CpuDevice {
         gradient: &CpuBuffer,
         momentum: &mut CpuBuffer,
     ) {
-        let mut at = 0;
-        for &rows in row_blocks {
-            let part = at..at + rows * columns;
-            at = part.end;
-            let weight = &mut weight.slice_mut()[part.clone()];
-            let gradient = &gradient.slice()[part.clone()];
-            self.with_scratch(optimizer::muon_scratch(rows, columns), |scratch| {
-                with_storage!(momentum.dtype(), T => {
-                    let momentum =
-                        optimizer::MomentumPart { at: part.start, values: &mut momentum.slice_mut::<T>()[part] };
-                    optimizer::muon(&self.pool, *update, (rows, columns), weight, gradient, momentum, scratch);
-                });
-            });
-        }
+        let tensor = MuonTensor { weight, matrix: None, gradient, momentum, row_blocks, columns, seed: update.seed };
+        self.update_by_muon(update, &mut [tensor]);
     }
 }

@@ -13,7 +13,8 @@ use crate::error::ComputeError;
 
 /// A fixed set of threads and the instruction set that they run.
 pub(crate) struct Pool {
-    threads: rayon::ThreadPool,
+    /// None where whoever calls works alone.
+    threads: Option<rayon::ThreadPool>,
     isa: Isa,
     /// Held while a worker runs what belongs together.
     together: Mutex<()>,
@@ -30,11 +31,17 @@ impl Pool {
             .thread_name(|i| format!("compute-{i}"))
             .build()
             .map_err(|e| ComputeError::ThreadPool(e.to_string()))?;
-        Ok(Pool { threads, isa, together: Mutex::new(()) })
+        Ok(Pool { threads: Some(threads), isa, together: Mutex::new(()) })
+    }
+
+    /// Of the calling thread alone, for a job that is many sections: each of several such jobs is worked through by one thread,
+    /// which waits for nobody.
+    pub(crate) fn alone(&self) -> Pool {
+        Pool { threads: None, isa: self.isa, together: Mutex::new(()) }
     }
 
     pub(crate) fn threads(&self) -> usize {
-        self.threads.current_num_threads()
+        self.threads.as_ref().map_or(1, rayon::ThreadPool::current_num_threads)
     }
 
     pub(crate) fn isa(&self) -> Isa {
@@ -45,11 +52,13 @@ impl Pool {
     /// on, which is an eighth of a decoded token. One caller at a time: a worker that waits for the end of a section might else
     /// take up another caller's in the middle of it.
     pub(crate) fn together<R: Send>(&self, sections: impl FnOnce() -> R + Send) -> R {
-        if self.threads() == 1 || self.threads.current_thread_index().is_some() {
-            return sections();
+        match &self.threads {
+            Some(threads) if self.threads() > 1 && threads.current_thread_index().is_none() => {
+                let _alone = self.together.lock().unwrap_or_else(PoisonError::into_inner);
+                threads.install(sections)
+            }
+            _ => sections(),
         }
-        let _alone = self.together.lock().unwrap_or_else(PoisonError::into_inner);
-        self.threads.install(sections)
     }
 
     /// Runs `job(0..jobs)`, each exactly once, in any order.
@@ -59,11 +68,11 @@ impl Pool {
 
     /// [`Pool::for_each`] behind a pointer: what rayon makes of a job is compiled once, not once for each of a hundred.
     fn run(&self, jobs: usize, job: &(dyn Fn(usize) + Sync)) {
-        match jobs {
-            0 => {}
-            1 => job(0),
-            _ if self.threads() == 1 => (0..jobs).for_each(job),
-            _ => self.threads.install(|| (0..jobs).into_par_iter().with_max_len(1).for_each(job)),
+        match &self.threads {
+            Some(threads) if jobs > 1 && self.threads() > 1 => {
+                threads.install(|| (0..jobs).into_par_iter().with_max_len(1).for_each(job));
+            }
+            _ => (0..jobs).for_each(job),
         }
     }
 
@@ -76,12 +85,14 @@ impl Pool {
     /// Runs `job` once on each thread of the pool and once on the calling thread.
     pub(crate) fn on_every_thread(&self, job: impl Fn() + Sync + Send) {
         job();
-        self.threads.broadcast(|_| job());
+        if let Some(threads) = &self.threads {
+            threads.broadcast(|_| job());
+        }
     }
 
     /// The index of the calling worker, for per-thread scratch.
     pub(crate) fn worker(&self) -> usize {
-        self.threads.current_thread_index().unwrap_or(0)
+        self.threads.as_ref().and_then(rayon::ThreadPool::current_thread_index).unwrap_or(0)
     }
 }
 

@@ -2,15 +2,17 @@
 
 use super::attention::Cached;
 use super::isa::{Isa, Kernel, Math};
-use super::math;
+use super::math::{self, Widen};
 use super::pool::{Pool, Shared};
 use crate::device::AttentionShape;
 use crate::dtype::Storage;
 
 /// Tokens of a job: also the unit in which the norm weights' gradients are summed.
 pub(super) const TOKENS: usize = 64;
-/// The same forward, where nothing is summed up over them: few, for a few sequences that are decoded together.
-const FORWARD_TOKENS: usize = 4;
+/// The same forward, where nothing is summed up over them: few of a few sequences that are decoded together.
+fn forward_tokens(tokens: usize) -> usize {
+    (tokens / TOKENS).clamp(4, TOKENS)
+}
 
 /// Everything about a split but the activations.
 #[derive(Clone, Copy)]
@@ -49,23 +51,29 @@ fn rotate<M: Math>(x: &mut [f32], cos: &[f32], sin: &[f32]) {
 }
 
 #[inline(always)]
-fn inverse_scale<M: Math>(x: &[f32], eps: f32) -> f32 {
+fn inverse_scale<M: Math, X: Widen>(x: &[X], eps: f32) -> f32 {
     1.0 / (math::dot::<M, _, _>(x, x) / x.len() as f32 + eps).sqrt()
 }
 
-struct Head<'a, S, E> {
+/// The heads of a token's queries, or of its keys.
+struct Heads<'a, S, E> {
+    head_dim: usize,
     from: &'a [S],
     norm: Option<(f32, &'a [f32])>,
     angles: (&'a [f32], &'a [f32]),
     to: &'a mut [E],
 }
 
-impl<S: Storage, E: Cached> Kernel for Head<'_, S, E> {
+/// Heads whose scales are computed before the first is written: each waits for a sum, a root and a division, which the
+/// processor does for several at a time if nothing lies between.
+const TOGETHER: usize = 8;
+
+impl<S: Storage, E: Cached> Kernel for Heads<'_, S, E> {
     type Output = ();
     #[inline(always)]
     fn run<M: Math>(self) {
         // Usual heads stay in registers.
-        match self.from.len() {
+        match self.head_dim {
             64 => self.run_within::<M, 64>(64),
             128 => self.run_within::<M, 128>(128),
             n => self.run_within::<M, MAX_HEAD_DIM>(n),
@@ -73,23 +81,34 @@ impl<S: Storage, E: Cached> Kernel for Head<'_, S, E> {
     }
 }
 
-impl<S: Storage, E: Cached> Head<'_, S, E> {
-    /// Of a head of `n` elements, `N` at most.
+impl<S: Storage, E: Cached> Heads<'_, S, E> {
+    /// Of heads of `n` elements, `N` at most.
     #[inline(always)]
     fn run_within<M: Math, const N: usize>(self, n: usize) {
-        let mut x = [0.0f32; N];
-        let x = &mut x[..n];
-        for (x, from) in x.iter_mut().zip(self.from) {
-            *x = from.load();
-        }
-        if let Some((eps, weight)) = self.norm {
-            let scale = inverse_scale::<M>(x, eps);
-            for (x, w) in x.iter_mut().zip(weight) {
-                *x *= scale * w;
+        let (cos, sin) = (&self.angles.0[..n / 2], &self.angles.1[..n / 2]);
+        let head = n + E::TAIL;
+        for (from, to) in self.from.chunks(TOGETHER * n).zip(self.to.chunks_mut(TOGETHER * head)) {
+            let mut scales = [1.0f32; TOGETHER];
+            if let Some((eps, _)) = self.norm {
+                for (scale, from) in scales.iter_mut().zip(from.chunks_exact(n)) {
+                    *scale = inverse_scale::<M, S>(from, eps);
+                }
+            }
+            for ((from, to), scale) in from.chunks_exact(n).zip(to.chunks_exact_mut(head)).zip(scales) {
+                let mut x = [0.0f32; N];
+                let x = &mut x[..n];
+                for (x, from) in x.iter_mut().zip(from) {
+                    *x = from.load();
+                }
+                if let Some((_, weight)) = self.norm {
+                    for (x, w) in x.iter_mut().zip(weight) {
+                        *x *= scale * w;
+                    }
+                }
+                rotate::<M>(x, cos, sin);
+                E::store_head(x, to);
             }
         }
-        rotate::<M>(x, &self.angles.0[..n / 2], &self.angles.1[..n / 2]);
-        E::store_head(x, &mut self.to[..n + E::TAIL]);
     }
 }
 
@@ -141,7 +160,7 @@ pub(super) fn forward<S: Storage, E: Holds<S>>(
     let (q_width, kv_width) = (n_head * head_dim, n_kv_head * head_dim);
     let (row, head) = (E::row_len(n_kv_head, head_dim), head_dim + E::TAIL);
     let (q, k, v) = (Shared::new(q), Shared::new(k), Shared::new(v));
-    pool.for_ranges(split.positions.len(), FORWARD_TOKENS, |tokens| {
+    pool.for_ranges(split.positions.len(), forward_tokens(split.positions.len()), |tokens| {
         for token in tokens {
             let from = &qkv[token * split.row()..][..split.row()];
             let slot = split.slots[token] as usize;
@@ -154,12 +173,8 @@ pub(super) fn forward<S: Storage, E: Holds<S>>(
             let angles = split.angles(token);
             let q_norm = split.norm.map(|(eps, w, _)| (eps, w));
             let k_norm = split.norm.map(|(eps, _, w)| (eps, w));
-            for (from, to) in from_q.chunks_exact(head_dim).zip(q.chunks_exact_mut(head_dim)) {
-                pool.isa().run(Head { from, norm: q_norm, angles, to });
-            }
-            for (from, to) in from_k.chunks_exact(head_dim).zip(k.chunks_exact_mut(head)) {
-                pool.isa().run(Head { from, norm: k_norm, angles, to });
-            }
+            pool.isa().run(Heads { head_dim, from: from_q, norm: q_norm, angles, to: q });
+            pool.isa().run(Heads { head_dim, from: from_k, norm: k_norm, angles, to: k });
             for (from, to) in from_v.chunks_exact(head_dim).zip(v.chunks_exact_mut(head)) {
                 E::hold(pool.isa(), from, to);
             }
@@ -217,7 +232,7 @@ impl<S: Storage> HeadBackward<'_, S> {
         for (x, from) in x.iter_mut().zip(&*from) {
             *x = from.load();
         }
-        let scale = inverse_scale::<M>(x, eps);
+        let scale = inverse_scale::<M, f32>(x, eps);
         for ((g, x), (w, d_w)) in g.iter_mut().zip(&mut *x).zip(weight[..n].iter().zip(&mut d_weight[..n])) {
             *x *= scale;
             *d_w = M::mul_add(*g, *x, *d_w);

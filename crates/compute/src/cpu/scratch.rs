@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use super::gemm::{self, MatElement};
 use super::memory::{ALIGN, Carver, Memory};
 use super::pool::Pool;
-use super::{attention, elementwise, head, linear, optimizer, qkv, quantized};
+use super::{attention, elementwise, head, linear, muon, qkv, quantized};
 use crate::device::ScratchShape;
 use crate::dtype::{Bf16, DType};
 use crate::error::ComputeError;
@@ -86,7 +86,11 @@ fn shared_of<S: MatElement>(pool: &Pool, shape: &ScratchShape) -> usize {
     let squares = 2 * elementwise::square_pieces(width.max(vocab_size) * width.max(n_embd));
     let sums = Carver::bytes::<f32>(norm.max(squares));
     let training = if training {
-        linear::backward_weight_scratch::<S>(tokens, width, width).max(optimizer::muon_scratch(width, n_embd))
+        linear::backward_weight_scratch::<S>(tokens, width, width).max(muon::scratch_bytes(
+            pool.threads(),
+            width,
+            n_embd,
+        ))
     } else {
         // Weights may be quantised.
         quantized::scratch_bytes(tokens, width.max(n_embd))

@@ -254,6 +254,24 @@ pub struct AdamWTensor<'a, B, M> {
     pub seed: u64,
 }
 
+/// One parameter of a step's Muon update.
+pub struct MuonTensor<'a, B, M> {
+    /// f32 `[rows, columns]`, updated.
+    pub weight: &'a mut B,
+    /// Refreshed from the updated weight.
+    pub matrix: Option<&'a mut M>,
+    /// f32.
+    pub gradient: &'a B,
+    /// Updated; as [`Device::muon`](super::Device::muon) takes it.
+    pub momentum: &'a mut B,
+    /// Rows of each matrix that lies in it.
+    pub row_blocks: &'a [usize],
+    /// Columns of all of them.
+    pub columns: usize,
+    /// Of this tensor's stochastic rounding, in place of the common one.
+    pub seed: u64,
+}
+
 /// How weights become the bf16 that matrix products read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Rounding {
@@ -298,6 +316,8 @@ pub struct Muon {
     pub weight_decay: f32,
     /// Multiplies the gradient first: clipping.
     pub gradient_scale: f32,
-    /// Of a bf16 momentum's stochastic rounding; changes with run, step and tensor.
+    /// Of stochastic rounding; changes with run, step and tensor.
     pub seed: u64,
+    /// How [`Device::muon_all`](super::Device::muon_all) refreshes bf16 matrices.
+    pub weight_rounding: Rounding,
 }

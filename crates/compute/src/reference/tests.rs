@@ -178,7 +178,8 @@ fn muon_drives_singular_values_to_about_one() {
         let mean_square = sum_of_squares(&x) / rows.min(columns) as f64;
         assert!((0.49..1.44).contains(&mean_square), "{rows} x {columns}: {mean_square}");
     }
-    let update = Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.0, gradient_scale: 1.0, seed: 0 };
+    let weight_rounding = Rounding::Nearest;
+    let update = Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.0, gradient_scale: 1.0, seed: 0, weight_rounding };
     let (mut weight, mut momentum) = (vec![0.0; 60], vec![0.0; 60]);
     muon::step(&update, 10, &mut weight, &numbers(60, 8), &mut momentum);
     // The step's root mean square is about 0.2 lr, as AdamW's is.

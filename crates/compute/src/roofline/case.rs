@@ -3,8 +3,8 @@
 use super::operands::Operands;
 use super::work::{Destination, UpdatedTensor, Work};
 use crate::device::{
-    AdamW, AdamWTensor, AttentionShape, Device, Dropout, Head, HeadGradient, MatrixUse, Muon, Norm, NormGradient,
-    NormKind, Out, QkNorm, QkvSplit, Rounding, Span,
+    AdamW, AdamWTensor, AttentionShape, Device, Dropout, Head, HeadGradient, MatrixUse, Muon, MuonTensor, Norm,
+    NormGradient, NormKind, Out, QkNorm, QkvSplit, Rounding, Span,
 };
 use crate::dtype::DType;
 use crate::error::ComputeError;
@@ -21,7 +21,14 @@ const ADAMW: AdamW = AdamW {
     weight_rounding: Rounding::Nearest,
     seed: 1,
 };
-const MUON: Muon = Muon { lr: 1e-6, momentum: 0.95, weight_decay: 0.1, gradient_scale: 1.0, seed: 1 };
+const MUON: Muon = Muon {
+    lr: 1e-6,
+    momentum: 0.95,
+    weight_decay: 0.1,
+    gradient_scale: 1.0,
+    seed: 1,
+    weight_rounding: Rounding::Nearest,
+};
 const DROPOUT: Dropout = Dropout { rate: 0.1, seed: 1, site: 1 };
 const EPS: f32 = 1e-5;
 
@@ -153,9 +160,15 @@ impl<D: Device> Case<D> {
                 }
                 buffers
             }
-            Work::Muon { row_blocks, columns } => {
-                let len = row_blocks.iter().sum::<usize>() * columns;
-                vec![f32(len)?, f32(len)?, f32(len)?]
+            Work::Muon { tensors } => {
+                let mut buffers = Vec::new();
+                for tensor in tensors {
+                    buffers.extend([f32(tensor.values())?, f32(tensor.values())?, f32(tensor.values())?]);
+                    if let Some(dtype) = tensor.matrix {
+                        matrices.push(operands.matrix(dtype, tensor.shape(), MatrixUse::Training)?);
+                    }
+                }
+                buffers
             }
         };
         Ok(())
@@ -289,8 +302,17 @@ impl<D: Device> Case<D> {
                 }
                 device.adamw_all(&ADAMW, updated, tally);
             }
-            (Work::Muon { row_blocks, columns }, [weight, gradient, momentum], _) => {
-                device.muon_by_tally(&MUON, (row_blocks, *columns), weight, gradient, momentum, tally);
+            (Work::Muon { tensors }, buffers, matrices) => {
+                let mut matrices = matrices.iter_mut();
+                let mut updated = Vec::with_capacity(tensors.len());
+                for (tensor, operands) in tensors.iter().zip(buffers.chunks_exact_mut(3)) {
+                    if let [weight, gradient, momentum] = operands {
+                        let matrix = tensor.matrix.and_then(|_| matrices.next());
+                        let (row_blocks, columns) = (&tensor.row_blocks[..], tensor.columns);
+                        updated.push(MuonTensor { weight, matrix, gradient, momentum, row_blocks, columns, seed: 1 });
+                    }
+                }
+                device.muon_all(&MUON, updated, tally);
             }
             _ => unreachable!("operands are made for the work"),
         }

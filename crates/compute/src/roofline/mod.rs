@@ -17,4 +17,4 @@ mod work;
 pub use ceilings::{Bandwidth, Bound, Ceilings, fastest_product};
 pub use timing::{Timing, time};
 pub use tracer::{Traced, Tracer};
-pub use work::{Destination, UpdatedTensor, Work};
+pub use work::{BlockedTensor, Destination, UpdatedTensor, Work};

@@ -60,7 +60,7 @@ fn every(dtype: DType) -> Vec<Work> {
         Work::Head { dtype, tokens, shape, gradient: false },
         Work::Clip { lens: vec![40, 7, 40] },
         Work::AdamW { tensors },
-        Work::Muon { row_blocks: vec![16, 8], columns: 16 },
+        Work::Muon { tensors: vec![BlockedTensor { row_blocks: vec![16, 8], columns: 16, matrix: Some(dtype) }; 2] },
     ]
 }
 
@@ -139,8 +139,12 @@ fn flops_and_bytes_are_those_of_the_formulas() {
         ),
         (Work::AdamW { tensors: vector }, 150, 280),
         (Work::AdamW { tensors: matrix }, 90, 6 * 30),
-        // 5 x (4 x 2² x 3 + 2 x 2³) + 12 x 6.
-        (Work::Muon { row_blocks: vec![3], columns: 2 }, 5 * (48 + 16) + 72, 120),
+        // 5 x (3 x 2² x 3 + 2³) + 12 x 6, twice; 6 values of 20 bytes and a rounded one.
+        (
+            Work::Muon { tensors: vec![BlockedTensor { row_blocks: vec![3], columns: 2, matrix: Some(dtype) }; 2] },
+            2 * (5 * (36 + 8) + 72),
+            2 * 6 * 22,
+        ),
         (Work::Embedding { format, tokens: 3, shape: (50, 4) }, 0, 3 * 4 * 6 + 12),
         (Work::Clip { lens: vec![3, 4] }, 14, 28),
         (Work::Copy { dtype: DType::F32, len: 9 }, 0, 72),

@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 
-use super::work::{Destination, UpdatedTensor, Work};
+use super::work::{BlockedTensor, Destination, UpdatedTensor, Work};
 use crate::device::{
     ActivationKind, AdamW, AdamWTensor, AttentionShape, Device, DeviceInfo, Dropout, Head, HeadGradient, HeadResult,
-    LARGE_GRADIENT, MatrixUse, Muon, Norm, NormGradient, Out, QkvSplit, ScratchShape, Span, StepTotals,
+    LARGE_GRADIENT, MatrixUse, Muon, MuonTensor, Norm, NormGradient, Out, QkvSplit, ScratchShape, Span, StepTotals,
 };
 use crate::dtype::DType;
 use crate::error::ComputeError;
@@ -58,6 +58,9 @@ impl Tracer {
         }
     }
 }
+
+/// Elements of the tensors that Muon's update is measured with at once.
+const MUON_GROUP: usize = 1 << 24;
 
 /// `layers.3.attn.qkv.weight` is `attn.qkv`: what all layers have in common.
 fn label(name: &str) -> String {
@@ -389,16 +392,27 @@ impl Device for Tracer {
         }
     }
 
-    fn muon_by_tally(
-        &self,
-        update: &Muon,
-        (row_blocks, columns): (&[usize], usize),
-        weight: &mut TracedBuffer,
-        gradient: &TracedBuffer,
-        momentum: &mut TracedBuffer,
-        (): &(),
-    ) {
-        self.muon(update, row_blocks, columns, weight, gradient, momentum);
+    /// Those of all layers together, in as many groups as keep the memory of one small: a device works on several at a time.
+    fn muon_all(&self, _: &Muon, tensors: Vec<MuonTensor<'_, TracedBuffer, TracedMatrix>>, (): &()) {
+        let mut named: Vec<(String, Vec<BlockedTensor>)> = Vec::new();
+        for MuonTensor { weight, matrix, row_blocks, columns, .. } in tensors {
+            let matrix = matrix.map(|m| m.format.activations());
+            let tensor = BlockedTensor { row_blocks: row_blocks.to_vec(), columns, matrix };
+            let label = label(&weight.name);
+            match named.iter_mut().find(|(name, like)| *name == label && like.first() == Some(&tensor)) {
+                Some((_, like)) => like.push(tensor),
+                None => named.push((label, vec![tensor])),
+            }
+        }
+        for (label, like) in named {
+            let fits = |count: &usize| count * like[0].values() <= MUON_GROUP;
+            // Groups alike: a row of the page each would tell nothing.
+            let count =
+                (1..=like.len()).rev().filter(|count| like.len().is_multiple_of(*count)).find(fits).unwrap_or(1);
+            for group in like.chunks(count) {
+                self.note(&label, Work::Muon { tensors: group.to_vec() });
+            }
+        }
     }
 
     fn sum_of_squares(&self, buffer: &TracedBuffer) -> f64 {
@@ -420,6 +434,7 @@ impl Device for Tracer {
         _: &TracedBuffer,
         _: &mut TracedBuffer,
     ) {
-        self.note(&weight.name, Work::Muon { row_blocks: row_blocks.to_vec(), columns });
+        let tensor = BlockedTensor { row_blocks: row_blocks.to_vec(), columns, matrix: None };
+        self.note(&weight.name, Work::Muon { tensors: vec![tensor] });
     }
 }

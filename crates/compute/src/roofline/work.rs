@@ -22,6 +22,29 @@ pub struct UpdatedTensor {
     pub matrix: Option<(DType, (usize, usize))>,
 }
 
+/// A parameter that Muon updates: the matrices that lie in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockedTensor {
+    /// Rows of each.
+    pub row_blocks: Vec<usize>,
+    /// Columns of all.
+    pub columns: usize,
+    /// Type of the matrix that is refreshed with it.
+    pub matrix: Option<DType>,
+}
+
+impl BlockedTensor {
+    /// Rows and columns of all of it.
+    pub fn shape(&self) -> (usize, usize) {
+        (self.row_blocks.iter().sum(), self.columns)
+    }
+
+    /// Its values.
+    pub fn values(&self) -> usize {
+        self.shape().0 * self.columns
+    }
+}
+
 /// One call of an operation of [`Device`](crate::Device). `dtype` is the storage type of activations or of the matrix, `format`
 /// how a weight that is only read is held, and `shape` the rows and columns of a weight.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,7 +74,7 @@ pub enum Work {
     Head { dtype: DType, tokens: usize, shape: (usize, usize), gradient: bool },
     Clip { lens: Vec<usize> },
     AdamW { tensors: Vec<UpdatedTensor> },
-    Muon { row_blocks: Vec<usize>, columns: usize },
+    Muon { tensors: Vec<BlockedTensor> },
 }
 
 /// Steps of Muon's Newton-Schulz iteration.
@@ -105,7 +128,7 @@ impl Work {
             Work::Head { .. } => "head",
             Work::Clip { .. } => "clip",
             Work::AdamW { .. } => "adamw_all",
-            Work::Muon { .. } => "muon",
+            Work::Muon { .. } => "muon_all",
         }
     }
 
@@ -145,9 +168,12 @@ impl Work {
             Work::AdamW { tensors } => {
                 format!("{} in {} tensors", tensors.iter().map(|t| t.len).sum::<usize>(), tensors.len())
             }
-            Work::Muon { row_blocks, columns } => {
-                let rows: Vec<String> = row_blocks.iter().map(usize::to_string).collect();
-                format!("{} x {columns}", rows.join(" + "))
+            Work::Muon { tensors } => {
+                let one = |t: &BlockedTensor| {
+                    let rows: Vec<String> = t.row_blocks.iter().map(usize::to_string).collect();
+                    format!("{} x {}", rows.join(" + "), t.columns)
+                };
+                format!("{} tensors of {}", tensors.len(), tensors.first().map(one).unwrap_or_default())
             }
         }
     }
@@ -156,8 +182,8 @@ impl Work {
     ///
     /// A product of `m x k` by `k x n` is `2 m n k`; attention is two products over the pairs that the causal mask leaves,
     /// five backward (the scores again, and the gradients of values, probabilities, queries and keys); the head is one
-    /// product, three with gradients; Muon is five times `4 n² m + 2 n³` for a matrix whose shorter side is `n`. Everything else is
-    /// counted an element, from its formula; a root, a division, an exponential or an error function as one. What rounds,
+    /// product, three with gradients; Muon is five times `3 n² m + n³` for a matrix whose shorter side is `n`: of its three
+    /// products two are symmetric, and a half of them is the other. Everything else is counted an element, from its formula; a root, a division, an exponential or an error function as one. What rounds,
     /// copies or looks up does none.
     pub fn flops(&self) -> u64 {
         use ActivationKind::{Gelu, ReluSquared, SwiGlu};
@@ -223,12 +249,13 @@ impl Work {
             }
             Work::Clip { lens } => 2 * lens.iter().map(|len| *len as u64).sum::<u64>(),
             Work::AdamW { tensors } => 15 * tensors.iter().map(|t| t.len as u64).sum::<u64>(),
-            Work::Muon { row_blocks, columns } => {
-                let block = |rows: &usize| {
-                    let (n, m) = (*rows.min(columns), *rows.max(columns));
-                    NEWTON_SCHULZ_STEPS * (product(&[4, n, n, m]) + product(&[2, n, n, n])) + product(&[12, n, m])
+            Work::Muon { tensors } => {
+                let block = |rows: usize, columns: usize| {
+                    let (n, m) = (rows.min(columns), rows.max(columns));
+                    NEWTON_SCHULZ_STEPS * (product(&[3, n, n, m]) + product(&[n, n, n])) + product(&[12, n, m])
                 };
-                row_blocks.iter().map(block).sum()
+                let one = |t: &BlockedTensor| t.row_blocks.iter().map(|rows| block(*rows, t.columns)).sum::<u64>();
+                tensors.iter().map(one).sum()
             }
         }
     }
@@ -315,9 +342,11 @@ impl Work {
                 let one = |t: &UpdatedTensor| t.len as u64 * (28 + t.matrix.map_or(0, |(dtype, _)| of(&dtype)));
                 tensors.iter().map(one).sum()
             }
-            // Weight and momentum are read and written, the gradient is read; the iteration could stay in a cache.
-            Work::Muon { row_blocks, columns } => {
-                20 * row_blocks.iter().map(|rows| product(&[*rows, *columns])).sum::<u64>()
+            Work::Muon { tensors } => {
+                // Weight and momentum are read and written, the gradient is read, the matrix written; the iteration could stay in
+                // a cache.
+                let one = |t: &BlockedTensor| t.values() as u64 * (20 + t.matrix.as_ref().map_or(0, of));
+                tensors.iter().map(one).sum()
             }
         }
     }

@@ -4,6 +4,7 @@
 //! other way. So codes may differ by one, but only a few of them.
 
 use super::check::Tolerance;
+use super::optimizer::MUON;
 use super::random::wide;
 use super::stage::{Expected, Stage, Trial};
 use crate::device::{AdamW, Device, MatrixUse, Muon, Rounding};
@@ -230,7 +231,7 @@ fn momentum_in_bf16<D: Device>(trial: &mut Trial<'_, D>, row_blocks: &[usize], c
     let weight = trial.random.normal(DType::F32, len, 1.0);
     let gradient = trial.random.normal(DType::F32, len, 1.0);
     let momentum = trial.random.normal(DType::Bf16, len, 0.3);
-    let update = Muon { lr: 1.0, momentum: 0.95, weight_decay: 0.5, gradient_scale: 0.75, seed: SEED };
+    let update = Muon { seed: SEED, gradient_scale: 0.75, ..MUON };
     let (mut want, mut m) = (wide(&weight), wide(&momentum));
     let mut at = 0;
     for rows in row_blocks {

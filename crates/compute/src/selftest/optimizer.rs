@@ -4,8 +4,9 @@ use super::check::Tolerance;
 use super::moments::{self, rounded_weights};
 use super::random::{round, wide};
 use super::stage::{Expected, Observed, Stage, Trial};
-use crate::device::{AdamW, AdamWTensor, Device, Head, MatrixUse, Muon, Rounding};
+use crate::device::{AdamW, AdamWTensor, Device, Head, MatrixUse, Muon, MuonTensor, Rounding};
 use crate::dtype::DType;
+use crate::error::ComputeError;
 use crate::reference::{adamw, muon};
 
 /// One, odd, longer than any job.
@@ -18,6 +19,8 @@ const MATRICES: [(&[usize], usize); 6] =
 const MAX_NORMS: [f64; 3] = [0.5, 1e6, 0.0];
 /// Parameters of a step, (rows, columns); vectors have a row. One is longer than any job.
 const PARAMETERS: [(usize, usize); 6] = [(33, 65), (1, 1), (1, 17), (64, 8), (3, 1), (130, 257)];
+/// Which of them Muon updates as well, for itself, and the matrices that lie in them.
+const BLOCKED: [(usize, &[usize]); 3] = [(0, &[33]), (3, &[40, 24]), (5, &[130])];
 
 pub(super) fn run<D: Device>(trial: &mut Trial<'_, D>) {
     for len in LENGTHS {
@@ -68,8 +71,7 @@ fn muon_step<D: Device>(trial: &mut Trial<'_, D>, row_blocks: &[usize], columns:
     let weight = trial.random.normal(DType::F32, len, 1.0);
     let gradient = trial.random.normal(DType::F32, len, 1.0);
     let momentum = trial.random.normal(DType::F32, len, 0.1);
-    // A rate at which the direction is as large as the weight: errors of the direction show undiminished.
-    let update = Muon { lr: 1.0, momentum: 0.95, weight_decay: 0.5, gradient_scale: 0.75, seed: 0 };
+    let update = Muon { gradient_scale: 0.75, ..MUON };
     let (mut want, mut m) = (wide(&weight), wide(&momentum));
     let mut at = 0;
     for rows in row_blocks {
@@ -101,17 +103,28 @@ fn whole_step<D: Device>(trial: &mut Trial<'_, D>, dtype: DType, max_norm: f64, 
         m.extend(first);
         v.extend(second);
     }
-    let muon_update = Muon { lr: 1.0, momentum: 0.95, weight_decay: 0.5, gradient_scale: scale as f32, seed: 0 };
-    let (mut muon_want, mut momentum) = (wide(&weights[0]), vec![0.0; lens[0]]);
-    muon::step(&muon_update, PARAMETERS[0].1, &mut muon_want, &wide(&gradients[0]), &mut momentum);
+    let muon_update = Muon { gradient_scale: scale as f32, ..MUON };
+    let (mut muon_want, mut momentum) = (Vec::new(), Vec::new());
+    for (which, row_blocks) in BLOCKED {
+        let columns = PARAMETERS[which].1;
+        let mut at = 0;
+        for rows in row_blocks {
+            let part = at..at + rows * columns;
+            at = part.end;
+            let (mut w, mut m) = (wide(&weights[which][part.clone()]), vec![0.0; part.len()]);
+            muon::step(&muon_update, columns, &mut w, &wide(&gradients[which][part]), &mut m);
+            muon_want.extend(w);
+            momentum.extend(m);
+        }
+    }
     let expected = vec![
         Expected::new("norm", vec![norm], Tolerance::of(1e-6)),
         Expected::new("weights", want, Tolerance::F32),
         Expected::new("first moments", m, Tolerance::F32),
         Expected::new("second moments", v, Tolerance::F32),
         Expected::new("matrices that are not their weights", vec![0.0], Tolerance::EXACT),
-        Expected::new("Muon's weight", muon_want, Tolerance::MUON),
-        Expected::new("momentum", momentum, Tolerance::F32),
+        Expected::new("Muon's weights", muon_want, Tolerance::MUON),
+        Expected::new("momenta", momentum, Tolerance::F32),
     ];
     let case = format!("clipped to {max_norm}, {}, weights rounded {rounding:?}", dtype.name());
     trial.case("adamw_all", case, expected, |stage| step(stage, dtype, rounding, [&weights, &gradients], max_norm));
@@ -124,14 +137,15 @@ fn refused_step<D: Device>(trial: &mut Trial<'_, D>, dtype: DType, value: f32) {
     gradients[3][7] = value;
     let all: Vec<f64> = weights.iter().flat_map(|w| wide(w)).collect();
     let zeros = vec![0.0; all.len()];
+    let blocked: Vec<f64> = BLOCKED.iter().flat_map(|(which, _)| wide(&weights[*which])).collect();
     let expected = vec![
         Expected::new("norm", vec![f64::NAN], Tolerance::EXACT),
         Expected::new("weights", all, Tolerance::EXACT),
         Expected::new("first moments", zeros.clone(), Tolerance::EXACT),
         Expected::new("second moments", zeros, Tolerance::EXACT),
         Expected::new("matrices that are not their weights", vec![0.0], Tolerance::EXACT),
-        Expected::new("Muon's weight", wide(&weights[0]), Tolerance::EXACT),
-        Expected::new("momentum", vec![0.0; lens[0]], Tolerance::EXACT),
+        Expected::new("Muon's weights", blocked.clone(), Tolerance::EXACT),
+        Expected::new("momenta", vec![0.0; blocked.len()], Tolerance::EXACT),
     ];
     trial.case("adamw_all", format!("refused for {value}, {}", dtype.name()), expected, |stage| {
         let mut observed = step(stage, dtype, Rounding::Nearest, [&weights, &gradients], 1.0)?;
@@ -150,6 +164,15 @@ const ADAMW: AdamW = AdamW {
     step: 1,
     gradient_scale: 1.0,
     seed: 1,
+    weight_rounding: Rounding::Nearest,
+};
+/// At a rate at which the direction is as large as the weight: errors of the direction show undiminished.
+pub(super) const MUON: Muon = Muon {
+    lr: 1.0,
+    momentum: 0.95,
+    weight_decay: 0.5,
+    gradient_scale: 1.0,
+    seed: 0,
     weight_rounding: Rounding::Nearest,
 };
 /// Of the first tensor in a step; the next ones have the next.
@@ -171,14 +194,22 @@ fn step<D: Device>(
     let (weights, gradients) = (weights.to_vec(), gradients.to_vec());
     let zeros: Vec<Vec<f32>> = weights.iter().map(|w| vec![0.0; w.len()]).collect();
     let (mut w, g, mut m, mut v) = (whole(&weights)?, whole(&gradients)?, whole(&zeros)?, whole(&zeros)?);
-    let mut matrices = Vec::new();
-    for ((rows, columns), weight) in PARAMETERS.iter().zip(&w) {
-        let mut matrix = stage.0.allocate_matrix("selftest", dtype.into(), *rows, *columns, MatrixUse::Training)?;
+    let packed = |weight: &D::Buffer, (rows, columns)| {
+        let mut matrix = stage.0.allocate_matrix("selftest", dtype.into(), rows, columns, MatrixUse::Training)?;
         stage.0.pack(weight, &mut matrix);
+        Ok::<_, ComputeError>(matrix)
+    };
+    let mut matrices = Vec::new();
+    for (size, weight) in PARAMETERS.iter().zip(&w) {
         // Vectors have none.
-        matrices.push((*rows > 1).then_some(matrix));
+        matrices.push(if size.0 > 1 { Some(packed(weight, *size)?) } else { None });
     }
-    let (mut muon_weight, mut momentum) = (stage.whole(&weights[0])?, stage.whole(&zeros[0])?);
+    let (mut blocked, mut momenta, mut refreshed) = (Vec::new(), Vec::new(), Vec::new());
+    for (which, _) in BLOCKED {
+        blocked.push(stage.whole(&weights[which])?);
+        momenta.push(stage.whole(&zeros[which])?);
+        refreshed.push(packed(&blocked[blocked.len() - 1], PARAMETERS[which])?);
+    }
     let mut tally = stage.0.allocate_tally()?;
     stage.0.clear_tally(&mut tally);
     stage.0.clip(&g.iter().collect::<Vec<_>>(), max_norm, &mut tally);
@@ -192,13 +223,19 @@ fn step<D: Device>(
         seed,
     });
     stage.0.adamw_all(&AdamW { weight_rounding: rounding, ..ADAMW }, tensors.collect(), &tally);
-    let update = Muon { lr: 1.0, momentum: 0.95, weight_decay: 0.5, gradient_scale: 1.0, seed: 0 };
-    let (rows, columns) = PARAMETERS[0];
-    stage.0.muon_by_tally(&update, (&[rows], columns), &mut muon_weight, &g[0], &mut momentum, &tally);
+    let operands = BLOCKED.iter().zip(SEED..).zip(blocked.iter_mut().zip(&mut refreshed)).zip(&mut momenta);
+    let tensors = operands.map(|((((which, row_blocks), seed), (weight, matrix)), momentum)| {
+        let (gradient, columns) = (&g[*which], PARAMETERS[*which].1);
+        MuonTensor { weight, matrix: Some(matrix), gradient, momentum, row_blocks, columns, seed }
+    });
+    stage.0.muon_all(&Muon { weight_rounding: rounding, ..MUON }, tensors.collect(), &tally);
     let totals = stage.0.read_tally(&tally);
     let mut differing = 0.0;
-    for ((weight, (matrix, (rows, columns))), seed) in w.iter().zip(matrices.iter().zip(PARAMETERS)).zip(SEED..) {
-        let Some(matrix) = matrix else { continue };
+    let by_adamw = w.iter().zip(&matrices).zip(PARAMETERS).zip(SEED..);
+    let by_adamw = by_adamw.filter_map(|(((weight, matrix), size), seed)| Some((weight, matrix.as_ref()?, size, seed)));
+    let by_muon = blocked.iter().zip(&refreshed).zip(BLOCKED).zip(SEED..);
+    let by_muon = by_muon.map(|(((weight, matrix), (which, _)), seed)| (weight, matrix, PARAMETERS[which], seed));
+    for (weight, matrix, (rows, columns), seed) in by_adamw.chain(by_muon) {
         let ids: Vec<u32> = (0..rows as u32).collect();
         let mut read = stage.output(DType::F32, rows * columns)?;
         stage.0.embedding(matrix, &stage.indices(&ids)?, rows, &mut read);
@@ -210,9 +247,8 @@ fn step<D: Device>(
         differing += stage.read(&read).iter().zip(rounded).filter(|(a, b)| **a != *b).count() as f64;
     }
     let all = |buffers: &[D::Buffer]| buffers.iter().flat_map(|b| stage.read(b)).collect::<Vec<f64>>();
-    let muon = [stage.read(&muon_weight), stage.read(&momentum)];
-    let [muon_weight, momentum] = muon;
-    Ok(vec![vec![totals.gradient_norm], all(&w), all(&m), all(&v), vec![differing], muon_weight, momentum])
+    let results = [all(&w), all(&m), all(&v), vec![differing], all(&blocked), all(&momenta)];
+    Ok(std::iter::once(vec![totals.gradient_norm]).chain(results).collect())
 }
 
 /// A step that was refused lets no later one update, and totals arrive in the order in which they were posted.

@@ -21,6 +21,7 @@ mod floats;
 mod kernel;
 mod operand;
 pub(crate) mod pack;
+mod symmetric;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
@@ -28,10 +29,11 @@ mod transpose;
 
 pub(crate) use epilogue::{Add, Epilogue, Store};
 pub(crate) use operand::{
-    left_len, left_transposed, left_transposed_here, pack_columns, pack_columns_here, pack_transposed,
+    left_len, left_of_packed, left_transposed, left_transposed_here, pack_columns, pack_columns_here, pack_transposed,
     pack_transposed_here,
 };
 pub(crate) use pack::{PANEL, PackedB, convert};
+pub(crate) use symmetric::{Terms, mirror, multiply_upper};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use transpose::avx512::both_forms;
 
@@ -260,6 +262,38 @@ pub(crate) fn reserve_thread(isa: Isa, bytes: usize) {
     let _ = (isa, bytes);
 }
 
+/// How many of `panels` panels of `k` terms a block has: those that stay in the cache, in blocks of like size.
+fn panels_of_a_block<S: MatElement>(isa: Isa, k: usize, panels: usize) -> usize {
+    let column_blocks = panels.div_ceil((cached_bytes::<S>(isa) / panel_bytes::<S>(isa, k)).max(1));
+    panels.div_ceil(column_blocks).next_multiple_of(whole_tiles(isa)).min(panels)
+}
+
+/// Rows and panels of the blocks that a product of `m` rows by `panels` panels is cut into, at most `widest` panels and whole tiles.
+///
+/// Rows are cut until every thread has a few blocks, in case one is slower than another; where there are too few of them, panels
+/// are cut as well if the last round then has fewer threads that wait.
+fn blocks(threads: usize, (m, panels): (usize, usize), widest: usize, whole_tiles: usize) -> (usize, usize) {
+    const LEAST_ROWS: usize = 64;
+    let wanted = 4 * threads;
+    let cut = |width: usize| {
+        let column_blocks = panels.div_ceil(width);
+        let (least, most) = (wanted.div_ceil(column_blocks), m.div_ceil(LEAST_ROWS));
+        // In the last round each thread should have a block: nine blocks take two threads as long as ten.
+        let even = |rows: &usize| (rows * column_blocks).is_multiple_of(threads);
+        let row_blocks = (least..=most.min(2 * least)).find(even).unwrap_or(least.min(most));
+        (m.div_ceil(row_blocks).next_multiple_of(32), width)
+    };
+    let jobs = |(rows, width): (usize, usize)| m.div_ceil(rows) * panels.div_ceil(width);
+    let whole = cut(widest);
+    // Few rows are as quick as their panels come from memory: nothing is gained by cutting these.
+    if jobs(whole) >= wanted || m < LEAST_ROWS {
+        return whole;
+    }
+    let narrower = (2..=4).map(|parts| cut(widest.div_ceil(parts).next_multiple_of(whole_tiles).min(widest)));
+    let rounds = |(rows, width): &(usize, usize)| jobs((*rows, *width)).div_ceil(threads) * rows * width;
+    std::iter::once(whole).chain(narrower).min_by_key(rounds).unwrap_or(whole)
+}
+
 /// Multiplies with all threads of the pool.
 pub(crate) fn multiply<S: MatElement, E: Epilogue + Sync>(
     pool: &Pool,
@@ -271,19 +305,10 @@ pub(crate) fn multiply<S: MatElement, E: Epilogue + Sync>(
     if m == 0 || right.n == 0 {
         return;
     }
-    let panel_bytes = panel_bytes::<S>(pool.isa(), right.k);
     let panels = right.n.div_ceil(PANEL);
-    let column_blocks = panels.div_ceil((cached_bytes::<S>(pool.isa()) / panel_bytes).max(1));
-    let panels_per_block = panels.div_ceil(column_blocks).next_multiple_of(whole_tiles(pool.isa())).min(panels);
-    let column_blocks = panels.div_ceil(panels_per_block);
-    // Rows are split until every thread has a few blocks.
-    let wanted = 4 * pool.threads();
-    let (least, most) = (wanted.div_ceil(column_blocks), m.div_ceil(64));
-    // In the last round each thread should have a block: nine blocks take two threads as long as ten.
-    let even = |rows: &usize| (rows * column_blocks).is_multiple_of(pool.threads());
-    let row_blocks = (least..=most.min(2 * least)).find(even).unwrap_or(least.min(most));
-    let rows_per_block = m.div_ceil(row_blocks).next_multiple_of(32);
-    let row_blocks = m.div_ceil(rows_per_block);
+    let widest = panels_of_a_block::<S>(pool.isa(), right.k, panels);
+    let (rows_per_block, panels_per_block) = blocks(pool.threads(), (m, panels), widest, whole_tiles(pool.isa()));
+    let (row_blocks, column_blocks) = (m.div_ceil(rows_per_block), panels.div_ceil(panels_per_block));
     pool.for_each(row_blocks * column_blocks, |job| {
         let (row_block, column_block) = (job % row_blocks, job / row_blocks);
         let m0 = row_block * rows_per_block;

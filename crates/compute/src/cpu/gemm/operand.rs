@@ -43,37 +43,27 @@ impl<T: Storage, S: MatElement> Kernel for TransposedPanel<'_, T, S> {
     }
 }
 
-struct Panel<'a, T, S> {
+struct Panels<'a, T, S> {
     source: &'a [T],
     stride: usize,
     k: usize,
     n: usize,
-    panel: usize,
+    first: usize,
     out: &'a mut [S],
 }
 
-impl<T: Storage, S: MatElement> Kernel for Panel<'_, T, S> {
+impl<T: Storage, S: MatElement> Kernel for Panels<'_, T, S> {
     type Output = ();
     #[inline(always)]
     fn run<M: Math>(self) {
-        pack::panel(self.source, self.stride, (self.k, self.n), self.panel, self.out);
+        pack::panels(self.source, self.stride, (self.k, self.n), self.first, self.out);
     }
 }
 
 /// Elements of a job.
 const PIECE: usize = 1 << 15;
 
-/// Fills each panel of 16 columns of `B[k, n]`.
-fn pack_with<S: MatElement>(
-    pool: &Pool,
-    out: &mut [S],
-    (k, n): (usize, usize),
-    fill: impl Fn(usize, &mut [S]) + Sync + Send,
-) {
-    pack_panels(pool, out, n, k.next_multiple_of(S::GROUP) * PANEL, fill);
-}
-
-/// Fills each panel of `len` elements, of 16 of `n` rows or columns.
+/// Fills panels of 16 of `n` rows or columns, of `len` elements each: some from the first that is named on.
 fn pack_panels<S: MatElement>(
     pool: &Pool,
     out: &mut [S],
@@ -82,11 +72,11 @@ fn pack_panels<S: MatElement>(
     fill: impl Fn(usize, &mut [S]) + Sync + Send,
 ) {
     let out = Shared::new(out);
-    pool.for_ranges(n.div_ceil(PANEL), PIECE.div_ceil(len.max(1)), |panels| {
-        for panel in panels {
-            // SAFETY: panels are disjoint.
-            fill(panel, unsafe { out.slice_mut(panel * len, len) });
-        }
+    // Two at least: side by side they share cache lines.
+    let piece = PIECE.div_ceil(len.max(1)).next_multiple_of(2);
+    pool.for_ranges(n.div_ceil(PANEL), piece, |panels| {
+        // SAFETY: ranges of panels are disjoint.
+        fill(panels.start, unsafe { out.slice_mut(panels.start * len, panels.len() * len) });
     });
 }
 
@@ -98,9 +88,12 @@ pub(crate) fn pack_transposed<T: Storage, S: MatElement>(
     (k, n): (usize, usize),
     out: &mut [S],
 ) {
-    pack_with(pool, out, (k, n), |panel, out: &mut [S]| {
+    let len = k.next_multiple_of(S::GROUP) * PANEL;
+    pack_panels(pool, out, n, len, |first, out: &mut [S]| {
         let isa = pool.isa();
-        isa.run(TransposedPanel { isa, source, stride, k, n, panel, out });
+        for (panel, out) in (first..).zip(out.chunks_exact_mut(len.max(1))) {
+            isa.run(TransposedPanel { isa, source, stride, k, n, panel, out });
+        }
     });
 }
 
@@ -126,10 +119,8 @@ pub(crate) fn pack_columns_here<T: Storage, S: MatElement>(
     (k, n): (usize, usize),
     out: &mut [S],
 ) {
-    let len = k.next_multiple_of(S::GROUP) * PANEL;
-    for (panel, out) in out.chunks_exact_mut(len).take(n.div_ceil(PANEL)).enumerate() {
-        isa.run(Panel { source, stride, k, n, panel, out });
-    }
+    let len = k.next_multiple_of(S::GROUP) * n.next_multiple_of(PANEL);
+    isa.run(Panels { source, stride, k, n, first: 0, out: &mut out[..len] });
 }
 
 /// Packs the right operand `source[k, n]`, rows `stride` apart.
@@ -140,8 +131,8 @@ pub(crate) fn pack_columns<T: Storage, S: MatElement>(
     (k, n): (usize, usize),
     out: &mut [S],
 ) {
-    pack_with(pool, out, (k, n), |panel, out: &mut [S]| {
-        pool.isa().run(Panel { source, stride, k, n, panel, out });
+    pack_panels(pool, out, n, k.next_multiple_of(S::GROUP) * PANEL, |first, out: &mut [S]| {
+        pool.isa().run(Panels { source, stride, k, n, first, out });
     });
 }
 
@@ -193,6 +184,23 @@ pub(crate) fn left_len<S: MatElement>(k: usize, m: usize) -> usize {
     (k.next_multiple_of(S::GROUP) + GAP) * m.next_multiple_of(PANEL)
 }
 
+/// [`left_transposed`] of what [`pack_columns`] has made a right operand of, which may be read as both.
+pub(crate) fn left_of_packed<S: MatElement>(
+    pool: &Pool,
+    source: &[S],
+    stride: usize,
+    (k, m): (usize, usize),
+    packed: &[S],
+    out: &mut [S],
+) -> Left<S> {
+    #[cfg(target_arch = "x86_64")]
+    if takes_rows::<S>(pool.isa()) {
+        return left_transposed(pool, source, stride, (k, m), out);
+    }
+    let _ = (pool, source, stride, out);
+    Left::panels(packed, m, k)
+}
+
 /// Prepares the left operand `sourceᵀ[m, k]` of `source[k, m]`, rows `stride` apart, in the layout that the
 /// instruction set multiplies best. `out` holds [`left_len`]`(k, m)` elements.
 pub(crate) fn left_transposed<T: Storage, S: MatElement>(
@@ -206,8 +214,10 @@ pub(crate) fn left_transposed<T: Storage, S: MatElement>(
     if takes_rows::<S>(pool.isa()) {
         let row = k.next_multiple_of(S::GROUP);
         let wide = row + GAP;
-        pack_panels(pool, out, m, wide * PANEL, |panel, out: &mut [S]| {
-            transposed_rows(pool.isa(), source, stride, (k, m), panel, out);
+        pack_panels(pool, out, m, wide * PANEL, |first, out: &mut [S]| {
+            for (panel, out) in (first..).zip(out.chunks_exact_mut(wide * PANEL)) {
+                transposed_rows(pool.isa(), source, stride, (k, m), panel, out);
+            }
         });
         return Left::rows(out, m, row, wide);
     }

@@ -165,6 +165,68 @@ pub(crate) fn panel<T: Storage, S: MatElement>(
     }
 }
 
+/// Packs panels `first` and up of `B = source`, as many as `out` holds. Two of bf16 side by side are a cache line, which is read
+/// once: rows far apart share so few sets of the caches that it would be gone when the second is packed.
+#[inline(always)]
+pub(crate) fn panels<T: Storage, S: MatElement>(
+    source: &[T],
+    stride: usize,
+    (k, n): (usize, usize),
+    first: usize,
+    out: &mut [S],
+) {
+    let len = k.next_multiple_of(S::GROUP) * PANEL;
+    let mut at = first;
+    for out in out.chunks_mut((2 * len).max(1)) {
+        let (one, other) = out.split_at_mut(len.min(out.len()));
+        if S::GROUP == 2 && other.len() == len && (at + 2) * PANEL <= n {
+            two_panels(source, stride, k, at * PANEL, one, other);
+        } else {
+            panel(source, stride, (k, n), at, one);
+            if !other.is_empty() {
+                panel(source, stride, (k, n), at + 1, other);
+            }
+        }
+        at += 2;
+    }
+}
+
+/// The panels of the columns from `column` on, which are all there.
+#[inline(always)]
+fn two_panels<T: Storage, S: MatElement>(
+    source: &[T],
+    stride: usize,
+    k: usize,
+    column: usize,
+    one: &mut [S],
+    other: &mut [S],
+) {
+    let groups = one.chunks_exact_mut(2 * PANEL).zip(other.chunks_exact_mut(2 * PANEL));
+    for (group, (one, other)) in groups.enumerate() {
+        let first = 2 * group * stride + column;
+        let a = &source[first..][..2 * PANEL];
+        let mut words = [[0_u32; PANEL]; 2];
+        if 2 * group + 1 < k {
+            let b = &source[first + stride..][..2 * PANEL];
+            for half in 0..2 {
+                for lane in 0..PANEL {
+                    let at = half * PANEL + lane;
+                    words[half][lane] = pair(convert::<T, S>(a[at]), convert::<T, S>(b[at]));
+                }
+            }
+        } else {
+            for (lane, x) in a.iter().enumerate() {
+                words[lane / PANEL][lane % PANEL] = pair(convert::<T, S>(*x), S::store(0.0));
+            }
+        }
+        // SAFETY: each is sixteen pairs of 16 bits.
+        unsafe {
+            one.as_mut_ptr().cast::<[u32; PANEL]>().write_unaligned(words[0]);
+            other.as_mut_ptr().cast::<[u32; PANEL]>().write_unaligned(words[1]);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -256,3 +256,22 @@ fn widened_operands_fit_what_a_thread_has_reserved() {
         }
     }
 }
+
+/// Rounds of blocks, in rows times panels: what threads with a block each take.
+#[test]
+fn small_products_keep_every_thread_busy() {
+    for (threads, m, panels, widest, want) in [
+        // Three blocks of 64 rows would keep two threads for two rounds.
+        (2, 192, 12, 12, (64, 6)),
+        (2, 576, 12, 12, (96, 12)),
+        (4, 576, 12, 12, (96, 6)),
+        // Enough as they are.
+        (2, 192, 32, 12, (64, 12)),
+        (2, 1024, 64, 12, (512, 12)),
+        // Panels from memory, and what cannot be cut.
+        (2, 1, 12, 12, (32, 12)),
+        (2, 64, 1, 1, (64, 1)),
+    ] {
+        assert_eq!(super::blocks(threads, (m, panels), widest, 6), want, "{threads} threads, {m} x {panels}");
+    }
+}

@@ -392,16 +392,14 @@ impl Device for CudaDevice {
         step::adamw_all(self, update, tensors, tally.address());
     }
 
-    fn muon_by_tally(
-        &self,
-        update: &Muon,
-        blocks: (&[usize], usize),
-        weight: &mut CudaBuffer,
-        gradient: &CudaBuffer,
-        momentum: &mut CudaBuffer,
-        tally: &CudaTally,
-    ) {
-        optimizer::muon(self, update, blocks, [weight, momentum], gradient, tally.address());
+    fn muon_all(&self, update: &Muon, tensors: Vec<MuonTensor<'_, CudaBuffer, CudaMatrix>>, tally: &CudaTally) {
+        for MuonTensor { weight, matrix, gradient, momentum, row_blocks, columns, seed } in tensors {
+            let update = Muon { seed, ..*update };
+            optimizer::muon(self, &update, (row_blocks, columns), [weight, momentum], gradient, tally.address());
+            if let Some(matrix) = matrix {
+                self.pack_rounded(weight, matrix, update.weight_rounding, seed);
+            }
+        }
     }
 
     fn sum_of_squares(&self, buffer: &CudaBuffer) -> f64 {

@@ -5,10 +5,9 @@ use super::super::tests::{naive, stored, whole};
 use super::super::{Add, PackedB, State, Store, TILE, multiply_here, pack_columns};
 use super::*;
 use crate::cpu::isa::Isa;
-use crate::cpu::memory::Memory;
-use crate::cpu::optimizer;
+use crate::cpu::muon;
 use crate::cpu::pool::{Pool, Shared};
-use crate::device::Muon;
+use crate::device::{Muon, Rounding};
 
 /// Whether the tests can run; says so if not.
 fn amx() -> bool {
@@ -142,16 +141,9 @@ fn muon_of_a_tall_matrix_agrees_with_the_portable_kernels() {
     }
     let (rows, columns) = (50, 35);
     let gradient = whole(rows, columns, 9);
-    let update = Muon { lr: 1.0, momentum: 0.9, weight_decay: 0.0, gradient_scale: 1.0, seed: 0 };
-    let run = |isa| {
-        let pool = Pool::new(2, isa).unwrap();
-        let mut scratch = Memory::new("test", optimizer::muon_scratch(rows, columns)).unwrap();
-        let (mut weight, mut momentum) = (vec![0.0; rows * columns], vec![0.0; rows * columns]);
-        let scratch = scratch.as_bytes_mut();
-        let part = optimizer::MomentumPart { at: 0, values: &mut momentum };
-        optimizer::muon::<f32>(&pool, update, (rows, columns), &mut weight, &gradient, part, scratch);
-        weight
-    };
+    let weight_rounding = Rounding::Nearest;
+    let update = Muon { lr: 1.0, momentum: 0.9, weight_decay: 0.0, gradient_scale: 1.0, seed: 0, weight_rounding };
+    let run = |isa| muon::tests::weight_of_zeros(&Pool::new(2, isa).unwrap(), &update, (rows, columns), &gradient);
     let (amx, portable) = (run(Isa::Amx), run(Isa::Portable));
     let largest = portable.iter().fold(0.0f32, |max, x| max.max(x.abs()));
     for (i, (a, b)) in amx.iter().zip(&portable).enumerate() {
