@@ -30,8 +30,8 @@ const STEPS: usize = 5;
 /// Elements of a job.
 const PIECE: usize = 1 << 14;
 
-/// Most scratch of a matrix that one thread works through: each thread needs as much.
-const ALONE: usize = 8 << 20;
+/// Most scratch of all threads, each of which works through a matrix: larger ones are for all threads together.
+const ALONE: usize = 32 << 20;
 
 /// Bytes of scratch for one matrix of up to `rows x columns`, or the other way round.
 fn matrix_scratch(rows: usize, columns: usize) -> usize {
@@ -50,7 +50,7 @@ fn matrix_scratch(rows: usize, columns: usize) -> usize {
 /// Bytes of scratch for matrices of any sizes up to `rows x columns`, or the other way round.
 pub(super) fn scratch_bytes(threads: usize, rows: usize, columns: usize) -> usize {
     let largest = matrix_scratch(rows, columns);
-    largest.max(threads * largest.min(ALONE))
+    largest.max(ALONE.min(threads * largest))
 }
 
 /// What a matrix has gathered of its gradients.
@@ -118,7 +118,8 @@ impl CpuDevice {
 
 /// One Muon step of each matrix, with the most of [`scratch_bytes`] of each.
 fn step(pool: &Pool, update: &Muon, matrices: Vec<Matrix<'_>>, scratch: &mut [u8]) {
-    let (mut alone, together): (Vec<_>, Vec<_>) = matrices.into_iter().partition(|matrix| matrix.scratch() <= ALONE);
+    let (mut alone, together): (Vec<_>, Vec<_>) =
+        matrices.into_iter().partition(|matrix| pool.threads() * matrix.scratch() <= ALONE);
     // The longest first: at the end threads wait for the last.
     alone.sort_by_key(|matrix| Reverse(matrix.weight.len() * matrix.short()));
     let each = alone.iter().map(Matrix::scratch).max().unwrap_or(0);
@@ -374,12 +375,12 @@ pub(super) mod tests {
         }
     }
 
-    /// Many tensors at once are many one by one, on any number of threads; one of them is too large for a thread alone.
+    /// Many tensors at once are many one by one, on any number of threads; one of them is too large for one of several threads.
     #[test]
     fn tensors_together_are_tensors_one_by_one() {
         let tensors: [(&[usize], usize); 5] =
-            [(&[64, 16, 16], 32), (&[33], 65), (&[1200], 512), (&[5], 1), (&[48], 96)];
-        assert!(matrix_scratch(1200, 512) > ALONE && matrix_scratch(64, 32) < ALONE);
+            [(&[64, 16, 16], 32), (&[33], 65), (&[1200], 800), (&[5], 1), (&[48], 96)];
+        assert!(2 * matrix_scratch(1200, 800) > ALONE && 3 * matrix_scratch(64, 32) < ALONE);
         let isa = Isa::detect().unwrap();
         for format in [MomentFormat::F32, MomentFormat::Bf16] {
             let run = |threads: usize, together: bool| -> Vec<Vec<u8>> {
