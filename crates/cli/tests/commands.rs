@@ -222,10 +222,15 @@ fn stages_print_one_object_a_line() {
         let (events, rows): (Vec<&Value>, Vec<&Value>) = told.iter().partition(|line| line["event"].is_string());
         assert_eq!((&plan["stage"], &plan["plan"]["micro_batch"]), (&Value::from(stage), &Value::from(2)));
         positive(&plan["plan"], &["total_bytes"]);
+        let memory = plan["plan"]["memory"].as_array().unwrap().iter().filter(|item| item["host"] == false);
+        let planned: u64 = memory.map(|item| item["bytes"].as_u64().unwrap()).sum();
         for (index, row) in rows.iter().enumerate() {
             assert_eq!((&row["stage"], &row["step"]), (&Value::from(stage), &Value::from(index + 1)));
             positive(row, &["loss", "lr", "grad_norm", "tokens"]);
-            assert!(row["timing"].is_object(), "{row}");
+            assert_eq!(
+                row["timing"]["memory_bytes"], planned,
+                "what was given back in between is no memory of the run"
+            );
         }
         assert!(rows.last().unwrap()["bits_per_byte"].is_f64(), "the last step is validated");
         assert_eq!(rows.len(), steps.unwrap_or(rows.len()));

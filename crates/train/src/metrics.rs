@@ -80,7 +80,7 @@ pub struct Timing {
     /// Seconds that the run stood still before this step for a checkpoint to be copied or written, where it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_s: Option<f64>,
-    /// Memory that the run holds on its device, in bytes.
+    /// Memory that the run takes of its device, in bytes: its plan's, samples included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
     /// What the GPU's sensors show, every few seconds, where there is one.

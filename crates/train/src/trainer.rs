@@ -111,6 +111,8 @@ pub struct Trainer<D: Device> {
     samples: Option<Samples>,
     /// When the device's sensors were last read.
     sensed: Option<Instant>,
+    /// Bytes of the device that the run takes. What the device has given so far is more: it counts what was given back.
+    memory: u64,
     config: TrainerConfig,
 }
 
@@ -156,6 +158,7 @@ impl<D: Device> Trainer<D> {
         let tally = device.allocate_tally().map_err(ModelError::from)?;
         let (queued, finished, guard) = (VecDeque::new(), None, Guard::new(config.guard));
         let (samples, sensed) = (None, None);
+        let memory = plan(&*device, &model, network.parameters.format(), &config).on_device();
         Ok(Trainer {
             network,
             workspace,
@@ -167,6 +170,7 @@ impl<D: Device> Trainer<D> {
             guard,
             samples,
             sensed,
+            memory,
             config,
         })
     }
@@ -418,7 +422,7 @@ impl<D: Device> Trainer<D> {
                     tokens_per_s: Some(speed),
                     flop_utilisation: self.config.peak.map(|peak| speed * flops / peak),
                     checkpoint_s: waited.take(),
-                    memory_bytes: Some(self.network.device().allocated_bytes()),
+                    memory_bytes: Some(self.memory),
                     gpu: self.sense(),
                 },
             };
