@@ -13,10 +13,10 @@ use super::line::Latest;
 use super::run::Run;
 use super::settings::Settings;
 
-/// Files by which a folder is known to be a run's.
+/// Files by which a folder is known to be a run's. A lock alone is also a sweep's: see [`is_run`].
 const METRICS: &str = "metrics.jsonl";
 const LOCK: &str = "run.lock";
-const MARKS: [&str; 3] = [METRICS, LOCK, "settings.toml"];
+const SETTINGS: &str = "settings.toml";
 /// Runs of a list; of more, the newest.
 const MOST_RUNS: usize = 1_000;
 /// Folders that are looked into.
@@ -229,8 +229,15 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether a folder is a run's. One that has nothing but a lock is that of a run that has just begun, or of a sweep, whose
+/// folders are the runs.
 fn is_run(folder: &Path) -> bool {
-    MARKS.iter().any(|mark| folder.join(mark).is_file())
+    let has = |folder: &Path, marks: &[&str]| marks.iter().any(|mark| folder.join(mark).is_file());
+    let holds_runs = |folder: &Path| {
+        let mut left = MOST_FOLDERS;
+        folders_in(folder, &mut left).iter().any(|(_, inner)| has(inner, &[METRICS, LOCK, SETTINGS]))
+    };
+    has(folder, &[METRICS, SETTINGS]) || has(folder, &[LOCK]) && !holds_runs(folder)
 }
 
 fn folders_in(folder: &Path, left: &mut usize) -> Vec<(String, PathBuf)> {
@@ -294,6 +301,28 @@ mod tests {
         let one = Runs::new(root.path().join("a"));
         assert!(one.is_one() && one.list().runs[0].name == "a");
         assert!(Runs::new(root.path().join("nothing")).list().runs.is_empty());
+    }
+
+    #[test]
+    fn the_trials_of_a_sweep_are_runs_and_the_sweep_is_none() {
+        let (root, runs) = scene(&["sweep/lr=1", "sweep/lr=2"]);
+        // A sweep holds a lock, as a run does that has just begun.
+        fs::create_dir_all(root.path().join("begun/data/text")).unwrap();
+        for name in ["sweep", "begun"] {
+            fs::write(root.path().join(name).join(LOCK), "").unwrap();
+        }
+        let names = |runs: &Runs| {
+            let mut names: Vec<String> = runs.list().runs.into_iter().map(|run| run.name).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&runs), ["begun", "sweep/lr=1", "sweep/lr=2"]);
+        let sweep = Runs::new(root.path().join("sweep"));
+        assert!(!sweep.is_one() && names(&sweep) == ["lr=1", "lr=2"]);
+        // A trial that has just begun has a lock alone.
+        fs::create_dir(root.path().join("sweep/lr=3")).unwrap();
+        fs::write(root.path().join("sweep/lr=3").join(LOCK), "").unwrap();
+        assert_eq!(names(&sweep), ["lr=1", "lr=2", "lr=3"]);
     }
 
     #[test]
