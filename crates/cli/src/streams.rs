@@ -62,7 +62,38 @@ pub(crate) fn reader_left(error: &io::Error, terminal: bool) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe || terminal && lost
 }
 
-/// A line on stderr. Where it cannot be written there is no place left to say so.
+/// What a model has written, on stdout at once: as it is, but for a terminal, which would obey some of it.
+///
+/// # Errors
+/// As [`print`].
+pub(crate) fn print_said(text: &str) -> Result<()> {
+    if io::stdout().is_terminal() { print_piece(&visible(text)) } else { print_piece(text) }
+}
+
+/// A line on stderr, with nothing in it that a terminal would obey: it may hold what a model has written, or a file. Where it
+/// cannot be written there is no place left to say so.
 pub fn tell(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", visible(text));
+}
+
+/// Text with nothing in it that a terminal would obey, each such character seen.
+pub(crate) fn visible(text: &str) -> String {
+    let one = |c: char| match c {
+        '\n' | '\t' => c,
+        '\0'..='\x1f' => char::from_u32(0x2400 + c as u32).unwrap_or('\u{fffd}'),
+        '\x7f' => '\u{2421}',
+        '\u{80}'..='\u{9f}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
+        c => c,
+    };
+    text.chars().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::visible;
+
+    #[test]
+    fn nothing_is_left_that_a_terminal_would_obey() {
+        assert_eq!(visible("a\u{1b}[2J\n\tb\u{9b}\u{202e}c\u{7}"), "a␛[2J\n\tb\u{fffd}\u{fffd}c␇");
+    }
 }

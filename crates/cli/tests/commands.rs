@@ -307,6 +307,19 @@ fn stages_tell_people_on_stderr_only() {
     assert!(finished.stderr.contains("pretrain: 40 steps, loss"), "{finished:#?}");
 }
 
+/// A model that has hardly begun writes any byte; and so may whoever wrote its data.
+#[test]
+fn nothing_that_a_model_or_a_file_says_reaches_the_terminal_as_a_command() {
+    let folder = tempfile::tempdir().unwrap();
+    write_inputs(folder.path());
+    let samples = "pretrain.samples=[\"the \\u001b[2J\", \"the \\u000e\"]";
+    let finished =
+        run(folder.path(), &["pretrain", "tiny.toml", "--set", "pretrain.steps=8", "--set", samples]).succeeded();
+    assert!(finished.stderr.contains("the ␛[2J →"), "{}", finished.stderr);
+    let obeyed = |c: char| c.is_control() && c != '\n';
+    assert!(!finished.stderr.contains(obeyed), "{:?}", finished.stderr);
+}
+
 /// As under `head`, which has enough: quiet, and with the code of a program that the system ends for it.
 #[cfg(unix)]
 #[test]

@@ -16,7 +16,7 @@ use casallm_serve::engine::EngineConfig;
 use crate::Ended;
 use crate::args::Chat;
 use crate::devices::{self, on_device};
-use crate::streams::print;
+use crate::streams::print_said;
 use conversation::Conversation;
 
 /// Tokens that the repetition penalty looks back.
@@ -99,7 +99,8 @@ pub(crate) fn run(flags: &Chat) -> Result<Ended> {
     match &flags.prompt {
         Some(prompt) => {
             let request = conversation.ask(prompt);
-            print(answer(&bot, &request, &mut |_| {})?.0.trim())?;
+            let said = answer(&bot, &request, &mut |_| {})?.0;
+            print_said(&format!("{}\n", said.trim()))?;
             Ok(Ended::Done)
         }
         None => terminal::converse(&bot, conversation),

@@ -14,7 +14,7 @@ use signal_hook::{SigId, flag, low_level};
 
 use super::conversation::{Conversation, Room};
 use crate::Ended;
-use crate::streams::{print_piece, tell};
+use crate::streams::{print_piece, print_said, tell};
 
 const HELP: &str = "\
 /new            forget this conversation and begin another
@@ -199,7 +199,7 @@ fn speak(bot: &Chatbot, request: &AnswerRequest, terminal: bool) -> Result<(Stri
         match answer.blocking_next() {
             Some(AnswerEvent::Text { text, .. }) => {
                 let text = if terminal && said.is_empty() { text.trim_start() } else { &text };
-                print_piece(text)?;
+                print_said(text)?;
                 said += text;
             }
             Some(AnswerEvent::Done(done)) => {

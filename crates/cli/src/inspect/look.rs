@@ -7,6 +7,8 @@ use casallm_data::batch::Batch;
 use casallm_data::tokenizer::Tokenizer;
 use console::Style;
 
+use crate::streams::visible;
+
 /// How tokens are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Look {
@@ -97,18 +99,6 @@ pub(super) fn sequence(batch: &Batch, index: usize) -> (Vec<u32>, Vec<bool>) {
     (ids, learned)
 }
 
-/// Text from a file with nothing in it that a terminal would obey, each such character seen.
-fn visible(text: &str) -> String {
-    let one = |c: char| match c {
-        '\n' | '\t' => c,
-        '\0'..='\x1f' => char::from_u32(0x2400 + c as u32).unwrap_or('\u{fffd}'),
-        '\x7f' => '\u{2421}',
-        '\u{80}'..='\u{9f}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
-        c => c,
-    };
-    text.chars().map(one).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use casallm_data::chat::{Conversation, render};
@@ -139,7 +129,6 @@ mod tests {
 
     #[test]
     fn nothing_in_the_data_reaches_the_terminal_as_a_command() {
-        assert_eq!(visible("a\u{1b}[2J\nb\u{9b}\u{202e}c"), "a␛[2J\nb\u{fffd}\u{fffd}c");
         assert!(!shown(Look::Brackets, "\u{1b}[2J", "\u{7}").contains(['\u{1b}', '\u{7}']));
     }
 }
