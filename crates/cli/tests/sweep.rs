@@ -132,11 +132,46 @@ fn a_signal_saves_and_the_same_command_goes_on() {
         found["trials"].as_array().unwrap().iter().map(|t| t["state"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(states(&results(folder, "tried")), ["interrupted", "waiting"]);
+    // A dashboard finds the trial, though the sweep holds a lock as runs do.
+    let watched = run(folder, &["watch", "tried", "--json"]).succeeded().stdout;
+    let watched: Value = serde_json::from_str(&watched).unwrap();
+    assert_eq!((&watched["run"], &watched["stage"]), (&"lr=1e-3".into(), &"pretrain".into()));
     let ended = sweep(folder, &grid).succeeded();
     assert!(ended.stderr.contains("lr=1e-3: resumed pretrain after step"), "{}", ended.stderr);
     let found = results(folder, "tried");
     assert_eq!(states(&found), ["finished", "finished"]);
     assert_eq!(found["trials"][0]["measured"]["steps"], 120);
+}
+
+#[test]
+fn a_trial_goes_on_alone_by_the_recipe_in_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    // A bracket in the name of a folder is no pattern, wherever the recipe's text lands.
+    let (folder, place) = (folder.path(), folder.path().join("here [1]"));
+    fs::create_dir(&place).unwrap();
+    write_inputs(&place);
+    fs::write(
+        place.join("exam.jsonl"),
+        "{\"text\": \"none of these words is ever said in what is learned from here\"}\n",
+    )
+    .unwrap();
+    let recipe = fs::read_to_string(place.join("tiny.toml")).unwrap();
+    let recipe =
+        recipe.replace("[data]\n", "[data]\ndecontaminate = [\"exa*.jsonl\"]\n").replace("text.jsonl", "te*.jsonl");
+    fs::write(place.join("tiny.toml"), recipe).unwrap();
+    let flags = ["sweep", "here [1]/tiny.toml", "--grid", "pretrain.lr=1e-3", "--set", "pretrain.steps=400", "--json"];
+    let flags = [&flags[..], &["--out", "tried", "--threads", "1"]].concat();
+    let mut child = casallm(folder, &flags).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("\"step\":5,")));
+    signal(&child, "TERM");
+    lines.for_each(drop);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    // The command that its first line names.
+    let recipe = fs::read_to_string(folder.join("tried/lr=1e-3/recipe.toml")).unwrap();
+    let command = recipe.split('`').nth(1).unwrap().strip_prefix("casallm ").unwrap();
+    let alone = run(folder, &command.split(' ').collect::<Vec<_>>()).succeeded();
+    assert!(alone.stderr.contains("resumed pretrain after step"), "{}", alone.stderr);
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub(super) struct Trial {
     pub(super) combination: usize,
     /// Its `run.seed`.
     pub(super) seed: u64,
-    /// The whole recipe, with `run.dir`.
+    /// The whole recipe, with `run.dir`. Data is found from the trial's folder too: its paths are written out.
     pub(super) recipe: Recipe,
 }
 
@@ -221,7 +221,7 @@ fn trial(
         raw.apply_override(&format!("{}={value}", axis.key))?;
         parts.push(format!("{}={}", axis.label(axes), in_a_name(value)));
     }
-    let recipe = raw.validate().and_then(|recipe| stage_of(recipe, stage));
+    let recipe = raw.validate().and_then(|recipe| stage_of(recipe, stage)?.placed());
     let mut recipe = match recipe {
         Err(error) if !parts.is_empty() => bail!("{}: {error}", parts.join(",")),
         recipe => recipe?,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use casallm_data::durable::write_file;
 use casallm_model::directory::CHECKSUMS;
 use casallm_train::recipe::{PretrainSource, RawRecipe, Recipe, Stage};
-use casallm_train::stages::{self, EMBEDDED, RunDir, StageObserver};
+use casallm_train::stages::{self, RunDir, StageObserver};
 use crc::{CRC_64_XZ, Crc};
 use serde_json::json;
 
@@ -20,23 +20,6 @@ const RECIPE: &str = "recipe.toml";
 /// Names that make what lies beside them whole: they come last.
 const SEALS: [&str; 2] = [CHECKSUMS, "manifest.json"];
 
-/// The recipe as it stands in the trial's folder: data is found from there too.
-fn placed(recipe: &Recipe) -> Result<Recipe> {
-    let mut recipe = recipe.clone();
-    let absolute = |path: &mut String| -> Result<()> {
-        if !path.starts_with(EMBEDDED) {
-            let whole = std::path::absolute(recipe.base_dir.join(&path))?;
-            *path = whole.into_os_string().into_string().ok().context("the names of folders must be valid Unicode")?;
-        }
-        Ok(())
-    };
-    recipe.data.pretrain.iter_mut().try_for_each(|source| absolute(&mut source.path))?;
-    recipe.data.sft.iter_mut().try_for_each(|source| absolute(&mut source.path))?;
-    recipe.data.dpo.iter_mut().try_for_each(|source| absolute(&mut source.path))?;
-    recipe.sft.iter_mut().filter_map(|sft| sft.from.as_mut()).try_for_each(absolute)?;
-    Ok(recipe)
-}
-
 /// Refuses a folder that holds a trial of another recipe, whose result would be taken for this one's.
 pub(super) fn check_same(trial: &Trial, stage: Stage) -> Result<()> {
     let path = Path::new(&trial.recipe.run.dir).join(RECIPE);
@@ -44,7 +27,7 @@ pub(super) fn check_same(trial: &Trial, stage: Stage) -> Result<()> {
         return Ok(());
     }
     let saved = RawRecipe::load(&path)?.validate()?;
-    let differences = placed(&trial.recipe)?.differences(stage, &saved.stage_toml(stage)?)?;
+    let differences = trial.recipe.differences(stage, &saved.stage_toml(stage)?)?;
     if differences.is_empty() {
         return Ok(());
     }
@@ -72,7 +55,7 @@ pub(super) fn place(
             trial.name,
             stage.name(),
             dir.root().join(RECIPE).display(),
-            placed(&trial.recipe)?.to_toml()?
+            trial.recipe.to_toml()?
         );
         write_file(&dir.root().join(RECIPE), text.as_bytes())?;
     }

@@ -31,11 +31,7 @@ pub(super) fn expand(base: &Path, path: &str) -> Result<Vec<PathBuf>, String> {
         }
     } else if path.contains(['*', '?', '[']) {
         // Only `path` is a pattern: a bracket in the name of the recipe's folder is a bracket.
-        let pattern = if Path::new(path).is_absolute() {
-            path.to_owned()
-        } else {
-            Path::new(&glob::Pattern::escape(&base.to_string_lossy())).join(path).to_string_lossy().into_owned()
-        };
+        let pattern = pattern(base, path);
         let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
         let matches = glob::glob_with(&pattern, options).map_err(|error| format!("not a pattern: {error}"))?;
         for found in matches {
@@ -52,6 +48,30 @@ pub(super) fn expand(base: &Path, path: &str) -> Result<Vec<PathBuf>, String> {
     }
     files.sort();
     Ok(files)
+}
+
+/// A pattern that begins where it is, not at `base`.
+fn pattern(base: &Path, path: &str) -> String {
+    if Path::new(path).is_absolute() {
+        return path.to_owned();
+    }
+    Path::new(&glob::Pattern::escape(&base.to_string_lossy())).join(path).to_string_lossy().into_owned()
+}
+
+/// The path, folder or pattern that means the same files from anywhere.
+///
+/// # Errors
+/// The name of the current directory, or of `base`, is not Unicode, which a recipe is.
+pub(super) fn absolute(base: &Path, path: &str) -> Result<String, String> {
+    let remedy = |error: &dyn std::fmt::Display| format!("{error}; the names of folders must be valid Unicode");
+    let base = std::path::absolute(Path::new(".").join(base)).map_err(|error| remedy(&error))?;
+    let whole = base.join(path);
+    if !whole.exists() && path.contains(['*', '?', '[']) {
+        let base = base.to_str().ok_or_else(|| remedy(&base.display()))?;
+        return Ok(pattern(Path::new(base), path));
+    }
+    let text = whole.to_str().ok_or_else(|| remedy(&whole.display()))?;
+    Ok(text.to_owned())
 }
 
 fn walk(directory: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
@@ -122,6 +142,21 @@ mod tests {
     fn a_bracket_in_the_recipes_folder_is_no_pattern() {
         let dir = tree(&["run [1]/a.txt"]);
         assert_eq!(names(&dir.path().join("run [1]"), "*.txt").unwrap(), ["a.txt"]);
+    }
+
+    #[test]
+    fn what_is_absolute_means_the_same_files_from_anywhere() {
+        let dir = tree(&["run [1]/a.txt", "run [1]/[b].txt", "run [1]/deep/c.txt"]);
+        let base = dir.path().join("run [1]");
+        for path in ["a.txt", "[b].txt", "deep", "*.txt", "**/*.txt", "./deep/../a.txt"] {
+            let whole = absolute(&base, path).unwrap();
+            assert!(Path::new(&whole).is_absolute(), "{whole}");
+            let canonical = |files: Vec<PathBuf>| -> Vec<PathBuf> {
+                files.into_iter().map(|file| file.canonicalize().unwrap()).collect()
+            };
+            let (here, anywhere) = (expand(&base, path).unwrap(), expand(Path::new("elsewhere"), &whole).unwrap());
+            assert_eq!(canonical(anywhere), canonical(here), "{path}");
+        }
     }
 
     #[cfg(unix)]

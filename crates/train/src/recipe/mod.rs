@@ -35,6 +35,7 @@ pub use raw::RawRecipe;
 pub use stages::{Checkpointing, Choice, DeviceKind, Offload, Precision, Pretrain, Run, Sft};
 
 use crate::error::TrainError;
+use crate::stages::EMBEDDED;
 
 /// One of the training stages of a recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, serde::Deserialize)]
@@ -264,8 +265,36 @@ impl Recipe {
     /// # Errors
     /// [`TrainError::RecipeNoFiles`] when a path, folder or pattern leads to none.
     pub fn decontaminate_paths(&self) -> Result<Vec<PathBuf>, TrainError> {
+        let key = "data.decontaminate";
         let paths = self.data.decontaminate.iter();
-        paths.map(|path| self.files("data.decontaminate", path).map(|_| self.base_dir.join(path))).collect()
+        paths.map(|path| self.files(key, path).and_then(|_| Ok(self.whole(key, path)?.into()))).collect()
+    }
+
+    /// The recipe with the paths of its data written out, so that it means the same wherever its file stands.
+    ///
+    /// # Errors
+    /// [`TrainError::RecipeNoFiles`] when the name of a folder is not Unicode.
+    pub fn placed(&self) -> Result<Self, TrainError> {
+        let mut recipe = self.clone();
+        let data = &mut recipe.data;
+        let paths = data.pretrain.iter_mut().map(|source| ("data.pretrain.path", &mut source.path));
+        let paths = paths.chain(data.sft.iter_mut().map(|source| ("data.sft.path", &mut source.path)));
+        let paths = paths.chain(data.dpo.iter_mut().map(|source| ("data.dpo.path", &mut source.path)));
+        let paths = paths.chain(data.decontaminate.iter_mut().map(|path| ("data.decontaminate", path)));
+        let from = recipe.sft.iter_mut().filter_map(|sft| sft.from.as_mut()).map(|from| ("sft.from", from));
+        for (key, path) in paths.chain(from).filter(|(_, path)| !path.starts_with(EMBEDDED)) {
+            *path = self.whole(key, path)?;
+        }
+        Ok(recipe)
+    }
+
+    fn whole(&self, key: &str, path: &str) -> Result<String, TrainError> {
+        files::absolute(&self.base_dir, path).map_err(|remedy| TrainError::RecipeNoFiles {
+            file: self.file.clone(),
+            key: key.to_owned(),
+            found: path.to_owned(),
+            remedy,
+        })
     }
 
     /// The files of a fine-tuning source, in order of name.
