@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use casallm_compute::Device;
 use casallm_model::formats::export::refusal;
+use casallm_train::TrainError;
 use casallm_train::interrupt::Interrupt;
 use casallm_train::recipe::{self, Recipe};
 use casallm_train::run_lock::RunLock;
@@ -34,7 +35,8 @@ pub(crate) fn pretrain(flags: &Stage) -> Result<Ended> {
     }
     let outcome = on_device!(device, device => {
         let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
-        let outcome = stages::pretrain(&recipe, &device, flags.resume, &interrupt, &mut told)?;
+        let done = stages::pretrain(&recipe, &device, flags.resume, &interrupt, &mut told);
+        let Some(outcome) = unless_stopped(done, &mut console)? else { return console.ended(Ended::Interrupted) };
         report(&outcome, &recipe, recipe::Stage::Pretrain, &device, &mut console);
         outcome
     });
@@ -60,7 +62,8 @@ pub(crate) fn sft(flags: &Sft) -> Result<Ended> {
     let _watching = watch(&flags.watch, recipe.run.dir.as_ref(), &mut console);
     let (outcome, setup) = on_device!(device, device => {
         let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
-        let (outcome, setup) = stages::sft(&recipe, &device, flags.resume, &interrupt, &mut told)?;
+        let done = stages::sft(&recipe, &device, flags.resume, &interrupt, &mut told);
+        let Some((outcome, setup)) = unless_stopped(done, &mut console)? else { return console.ended(Ended::Interrupted) };
         report(&outcome, &recipe, recipe::Stage::Sft, &device, &mut console);
         (outcome, setup)
     });
@@ -90,7 +93,8 @@ pub(crate) fn dpo(flags: &Stage) -> Result<Ended> {
     let _watching = watch(&flags.watch, recipe.run.dir.as_ref(), &mut console);
     let (outcome, setup) = on_device!(device, device => {
         let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
-        let (outcome, setup) = stages::dpo(&recipe, &device, flags.resume, &interrupt, &mut told)?;
+        let done = stages::dpo(&recipe, &device, flags.resume, &interrupt, &mut told);
+        let Some((outcome, setup)) = unless_stopped(done, &mut console)? else { return console.ended(Ended::Interrupted) };
         report(&outcome, &recipe, recipe::Stage::Dpo, &device, &mut console);
         (outcome, setup)
     });
@@ -103,6 +107,18 @@ pub(crate) fn dpo(flags: &Stage) -> Result<Ended> {
         console.say(&format!("{} pairs lost their oldest exchanges to fit the context", report.shortened));
     }
     ended(&outcome, &mut console)
+}
+
+/// What a stage came to; `None` where it was told to stop while its data was being prepared, which is said.
+fn unless_stopped<T>(done: Result<T, TrainError>, console: &mut Console) -> Result<Option<T>> {
+    match done {
+        Err(error) if error.is_stop() => {
+            console.clear();
+            console.say("stopped while the data was being prepared; the same command goes on");
+            Ok(None)
+        }
+        done => Ok(Some(done?)),
+    }
 }
 
 /// Writes the report where the stage has come to its end.

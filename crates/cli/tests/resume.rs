@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{Seeded, Tree, casallm, run, trained, write_inputs};
+use support::{Seeded, Tree, casallm, run, signal, trained, write_inputs};
 use tempfile::TempDir;
 
 const STDERR: &str = "stderr.txt";
@@ -228,6 +228,26 @@ fn interrupt_and_terminate_save_and_exit_130() {
         assert!(resumed.stderr.contains(&format!("resumed {stage} after step {last}")), "{}", resumed.stderr);
         assert_same_as_uninterrupted(folder.path(), stage);
     }
+}
+
+#[test]
+fn a_signal_while_data_is_prepared_ends_it_and_the_same_command_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    write_inputs(folder.path());
+    // Enough to be read for a while.
+    let text = fs::read_to_string(folder.path().join("text.jsonl")).unwrap();
+    fs::write(folder.path().join("text.jsonl"), text.repeat(400)).unwrap();
+    let arguments = ["pretrain", "tiny.toml", "--threads", "1", "--set", "pretrain.steps=4", "--json"];
+    let mut child = casallm(folder.path(), &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    // The plan is told before anything is read.
+    assert!(lines.next().is_some_and(|line| line.contains("\"plan\"")));
+    signal(&child, "TERM");
+    assert_eq!(lines.next(), None, "nothing was trained");
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!((ended.status.code(), &ended.stderr[..]), (Some(130), &b""[..]), "{ended:?}");
+    assert!(!folder.path().join("run/tokenizer.json").exists() && !folder.path().join("run/metrics.jsonl").exists());
+    run(folder.path(), &arguments).succeeded();
 }
 
 #[test]

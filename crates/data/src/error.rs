@@ -26,6 +26,10 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// Whoever gives the documents was told to stop: what was done with those before stays as after any other error.
+    #[error("stopped before all of the text was read; the same command goes on")]
+    Stopped,
+
     /// A path, folder or pattern that names no file.
     #[error("{path} names no data file; expected .txt, .jsonl, .json or .parquet, plain or with .zst or .gz")]
     NoFiles {

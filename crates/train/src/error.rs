@@ -355,6 +355,11 @@ pub enum TrainError {
 }
 
 impl TrainError {
+    /// Whether it is none: a signal came while data was being prepared, and the same command goes on where that was.
+    pub fn is_stop(&self) -> bool {
+        matches!(self, Self::Data(casallm_data::Error::Stopped))
+    }
+
     /// [`TrainError::DiskFull`] when `source` says that there is no room, [`TrainError::Io`] otherwise.
     pub(crate) fn from_io(path: &Path, doing: &'static str, needed: u64, source: io::Error) -> Self {
         use io::ErrorKind::{QuotaExceeded, StorageFull};

@@ -1,7 +1,8 @@
 //! Ctrl-C, SIGTERM and a lost terminal (SIGHUP): the first asks the run to save and stop. A second Ctrl-C or SIGTERM stops
 //! it at once; a second SIGHUP does not, for one lost terminal may send several.
 //!
-//! The command line installs it; the trainer asks [`Interrupt::requested`] after every step.
+//! The command line installs it; the trainer asks [`Interrupt::requested`] after every step, and what prepares data before every
+//! document.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

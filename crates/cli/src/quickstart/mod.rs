@@ -84,9 +84,10 @@ fn run_on<D: Device + 'static>(flags: &Quickstart, device: &Arc<D>) -> Result<En
 
     let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
     if !dir.has_model(Stage::Pretrain) {
-        let outcome = stages::pretrain(&recipe, device, true, &interrupt, &mut told)?;
-        if matches!(outcome, Outcome::Interrupted(_)) {
-            return stopped(&mut console, flags);
+        match stages::pretrain(&recipe, device, true, &interrupt, &mut told) {
+            Ok(Outcome::Interrupted(_)) => return stopped(&mut console, flags),
+            Err(error) if error.is_stop() => return stopped(&mut console, flags),
+            outcome => drop(outcome?),
         }
     }
     if !dir.has_model(Stage::Sft) {

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail};
 use casallm_compute::Device;
+use casallm_train::TrainError;
 use casallm_train::interrupt::Interrupt;
 use casallm_train::metrics::{self, MetricsRow};
 use casallm_train::recipe::{RawRecipe, Stage};
@@ -186,6 +187,7 @@ impl Work<'_> {
                 let state = match tried {
                     Ok(Ok(Outcome::Finished(_))) => State::Finished,
                     Ok(Ok(Outcome::Interrupted(step))) => State::Interrupted(step),
+                    Ok(Err(error)) if error.downcast_ref().is_some_and(TrainError::is_stop) => State::Waiting,
                     Ok(Err(error)) => State::Failed(format!("{error:#}")),
                     Err(_) => State::Failed("the program is at fault: it panicked; the message is above".to_owned()),
                 };
@@ -207,7 +209,8 @@ impl Work<'_> {
         let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
         {
             let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
-            prepare::place(trial, self.stage, (self.out, self.own_run), &mut listener.preparing())?;
+            let (folders, interrupt) = ((self.out, self.own_run), self.interrupt);
+            prepare::place(trial, self.stage, folders, interrupt, &mut listener.preparing())?;
         }
         let mut told = Recorder::new(&mut listener, &recipe.run.dir, self.tensorboard);
         Ok(match self.stage {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use casallm_data::durable::write_file;
 use casallm_model::directory::CHECKSUMS;
+use casallm_train::interrupt::Interrupt;
 use casallm_train::recipe::{PretrainSource, RawRecipe, Recipe, Stage};
 use casallm_train::stages::{self, RunDir, StageObserver};
 use crc::{CRC_64_XZ, Crc};
@@ -45,6 +46,7 @@ pub(super) fn place(
     trial: &Trial,
     stage: Stage,
     (sweep, own_run): (&Path, &RunDir),
+    interrupt: &Interrupt,
     observer: &mut dyn StageObserver,
 ) -> Result<()> {
     let dir = RunDir::new(&trial.recipe.run.dir);
@@ -64,8 +66,8 @@ pub(super) fn place(
     }
     if stage == Stage::Pretrain {
         let shared = shared(&trial.recipe, sweep);
-        let tokenizer = stages::tokenizer(&trial.recipe, &shared, observer)?;
-        for source in stages::shards(&trial.recipe, &shared, &tokenizer, false, observer)? {
+        let tokenizer = stages::tokenizer(&trial.recipe, &shared, interrupt, observer)?;
+        for source in stages::shards(&trial.recipe, &shared, &tokenizer, false, interrupt, observer)? {
             link_folder(&shared.shards(&source.name), &dir.shards(&source.name))?;
         }
         return link(&shared.tokenizer(), &dir.tokenizer());

@@ -15,6 +15,7 @@ use casallm_data::tokenizer::{Tokenizer, TrainOptions};
 
 use super::{EMBEDDED, RunDir, StageObserver};
 use crate::error::TrainError;
+use crate::interrupt::Interrupt;
 use crate::recipe::{PretrainSource, Recipe, Stage};
 
 /// A stream of documents that may be handed to another thread.
@@ -31,8 +32,16 @@ pub struct Prepared {
     pub manifest: Manifest,
 }
 
-/// Opens a source, and says what it is made from, by which a later run knows whether to begin anew.
-fn open(recipe: &Recipe, source: &PretrainSource) -> Result<(Documents, String), TrainError> {
+/// Opens a source, and says what it is made from, by which a later run knows whether to begin anew. There may be hours of text
+/// in it: an interruption ends it.
+fn open(recipe: &Recipe, source: &PretrainSource, interrupt: &Interrupt) -> Result<(Documents, String), TrainError> {
+    let (documents, inputs) = open_whole(recipe, source)?;
+    let interrupt = interrupt.clone();
+    let until = move |document| if interrupt.requested() { Err(DataError::Stopped) } else { document };
+    Ok((Box::new(documents.map(until)), inputs))
+}
+
+fn open_whole(recipe: &Recipe, source: &PretrainSource) -> Result<(Documents, String), TrainError> {
     let options = source.keeping.reading(&source.text_field);
     if let Some(name) = source.path.strip_prefix(EMBEDDED) {
         let embedded = corpus::sources().iter().find(|s| s.name == name && s.kind == Kind::Documents);
@@ -57,8 +66,13 @@ fn split_rule(recipe: &Recipe) -> Result<SplitRule, TrainError> {
 /// The run's tokenizer: read where it is, trained on the training documents where not.
 ///
 /// # Errors
-/// The data cannot be read, or gives too small a vocabulary.
-pub fn tokenizer(recipe: &Recipe, dir: &RunDir, observer: &mut dyn StageObserver) -> Result<Tokenizer, TrainError> {
+/// The data cannot be read, or gives too small a vocabulary; [`TrainError::is_stop`].
+pub fn tokenizer(
+    recipe: &Recipe,
+    dir: &RunDir,
+    interrupt: &Interrupt,
+    observer: &mut dyn StageObserver,
+) -> Result<Tokenizer, TrainError> {
     let path = dir.tokenizer();
     if path.exists() {
         let tokenizer = Tokenizer::load(&path)?;
@@ -87,18 +101,22 @@ pub fn tokenizer(recipe: &Recipe, dir: &RunDir, observer: &mut dyn StageObserver
         }
         return Ok(tokenizer);
     }
-    let tokenizer = train_tokenizer(recipe, observer)?;
+    let tokenizer = train_tokenizer(recipe, interrupt, observer)?;
     create(dir.root())?;
     tokenizer.save(&path)?;
     Ok(tokenizer)
 }
 
-fn train_tokenizer(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Tokenizer, TrainError> {
+fn train_tokenizer(
+    recipe: &Recipe,
+    interrupt: &Interrupt,
+    observer: &mut dyn StageObserver,
+) -> Result<Tokenizer, TrainError> {
     const TASK: &str = "tokenizer";
     let rule = split_rule(recipe)?;
     let mut streams = Vec::new();
     for source in &recipe.data.pretrain {
-        streams.push((open(recipe, source)?.0, source.keeping.filter()));
+        streams.push((open(recipe, source, interrupt)?.0, source.keeping.filter()));
     }
     // Of what is trained on, whether an earlier document was like it or not.
     let documents = streams.into_iter().flat_map(|(stream, filter)| {
@@ -158,12 +176,14 @@ fn check_present(
 /// them, so that they may not become others.
 ///
 /// # Errors
-/// The data cannot be read, the disk refuses, or there are shards that are damaged or of another tokenizer.
+/// The data cannot be read, the disk refuses, or there are shards that are damaged or of another tokenizer;
+/// [`TrainError::is_stop`], after which shards that are finished stay.
 pub fn shards(
     recipe: &Recipe,
     dir: &RunDir,
     tokenizer: &Tokenizer,
     under_way: bool,
+    interrupt: &Interrupt,
     observer: &mut dyn StageObserver,
 ) -> Result<Vec<Prepared>, TrainError> {
     let mut prepared: Vec<Prepared> = Vec::new();
@@ -174,7 +194,7 @@ pub fn shards(
     let duplicates = recipe.data.pretrain.first().map(|source| source.keeping.duplicates()).unwrap_or_default();
     let mut before = Before { seen: Seen::new(duplicates)?, unseen: Vec::new() };
     for source in &recipe.data.pretrain {
-        let (documents, inputs) = open(recipe, source)?;
+        let (documents, inputs) = open(recipe, source, interrupt)?;
         let curation = Curation {
             filter: source.keeping.filter(),
             duplicates: source.keeping.duplicates(),
@@ -195,7 +215,7 @@ pub fn shards(
             }
             None => {
                 let mut alone = Seen::new(options.curation.duplicates)?;
-                let seen = if across { before.seen(recipe, observer)? } else { &mut alone };
+                let seen = if across { before.seen(recipe, interrupt, observer)? } else { &mut alone };
                 tokenize_after(seen, &folder, &source.name, documents, tokenizer, &options, &mut |p| {
                     observer.progress(&task, "bytes", p.bytes, None);
                 })?
@@ -216,10 +236,15 @@ struct Before<'a> {
 
 impl Before<'_> {
     /// With all sources so far; those whose shards were there are read now.
-    fn seen(&mut self, recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<&mut Seen, TrainError> {
+    fn seen(
+        &mut self,
+        recipe: &Recipe,
+        interrupt: &Interrupt,
+        observer: &mut dyn StageObserver,
+    ) -> Result<&mut Seen, TrainError> {
         for (source, curation) in self.unseen.drain(..) {
             let task = format!("read {} again", source.name);
-            let documents = open(recipe, source)?.0;
+            let documents = open(recipe, source, interrupt)?.0;
             self.seen.see(documents, &curation, &mut |bytes| observer.progress(&task, "bytes", bytes, None))?;
             observer.finished(&task);
         }

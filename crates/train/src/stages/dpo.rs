@@ -166,6 +166,7 @@ impl Pairs {
 fn compute_references<D: Device>(
     trainer: &mut Trainer<D>,
     pairs: &Pairs,
+    interrupt: &Interrupt,
     observer: &mut dyn StageObserver,
 ) -> Result<Vec<LogProbabilities>, TrainError> {
     const TASK: &str = "reference model";
@@ -174,6 +175,9 @@ fn compute_references<D: Device>(
     for set in pairs.sets() {
         let plan = set.in_order();
         for batch in (0..plan.len()).filter_map(|i| plan.batch(i)) {
+            if interrupt.requested() {
+                return Err(DataError::Stopped.into());
+            }
             observer.progress(TASK, "pairs", values.len() as u64, total);
             let found = trainer.judge_pairs(&batch)?;
             if let Some(value) = found.iter().flatten().find(|value| !value.is_finite()) {
@@ -273,7 +277,7 @@ pub fn dpo<D: Device>(
     let mut references = match references::load(&dir.references(), &key, under_way)? {
         Some(found) => found,
         None => {
-            let computed = compute_references(&mut trainer, &pairs, observer)?;
+            let computed = compute_references(&mut trainer, &pairs, interrupt, observer)?;
             references::store(&dir.references(), &key, &computed)?;
             computed
         }

@@ -19,6 +19,7 @@ use super::sft::{Base, model_of};
 use super::{Prepared, RunDir, StageObserver, pretrain, shards, tokenizer};
 use crate::error::TrainError;
 use crate::feed::{DpoFeed, Feed};
+use crate::interrupt::Interrupt;
 use crate::recipe::{Recipe, Stage};
 use crate::run_lock::RunLock;
 
@@ -128,8 +129,8 @@ fn documents(recipe: &Recipe, count: usize, observer: &mut dyn StageObserver) ->
     let ready = dir.tokenizer().exists() && recipe.data.pretrain.iter().all(|source| complete(&source.name));
     // What is there is only read, also of a run that is training now.
     let _lock = (!ready).then(|| RunLock::acquire(dir.root())).transpose()?;
-    let tokenizer = Arc::new(tokenizer(recipe, &dir, observer)?);
-    let prepared = shards(recipe, &dir, &tokenizer, ready, observer)?;
+    let tokenizer = Arc::new(tokenizer(recipe, &dir, &Interrupt::new(), observer)?);
+    let prepared = shards(recipe, &dir, &tokenizer, ready, &Interrupt::new(), observer)?;
     let feed = pretrain::open(recipe, stage, &dir, &tokenizer, &prepared)?.feed;
     let of = |source: &Prepared| document_report(&dir, source, &tokenizer);
     Ok(Inspected {
@@ -190,7 +191,7 @@ fn tokenizer_of(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Arc
         });
     }
     let _lock = (!path.exists()).then(|| RunLock::acquire(dir.root())).transpose()?;
-    Ok(Arc::new(tokenizer(recipe, &dir, observer)?))
+    Ok(Arc::new(tokenizer(recipe, &dir, &Interrupt::new(), observer)?))
 }
 
 /// What conversations are rendered by: what the model brings that a stage begins with, where there is one yet, or the run's own.

@@ -125,7 +125,7 @@ pub(super) fn open(
 /// Runs or resumes the first stage; at its end the model stands in [`RunDir::model`].
 ///
 /// # Errors
-/// Anything from the recipe to the disk; see [`TrainError`].
+/// Anything from the recipe to the disk; see [`TrainError`], and [`TrainError::is_stop`].
 pub fn pretrain<D: Device>(
     recipe: &Recipe,
     device: &Arc<D>,
@@ -148,8 +148,8 @@ pub fn pretrain<D: Device>(
     let mut config = TrainerConfig { recompute: choice.recompute, ..pretrain_config(recipe)? };
     let store = store.regularly(config.checkpoint_every, config.schedule.steps);
     check_room(&store, &model, &config)?;
-    let tokenizer = Arc::new(tokenizer(recipe, &dir, observer)?);
-    let prepared = shards(recipe, &dir, &tokenizer, !store.steps()?.is_empty(), observer)?;
+    let tokenizer = Arc::new(tokenizer(recipe, &dir, interrupt, observer)?);
+    let prepared = shards(recipe, &dir, &tokenizer, !store.steps()?.is_empty(), interrupt, observer)?;
     config.settings += &format!("shards = \"{}\"\n", fingerprint(&prepared));
     let data = open(recipe, stage, &dir, &tokenizer, &prepared)?;
     config.peak = peak(device, dtype);
