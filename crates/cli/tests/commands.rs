@@ -397,7 +397,7 @@ fn a_budget_on_a_named_card_gives_a_table_and_a_recipe_that_plans() {
     let best = rows.iter().min_by(|a, b| a["loss"].as_f64().unwrap().total_cmp(&b["loss"].as_f64().unwrap())).unwrap();
     assert_eq!(plan["best"], best["preset"]);
     // Less text than could be read: four passes, and no more hours than they take.
-    let short = json(&["gpt3-small", "--gpu", "h200", "--hours", "100", "--tokens", "1e9"]);
+    let short = json(&["gpt3-small", "--gpu", "h200", "--hours", "100", "--tokens", "1B"]);
     let row = &short["candidates"][0];
     assert!(row["tokens"].as_f64() == Some(4e9) && row["hours"].as_f64().unwrap() < 10.0, "{short:#}");
 
@@ -421,6 +421,7 @@ fn budgets_that_say_nothing_are_refused_with_what_is_missing() {
         ("plan --gpu rtx4090 --money 10", "--price-per-hour"),
         ("plan --gpu rtx4090 --hours 0", "use a number above 0"),
         ("plan --gpu rtx4090 --hours NaN", "use a number above 0"),
+        ("plan --gpu rtx4090 --hours 5 --tokens 0", "like 500M or 10B"),
         ("plan --memory 24GB --hours 5", "--gpu"),
         ("plan gpt4 --gpu rtx4090 --hours 5", "gpt3-nano"),
         ("plan --gpu rtx4090 --hours 5 --write new.toml", "--text"),

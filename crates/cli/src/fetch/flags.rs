@@ -56,7 +56,7 @@ pub struct Fetch {
 }
 
 /// A number of tokens: `500M`, `10B`, `2.5e9`.
-fn count(text: &str) -> Result<u64, String> {
+pub(crate) fn count(text: &str) -> Result<u64, String> {
     let (digits, factor) = match text.trim().to_ascii_uppercase() {
         t if t.ends_with('K') => (t[..t.len() - 1].to_owned(), 1e3),
         t if t.ends_with('M') => (t[..t.len() - 1].to_owned(), 1e6),

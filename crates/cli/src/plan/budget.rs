@@ -141,14 +141,12 @@ fn budget(flags: &Plan, card: Option<&Card>) -> Result<Budget> {
         hours = Some(hours.unwrap_or(f64::INFINITY).min(money / an_hour));
     }
     let Some(hours) = hours else { bail!("--hours or --money says how much may be spent: for example --hours 55") };
-    for (flag, value) in
-        [("--hours", hours), ("--watts", watts.unwrap_or(1.0)), ("--tokens", flags.tokens.unwrap_or(1.0))]
-    {
+    for (flag, value) in [("--hours", hours), ("--watts", watts.unwrap_or(1.0))] {
         if !(value > 0.0 && value < 1e15) {
             bail!("{flag} {value:?}: use a number above 0 and below 1e15");
         }
     }
-    Ok(Budget { seconds: 3600.0 * hours, text: flags.tokens, watts })
+    Ok(Budget { seconds: 3600.0 * hours, text: flags.tokens.map(|tokens| tokens as f64), watts })
 }
 
 /// What an hour costs.

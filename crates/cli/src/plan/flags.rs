@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::args::Compute;
+use crate::fetch::flags::count;
 
 /// Flags of `plan`.
 #[derive(Debug, Args)]
 pub struct Plan {
-    /// A recipe, or a preset such as gpt3-medium; without one, or with a budget, every preset is weighed
+    /// A recipe, or a preset such as gpt3-medium; with a budget a preset, or none: then every preset is weighed
     pub target: Option<String>,
     /// A budget: so many hours of training
     #[arg(long)]
@@ -26,9 +27,9 @@ pub struct Plan {
     /// What the machine draws in training [default: the limit of the card of --gpu]
     #[arg(long)]
     pub watts: Option<f64>,
-    /// Tokens of text that there are, like 10e9: at most four passes are made
-    #[arg(long)]
-    pub tokens: Option<f64>,
+    /// Tokens of text that there are, like 500M or 10B: at most four passes are made
+    #[arg(long, value_parser = count)]
+    pub tokens: Option<u64>,
     /// A card that need not be here, such as rtx4090 or h100
     #[arg(long, conflicts_with = "memory")]
     pub gpu: Option<String>,
