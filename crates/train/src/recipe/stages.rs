@@ -14,7 +14,8 @@ use crate::planning::ENOUGH_TOKENS;
 use crate::samples::MOST_PROMPTS;
 use crate::schedule::Schedule;
 
-/// What computes.
+/// What computes. It decides nothing: the command line says what does, where the command is run. Recipes have the key from before
+/// that, and so have the settings of their checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceKind {
@@ -64,7 +65,7 @@ pub struct Run {
     pub dir: String,
     /// Seed of weights, dropout and samples.
     pub seed: u64,
-    /// What computes.
+    /// Decides nothing.
     pub device: DeviceKind,
     /// In what numbers.
     pub precision: Precision,
@@ -85,7 +86,16 @@ impl Run {
         Ok(Self {
             dir: section.require("dir", section.text("dir")?, "write where the run goes, like dir = \"runs/casa\"")?,
             seed: section.integer("seed", 0, i64::MAX as u64)?.unwrap_or(1),
-            device: section.choice("device", &[("cpu", DeviceKind::Cpu)])?.unwrap_or(DeviceKind::Cpu),
+            device: match section.text("device")?.as_deref() {
+                None | Some("cpu") => DeviceKind::Cpu,
+                Some(found) => {
+                    return Err(section.bad(
+                        "device",
+                        format!("\"{found}\""),
+                        "leave the key out: what computes is said where the command is run, by --device cuda or --device cpu",
+                    ));
+                }
+            },
             precision: section
                 .choice("precision", &[("bf16", Precision::Bf16), ("f32", Precision::F32), ("fp8", Precision::Fp8)])?
                 .unwrap_or(Precision::Bf16),

@@ -368,7 +368,7 @@ fn every_wrong_value_is_named_with_its_key_its_flag_and_a_remedy() {
         (SMALLEST, "model.rope_theta=1", "model.rope_theta", "1", "above 1"),
         (SMALLEST, "model.norm_eps=0.5", "model.norm_eps", "0.5", "to 0.1"),
         (SMALLEST, "model.qk_norm=1", "model.qk_norm", "1 (integer)", "true or false"),
-        (SMALLEST, "run.device=gpu", "run.device", "\"gpu\"", "use \"cpu\""),
+        (SMALLEST, "run.device=gpu", "run.device", "\"gpu\"", "--device cuda"),
         (SMALLEST, "run.precision=fp4", "run.precision", "\"fp4\"", "\"bf16\", \"f32\" or \"fp8\""),
         (SMALLEST, "run.threads=-1", "run.threads", "-1", "from 0"),
         (SMALLEST, "run.dir=5", "run.dir", "5 (integer)", "text in quotes"),
