@@ -56,6 +56,9 @@ fn tenth(x: f64) -> f64 {
 /// Most optimizer steps of a run.
 pub(super) const MAX_STEPS: u64 = 1 << 40;
 
+/// Largest decay of a moment. Updates are in f32, where more would be 1: a moment that never learns, and an update of NaN.
+const MAX_BETA: f64 = 0.999_999_9;
+
 /// What updates the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -187,8 +190,8 @@ impl Optimization {
                 )?
                 .unwrap_or_default(),
             weight_decay: section.number("weight_decay", Interval::NOT_NEGATIVE.up_to(10.0))?.unwrap_or(0.1),
-            beta1: section.number("beta1", Interval::BELOW_ONE)?.unwrap_or(0.9),
-            beta2: section.number("beta2", Interval::BELOW_ONE)?.unwrap_or(0.95),
+            beta1: section.number("beta1", Interval::NOT_NEGATIVE.up_to(MAX_BETA))?.unwrap_or(0.9),
+            beta2: section.number("beta2", Interval::NOT_NEGATIVE.up_to(MAX_BETA))?.unwrap_or(0.95),
             eps: section.number("eps", Interval::POSITIVE.up_to(1.0))?.unwrap_or(1e-8),
             clip: section.number("clip", Interval::NOT_NEGATIVE)?.unwrap_or(1.0),
         })
