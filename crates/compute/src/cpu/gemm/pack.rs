@@ -208,15 +208,15 @@ fn two_panels<T: Storage, S: MatElement>(
         let mut words = [[0_u32; PANEL]; 2];
         if 2 * group + 1 < k {
             let b = &source[first + stride..][..2 * PANEL];
-            for half in 0..2 {
-                for lane in 0..PANEL {
-                    let at = half * PANEL + lane;
-                    words[half][lane] = pair(convert::<T, S>(a[at]), convert::<T, S>(b[at]));
+            let halves = a.as_chunks::<PANEL>().0.iter().zip(b.as_chunks::<PANEL>().0);
+            for (words, (a, b)) in words.iter_mut().zip(halves) {
+                for (word, (x, y)) in words.iter_mut().zip(a.iter().zip(b)) {
+                    *word = pair(convert::<T, S>(*x), convert::<T, S>(*y));
                 }
             }
         } else {
-            for (lane, x) in a.iter().enumerate() {
-                words[lane / PANEL][lane % PANEL] = pair(convert::<T, S>(*x), S::store(0.0));
+            for (word, x) in words.as_flattened_mut().iter_mut().zip(a) {
+                *word = pair(convert::<T, S>(*x), S::store(0.0));
             }
         }
         // SAFETY: each is sixteen pairs of 16 bits.
