@@ -200,6 +200,7 @@ fn load(flags: &Serve, model: &Path, store: Option<Store>) -> Result<Loaded> {
             policy: overflow,
             sampling: sampling.clone(),
             max_tokens: Some(max_tokens),
+            log: Some(settings::log),
             ..AnswersConfig::default()
         };
         Answers::new(bot.clone(), store, config)

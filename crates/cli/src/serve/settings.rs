@@ -37,6 +37,11 @@ impl fmt::Display for SettingsError {
 
 impl std::error::Error for SettingsError {}
 
+/// A line for the owner.
+pub(super) fn log(line: &str) {
+    tell(&format!("casallm: {line}"));
+}
+
 /// What the HTTP interface obeys.
 pub(super) fn options(flags: &Serve) -> Result<Options> {
     let key = key(flags)?;
@@ -62,7 +67,7 @@ pub(super) fn options(flags: &Serve) -> Result<Options> {
         frame_ancestors: flags.frame_ancestors.clone(),
         trust_proxy: flags.trust_proxy,
         rate_limit: flags.rate_limit.unwrap_or(if loopback { 0 } else { RATE_LIMIT }),
-        log: Some(|line| tell(&format!("casallm: {line}"))),
+        log: Some(log),
         runs: flags.runs.as_ref().map(|folder| Arc::new(Runs::new(folder))),
         dashboard_only: flags.model.is_none(),
     })

@@ -27,7 +27,7 @@ use self::summary::{Summary, summarise};
 use crate::chatbot::{Answer, Chatbot};
 use crate::engine::Priority;
 use crate::overflow::{Decision, Policy};
-use crate::store::{Conversation, Database, Message, Role, Settings, Step, Store, StoreError};
+use crate::store::{Conversation, Database, Ending, Message, Role, Settings, Step, Store, StoreError};
 
 /// The most answers that may be unfinished, those that are paused included.
 const UNFINISHED: usize = 256;
@@ -43,6 +43,8 @@ pub struct AnswersConfig {
     pub max_tokens: Option<usize>,
     /// How long an answer waits for a listener before it is stopped.
     pub patience: Duration,
+    /// Where a line for the owner goes, when an answer fails. No line holds what people wrote.
+    pub log: Option<fn(&str)>,
 }
 
 impl Default for AnswersConfig {
@@ -52,6 +54,7 @@ impl Default for AnswersConfig {
             sampling: SamplerConfig::default(),
             max_tokens: None,
             patience: Duration::from_secs(300),
+            log: None,
         }
     }
 }
@@ -68,6 +71,8 @@ struct Shared {
     config: AnswersConfig,
     /// Unfinished answers by their message's id.
     jobs: watch::Sender<HashMap<String, Arc<Job>>>,
+    /// Ends that the store did not take, as on a full disk, by their message: written when somebody comes back to it.
+    unwritten: Mutex<HashMap<String, Ending>>,
     /// Summaries that are made in the background, by conversation; none when no more are to begin.
     summaries: Mutex<Option<HashMap<String, AbortHandle>>>,
 }
@@ -77,7 +82,8 @@ impl Answers {
     pub fn new(chatbot: Arc<Chatbot>, store: Store, config: AnswersConfig) -> Self {
         let jobs = watch::Sender::new(HashMap::new());
         let summaries = Mutex::new(Some(HashMap::new()));
-        Self { shared: Arc::new(Shared { chatbot, store, config, jobs, summaries }) }
+        let unwritten = Mutex::default();
+        Self { shared: Arc::new(Shared { chatbot, store, config, jobs, unwritten, summaries }) }
     }
 
     /// The store.
@@ -101,6 +107,9 @@ impl Answers {
         content: &str,
     ) -> Result<(Message, Message), AnswersError> {
         self.check_room()?;
+        if let Some(parent) = parent {
+            self.write_end(parent).await?;
+        }
         let (id, above, text) = (conversation.to_owned(), parent.map(str::to_owned), content.to_owned());
         let (found, branch) = self
             .shared
@@ -166,6 +175,7 @@ impl Answers {
             // An answer that failed has ended too.
             let _ = job.ended().await;
         }
+        self.write_end(id).await?;
         let id = id.to_owned();
         Ok(self.shared.store.run(move |database| database.message(&id)).await?)
     }
@@ -178,6 +188,7 @@ impl Answers {
         if let Some(job) = self.job(id) {
             return Ok(job.listen());
         }
+        self.write_end(id).await?;
         let message_id = id.to_owned();
         let message = self.shared.store.run(move |database| database.message(&message_id)).await?;
         // It may have been begun by somebody else in between.
@@ -217,6 +228,20 @@ impl Answers {
 
     fn job(&self, id: &str) -> Option<Arc<Job>> {
         self.shared.jobs.borrow().get(id).cloned()
+    }
+
+    /// Writes the end of an answer, if the store did not take it when it came.
+    async fn write_end(&self, id: &str) -> Result<(), AnswersError> {
+        let ending = self.shared.unwritten().get(id).cloned();
+        let Some(ending) = ending else { return Ok(()) };
+        let message = id.to_owned();
+        match self.shared.store.run(move |database| database.finish(&message, &ending)).await {
+            // Written at the same time by somebody else, or deleted.
+            Ok(_) | Err(StoreError::Ended(_) | StoreError::UnknownMessage(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.shared.unwritten().remove(id);
+        Ok(())
     }
 
     fn check_room(&self) -> Result<(), AnswersError> {
@@ -290,6 +315,16 @@ impl Answers {
 }
 
 impl Shared {
+    fn unwritten(&self) -> std::sync::MutexGuard<'_, HashMap<String, Ending>> {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn log(&self, line: &str) {
+        if let Some(log) = self.config.log {
+            log(line);
+        }
+    }
+
     fn summaries(&self) -> std::sync::MutexGuard<'_, Option<HashMap<String, AbortHandle>>> {
         self.summaries.lock().unwrap_or_else(PoisonError::into_inner)
     }

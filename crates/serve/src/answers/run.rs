@@ -85,12 +85,12 @@ impl Task {
                 Stretch::Signal(Signal::Stop) => return Ok(Status::Stopped),
                 Stretch::Signal(Signal::Unwanted) => {
                     self.measures.pause();
-                    self.pause(true).await.map_err(|error| error.to_string())?;
+                    self.pause(true).await.map_err(|error| self.told(&error.into()))?;
                     // Stopped, or nobody came back.
                     if self.job.wanted(self.shared.config.patience).await.is_err() {
                         return Ok(Status::Stopped);
                     }
-                    self.pause(false).await.map_err(|error| error.to_string())?;
+                    self.pause(false).await.map_err(|error| self.told(&error.into()))?;
                 }
             }
         }
@@ -132,7 +132,7 @@ impl Task {
                     self.job.push(&text);
                     let id = self.job.id.clone();
                     if let Err(error) = self.shared.store.run(move |database| database.append(&id, &text, &ids)).await {
-                        return Stretch::Failed(error.to_string());
+                        return Stretch::Failed(self.told(&error.into()));
                     }
                 }
                 Some(AnswerEvent::Done(done)) => {
@@ -152,7 +152,7 @@ impl Task {
     /// Has the prompt fit, once, and submits it, with the ids that were made before.
     async fn begin(&mut self) -> Result<(), Stretch> {
         if self.prepared.is_none() {
-            self.prepared = Some(self.prepare().await.map_err(|error| Stretch::Failed(error.to_string()))?);
+            self.prepared = Some(self.prepare().await.map_err(|error| Stretch::Failed(self.told(&error)))?);
         }
         let ids = &self.measures.ids;
         if self.drawing.max_tokens.is_some_and(|most| ids.len() >= most) {
@@ -177,9 +177,26 @@ impl Task {
                 Err(AnswersError::Chat(ChatError::Submit(SubmitError::TooLong { .. }))) if !ids.is_empty() => {
                     return Err(Stretch::Finished(Status::Context));
                 }
-                Err(error) => return Err(Stretch::Failed(error.to_string())),
+                Err(error) => return Err(Stretch::Failed(self.told(&error))),
             }
         }
+    }
+
+    /// A failure as its listeners hear it. What is the owner's to mend goes to the log, and its words with it: they name files.
+    fn told(&self, error: &AnswersError) -> String {
+        let told = match error {
+            AnswersError::Store(StoreError::DiskFull { .. }) => {
+                "the server's disk is full; what was saved before is safe"
+            }
+            AnswersError::Store(StoreError::UnknownConversation(_) | StoreError::UnknownMessage(_))
+            | AnswersError::Chat(_)
+            | AnswersError::DoesNotFit(_)
+            | AnswersError::Busy(_)
+            | AnswersError::ShuttingDown => return error.to_string(),
+            AnswersError::Store(_) | AnswersError::System(_) => "the server failed at this answer; its log says why",
+        };
+        self.shared.log(&format!("an answer failed: {error}"));
+        told.to_owned()
     }
 
     /// Decides what of the branch goes to the model, condensing older turns first where that is needed.
@@ -251,11 +268,16 @@ impl Task {
         let overflow = self.prepared.as_ref().and_then(|prepared| prepared.overflow.clone());
         let limit = self.shared.chatbot.context();
         let ending = self.measures.ending(status, limit, overflow);
-        let id = self.job.id.clone();
-        let finished = self.shared.store.run(move |database| database.finish(&id, &ending)).await;
+        let (id, written) = (self.job.id.clone(), ending.clone());
+        let finished = self.shared.store.run(move |database| database.finish(&id, &written)).await;
+        if let Err(error) = &finished
+            && !matches!(error, StoreError::Ended(_) | StoreError::UnknownMessage(_))
+        {
+            self.shared.unwritten().insert(self.job.id.clone(), ending);
+        }
         match reason {
             Some(reason) => Err(reason),
-            None => finished.map_err(|error| error.to_string()),
+            None => finished.map_err(|error| self.told(&error.into())),
         }
     }
 }

@@ -49,6 +49,14 @@ pub struct Database {
 }
 
 impl Database {
+    /// As if the disk were full, or no longer.
+    #[cfg(test)]
+    pub(crate) fn fill_disk(&self, full: bool) {
+        let pages = if full { 1 } else { u32::MAX };
+        // SQLite takes what there is already for the least.
+        self.connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
+    }
+
     /// A transaction whose commit waits until the disk has it.
     fn transaction(&mut self) -> Result<Transaction<'_>, StoreError> {
         Ok(self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?)

@@ -170,6 +170,45 @@ async fn stopping_keeps_what_there_is_and_frees_the_model() {
 }
 
 #[tokio::test]
+async fn an_answer_that_a_full_disk_broke_off_ends_when_there_is_room_and_the_conversation_goes_on() {
+    for come_back in ["listen", "stop", "post"] {
+        let setting = Setting::new(12_000, Policy::Refuse).await;
+        let fill = async |full| {
+            let filled = move |database: &mut Database| {
+                database.fill_disk(full);
+                Ok(())
+            };
+            setting.answers.store().run(filled).await.unwrap();
+        };
+        let (_, answer) = setting.answers.post(&setting.conversation, None, "9000 letters").await.unwrap();
+        let mut listener = setting.answers.listen(&answer.id).await.unwrap();
+        // More than a page of the file, so that the message has no room where it is.
+        let mut heard = String::new();
+        while heard.len() < 5000 {
+            heard += &some(&mut listener).await;
+        }
+        fill(true).await;
+        let heard = hear(setting.answers.listen(&answer.id).await.unwrap()).await;
+        // What the database is called is the owner's affair.
+        assert_eq!(heard.done, Err("the server's disk is full; what was saved before is safe".to_owned()));
+        assert_eq!(setting.message(&answer.id).await.status, Status::Running, "its end is not written either");
+        drop(listener);
+        fill(false).await;
+        match come_back {
+            "listen" => {
+                let heard = hear(setting.answers.listen(&answer.id).await.unwrap()).await;
+                assert_eq!(heard.done.unwrap(), setting.message(&answer.id).await);
+            }
+            "stop" => drop(setting.answers.stop(&answer.id).await.unwrap()),
+            _ => drop(setting.ask(Some(&answer.id), "5 more").await),
+        }
+        let ended = setting.message(&answer.id).await;
+        assert_eq!(ended.status, Status::Failed, "{come_back}");
+        assert!(ended.content.len() >= 5000 && ended.usage.is_some(), "{come_back}");
+    }
+}
+
+#[tokio::test]
 async fn late_and_slow_listeners_miss_nothing() {
     let setting = Setting::new(2000, Policy::Refuse).await;
     setting.behaviour.pace.store(1, Ordering::Relaxed);
