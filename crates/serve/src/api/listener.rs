@@ -50,7 +50,7 @@ const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: applicat
     {\"error\":{\"message\":\"too many connections: try again in 5 s\",\"type\":\"server_error\",\"param\":null,\"code\":\"connections\"}}  ";
 
 /// Serves until `stop` is done; then takes no more connections, lets requests that have begun go on until `enough` is
-/// done, and closes what is left.
+/// done, tells those that still wait for an answer that there will be none, and closes what is left.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -99,6 +99,10 @@ pub async fn serve(
     tokio::select! {
         () = &mut all_ended => {}
         () = enough => {
+            // Half an answer whose connection just ends would pass for a whole one.
+            if let Some(loaded) = server.model() {
+                loaded.bot.engine().cut_off();
+            }
             // What has just been ended is still on its way.
             let _ = tokio::time::timeout(LAST_WORDS, all_ended).await;
         }

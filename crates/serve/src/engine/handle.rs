@@ -143,6 +143,11 @@ impl Engine {
         self.counters.read(self.limits.slots)
     }
 
+    /// Has what is running and waiting end without an answer, soon, and does not wait for it.
+    pub fn cut_off(&self) {
+        self.send(Command::Shutdown);
+    }
+
     /// Ends what is running, writes what is to outlive the process to disk, and ends the thread. Requests get no
     /// `Finished`: whoever wants them to finish waits before.
     pub fn shutdown(&self) {

@@ -162,6 +162,9 @@ impl<M: SequenceModel> Worker<M> {
         loop {
             self.listen();
             if self.ending {
+                // Whoever waits for an answer hears at once that there is none; a disk may take its time.
+                self.waiting.clear();
+                self.running.clear();
                 self.slots.save_all(&self.model);
                 return;
             }

@@ -129,3 +129,25 @@ fn a_stop_lets_a_stream_end_and_takes_nothing_new() {
     server.join();
     assert!(TcpStream::connect(server.address).is_err());
 }
+
+/// A client that hears nothing takes half an answer for a whole one.
+#[test]
+fn when_the_time_of_a_stop_is_up_whoever_waits_is_told() {
+    for stream in [true, false] {
+        let mut server = start(Duration::from_millis(10));
+        let mut connection = running(&server, stream);
+        server.stop();
+        server.enough();
+        let mut bytes = Vec::new();
+        connection.read_to_end(&mut bytes).unwrap();
+        let response = parse(&bytes);
+        let error: Value = if stream {
+            serde_json::from_str(response.events().last().expect("an event")).unwrap()
+        } else {
+            assert_eq!(response.status, 503);
+            response.json()
+        };
+        assert_eq!(error["error"]["code"], "shutting_down", "{error}");
+        server.join();
+    }
+}

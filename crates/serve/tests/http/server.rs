@@ -54,6 +54,7 @@ pub struct Running {
     pub bot: Arc<Chatbot>,
     runtime: Option<Runtime>,
     stop: Option<oneshot::Sender<()>>,
+    enough: Option<oneshot::Sender<()>>,
     serving: Option<JoinHandle<()>>,
     _folder: tempfile::TempDir,
 }
@@ -101,6 +102,7 @@ impl Setup {
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
+        let (enough, had) = oneshot::channel::<()>();
         let limits = self.limits;
         let serving = runtime.spawn(async move {
             let stopping = server.clone();
@@ -108,10 +110,22 @@ impl Setup {
                 let _ = stopped.await;
                 stopping.stop();
             };
-            let enough = tokio::time::sleep(Duration::from_secs(3600));
+            let enough = async move {
+                if had.await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
             api::serve(listener, api::router(server.clone()), server, limits, stop, enough).await;
         });
-        Running { address, bot, runtime: Some(runtime), stop: Some(stop), serving: Some(serving), _folder: folder }
+        Running {
+            address,
+            bot,
+            runtime: Some(runtime),
+            stop: Some(stop),
+            enough: Some(enough),
+            serving: Some(serving),
+            _folder: folder,
+        }
     }
 }
 
@@ -134,6 +148,11 @@ impl Running {
     /// Tells it to stop, without waiting.
     pub fn stop(&mut self) {
         let _ = self.stop.take().unwrap().send(());
+    }
+
+    /// Tells it that its time is up, without waiting.
+    pub fn enough(&mut self) {
+        let _ = self.enough.take().unwrap().send(());
     }
 
     /// Waits until it has ended.
