@@ -12,7 +12,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use casallm_model::sampler::SamplerConfig;
 use tokio::sync::watch;
@@ -106,6 +106,8 @@ impl Answers {
         parent: Option<&str>,
         content: &str,
     ) -> Result<(Message, Message), AnswersError> {
+        // The model may be at it before the disk has the question.
+        let asked = Instant::now();
         self.check_room()?;
         if let Some(parent) = parent {
             self.write_end(parent).await?;
@@ -126,9 +128,9 @@ impl Answers {
         let answers = self.clone();
         whatever_happens(async move {
             let tokenizer = answers.shared.chatbot.card().tokenizer.clone();
-            let asked = move |database: &mut Database| database.ask(&id, above.as_deref(), &text, &tokenizer);
-            let (user, message) = answers.shared.store.run(asked).await?;
-            answers.spawn(&message, user.id.clone(), drawing, prepared, answer);
+            let stored = move |database: &mut Database| database.ask(&id, above.as_deref(), &text, &tokenizer);
+            let (user, message) = answers.shared.store.run(stored).await?;
+            answers.spawn(&message, user.id.clone(), drawing, (prepared, answer), asked);
             Ok((user, message))
         })
         .await
@@ -139,6 +141,7 @@ impl Answers {
     /// # Errors
     /// See [`AnswersError`]; nothing is stored then.
     pub async fn regenerate(&self, answer: &str) -> Result<Message, AnswersError> {
+        let asked = Instant::now();
         self.check_room()?;
         let id = answer.to_owned();
         let (found, branch, question) = self
@@ -159,7 +162,7 @@ impl Answers {
         whatever_happens(async move {
             let tokenizer = answers.shared.chatbot.card().tokenizer.clone();
             let message = answers.shared.store.run(move |database| database.answer_again(&id, &tokenizer)).await?;
-            answers.spawn(&message, question, drawing, prepared, begun);
+            answers.spawn(&message, question, drawing, (prepared, begun), asked);
             Ok(message)
         })
         .await
@@ -298,8 +301,8 @@ impl Answers {
         message: &Message,
         question: String,
         drawing: Drawing,
-        prepared: Option<Prepared>,
-        answer: Option<Answer>,
+        (prepared, answer): (Option<Prepared>, Option<Answer>),
+        asked: Instant,
     ) {
         let job = Job::new(message.id.clone(), message.conversation_id.clone());
         run::announce(&job, prepared.as_ref().and_then(|prepared| prepared.overflow.as_ref()));
@@ -308,7 +311,7 @@ impl Answers {
         if self.shared.summaries().is_none() {
             job.stop();
         }
-        let measures = Measures::new();
+        let measures = Measures::since(asked);
         let task = Task { shared: self.shared.clone(), job, drawing, question, prepared, answer, measures };
         tokio::spawn(task.run());
     }

@@ -311,9 +311,9 @@ pub(super) struct Measures {
 }
 
 impl Measures {
-    /// The answer is asked for now.
-    pub(super) fn new() -> Self {
-        Self { asked: Some(Instant::now()), ..Self::default() }
+    /// The answer was asked for then.
+    pub(super) fn since(asked: Instant) -> Self {
+        Self { asked: Some(asked), ..Self::default() }
     }
 
     fn submitted(&mut self) {

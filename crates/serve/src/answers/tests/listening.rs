@@ -65,6 +65,20 @@ async fn the_speed_of_an_answer_is_that_of_its_tokens_however_late_it_is_heard()
 }
 
 #[tokio::test]
+async fn the_first_token_is_timed_from_the_question_and_not_from_when_it_is_stored() {
+    let setting = Setting::new(2000, Policy::Refuse).await;
+    setting.behaviour.pace.store(20, Ordering::Relaxed);
+    let (first, _) = setting.ask(None, "1 letter").await;
+    let again = setting.answers.regenerate(&first.id).await.unwrap();
+    let again = hear(setting.answers.listen(&again.id).await.unwrap()).await.done.unwrap();
+    for answer in [first, again] {
+        // No token comes before the pass that reads the prompt.
+        let first_token_ms = answer.timing.unwrap().first_token_ms.unwrap();
+        assert!(first_token_ms >= 20.0, "{first_token_ms}");
+    }
+}
+
+#[tokio::test]
 async fn a_conversation_is_answered_stored_and_read_from_the_cache() {
     let setting = Setting::new(2000, Policy::Refuse).await;
     let mut texts: Vec<String> = Vec::new();
