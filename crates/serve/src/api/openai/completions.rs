@@ -35,7 +35,8 @@ pub(super) async fn create(
     let choice = TextChoice {
         text: whole.text,
         index: 0,
-        logprobs: with_logprobs.map(|_| logprobs::completion(loaded.bot.tokenizer(), &whole.tokens, &mut 0)),
+        logprobs: with_logprobs
+            .map(|_| logprobs::completion(loaded.bot.tokenizer(), &whole.tokens, &mut logprobs::Offset::default())),
         finish_reason: Some(finish_reason(whole.done.finish)),
     };
     let completion = TextCompletion {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::chatbot::SpokenToken;
-use casallm_data::tokenizer::Tokenizer;
+use casallm_data::tokenizer::{StreamDecoder, Tokenizer};
 
 /// `logprobs` of a chat's choice.
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
@@ -58,25 +58,82 @@ pub(super) fn chat(tokenizer: &Tokenizer, tokens: &[SpokenToken]) -> ChatLogprob
     ChatLogprobs { content, refusal: None }
 }
 
-/// `logprobs` of a completion's choice, the older shape.
+/// `logprobs` of a completion's choice, the older shape. It knows tokens by their text alone, so that one which is no text by
+/// itself stands there by its bytes, as OpenAI writes it: `bytes:\xe9\x9b`.
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub struct CompletionLogprobs {
     tokens: Vec<String>,
     token_logprobs: Vec<f32>,
     top_logprobs: Vec<BTreeMap<String, f32>>,
-    /// Where each token begins, in characters of the text.
+    /// Where each token begins, in characters of the text; one that goes on with a character, where that begins.
     text_offset: Vec<usize>,
 }
 
-/// Tokens in the completion's shape; `offset` counts characters from chunk to chunk.
-pub(super) fn completion(tokenizer: &Tokenizer, tokens: &[SpokenToken], offset: &mut usize) -> CompletionLogprobs {
+/// How much text there was before, from chunk to chunk.
+#[derive(Debug, Default)]
+pub(super) struct Offset {
+    characters: usize,
+    decoder: StreamDecoder,
+}
+
+/// Tokens in the completion's shape.
+pub(super) fn completion(tokenizer: &Tokenizer, tokens: &[SpokenToken], offset: &mut Offset) -> CompletionLogprobs {
     let mut shape = CompletionLogprobs::default();
-    for (chosen, top) in tokens.iter().filter_map(|token| described(tokenizer, token)) {
-        shape.text_offset.push(*offset);
-        *offset += chosen.token.chars().count();
-        shape.tokens.push(chosen.token);
+    for token in tokens {
+        let begin = offset.characters;
+        offset.characters += offset.decoder.push(tokenizer, token.id).chars().count();
+        let Some((chosen, top)) = described(tokenizer, token) else { continue };
+        shape.text_offset.push(begin);
         shape.token_logprobs.push(chosen.logprob);
-        shape.top_logprobs.push(top.into_iter().map(|other| (other.token, other.logprob)).collect());
+        shape.tokens.push(text_or_bytes(chosen));
+        let mut likeliest = BTreeMap::new();
+        for other in top {
+            let logprob = other.logprob;
+            // Control tokens have no text; of several the likeliest stays.
+            likeliest.entry(text_or_bytes(other)).or_insert(logprob);
+        }
+        shape.top_logprobs.push(likeliest);
     }
     shape
+}
+
+fn text_or_bytes(token: Alternative) -> String {
+    if std::str::from_utf8(&token.bytes).is_ok() {
+        return token.token;
+    }
+    let bytes = token.bytes.iter().map(|byte| format!("\\x{byte:02x}"));
+    format!("bytes:{}", bytes.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use casallm_data::tokenizer::TrainOptions;
+
+    use super::*;
+    use crate::engine::TokenLogprobs;
+
+    #[test]
+    fn tokens_that_are_parts_of_characters_are_told_apart_and_counted_as_the_text_has_them() {
+        let options = TrainOptions { vocab_size: 262, ..TrainOptions::default() };
+        let tokenizer = Tokenizer::train([Ok("x".to_owned())].into_iter(), &options, &mut |_| {}).unwrap();
+        let text = "a\u{96e8}b";
+        let ids = tokenizer.encode(text);
+        assert_eq!(ids.len(), text.len(), "a token a byte");
+        let spoken = |id: &u32| {
+            let top = ids.iter().zip([-0.5, -1.0, -1.5, -2.0, -2.5]).map(|(id, logprob)| (*id, logprob)).collect();
+            SpokenToken { id: *id, logprobs: Some(TokenLogprobs { chosen: -1.0, top }), at: Instant::now() }
+        };
+        let tokens: Vec<SpokenToken> = ids.iter().map(spoken).collect();
+        let whole = completion(&tokenizer, &tokens, &mut Offset::default());
+        assert_eq!(whole.tokens, ["a", "bytes:\\xe9", "bytes:\\x9b", "bytes:\\xa8", "b"]);
+        assert_eq!(whole.text_offset, [0, 1, 1, 1, 2]);
+        assert!(whole.top_logprobs.iter().all(|top| top.len() == 5 && top["bytes:\\x9b"] == -1.5), "{whole:?}");
+        // Chunks are counted on.
+        let mut offset = Offset::default();
+        let parts: Vec<usize> =
+            tokens.chunks(2).flat_map(|part| completion(&tokenizer, part, &mut offset).text_offset).collect();
+        assert_eq!(parts, whole.text_offset);
+    }
 }

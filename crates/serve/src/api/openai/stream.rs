@@ -46,13 +46,13 @@ pub(super) struct Start {
 /// back.
 struct Chunks {
     start: Start,
-    text_offset: usize,
+    text_offset: logprobs::Offset,
     ready: VecDeque<Event>,
 }
 
 /// The response.
 pub(super) fn response(start: Start) -> Response {
-    let mut chunks = Chunks { start, text_offset: 0, ready: VecDeque::new() };
+    let mut chunks = Chunks { start, text_offset: logprobs::Offset::default(), ready: VecDeque::new() };
     if chunks.start.shape == Shape::Chat {
         let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
         chunks.push_chat((delta, None, None), None);
