@@ -11,6 +11,8 @@ pub(super) struct Conversation {
     turns: Vec<Turn>,
     pub(super) sampling: SamplerConfig,
     pub(super) max_tokens: usize,
+    /// Whether the model's template has a place for instructions.
+    takes_system: bool,
     /// Answers asked for: each draws from a stream of its own.
     answers: u64,
 }
@@ -25,8 +27,9 @@ pub(super) enum Room {
 }
 
 impl Conversation {
-    pub(super) fn new(system: Option<&str>, sampling: SamplerConfig, max_tokens: usize) -> Self {
-        let mut conversation = Conversation { system: None, turns: Vec::new(), sampling, max_tokens, answers: 0 };
+    pub(super) fn new(system: Option<&str>, sampling: SamplerConfig, max_tokens: usize, takes_system: bool) -> Self {
+        let mut conversation =
+            Conversation { system: None, turns: Vec::new(), sampling, max_tokens, takes_system, answers: 0 };
         conversation.instruct(system);
         conversation
     }
@@ -69,47 +72,123 @@ impl Conversation {
 
     /// Leaves out the oldest exchanges until a quarter of the context is free for the answer.
     pub(super) fn make_room(&mut self, bot: &Chatbot) -> Result<Room, ChatError> {
+        // For a message that cannot be answered nothing is forgotten.
+        let last = self.turns.len().saturating_sub(1);
+        let alone = bot.count(&self.given(&self.turns[last..]))?;
+        if alone >= bot.context() {
+            return Ok(Room::None(alone));
+        }
         let limit = bot.context() * 3 / 4;
         let mut left_out = 0;
         while self.turns.len() > 2 && bot.count(&self.all())? > limit {
             self.turns.drain(..2);
             left_out += 1;
         }
-        let tokens = bot.count(&self.all())?;
-        Ok(if tokens < bot.context() { Room::LeftOut(left_out) } else { Room::None(tokens) })
+        Ok(Room::LeftOut(left_out))
     }
 
     /// What the model is given.
     pub(super) fn all(&self) -> Vec<Turn> {
-        self.system.iter().chain(&self.turns).cloned().collect()
+        self.given(&self.turns)
+    }
+
+    /// These turns, with the instructions before them: in the first message, where the template has no place for them.
+    fn given(&self, turns: &[Turn]) -> Vec<Turn> {
+        let mut given = turns.to_vec();
+        match (&self.system, given.first_mut()) {
+            (Some(system), Some(first)) if !self.takes_system => {
+                first.message.content = format!("{}\n\n{}", system.message.content, first.message.content);
+            }
+            (Some(system), _) => given.insert(0, system.clone()),
+            (None, _) => {}
+        }
+        given
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use casallm_data::chat::ChatTemplate;
+    use casallm_data::tokenizer::{Tokenizer, TrainOptions};
+    use casallm_serve::chatbot::ModelCard;
+    use casallm_serve::engine::fake::FakeModel;
+    use casallm_serve::engine::{Engine, EngineConfig};
+
     use super::*;
+
+    /// A chatbot of this context, whose tokens are bytes.
+    fn chatbot(context: usize) -> Chatbot {
+        let options = TrainOptions { vocab_size: 262, ..TrainOptions::default() };
+        let tokenizer = Tokenizer::train([Ok("x".to_owned())].into_iter(), &options, &mut |_| {}).unwrap();
+        let model = FakeModel::new(1, context, tokenizer.vocab_size());
+        let engine = Engine::start(model, &EngineConfig::default(), None).unwrap();
+        let template = ChatTemplate::own(&tokenizer).unwrap();
+        let card = ModelCard {
+            id: "fake".to_owned(),
+            parameters: 1,
+            device: "none".to_owned(),
+            created: 1,
+            tokenizer: tokenizer.fingerprint(),
+        };
+        Chatbot::new(engine, Arc::new(tokenizer), template, None, card)
+    }
+
+    fn conversation(system: Option<&str>, takes_system: bool) -> Conversation {
+        Conversation::new(system, SamplerConfig::greedy(), 5, takes_system)
+    }
+
+    fn said(turns: &[Turn]) -> Vec<String> {
+        turns.iter().map(|turn| turn.message.content.clone()).collect()
+    }
 
     #[test]
     fn what_is_taken_back_is_the_last_exchange() {
-        let mut conversation = Conversation::new(Some("Be kind."), SamplerConfig::greedy(), 5);
+        let mut conversation = conversation(Some("Be kind."), true);
         conversation.ask("one");
         conversation.answered("1", None);
         conversation.ask("two");
         conversation.answered("2", None);
         assert_eq!(conversation.take_back().as_deref(), Some("two"));
-        let said =
-            |request: &AnswerRequest| request.turns.iter().map(|turn| turn.message.content.clone()).collect::<Vec<_>>();
-        assert_eq!(said(&conversation.ask("three")), ["Be kind.", "one", "1", "three"]);
+        assert_eq!(said(&conversation.ask("three").turns), ["Be kind.", "one", "1", "three"]);
         conversation.clear();
         assert_eq!(conversation.take_back(), None);
         conversation.instruct(Some(" "));
-        assert_eq!(said(&conversation.ask("four")), ["four"]);
+        assert_eq!(said(&conversation.ask("four").turns), ["four"]);
     }
 
     #[test]
     fn every_answer_draws_from_its_own_stream() {
-        let mut conversation = Conversation::new(None, SamplerConfig { seed: 7, ..SamplerConfig::default() }, 5);
+        let sampling = SamplerConfig { seed: 7, ..SamplerConfig::default() };
+        let mut conversation = Conversation::new(None, sampling, 5, true);
         let (first, second) = (conversation.ask("a"), conversation.request());
         assert_eq!((first.sampling.seed, second.sampling.seed), (7, 8));
+    }
+
+    #[test]
+    fn a_message_that_fits_in_no_way_makes_nothing_be_forgotten() {
+        let (bot, mut conversation) = (chatbot(100), conversation(None, true));
+        conversation.ask("My name is Ada.");
+        conversation.answered("Good.", None);
+        conversation.ask(&"x".repeat(200));
+        assert!(matches!(conversation.make_room(&bot).unwrap(), Room::None(tokens) if tokens > 200));
+        conversation.take_back();
+        conversation.ask("What is it?");
+        assert_eq!(conversation.make_room(&bot).unwrap(), Room::LeftOut(0));
+        assert_eq!(said(&conversation.all()), ["My name is Ada.", "Good.", "What is it?"]);
+        // One that fits by itself has the oldest left out.
+        conversation.take_back();
+        conversation.ask(&"x".repeat(60));
+        assert_eq!(conversation.make_room(&bot).unwrap(), Room::LeftOut(1));
+        assert_eq!(conversation.all().len(), 1);
+    }
+
+    #[test]
+    fn instructions_stand_in_the_first_message_where_the_template_has_no_place_for_them() {
+        let mut conversation = conversation(Some("Be kind."), false);
+        conversation.ask("one");
+        conversation.answered("1", None);
+        assert_eq!(said(&conversation.ask("two").turns), ["Be kind.\n\none", "1", "two"]);
     }
 }
