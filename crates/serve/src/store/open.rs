@@ -35,15 +35,28 @@ impl Database {
                 source,
             })?;
         }
-        let lock = lock(&absolute)?;
-        create_private(&absolute).map_err(io("open"))?;
+        let mut lock_file = absolute.as_os_str().to_owned();
+        lock_file.push(".lock");
+        let lock_file = PathBuf::from(lock_file);
+        let new = !lock_file.exists();
+        let lock = lock(&absolute, &lock_file)?;
+        let opened = Self::open_locked(path, &absolute, lock);
+        // Nothing is left beside what is none of ours.
+        if new && (absolute.is_dir() || matches!(opened, Err(StoreError::NotOurs { .. }))) {
+            let _ = std::fs::remove_file(&lock_file);
+        }
+        opened
+    }
+
+    fn open_locked(path: &Path, absolute: &Path, lock: FileLock) -> Result<Self, StoreError> {
+        create_private(absolute).map_err(|source| StoreError::Io { path: path.to_owned(), doing: "open", source })?;
         // A closed database has no log beside it; what a log holds is applied by SQLite as soon as it reads.
         let mut log = absolute.as_os_str().to_owned();
         log.push("-wal");
         let unclean = std::fs::metadata(&log).is_ok_and(|log| log.len() > 0);
 
         let mut connection =
-            Connection::open_with_flags(&absolute, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+            Connection::open_with_flags(absolute, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
                 .map_err(|error| named(path, error))?;
         prepare(&mut connection, path, unclean)?;
         let mut database = Self { connection, path: path.to_owned(), _lock: lock };
@@ -62,13 +75,10 @@ impl Database {
 
 /// One server for a database. SQLite's own locks would let two servers take turns, and each would take the other's running
 /// answers for left-overs of a crash.
-fn lock(database: &Path) -> Result<FileLock, StoreError> {
-    let mut name = database.as_os_str().to_owned();
-    name.push(".lock");
-    let name = PathBuf::from(name);
-    FileLock::acquire(&name).map_err(|error| match error {
+fn lock(database: &Path, file: &Path) -> Result<FileLock, StoreError> {
+    FileLock::acquire(file).map_err(|error| match error {
         LockError::Held { pid } => StoreError::Locked { path: database.to_owned(), pid },
-        LockError::Io(source) => StoreError::Io { path: name, doing: "lock", source },
+        LockError::Io(source) => StoreError::Io { path: file.to_owned(), doing: "lock", source },
     })
 }
 
@@ -195,6 +205,11 @@ mod tests {
             assert!(matches!(error, StoreError::NotOurs { .. }), "{error}");
             assert_eq!(std::fs::read(&path).unwrap(), before);
         }
+        let folder = dir.path().join("folder");
+        std::fs::create_dir(&folder).unwrap();
+        assert!(matches!(Database::open(&folder), Err(StoreError::Io { doing: "open", .. })));
+        // And nothing is left beside them.
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
     }
 
     #[test]
