@@ -146,6 +146,24 @@ fn what_cannot_be_served_is_refused() {
     run(folder.path(), &["serve", "--model", "run/model", "--api-key-file", "key", "--port", "0"]).refused(&["key"]);
 }
 
+#[test]
+fn a_context_that_the_model_does_not_have_is_said_not_to_be_there() {
+    let folder = trained_folder();
+    let arguments = ["serve", "--model", "run/model", "--port", "0", "--device", "cpu", "--ephemeral", "--context"];
+    for (context, said) in [("64", false), ("65", true)] {
+        let mut command = casallm(folder.path(), &[&arguments[..], &[context]].concat());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut told = String::new();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        while !told.contains("is ready") {
+            assert!(lines.read_line(&mut told).unwrap() > 0, "{told}");
+        }
+        support::signal(&child, "TERM");
+        child.wait().unwrap();
+        assert_eq!(told.contains("--context 65: the model has learned to read 64"), said, "{told}");
+    }
+}
+
 /// Without a key whoever comes could read and delete what the owner has said to the model.
 #[test]
 fn the_owners_conversations_are_not_served_to_everybody() {

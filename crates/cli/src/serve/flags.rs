@@ -57,7 +57,7 @@ pub struct Serve {
     /// Longest answer that a request may ask for, in tokens [default: the context]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_tokens: Option<u32>,
-    /// Tokens of a conversation and its answer [default: the model's context]
+    /// Tokens of a conversation and its answer, at most the model's context [default: the model's context]
     #[arg(long, value_parser = clap::value_parser!(u32).range(16..))]
     pub context: Option<u32>,
     /// Memory for conversations that are not being answered, like 256MB

@@ -138,8 +138,11 @@ async fn serve(
             () = &mut serving => return Ok(()),
             loaded = loading => {
                 let loaded = loaded.context("the thread that loads the model broke off")??;
-                let card = loaded.bot.card().clone();
+                let (card, context) = (loaded.bot.card().clone(), loaded.bot.context());
                 server.ready(loaded);
+                if let Some(asked) = flags.context.filter(|asked| *asked as usize > context) {
+                    console.say(&format!("--context {asked}: the model has learned to read {context}, which is what it gets"));
+                }
                 console.say(&format!("{} is ready: open {url} (Ctrl-C ends it)", card.id));
                 console.emit(&json!({ "event": "ready", "url": url, "model": card.id }));
             }
