@@ -75,7 +75,7 @@ pub(super) fn options(flags: &Serve) -> Result<Options> {
 
 fn key(flags: &Serve) -> Result<Option<Key>> {
     let (text, origin) = match (&flags.api_key, &flags.api_key_file) {
-        (Some(text), _) => (text.clone(), "--api-key".to_owned()),
+        (Some(text), _) => (text.clone(), "--api-key, or CASALLM_API_KEY in the environment".to_owned()),
         (None, Some(path)) => {
             let text = std::fs::read_to_string(path).with_context(|| format!("--api-key-file {}", path.display()))?;
             (text.lines().next().unwrap_or_default().trim().to_owned(), format!("--api-key-file {}", path.display()))
@@ -146,7 +146,8 @@ mod tests {
         assert!(refused.contains("--host 0.0.0.0") && refused.contains("--public"), "{refused}");
         assert!(options(&flags("--host 192.168.1.2")).is_err());
         assert!(options(&flags("--host 0.0.0.0 --api-key 0123456789")).unwrap().key.is_some());
-        assert!(options(&flags("--host 0.0.0.0 --api-key short")).is_err());
+        let short = options(&flags("--host 0.0.0.0 --api-key short")).unwrap_err().to_string();
+        assert!(short.contains("--api-key") && short.contains("CASALLM_API_KEY"), "{short}");
         assert!(options(&flags("--host 0.0.0.0 --api-key 0123456789 --public")).is_err());
         assert_eq!(options(&flags("--host 0.0.0.0 --public")).unwrap().rate_limit, 120);
         assert_eq!(options(&flags("")).unwrap().rate_limit, 0);
