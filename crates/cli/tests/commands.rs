@@ -162,6 +162,18 @@ fn chat_over_stdin_answers_a_question_that_is_too_long_with_an_empty_line() {
     assert_eq!(finished.stderr.matches("do not fit the context of 64: say it shorter").count(), 2, "{finished:#?}");
 }
 
+#[test]
+fn chat_over_stdin_names_the_line_that_is_not_utf_8() {
+    let folder = trained_folder();
+    let arguments = ["chat", "--model", "run/model", "--temperature", "0", "--max-new-tokens", "2"];
+    let mut command = casallm(folder.path(), &arguments);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"Who are you?\n\nWo ist das Caf\xe9?\n").unwrap();
+    let finished = Finished::of("chat", &child.wait_with_output().unwrap());
+    assert_eq!(finished.stdout.lines().count(), 1, "what came before is answered: {finished:#?}");
+    finished.refused(&["line 3 of the input", "UTF-8", "iconv"]);
+}
+
 /// As for `yes | casallm chat | head -1`: it ends when nobody reads any more, and says nothing about it.
 #[test]
 fn chat_over_stdin_ends_when_its_answers_are_not_read() {

@@ -1,7 +1,7 @@
 //! The conversation on the terminal: lines with history, commands, Ctrl-C for the answer and not for the program. Where
 //! the input is no terminal, a line that is not blank is a message, and nothing else is printed but answers.
 
-use std::io::{BufRead, IsTerminal};
+use std::io::{self, BufRead, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -29,7 +29,8 @@ Ctrl-C stops an answer. Arrow keys bring earlier messages back.";
 /// Where messages come from.
 enum Lines {
     Terminal(Box<DefaultEditor>),
-    Pipe(std::io::Lines<std::io::StdinLock<'static>>),
+    /// With the number of the line read last.
+    Pipe(io::Lines<io::StdinLock<'static>>, usize),
 }
 
 /// A line of the input.
@@ -42,10 +43,10 @@ enum Line {
 
 impl Lines {
     fn open() -> Result<Self> {
-        if std::io::stdin().is_terminal() {
+        if io::stdin().is_terminal() {
             return Ok(Lines::Terminal(Box::new(DefaultEditor::new().context("the terminal cannot be read")?)));
         }
-        Ok(Lines::Pipe(std::io::stdin().lock().lines()))
+        Ok(Lines::Pipe(io::stdin().lock().lines(), 0))
     }
 
     fn next(&mut self) -> Result<Line> {
@@ -59,7 +60,16 @@ impl Lines {
                 Err(ReadlineError::Eof) => Ok(Line::End),
                 Err(error) => Err(error).context("the terminal cannot be read"),
             },
-            Lines::Pipe(lines) => Ok(lines.next().transpose()?.map_or(Line::End, Line::Text)),
+            Lines::Pipe(lines, number) => {
+                *number += 1;
+                match lines.next().transpose() {
+                    Ok(line) => Ok(line.map_or(Line::End, Line::Text)),
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                        bail!("line {number} of the input is not UTF-8; convert it, as with `iconv -t UTF-8`")
+                    }
+                    Err(error) => Err(error).context("the input cannot be read"),
+                }
+            }
         }
     }
 
