@@ -203,6 +203,7 @@ fn load(flags: &Serve, model: &Path, store: Option<Store>) -> Result<Loaded> {
             policy: overflow,
             sampling: sampling.clone(),
             max_tokens: Some(max_tokens),
+            max_tokens_limit: Some(max_tokens_limit),
             log: Some(settings::log),
             ..AnswersConfig::default()
         };

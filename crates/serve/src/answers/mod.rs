@@ -41,6 +41,8 @@ pub struct AnswersConfig {
     pub sampling: SamplerConfig,
     /// Most tokens of an answer where the settings say nothing.
     pub max_tokens: Option<usize>,
+    /// Most tokens of an answer, whatever the settings say.
+    pub max_tokens_limit: Option<usize>,
     /// How long an answer waits for a listener before it is stopped.
     pub patience: Duration,
     /// Where a line for the owner goes, when an answer fails. No line holds what people wrote.
@@ -53,6 +55,7 @@ impl Default for AnswersConfig {
             policy: Policy::default(),
             sampling: SamplerConfig::default(),
             max_tokens: None,
+            max_tokens_limit: None,
             patience: Duration::from_secs(300),
             log: None,
         }
@@ -273,7 +276,8 @@ impl Answers {
             seed,
             ..default.clone()
         };
-        Ok(Drawing { sampling, max_tokens: max_tokens.map(|most| most as usize).or(config.max_tokens) })
+        let asked = max_tokens.map(|most| most as usize).or(config.max_tokens);
+        Ok(Drawing { sampling, max_tokens: asked.into_iter().chain(config.max_tokens_limit).min() })
     }
 
     /// Submits the branch to the model, so that what it refuses is refused before anything is stored. If older turns have to

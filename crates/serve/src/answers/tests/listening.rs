@@ -277,6 +277,19 @@ async fn settings_of_the_conversation_count() {
     assert_eq!((answer.content.len(), answer.status), (7, Status::Length));
 }
 
+#[tokio::test]
+async fn no_setting_makes_an_answer_longer_than_the_server_lets_it_be() {
+    let setting = Setting::with(2000, AnswersConfig { max_tokens_limit: Some(20), ..config() }).await;
+    for (asked, had) in [(None, 20), (Some(7), 7), (Some(50), 20)] {
+        let id = setting.conversation.clone();
+        let settings = crate::store::Settings { max_tokens: asked, ..Default::default() };
+        let change = crate::store::Change { settings: Some(settings), ..Default::default() };
+        setting.answers.store().run(move |database| database.change(&id, change)).await.unwrap();
+        let (answer, _) = setting.ask(None, "100 letters").await;
+        assert_eq!((answer.content.len(), answer.status), (had, Status::Length));
+    }
+}
+
 /// Ids and text that differ show which of them the model is given.
 #[tokio::test]
 async fn ids_of_this_tokenizer_are_given_and_those_of_others_are_not() {
