@@ -103,27 +103,46 @@ fn send(name: &str, asked: &HeaderMap) -> Response {
     let Some(asset) = ASSETS.get(name) else {
         return ApiError::not_found("the page has no such file").into_response();
     };
-    let says = |name, word: &str| {
-        asked.get_all(name).iter().any(|value| {
-            value
-                .to_str()
-                .is_ok_and(|text| text.split(',').any(|part| part.split(';').next().unwrap_or("").trim() == word))
-        })
+    let asks = |name, word: &str| {
+        let mut texts = asked.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        texts.any(|text| text.split(',').any(|part| says(part, word)))
     };
     // Checked each time: a new program has new files under the old names.
     let cache = HeaderValue::from_static("no-cache");
     let fixed = [(header::ETAG, asset.etag.clone()), (header::CACHE_CONTROL, cache)];
     let vary = (header::VARY, HeaderValue::from_static("accept-encoding"));
     let etag = asset.etag.to_str().unwrap_or_default();
-    if says(header::IF_NONE_MATCH, etag) || says(header::IF_NONE_MATCH, &format!("W/{etag}")) {
+    if asks(header::IF_NONE_MATCH, etag) || asks(header::IF_NONE_MATCH, &format!("W/{etag}")) {
         return (StatusCode::NOT_MODIFIED, fixed).into_response();
     }
     let kind = (header::CONTENT_TYPE, asset.kind.clone());
     match &asset.gzip {
-        Some(gzip) if says(header::ACCEPT_ENCODING, "gzip") => {
+        Some(gzip) if asks(header::ACCEPT_ENCODING, "gzip") => {
             let encoding = (header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             (fixed, [kind, vary, encoding], gzip.clone()).into_response()
         }
         _ => (fixed, [kind, vary], asset.bytes.clone()).into_response(),
+    }
+}
+
+/// Whether a part of a list is this word, and not one that is ruled out by its weight: `gzip;q=0`.
+fn says(part: &str, word: &str) -> bool {
+    let (name, weight) = part.split_once(';').unwrap_or((part, ""));
+    let weight = weight.trim().strip_prefix("q=").and_then(|weight| weight.trim().parse::<f32>().ok());
+    name.trim() == word && weight != Some(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::says;
+
+    #[test]
+    fn what_is_ruled_out_is_not_asked_for() {
+        for part in ["gzip", " gzip ", "gzip;q=1", "gzip; q=0.1"] {
+            assert!(says(part, "gzip"), "{part}");
+        }
+        for part in ["gzip;q=0", "gzip; q=0.000", "x-gzip", "", ";q=1"] {
+            assert!(!says(part, "gzip"), "{part}");
+        }
     }
 }
