@@ -93,8 +93,20 @@ impl Conversation {
     }
 
     /// These turns, with the instructions before them: in the first message, where the template has no place for them.
+    /// Empty answers, such as those stopped before their first word, are left out: a model would learn to say nothing.
     fn given(&self, turns: &[Turn]) -> Vec<Turn> {
-        let mut given = turns.to_vec();
+        let mut given: Vec<Turn> = Vec::with_capacity(turns.len() + 1);
+        for turn in turns {
+            match (turn.message.role, given.last_mut()) {
+                (Role::Assistant, _) if turn.message.content.is_empty() => {}
+                // Person and model still alternate.
+                (Role::User, Some(last)) if last.message.role == Role::User => {
+                    last.message.content += "\n\n";
+                    last.message.content += &turn.message.content;
+                }
+                _ => given.push(turn.clone()),
+            }
+        }
         match (&self.system, given.first_mut()) {
             (Some(system), Some(first)) if !self.takes_system => {
                 first.message.content = format!("{}\n\n{}", system.message.content, first.message.content);
@@ -182,6 +194,17 @@ mod tests {
         conversation.ask(&"x".repeat(60));
         assert_eq!(conversation.make_room(&bot).unwrap(), Room::LeftOut(1));
         assert_eq!(conversation.all().len(), 1);
+    }
+
+    #[test]
+    fn an_answer_that_was_stopped_before_its_first_word_is_not_given_to_the_model() {
+        let mut conversation = conversation(Some("Be kind."), true);
+        conversation.ask("one");
+        conversation.answered("", None);
+        assert_eq!(said(&conversation.ask("two").turns), ["Be kind.", "one\n\ntwo"]);
+        conversation.answered("2", None);
+        assert_eq!(said(&conversation.ask("three").turns), ["Be kind.", "one\n\ntwo", "2", "three"]);
+        assert_eq!(conversation.take_back().as_deref(), Some("three"));
     }
 
     #[test]
