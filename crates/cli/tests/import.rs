@@ -3,7 +3,10 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
+use std::process::Stdio;
 
 use serde_json::Value;
 use support::{Seeded, casallm, conversations, run};
@@ -186,6 +189,35 @@ fn what_begins_a_text_goes_along_whoever_says_it() {
     command("export imported --to gguf --out again.gguf --quiet");
     command("import again.gguf --out again --quiet");
     assert_eq!(read("again/tokenizer_config.json")["add_bos_token"], true);
+}
+
+#[test]
+fn a_text_to_continue_begins_as_the_imported_model_has_learned_it() {
+    let folder = tempfile::tempdir().unwrap();
+    for (pre, tokens) in [("llama-bpe", 3), ("smollm", 2)] {
+        gguf_cut(&folder.path().join(format!("{pre}.gguf")), Some(TEMPLATE), pre);
+        run(folder.path(), &["import", &format!("{pre}.gguf"), "--out", pre, "--quiet"]).succeeded();
+        let arguments = ["serve", "--model", pre, "--port", "0", "--json", "--device", "cpu", "--ephemeral"];
+        let mut child = casallm(folder.path(), &arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let listening: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        lines.next().unwrap().unwrap();
+        let body = r#"{"prompt": "Hi", "max_tokens": 1}"#;
+        let mut stream = TcpStream::connect(("127.0.0.1", listening["port"].as_u64().unwrap() as u16)).unwrap();
+        write!(
+            stream,
+            "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let answer: Value = serde_json::from_str(response.split_once("\r\n\r\n").unwrap().1).unwrap();
+        assert_eq!(answer["usage"]["prompt_tokens"], tokens, "{pre}: {answer}");
+    }
 }
 
 #[test]

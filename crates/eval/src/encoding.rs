@@ -28,26 +28,20 @@ pub struct Request {
 }
 
 impl<'a> Encoding<'a> {
-    /// Of a model directory; `config` is its `tokenizer_config.json`. A text begins with `<s>` where this program trained the
-    /// model, for so it was trained; elsewhere with what the tokenizer's own files put there.
+    /// Of a model directory; `config` is its `tokenizer_config.json`. [`Tokenizer::opening`] begins a text.
     pub fn new(tokenizer: &'a Tokenizer, config: &str) -> Self {
         if let Ok(special) = tokenizer.special() {
             let (bos, ending) = (Some(special.bos), Some(special.eos));
             return Encoding { tokenizer, opening: bos, prefix: bos, ending };
         }
+        let opening = tokenizer.opening(config);
         let config: Value = serde_json::from_str(config).unwrap_or_default();
-        let file: Value = serde_json::from_str(&tokenizer.to_json()).unwrap_or_default();
         // As text, or as an object that holds it.
         let named = |key: &str| {
             let value = config.get(key)?;
             tokenizer.control_id(value.as_str().or_else(|| value.get("content")?.as_str())?)
         };
         let (bos, eos) = (named("bos_token"), named("eos_token"));
-        let opening = match config.get("add_bos_token").and_then(Value::as_bool) {
-            Some(true) => bos,
-            Some(false) => None,
-            None => opening_of(&file["post_processor"]).and_then(|name| tokenizer.control_id(name)),
-        };
         Encoding { tokenizer, opening, prefix: bos.or(eos), ending: eos }
     }
 
@@ -123,15 +117,6 @@ impl<'a> Encoding<'a> {
     }
 }
 
-/// The control token that a post-processor puts in front of a text.
-fn opening_of(processor: &Value) -> Option<&str> {
-    match processor.get("type")?.as_str()? {
-        "TemplateProcessing" => processor.get("single")?.get(0)?.get("SpecialToken")?.get("id")?.as_str(),
-        "Sequence" => processor.get("processors")?.as_array()?.iter().find_map(opening_of),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,16 +163,5 @@ mod tests {
             assert!(windows[1..].iter().all(|w| w.tokens.len() == room + 1), "{room}");
         }
         assert!(encoding.windows("", 8).unwrap().is_empty());
-    }
-
-    #[test]
-    fn what_begins_a_text_is_told_by_the_files_of_an_imported_model() {
-        let template =
-            |id: &str| serde_json::json!({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": id}}]});
-        assert_eq!(opening_of(&template("<s>")), Some("<s>"));
-        let sequence = serde_json::json!({"type": "Sequence", "processors": [{"type": "ByteLevel"}, template("<b>")]});
-        assert_eq!(opening_of(&sequence), Some("<b>"));
-        assert_eq!(opening_of(&serde_json::json!({"type": "ByteLevel"})), None);
-        assert_eq!(opening_of(&Value::Null), None);
     }
 }

@@ -11,6 +11,7 @@
 mod byte_chars;
 mod file;
 mod foreign;
+mod opening;
 mod splitter;
 mod stream;
 mod training;

@@ -141,8 +141,7 @@ impl Chatbot {
             None => None,
         };
         let engine = Engine::start(sequences, &options.engine, spill).map_err(io(dir))?;
-        // What begins a text in training.
-        let opening = tokenizer.special().ok().map(|special| special.bos);
+        let opening = tokenizer.opening(&settings);
         Ok(Chatbot::new(engine, Arc::new(tokenizer), template, opening, card))
     }
 }
