@@ -11,8 +11,6 @@ pub(super) struct Conversation {
     turns: Vec<Turn>,
     pub(super) sampling: SamplerConfig,
     pub(super) max_tokens: usize,
-    /// Whether the model's template has a place for instructions.
-    takes_system: bool,
     /// Answers asked for: each draws from a stream of its own.
     answers: u64,
 }
@@ -27,9 +25,8 @@ pub(super) enum Room {
 }
 
 impl Conversation {
-    pub(super) fn new(system: Option<&str>, sampling: SamplerConfig, max_tokens: usize, takes_system: bool) -> Self {
-        let mut conversation =
-            Conversation { system: None, turns: Vec::new(), sampling, max_tokens, takes_system, answers: 0 };
+    pub(super) fn new(system: Option<&str>, sampling: SamplerConfig, max_tokens: usize) -> Self {
+        let mut conversation = Conversation { system: None, turns: Vec::new(), sampling, max_tokens, answers: 0 };
         conversation.instruct(system);
         conversation
     }
@@ -92,10 +89,10 @@ impl Conversation {
         self.given(&self.turns)
     }
 
-    /// These turns, with the instructions before them: in the first message, where the template has no place for them.
-    /// Empty answers, such as those stopped before their first word, are left out: a model would learn to say nothing.
+    /// These turns, with the instructions before them. Empty answers, such as those stopped before their first word, are left
+    /// out: a model would learn to say nothing.
     fn given(&self, turns: &[Turn]) -> Vec<Turn> {
-        let mut given: Vec<Turn> = Vec::with_capacity(turns.len() + 1);
+        let mut given: Vec<Turn> = self.system.iter().cloned().collect();
         for turn in turns {
             match (turn.message.role, given.last_mut()) {
                 (Role::Assistant, _) if turn.message.content.is_empty() => {}
@@ -107,19 +104,12 @@ impl Conversation {
                 _ => given.push(turn.clone()),
             }
         }
-        match (&self.system, given.first_mut()) {
-            (Some(system), Some(first)) if !self.takes_system => {
-                first.message.content = format!("{}\n\n{}", system.message.content, first.message.content);
-            }
-            (Some(system), _) => given.insert(0, system.clone()),
-            (None, _) => {}
-        }
         given
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use casallm_data::chat::ChatTemplate;
@@ -130,13 +120,18 @@ mod tests {
 
     use super::*;
 
-    /// A chatbot of this context, whose tokens are bytes.
-    fn chatbot(context: usize) -> Chatbot {
+    /// A chatbot of this context and template (the program's own if it is empty), whose tokens are bytes.
+    pub(in crate::chat) fn chatbot(context: usize, template: &str) -> Chatbot {
         let options = TrainOptions { vocab_size: 262, ..TrainOptions::default() };
         let tokenizer = Tokenizer::train([Ok("x".to_owned())].into_iter(), &options, &mut |_| {}).unwrap();
         let model = FakeModel::new(1, context, tokenizer.vocab_size());
         let engine = Engine::start(model, &EngineConfig::default(), None).unwrap();
-        let template = ChatTemplate::own(&tokenizer).unwrap();
+        let settings = serde_json::json!({"chat_template": template}).to_string();
+        let template = match template {
+            "" => ChatTemplate::own(&tokenizer),
+            _ => ChatTemplate::of_model(&settings, None, &tokenizer),
+        };
+        let template = template.unwrap();
         let card = ModelCard {
             id: "fake".to_owned(),
             parameters: 1,
@@ -147,8 +142,8 @@ mod tests {
         Chatbot::new(engine, Arc::new(tokenizer), template, None, card)
     }
 
-    fn conversation(system: Option<&str>, takes_system: bool) -> Conversation {
-        Conversation::new(system, SamplerConfig::greedy(), 5, takes_system)
+    fn conversation(system: Option<&str>) -> Conversation {
+        Conversation::new(system, SamplerConfig::greedy(), 5)
     }
 
     fn said(turns: &[Turn]) -> Vec<String> {
@@ -157,7 +152,7 @@ mod tests {
 
     #[test]
     fn what_is_taken_back_is_the_last_exchange() {
-        let mut conversation = conversation(Some("Be kind."), true);
+        let mut conversation = conversation(Some("Be kind."));
         conversation.ask("one");
         conversation.answered("1", None);
         conversation.ask("two");
@@ -173,14 +168,14 @@ mod tests {
     #[test]
     fn every_answer_draws_from_its_own_stream() {
         let sampling = SamplerConfig { seed: 7, ..SamplerConfig::default() };
-        let mut conversation = Conversation::new(None, sampling, 5, true);
+        let mut conversation = Conversation::new(None, sampling, 5);
         let (first, second) = (conversation.ask("a"), conversation.request());
         assert_eq!((first.sampling.seed, second.sampling.seed), (7, 8));
     }
 
     #[test]
     fn a_message_that_fits_in_no_way_makes_nothing_be_forgotten() {
-        let (bot, mut conversation) = (chatbot(100), conversation(None, true));
+        let (bot, mut conversation) = (chatbot(100, ""), conversation(None));
         conversation.ask("My name is Ada.");
         conversation.answered("Good.", None);
         conversation.ask(&"x".repeat(200));
@@ -198,20 +193,12 @@ mod tests {
 
     #[test]
     fn an_answer_that_was_stopped_before_its_first_word_is_not_given_to_the_model() {
-        let mut conversation = conversation(Some("Be kind."), true);
+        let mut conversation = conversation(Some("Be kind."));
         conversation.ask("one");
         conversation.answered("", None);
         assert_eq!(said(&conversation.ask("two").turns), ["Be kind.", "one\n\ntwo"]);
         conversation.answered("2", None);
         assert_eq!(said(&conversation.ask("three").turns), ["Be kind.", "one\n\ntwo", "2", "three"]);
         assert_eq!(conversation.take_back().as_deref(), Some("three"));
-    }
-
-    #[test]
-    fn instructions_stand_in_the_first_message_where_the_template_has_no_place_for_them() {
-        let mut conversation = conversation(Some("Be kind."), false);
-        conversation.ask("one");
-        conversation.answered("1", None);
-        assert_eq!(said(&conversation.ask("two").turns), ["Be kind.\n\none", "1", "two"]);
     }
 }

@@ -95,8 +95,7 @@ pub(crate) fn run(flags: &Chat) -> Result<Ended> {
     let format = devices::format(flags.weights);
     let kv_cache = devices::cache(flags.kv_cache, format);
     let bot = on_device!(devices::open(&flags.compute, 0)?, device => load(&flags.model, &device, format, kv_cache)?);
-    let (system, takes_system) = (flags.system.as_deref(), bot.takes_system());
-    let mut conversation = Conversation::new(system, sampling, flags.max_new_tokens, takes_system);
+    let mut conversation = Conversation::new(flags.system.as_deref(), sampling, flags.max_new_tokens);
     match &flags.prompt {
         Some(prompt) => {
             let request = conversation.ask(prompt);

@@ -138,8 +138,7 @@ pub(super) fn converse(bot: &Chatbot, mut conversation: Conversation) -> Result<
                 None
             }
             Some(("system", text)) => {
-                conversation.instruct(Some(text));
-                tell(if text.is_empty() { "(no instructions)" } else { "(from the next answer on)" });
+                tell(instruct(bot, &mut conversation, text));
                 None
             }
             Some(("back", _)) => {
@@ -178,6 +177,16 @@ fn command(line: &str) -> Option<(&str, &str)> {
     let rest = line.strip_prefix('/')?;
     let (name, argument) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
     Some((name, argument.trim()))
+}
+
+/// Gives the model other instructions, or none, and says so.
+fn instruct(bot: &Chatbot, conversation: &mut Conversation, text: &str) -> &'static str {
+    // A template that refuses them would refuse every message from then on.
+    if !text.is_empty() && !bot.takes_system() {
+        return "(this model's template has no place for instructions: say it in a message)";
+    }
+    conversation.instruct(Some(text));
+    if text.is_empty() { "(no instructions)" } else { "(from the next answer on)" }
 }
 
 /// The request with room for an answer. A message that does not fit by itself is taken back.
@@ -244,7 +253,25 @@ fn numbers(done: &Done) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::command;
+    use casallm_model::sampler::SamplerConfig;
+
+    use super::super::conversation::tests::chatbot;
+    use super::*;
+
+    #[test]
+    fn a_model_whose_template_takes_no_instructions_is_given_none() {
+        let strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}\
+                      {% for m in messages %}{{ m.content }}</s>{% endfor %}";
+        for (template, takes) in [("", true), (strict, false)] {
+            let bot = chatbot(100, template);
+            let mut conversation = Conversation::new(None, SamplerConfig::greedy(), 5);
+            let told = instruct(&bot, &mut conversation, "Be kind.");
+            assert_eq!(told == "(from the next answer on)", takes, "{told}");
+            conversation.ask("Hi");
+            assert_eq!(conversation.make_room(&bot).unwrap(), Room::LeftOut(0));
+            assert_eq!(conversation.all().len(), if takes { 2 } else { 1 });
+        }
+    }
 
     #[test]
     fn commands_begin_with_a_slash() {
