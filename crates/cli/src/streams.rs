@@ -62,12 +62,13 @@ pub(crate) fn reader_left(error: &io::Error, terminal: bool) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe || terminal && lost
 }
 
-/// What a model has written, on stdout at once: as it is, but for a terminal, which would obey some of it.
+/// What a model has written, on stdout at once: as it is, but for a terminal, which would obey some of it. A return is most often
+/// part of a line's end.
 ///
 /// # Errors
 /// As [`print`].
 pub(crate) fn print_said(text: &str) -> Result<()> {
-    if io::stdout().is_terminal() { print_piece(&visible(text)) } else { print_piece(text) }
+    if io::stdout().is_terminal() { print_piece(&visible(&text.replace('\r', ""))) } else { print_piece(text) }
 }
 
 /// A line on stderr, with nothing in it that a terminal would obey: it may hold what a model has written, or a file. Where it
