@@ -178,6 +178,23 @@ export const tests = [
     },
   },
   {
+    name: "a run whose file ends in hundreds of samples, or in the zeros of a cut of power, shows its rows",
+    before: async (scene) => {
+      const begun = event("began", 0, { steps: 400 }) + rows(1, 200);
+      await scene.write("samples", begun + event("sample", 200, { prompt: "Once", text: "x".repeat(400) }).repeat(300));
+      await scene.write("zeros", `${begun}${"\0".repeat(100_000)}`);
+    },
+    hash: "#run=samples",
+    async run({ page }) {
+      await progressLine(page, "Step 200 of 400");
+      await page.locator("button.run", { hasText: "zeros" }).click();
+      await page.waitForFunction(() => document.querySelector("h1").textContent === "zeros");
+      await progressLine(page, "Step 200 of 400");
+      assert.ok(await page.locator("#chart-loss").isVisible());
+      assert.equal(await page.locator(".run-state[data-state=stopped]").count(), 2);
+    },
+  },
+  {
     name: "a server that goes away is told of, and what was missed is fetched when it is back",
     offline: true,
     before: (scene) => scene.write("a", rows(1, 50)),

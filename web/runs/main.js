@@ -90,7 +90,8 @@ byId("grid").addEventListener("keydown", (event) => {
 function stage() {
   const known = view.selected.flatMap((name) => live.runs.get(name)?.known ?? []);
   const chosen = known.length === 0 || known.some(({ name }) => name === view.stage) ? view.stage : null;
-  return chosen ?? live.runs.get(view.selected[0])?.info.latest?.stage ?? null;
+  const first = live.runs.get(view.selected[0]);
+  return chosen ?? first?.info.latest?.stage ?? first?.known.at(-1)?.name ?? null;
 }
 
 let asked = { frame: 0, all: false };

@@ -21,8 +21,9 @@ const SETTINGS: &str = "settings.toml";
 const MOST_RUNS: usize = 1_000;
 /// Folders that are looked into.
 const MOST_FOLDERS: usize = 20_000;
-/// Bytes of a file's end in which the newest row is looked for.
+/// Bytes of a file's end in which the newest row is looked for: at first, and at most, where events or damage fill it.
 const END: u64 = 64 << 10;
+const MOST_END: u64 = 16 << 20;
 /// Bytes of all runs held open. Whoever was asked for last stays, however large it is.
 const MOST_BYTES: usize = 768 << 20;
 
@@ -215,7 +216,7 @@ impl Runs {
         {
             return peek.latest.clone();
         }
-        let mut latest = end_of(&folder.join(METRICS), bytes).ok().and_then(|end| Latest::of(&end, bytes <= END));
+        let mut latest = newest_row(&folder.join(METRICS), bytes).ok().flatten();
         if let Some(latest) = latest.as_mut().filter(|latest| latest.planned.is_none()) {
             latest.planned = Settings::of(folder).and_then(|settings| settings.planned(&latest.stage));
         }
@@ -255,12 +256,21 @@ fn stages(folder: &Path) -> Vec<String> {
     known.into_iter().filter(|stage| folder.join("checkpoints").join(stage).is_dir()).map(str::to_owned).collect()
 }
 
-fn end_of(path: &Path, bytes: u64) -> io::Result<Vec<u8>> {
+/// The newest row of a file of so many bytes. Rows are near its end, unless samples by the hundred stand there, or what a cut
+/// of power has left.
+fn newest_row(path: &Path, bytes: u64) -> io::Result<Option<Latest>> {
     let mut file = File::open(path)?;
-    file.seek(SeekFrom::Start(bytes.saturating_sub(END)))?;
-    let mut end = Vec::new();
-    file.take(2 * END).read_to_end(&mut end)?;
-    Ok(end)
+    let mut length = END;
+    loop {
+        file.seek(SeekFrom::Start(bytes.saturating_sub(length)))?;
+        let mut end = Vec::new();
+        file.by_ref().take(length + END).read_to_end(&mut end)?;
+        let found = Latest::of(&end, bytes <= length);
+        if found.is_some() || bytes <= length || length >= MOST_END {
+            return Ok(found);
+        }
+        length *= 16;
+    }
 }
 
 #[cfg(test)]
@@ -348,6 +358,23 @@ mod tests {
         let text: String = (1..2000).map(row).collect();
         fs::write(root.path().join("a").join(METRICS), text).unwrap();
         assert_eq!((latest().step, latest().planned), (1999, Some(70)));
+    }
+
+    #[test]
+    fn a_newest_row_far_from_the_end_is_found() {
+        let (root, runs) = scene(&["a"]);
+        let latest = || runs.list().runs[0].latest.clone();
+        let sample =
+            format!("{{\"event\":\"sample\",\"step\":9,\"stage\":\"sft\",\"text\":\"{}\"}}\n", "x".repeat(900));
+        let ends =
+            [sample.repeat(2 * END as usize / 900), "\0".repeat(3 * END as usize), "\0".repeat(17 * END as usize)];
+        for (steps, end) in (7..).zip(ends) {
+            let text: String = (1..=steps).map(row).collect();
+            fs::write(root.path().join("a").join(METRICS), text + &end).unwrap();
+            assert_eq!(latest().map(|row| row.step), Some(steps));
+        }
+        fs::write(root.path().join("a").join(METRICS), "\0".repeat(3 * END as usize)).unwrap();
+        assert_eq!(latest(), None);
     }
 
     #[test]
