@@ -195,6 +195,30 @@ export const tests = [
     },
   },
   {
+    name: "the recipe is that of the stage that runs, and of the run when its process has ended",
+    nothing: true,
+    before: async (scene) => {
+      await scene.write("a", "");
+      await scene.write("a", "# as somebody wrote it\n", "recipe.toml");
+    },
+    async run({ page, scene }) {
+      const recipe = (text) => page.locator("#recipe pre", { hasText: text }).waitFor({ state: "attached" });
+      const letGo = await scene.hold("a");
+      await page.getByText("Preparing", { exact: true }).waitFor();
+      await scene.append("a", rows(1, 3));
+      await recipe("as somebody wrote it");
+      await scene.write("a", "[pretrain]\nsteps = 70\n", "settings.toml");
+      await scene.append("a", event("began", 0, { steps: 70 }) + rows(4, 70));
+      await recipe("steps = 70");
+      await scene.write("a", "[sft]\nepochs = 2\n", "settings.toml");
+      await scene.append("a", event("began", 0, { steps: 9, stage: "sft" }) + rows(1, 5, { stage: "sft" }));
+      await recipe("epochs = 2");
+      await scene.write("a", "[sft]\nepochs = 3\n", "settings.toml");
+      await letGo();
+      await recipe("epochs = 3");
+    },
+  },
+  {
     name: "a server that goes away is told of, and what was missed is fetched when it is back",
     offline: true,
     before: (scene) => scene.write("a", rows(1, 50)),

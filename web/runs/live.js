@@ -33,7 +33,11 @@ export class RunData {
     this.firstDamaged = null;
     /** What the list said when all was read. */
     this.upTo = null;
-    this.recipe = undefined;
+    /** How many times a process has begun to train it. */
+    this.begun = 0;
+    this.recipe = null;
+    /** Since when the recipe is what it is: every process that begins or ends may write another. @type {string|null} */
+    this.recipeOf = null;
     this.generation = (this.generation ?? 0) + 1;
   }
 
@@ -118,7 +122,7 @@ export class Live {
       const { names: shown, stage } = this.page.wanted();
       for (const name of shown) {
         const run = this.runs.get(name);
-        if (!run || !this.#lacks(run, stage)) continue;
+        if (!run || !this.lacks(run, stage)) continue;
         await this.#read(run, stage);
         this.page.changed();
         again = true;
@@ -127,12 +131,17 @@ export class Live {
     }
   }
 
-  #lacks(run, stage) {
-    return run.upTo !== `${run.info.bytes} ${stage ?? ""}`;
+  /** Whether there is more of a run to be read. @param {RunData} run @param {string|null} stage */
+  lacks(run, stage) {
+    return run.upTo !== this.#state(run, stage);
+  }
+
+  #state(run, stage) {
+    return `${run.info.bytes} ${run.info.running} ${stage ?? ""}`;
   }
 
   async #read(run, stage) {
-    const upTo = `${run.info.bytes} ${stage ?? ""}`;
+    const upTo = this.#state(run, stage);
     const path = `../api/runs/${encodeURIComponent(run.name)}`;
     for (;;) {
       const held = stage ? run.stages.get(stage) : null;
@@ -160,10 +169,13 @@ export class Live {
       if (found.epoch !== run.epoch) return;
       run.events.push(...found.events);
       run.eventsSeen = found.from + found.events.length;
+      run.begun += found.events.filter(({ event }) => event === "began" || event === "resumed").length;
       if (found.events.length === 0) break;
     }
-    if (run.recipe === undefined) {
+    const recipeOf = `${run.info.running} ${run.begun}`;
+    if (run.recipeOf !== recipeOf) {
       run.recipe = await this.#body(`${path}/recipe`, (response) => response.json());
+      run.recipeOf = recipeOf;
     }
     run.upTo = upTo;
   }

@@ -144,7 +144,7 @@ function update() {
   document.title = `${title} · CasaLLM`;
   showState(first);
   if (nothing || !first) return;
-  if (view.shown.some(({ run }) => run.upTo === null || run.upTo !== `${run.info.bytes} ${shownStage ?? ""}`)) live.now();
+  if (view.shown.some(({ run }) => live.lacks(run, shownStage))) live.now();
 
   const key = `${view.axis} ${view.logarithmic}`;
   if (key !== made) charts.forEach((chart) => chart.remake());
