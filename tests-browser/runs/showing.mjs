@@ -219,6 +219,36 @@ export const tests = [
     },
   },
   {
+    name: "a run that cannot be read is told of and holds up no other, and is asked for as often as the list",
+    offline: true,
+    before: async (scene) => {
+      await scene.write("broken", rows(1, 50));
+      await scene.write("whole", rows(1, 60));
+    },
+    hash: "#run=whole",
+    async run({ page, scene }) {
+      let asked = 0;
+      let lists = 0;
+      page.on("request", (request) => request.url().endsWith("/api/runs") && (lists += 1));
+      await page.route(/broken\/columns/, (route) => {
+        asked += 1;
+        return route.fulfill({ status: 500, json: { error: { message: "the disk hums" } } });
+      });
+      await page.locator("button.run", { hasText: "broken" }).click();
+      await page.getByText("This run cannot be read").waitFor();
+      await page.locator("#banner", { hasText: "broken: the disk hums" }).waitFor();
+      const [before, listed] = [asked, lists];
+      while (lists < listed + 3) await page.waitForResponse(/\/api\/runs$/);
+      assert.ok(asked > before && asked - before <= lists - listed + 1, `${asked - before} times in ${lists - listed} lists`);
+      await page.getByLabel("Show whole with the others").check();
+      await scene.append("whole", rows(61, 70));
+      await page.locator("#compared tbody tr", { hasText: "whole" }).getByText("70", { exact: true }).waitFor();
+      await page.unroute(/broken\/columns/);
+      await page.locator("#compared tbody tr", { hasText: "broken" }).getByText("50", { exact: true }).waitFor();
+      assert.ok(await page.locator("#banner").isHidden());
+    },
+  },
+  {
     name: "a server that goes away is told of, and what was missed is fetched when it is back",
     offline: true,
     before: (scene) => scene.write("a", rows(1, 50)),

@@ -27,3 +27,9 @@ export const noSteps = (run) => run.info.running
   : [h("p", { class: "empty-title" }, "No steps yet"), h("p", {}, "This run has a folder, but no process works on it and ", h("code", {}, "metrics.jsonl"), " has no row. Go on with it by the command that began it, with ", h("code", {}, "--resume"), ".")];
 
 export const reading = () => [h("p", { class: "empty-title" }, "Reading ...")];
+
+/** @param {any} run */
+export const unreadable = (run) => [
+  h("p", { class: "empty-title" }, "This run cannot be read"),
+  h("p", {}, h("strong", { dir: "auto" }, run.name), ` is in the list, but the server did not send its rows: ${run.refused.message}. This page tries again by itself.`),
+];

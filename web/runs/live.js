@@ -31,8 +31,10 @@ export class RunData {
     this.eventsSeen = 0;
     this.damaged = 0;
     this.firstDamaged = null;
-    /** What the list said when all was read. */
+    /** What the list said when all was read. @type {string|null} */
     this.upTo = null;
+    /** Why it could not be read. @type {ApiError|null} */
+    this.refused = null;
     /** How many times a process has begun to train it. */
     this.begun = 0;
     this.recipe = null;
@@ -50,7 +52,8 @@ export class RunData {
 export class Live {
   /**
    * @param {import("../js/api.js").Api} api
-   * @param {{wanted: () => {names: string[], stage: string|null}, changed: () => void, onWait: (wait: any) => void, failed: (error: Error) => void}} page
+   * @param {{wanted: () => {names: string[], stage: string|null}, changed: () => void, onWait: (wait: any) => void, failed: (error: Error|null) => void}} page
+   *   `failed(null)`: what had failed works again
    */
   constructor(api, page) {
     this.api = api;
@@ -62,6 +65,8 @@ export class Live {
     this.wake = () => {};
     /** When the server was last heard. */
     this.heard = 0;
+    /** Runs that could not be read: they are asked for again after the next list. @type {Set<RunData>} */
+    this.waiting = new Set();
   }
 
   /** Goes on for as long as the page is open. */
@@ -108,6 +113,7 @@ export class Live {
     this.list = await this.#body("../api/runs", (response) => response.json());
     worked();
     this.heard = Date.now();
+    this.waiting.clear();
     const names = new Set(this.list.runs.map((run) => run.name));
     for (const name of this.runs.keys()) if (!names.has(name)) this.runs.delete(name);
     for (const info of this.list.runs) {
@@ -123,17 +129,24 @@ export class Live {
       for (const name of shown) {
         const run = this.runs.get(name);
         if (!run || !this.lacks(run, stage)) continue;
-        await this.#read(run, stage);
+        await this.#read(run, stage).catch((error) => {
+          if (!(error instanceof ApiError) || error.passing) throw error;
+          // The others can be read all the same. One that is gone is missing in the next list.
+          run.refused = error;
+          this.waiting.add(run);
+        });
         this.page.changed();
         again = true;
         break;
       }
     }
+    const failed = [...this.waiting].find(({ refused }) => refused.status !== 404);
+    this.page.failed(failed ? new Error(`${failed.name}: ${failed.refused.message}`) : null);
   }
 
   /** Whether there is more of a run to be read. @param {RunData} run @param {string|null} stage */
   lacks(run, stage) {
-    return run.upTo !== this.#state(run, stage);
+    return !this.waiting.has(run) && run.upTo !== this.#state(run, stage);
   }
 
   #state(run, stage) {
@@ -177,6 +190,7 @@ export class Live {
       run.recipe = await this.#body(`${path}/recipe`, (response) => response.json());
       run.recipeOf = recipeOf;
     }
+    run.refused = null;
     run.upTo = upTo;
   }
 }

@@ -8,7 +8,7 @@ import { Banner } from "../js/view/banner.js";
 import { askKey } from "../js/view/dialogs.js";
 import { CHARTS } from "./catalogue.js";
 import { Chart } from "./chart.js";
-import { noRuns, noSteps, noSuchRun, reading } from "./empty.js";
+import { noRuns, noSteps, noSuchRun, reading, unreadable } from "./empty.js";
 import { condition, marksOf } from "./health.js";
 import { showHelp } from "./help.js";
 import { RunList } from "./list.js";
@@ -53,13 +53,20 @@ const live = new Live(new Api(askKey), {
     else banner.clear(live);
     frame(true);
   },
-  failed: (error) => banner.showError(error.message),
+  failed: (error) => {
+    // Told once: it is tried again every two seconds, and may have been closed.
+    if (!error) banner.clear("error");
+    else if (error.message !== failure) banner.showError(error.message);
+    failure = error?.message ?? null;
+  },
 });
 const list = new RunList(view);
 const tools = new Tools(view);
 const samples = new SamplesPanel();
 const events = new EventsPanel();
 let lost = false;
+/** What does not work. @type {string|null} */
+let failure = null;
 
 /** Marks of a run, as long as it, its rows and the axis are the same. */
 const marks = new Map();
@@ -169,6 +176,7 @@ function emptiness(first) {
   if (!first) return { key: `gone ${view.selected[0]}`, make: () => noSuchRun(view.selected[0]) };
   if (!first.run.info.latest && first.run.known.length === 0) return { key: `steps ${first.run.info.running}`, make: () => noSteps(first.run) };
   if (!view.shown.some(({ data }) => data?.rows)) {
+    if (first.run.refused) return { key: `refused ${first.run.name}`, make: () => unreadable(first.run) };
     return first.run.upTo === null ? { key: "reading", make: reading } : null;
   }
   return null;
