@@ -352,6 +352,13 @@ export const tests = [
       await temperature.fill("NaN");
       assert.match(await chat.page.locator("#problem-temperature").innerText(), /number/);
       await temperature.fill("0,5");
+      const whole = async (text) => {
+        await chat.page.fill("#setting-top_k", text);
+        return chat.page.locator("#problem-top_k").innerText();
+      };
+      for (const text of ["1.000", "1,5", "1,00", ",100", "1,000,00"]) assert.match(await whole(text), /whole number|Enter a number/, text);
+      // As the page writes a thousand itself.
+      assert.equal(await whole("1,000"), "");
       await chat.page.fill("#setting-max_tokens", "40");
       await chat.page.fill("#system-prompt", "Be brief.");
       await chat.page.click("#close-settings");
@@ -361,6 +368,8 @@ export const tests = [
       await chat.page.click("#toggle-settings");
       assert.equal(await temperature.inputValue(), "0.5");
       assert.equal(await chat.page.inputValue("#system-prompt"), "Be brief.");
+      assert.equal(await chat.page.inputValue("#setting-top_k"), "1000");
+      await chat.page.fill("#setting-top_k", "");
       await temperature.fill("0.25");
       await chat.page.waitForFunction(() => /Saved/.test(document.querySelector("#settings-state").textContent));
       if (mock) {

@@ -22,6 +22,12 @@ const WIDEST = [0, Number.MAX_SAFE_INTEGER];
 /** Changes are saved this long after the last letter. */
 const SAVE_AFTER_MS = 400;
 
+/** A number as JavaScript writes it: people put commas between thousands, as the page itself does, or for the decimal point. */
+function plain(text, whole) {
+  if (!whole) return text.replace(",", ".");
+  return /^-?\d{1,3}(,\d{3})+$/.test(text) ? text.replaceAll(",", "") : text;
+}
+
 export class SettingsPanel {
   /**
    * @param {import("../types.js").Config} config
@@ -73,13 +79,13 @@ export class SettingsPanel {
     const settings = {};
     let sound = true;
     for (const [name, { field, problem, whole }] of this.fields) {
-      const text = field.value.trim().replace(",", ".");
+      const text = plain(field.value.trim(), whole);
       const [least, most] = this.config.bounds[name] ?? WIDEST;
       const value = Number(text);
       let wrong = "";
       if (text !== "") {
         if (!/^-?\d*\.?\d+$/.test(text) || !Number.isFinite(value)) wrong = "Enter a number.";
-        else if (whole && !Number.isSafeInteger(value)) wrong = "Enter a whole number.";
+        else if (whole && (text.includes(".") || !Number.isSafeInteger(value))) wrong = "Enter a whole number.";
         else if (value < least || value > most) wrong = `Enter a number from ${least} to ${count(most)}.`;
         else settings[name] = value;
       }
