@@ -263,6 +263,37 @@ export const tests = [
     },
   },
   {
+    name: "settings that another tab has changed are shown when the reader comes back, and not undone by the next change",
+    async run({ chat, mock }) {
+      chat.networkFaultsAllowed = true;
+      await chat.ask("in the first tab");
+      const [conversation] = mock.conversations.values();
+      const first = chat.page;
+      await first.click("#toggle-settings");
+      await chat.open(new URL(first.url()).hash);
+      await chat.answers.first().waitFor();
+      await chat.page.click("#toggle-settings");
+      const saved = (page) => page.waitForFunction(() => /Saved/.test(document.querySelector("#settings-state").textContent));
+      await chat.page.fill("#system-prompt", "Be brief.");
+      await chat.page.fill("#setting-top_k", "7");
+      await saved(chat.page);
+      await comeBack(first);
+      await first.waitForFunction(() => document.querySelector("#system-prompt").value === "Be brief.");
+      await first.fill("#setting-temperature", "0.5");
+      await saved(first);
+      assert.deepEqual([conversation.system_prompt, conversation.settings], ["Be brief.", { temperature: 0.5, top_k: 7 }]);
+      // What is being written is left alone.
+      mock.control.faults.push({ match: /^PATCH/, status: 400, message: "Not now." });
+      await first.fill("#system-prompt", "Be brief and");
+      await first.waitForFunction(() => /Not saved/.test(document.querySelector("#settings-state").textContent));
+      conversation.system_prompt = "Be long.";
+      const reread = first.waitForResponse((response) => response.request().method() === "GET" && /conversations\/\w+$/.test(response.url()));
+      await comeBack(first);
+      await (await reread).finished();
+      assert.equal(await first.inputValue("#system-prompt"), "Be brief and");
+    },
+  },
+  {
     name: "a setting that could not be saved is saved before the next message, which waits or fails with it",
     viewport: { width: 1280, height: 800 },
     async run({ chat, mock }) {

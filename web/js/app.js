@@ -150,7 +150,13 @@ export class App {
     if (session.id === null || busy()) return;
     try {
       const stored = await this.store.get(session.id);
-      if (!busy() && stored.messages.some(({ id, status }) => session.tree.get(id)?.status !== status)) this.#enter(new Session(stored));
+      if (busy()) return;
+      if (stored.messages.some(({ id, status }) => session.tree.get(id)?.status !== status)) return this.#enter(new Session(stored));
+      // The panel saves all of its fields: with old ones in it, one change here would undo what was changed there.
+      if (!session.changes && !session.saving && settingsOf(stored) !== settingsOf(session)) {
+        session.conversation = stored.conversation;
+        this.settings.show(session);
+      }
     } catch {
       // It is read again with the next visit.
     }
@@ -426,6 +432,8 @@ function addressed() {
     return id;
   }
 }
+
+const settingsOf = ({ conversation: { system_prompt, settings } }) => JSON.stringify([system_prompt, settings]);
 
 /** @param {string} id */
 const addressOf = (id) => `#/c/${encodeURIComponent(id)}`;
