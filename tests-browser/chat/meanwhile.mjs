@@ -263,6 +263,27 @@ export const tests = [
     },
   },
   {
+    name: "two tabs with a new chat each: a message that is sent in one takes no draft from the other",
+    async run({ chat }) {
+      const first = chat.page;
+      await chat.field.fill("written in the first");
+      await chat.open();
+      await chat.ready();
+      await chat.field.fill("written in the second");
+      const [second, field] = [chat.page, chat.field];
+      chat.page = first;
+      await chat.field.press("Enter");
+      await chat.answers.first().waitFor();
+      await chat.idle();
+      await first.reload();
+      await chat.answers.first().waitFor();
+      assert.equal(await chat.field.inputValue(), "");
+      await second.reload();
+      await second.waitForSelector("body:not([aria-busy])");
+      assert.equal(await field.inputValue(), "written in the second");
+    },
+  },
+  {
     name: "settings that another tab has changed are shown when the reader comes back, and not undone by the next change",
     async run({ chat, mock }) {
       chat.networkFaultsAllowed = true;

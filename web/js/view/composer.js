@@ -61,8 +61,10 @@ export class Composer {
 
   /** A draft goes from a new chat to the conversation that was just made of it, or back. */
   rename(from, to) {
-    drafts.set(to, drafts.get(from));
-    drafts.set(from, "");
+    // All tabs have one draft of a new chat: what was written last, perhaps elsewhere, which stays there.
+    const text = this.draftId === from ? this.field.value : drafts.get(from);
+    drafts.set(to, text);
+    if (drafts.get(from) === text) drafts.set(from, "");
     if (this.draftId === from) this.draftId = to;
   }
 
