@@ -215,4 +215,26 @@ export const tests = [
       assert.equal(await chat.page.locator("#conversations li").count(), 2);
     },
   },
+  {
+    name: "in the browser: Markdown is what the server writes, and no message runs into the next",
+    mock: { storage: "browser" },
+    async run({ chat }) {
+      // Of `crates/serve/src/store/markdown.rs`.
+      const written = await chat.page.evaluate(async () => {
+        const { markdownOf } = await import("/assets/js/store/transfer.js");
+        const of = (title, system_prompt, contents) => markdownOf({
+          conversation: { title, system_prompt, leaf_id: String(contents.length - 1) }, notes: [],
+          messages: contents.map((content, i) => ({ id: String(i), parent_id: i ? String(i - 1) : null, role: i % 2 ? "assistant" : "user", content })),
+        });
+        return [
+          of("Hi *there*", "", ["Hi *there*", "**Hello**\n\nyou", "Bye", ""]),
+          of("a\nb <b> #\u2028", "Be `brief`.\n", ["```\nunfinished ````", "```js\r\nlet cut = 1;\n## User\n", "x\u2028y"]),
+          of(" \n ", "", []),
+        ];
+      });
+      assert.equal(written[0], "# Hi \\*there\\*\n\n## User\n\n```text\nHi *there*\n```\n\n## Assistant\n\n> **Hello**\n> \n> you\n\n## User\n\n```text\nBye\n```\n\n## Assistant\n\n> \n");
+      assert.equal(written[1], "# a b \\<b\\> \\#\n\n## System prompt\n\n```text\nBe `brief`.\n```\n\n## User\n\n`````text\n```\nunfinished ````\n`````\n\n## Assistant\n\n> ```js\n> let cut = 1;\n> ## User\n\n## User\n\n```text\nx\u2028y\n```\n");
+      assert.equal(written[2], "# Conversation\n");
+    },
+  },
 ];

@@ -68,12 +68,29 @@ export function withNewIds({ conversation, messages }, newId, stamp) {
   };
 }
 
-/** The branch that is shown, as Markdown. @param {import("../types.js").Stored} stored */
+/**
+ * The branch that is shown, as Markdown. As in the server's, no message can end itself and pass for another's words: what a person
+ * typed stands in a fence longer than any run of backticks in it, an answer in a quote, which ends what the answer left open.
+ * @param {import("../types.js").Stored} stored
+ */
 export function markdownOf({ conversation, messages }) {
   const byId = new Map(messages.map((message) => [message.id, message]));
   const path = [];
   for (let id = conversation.leaf_id; id; id = byId.get(id)?.parent_id) if (byId.has(id)) path.unshift(byId.get(id));
-  const parts = path.map(({ role, content }) => `## ${role === "user" ? "You" : "Answer"}\n\n${content}\n`);
-  const system = conversation.system_prompt ? `> ${conversation.system_prompt.replace(/\n/g, "\n> ")}\n\n` : "";
-  return `# ${conversation.title || "Conversation"}\n\n${system}${parts.join("\n")}`;
+  const parts = path.map(({ role, content }) => (role === "user" ? section("User", fenced(content)) : section("Assistant", quoted(content))));
+  if (conversation.system_prompt) parts.unshift(section("System prompt", fenced(conversation.system_prompt)));
+  return `# ${heading(conversation.title)}\n${parts.join("")}`;
 }
+
+const section = (title, block) => `\n## ${title}\n\n${block}`;
+
+/** A title on one line, without a meaning of its own. */
+const heading = (title) => title.trim().replace(/[!-/:-@[-`{-~]/g, "\\$&").replace(/[\p{Cc}\u2028\u2029]/gu, " ") || "Conversation";
+
+function fenced(text) {
+  const longest = (text.match(/`+/g) ?? []).reduce((most, { length }) => Math.max(most, length), 2);
+  const fence = "`".repeat(longest + 1);
+  return `${fence}text\n${text.replace(/\n+$/, "")}\n${fence}\n`;
+}
+
+const quoted = (text) => text.replace(/\r\n?/g, "\n").replace(/\n+$/, "").split("\n").map((line) => `> ${line}\n`).join("");
