@@ -122,4 +122,33 @@ export const tests = [
       assert.equal(await chat.page.evaluate(() => window.pwned), undefined);
     },
   },
+  {
+    name: "half of an emoji, in a message, the system prompt or a title, holds nothing up, and nothing is cut into halves",
+    real: true,
+    async run({ chat, mock }) {
+      chat.networkFaultsAllowed = true;
+      const type = (selector, text) => chat.page.evaluate(([where, value]) => {
+        const field = document.querySelector(where);
+        field.value = JSON.parse(value);
+        field.dispatchEvent(new Event("input"));
+      }, [selector, JSON.stringify(text)]);
+      await chat.page.click("#toggle-settings");
+      await type("#system-prompt", "Half \ud83d of it.");
+      await chat.page.click("#close-settings");
+      await type("#message", "half \ud83d emoji");
+      // One whose answer is lost is known again.
+      mock?.control.faults.push({ match: /POST .*\/messages$/, cut: "after" });
+      await chat.field.press("Enter");
+      await chat.answers.first().waitFor();
+      await chat.idle();
+      assert.equal(await chat.users.count(), 1);
+      assert.equal(await chat.users.first().locator(".text").innerText(), "half \ufffd emoji");
+      if (mock) assert.equal([...mock.conversations.values()][0].system_prompt, "Half \ufffd of it.");
+      const cut = await chat.page.evaluate(async () => {
+        const { fileName, firstWords } = await import("/assets/js/format.js");
+        return [firstWords(`a${"🦀".repeat(31)}`), fileName(`a${"𝒳".repeat(40)}`), firstWords("seven letters ".repeat(5)), firstWords("🦀".repeat(30))];
+      });
+      assert.deepEqual(cut, [`a${"🦀".repeat(29)}…`, `a${"𝒳".repeat(29)}`, "seven letters seven letters seven letters seven letters…", "🦀".repeat(30)]);
+    },
+  },
 ];

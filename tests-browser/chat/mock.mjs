@@ -302,7 +302,10 @@ export async function startMock(options = {}) {
       let text = "";
       for await (const chunk of request) text += chunk;
       if (text && request.headers["content-type"] !== "application/json") return send(response, refuse(415, "JSON is wanted."));
-      body = text ? JSON.parse(text) : undefined;
+      // As serde_json: what is no Unicode is no JSON.
+      let sound = true;
+      body = text ? JSON.parse(text, (_, part) => ((sound &&= typeof part !== "string" || part.isWellFormed()), part)) : undefined;
+      if (!sound) return send(response, refuse(400, "The body is not JSON."));
     }
     const events = /^GET \/api\/messages\/(\w+)\/events$/.exec(line);
     if (control.storage === "browser" && /^\w+ \/api\/(conversations|messages)/.test(line)) return send(response, gone);

@@ -18,6 +18,9 @@ export class ApiError extends Error {
   }
 }
 
+/** JSON that every reader takes: half of an emoji, which fields and clipboards can hold, is no text to most. */
+const json = (value) => JSON.stringify(value, (_, part) => (typeof part === "string" ? part.toWellFormed() : part));
+
 /** Retry-After in seconds, from either of its two forms. */
 function retryAfter(response) {
   const value = response.headers.get("Retry-After");
@@ -65,7 +68,7 @@ export class Api {
       try {
         response = await fetch(path, {
           method, headers, signal, keepalive, credentials: "omit", cache: "no-store",
-          body: body === undefined || typeof body === "string" ? body : JSON.stringify(body),
+          body: body === undefined || typeof body === "string" ? body : json(body),
         });
       } catch (error) {
         if (signal?.aborted) throw error;

@@ -35,16 +35,19 @@ export function dayOf(ms, now = Date.now()) {
   return new Date(ms).toLocaleDateString("en", { month: "long", year: "numeric" });
 }
 
+/** The beginning of a text, so long at most, and no half of a character at its end. */
+const beginning = (text, longest) => text.slice(0, longest).replace(/[\ud800-\udbff]$/, "");
+
 /** The first words of a text, for a title. */
 export function firstWords(text, longest = 60) {
   const line = text.replace(/\s+/g, " ").trim();
   if (line.length <= longest) return line;
-  const cut = line.slice(0, longest).replace(/\s\S*$/, "");
+  const cut = beginning(line, longest).replace(/\s\S*$/, "");
   return `${cut}…`;
 }
 
 /** A name for a file made of a title. */
-export const fileName = (title) => (title || "conversation").replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 60) || "conversation";
+export const fileName = (title) => beginning((title || "conversation").replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, ""), 60) || "conversation";
 
 /** Bytes of a text as it is sent. */
 export const bytesOf = (text) => new TextEncoder().encode(text).length;

@@ -29,7 +29,9 @@ export class Sending {
   }
 
   /** Whether the message is with the server. `arrived` is called when it is, even if it was given up before. */
-  post(session, parentId, content, arrived) {
+  post(session, parentId, text, arrived) {
+    // As it comes back.
+    const content = text.toWellFormed();
     return this.#begin(session, async (patiently, signal) => {
       if (session.id === null) await this.#create(session, patiently, signal);
       return this.#once(session, patiently, () => this.app.store.send(session.id, { parent_id: parentId, content }),
