@@ -34,7 +34,7 @@ export function answerTo(content, version) {
  */
 export async function startMock(options = {}) {
   const control = { storage: "server", key: null, overflow: "summarise", context: 4096, tokenMs: 2, prefillMs: 0, messageBytes: 20_000, holdAfter: Infinity, holdReading: false, damage: null, port: 0, ...options };
-  /** Faults to come: {match: RegExp on "METHOD path", status, retryAfter, message, cut (closes the socket, after the work is done with cut: "after"), until (a promise that is waited for first), times}. */
+  /** Faults to come: {match: RegExp on "METHOD path", status, retryAfter, message, code, cut (closes the socket, after the work is done with cut: "after"), until (a promise that is waited for first), times}. */
   control.faults = [];
   // `holdAfter`: answers wait after so many tokens until it is raised; `holdReading`: in the middle of the prompt.
   /** Every request as "METHOD path". */
@@ -295,7 +295,7 @@ export async function startMock(options = {}) {
     if (fault && (fault.times = (fault.times ?? 1) - 1) <= 0) control.faults.splice(control.faults.indexOf(fault), 1);
     await fault?.until;
     if (fault?.cut === true) return request.socket.destroy();
-    if (fault?.status) return send(response, refuse(fault.status, fault.message ?? "Not now.", fault.retryAfter === undefined ? {} : { "Retry-After": String(fault.retryAfter) }));
+    if (fault?.status) return send(response, refuse(fault.status, fault.message ?? "Not now.", fault.retryAfter === undefined ? {} : { "Retry-After": String(fault.retryAfter) }, fault.code));
     if (control.key !== null && request.headers.authorization !== `Bearer ${control.key}`) return send(response, refuse(401, "A key is needed."));
     let body;
     if (request.method !== "GET") {

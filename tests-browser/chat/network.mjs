@@ -220,9 +220,9 @@ export const tests = [
       await chat.page.waitForFunction(() => document.querySelectorAll("article.assistant").length === 2);
       await chat.idle();
       assert.deepEqual((await chat.texts()).filter((_, i) => i % 2 === 0), ["before", "meanwhile"]);
-      mock.control.faults.push({ match: /GET \/api\/config/, status: 503 });
+      mock.control.faults.push({ match: /GET \/api\/config/, status: 503, code: "loading" });
       await chat.page.reload();
-      await chat.page.waitForSelector(".banner.waiting:visible");
+      await chat.page.waitForFunction(() => /^The model is being loaded\. Trying again/.test(document.querySelector(".banner.waiting")?.textContent));
       await chat.ready();
       await chat.answers.nth(1).waitFor();
     },

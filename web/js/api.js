@@ -4,10 +4,12 @@ const KEY = "casallm.key";
 
 /** A refusal. Status 0: no answer at all (offline, server down, connection cut). */
 export class ApiError extends Error {
-  /** @param {number} status @param {string} message @param {{retryAfter?: number|null}} [more] */
-  constructor(status, message, { retryAfter = null } = {}) {
+  /** @param {number} status @param {string} message @param {{retryAfter?: number|null, code?: string|null}} [more] */
+  constructor(status, message, { retryAfter = null, code = null } = {}) {
     super(message);
     this.status = status;
+    /** The server's word for it. */
+    this.code = code;
     /** Seconds that the server asks to wait. */
     this.retryAfter = retryAfter;
   }
@@ -37,7 +39,7 @@ async function refusal(response) {
     // Not from this server (a proxy's page): the status says enough.
   }
   const message = typeof error?.message === "string" ? error.message : `The server answered ${response.status}.`;
-  return new ApiError(response.status, message, { retryAfter: retryAfter(response) });
+  return new ApiError(response.status, message, { retryAfter: retryAfter(response), code: error?.code });
 }
 
 export class Api {

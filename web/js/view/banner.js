@@ -3,6 +3,12 @@
 import { h } from "../dom.js";
 import { plural } from "../format.js";
 
+/** Why something waits, by the server's word for it, else by its status. */
+const REASONS = {
+  loading: "The model is being loaded.", shutting_down: "The server is shutting down.",
+  0: "The server cannot be reached.", 429: "Too many requests at once.", 503: "The server is busy.",
+};
+
 export class Banner {
   /** @param {HTMLElement} element */
   constructor(element) {
@@ -36,8 +42,7 @@ export class Banner {
    * @param {any} owner @param {import("../types.js").Wait} wait @param {string} again  "Trying again" @param {(() => void)|null} cancel
    */
   showWait(owner, wait, again, cancel) {
-    const reason = { 0: "The server cannot be reached.", 429: "Too many requests at once.", 503: "The server is busy." }[wait.error.status]
-      ?? wait.error.message;
+    const reason = REASONS[wait.error.code] ?? REASONS[wait.error.status] ?? wait.error.message;
     const rest = h("span", { class: "count", "aria-hidden": "true" });
     const tick = () => {
       const seconds = Math.max(0, Math.ceil((wait.until - Date.now()) / 1000));
