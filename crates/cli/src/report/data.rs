@@ -77,6 +77,8 @@ pub struct StageReport {
     pub tokens_scale: Scale,
     /// Axis of loss.
     pub loss_scale: Scale,
+    /// Whether losses are means over pairs of answers, as those of DPO are, and not over tokens.
+    pub pairs: bool,
     /// Steps, tokens, time and the like.
     pub facts: Vec<Fact>,
 }
@@ -86,7 +88,7 @@ pub struct StageReport {
 pub struct TrainingPoint {
     /// Tokens seen after the step.
     pub tokens: f64,
-    /// Nats per supervised token.
+    /// Nats per supervised token, or per pair.
     pub loss: f64,
     /// Learning rate.
     pub lr: f64,
@@ -101,7 +103,7 @@ pub struct TrainingPoint {
 pub struct ValidationSeries {
     /// The source.
     pub name: String,
-    /// Tokens seen, nats per supervised token.
+    /// Tokens seen, nats per supervised token or per pair.
     pub points: Vec<Point>,
 }
 

@@ -195,7 +195,16 @@ fn stage_report(rows: &[MetricsRow], stage: Stage) -> Option<StageReport> {
         );
     }
     let tokens_scale = if stage == Stage::Pretrain { Scale::Log } else { Scale::Linear };
-    Some(StageReport { name: name.to_owned(), training, validation, tokens_scale, loss_scale: Scale::Linear, facts })
+    let pairs = stage == Stage::Dpo;
+    Some(StageReport {
+        name: name.to_owned(),
+        training,
+        validation,
+        tokens_scale,
+        loss_scale: Scale::Linear,
+        pairs,
+        facts,
+    })
 }
 
 /// What the run wrote at the last validation of each stage.
@@ -309,6 +318,26 @@ fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn losses_of_dpo_are_per_pair() {
+        let rows = |stage: &str| -> Vec<MetricsRow> {
+            let found =
+                r#"{"loss":0.5,"margin":1.0,"accuracy":0.5,"ranking":0.5,"chosen_reward":0.5,"rejected_reward":-0.5}"#;
+            let row = format!(
+                r#"{{"step":1,"stage":"{stage}","tokens":9,"loss":0.6,"val_preference":{found},"lr":0.1,"timing":{{}}}}"#
+            );
+            vec![serde_json::from_str(&row).unwrap()]
+        };
+        let page = |stage: Stage| {
+            let stages = stage_report(&rows(stage.name()), stage).into_iter().collect();
+            render(&ReportData { stages, ..ReportData::default() })
+        };
+        let [sft, dpo] = [Stage::Sft, Stage::Dpo].map(page);
+        assert!(sft.contains("loss, nats per token") && !sft.contains("per pair"));
+        assert!(dpo.contains(">loss, nats per pair<") && !dpo.contains("per token"));
+        assert!(dpo.contains("<caption>Validation loss, nats per pair</caption>"));
+    }
 
     #[test]
     fn dates_are_right_around_leap_days() {

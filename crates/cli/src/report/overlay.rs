@@ -26,6 +26,8 @@ pub struct SweepData {
     pub rows: Vec<Vec<String>>,
     /// What the trials are ranked by, with its unit.
     pub measure: String,
+    /// Whether losses of training are means over pairs of answers, and not over tokens.
+    pub pairs: bool,
     /// The trials' curves, the best first.
     pub curves: Vec<TrialCurve>,
     /// Trials that did not end as they should, and why.
@@ -43,7 +45,7 @@ pub struct TrialCurve {
     pub colour: usize,
     /// What it is ranked by, on held-out data.
     pub validation: Vec<Point>,
-    /// Nats per supervised token, each step.
+    /// The loss of each step.
     pub training: Vec<Point>,
 }
 
@@ -72,9 +74,8 @@ pub(super) fn render(data: &SweepData) -> String {
             curves += &format!("<p>The best {} of {} trials.</p>\n", drawn.len(), data.curves.len());
         }
         curves += &chart("Validation", &data.measure, Mark::Marked, &|curve| curve.validation.clone());
-        curves += &chart("Training, mean of neighbours", "loss, nats per token", Mark::Coloured, &|curve| {
-            smoothed(&curve.training)
-        });
+        let title = sections::loss_title(data.pairs);
+        curves += &chart("Training, mean of neighbours", title, Mark::Coloured, &|curve| smoothed(&curve.training));
     }
     let unfinished: Vec<Vec<Cell>> =
         data.unfinished.iter().map(|(name, why)| vec![Cell::Text(name.clone()), Cell::Text(why.clone())]).collect();

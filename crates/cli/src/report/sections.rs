@@ -124,7 +124,7 @@ pub(super) fn stage(stage: &StageReport) -> String {
     let chart = Chart {
         label: format!("{}: loss by tokens seen", stage.name),
         x_title: axis_title("tokens seen", stage.tokens_scale),
-        y_title: axis_title("loss, nats per token", stage.loss_scale),
+        y_title: axis_title(loss_title(stage.pairs), stage.loss_scale),
         x_scale: stage.tokens_scale,
         y_scale: stage.loss_scale,
         series,
@@ -162,6 +162,11 @@ pub(super) fn stage(stage: &StageReport) -> String {
     out
 }
 
+/// What the axis of a loss is called.
+pub(super) fn loss_title(pairs: bool) -> &'static str {
+    if pairs { "loss, nats per pair" } else { "loss, nats per token" }
+}
+
 fn axis_title(title: &str, scale: Scale) -> String {
     match scale {
         Scale::Linear => title.to_owned(),
@@ -194,7 +199,7 @@ fn validation_table(stage: &StageReport) -> String {
     format!(
         "<details><summary>Validation losses of {} as a table</summary>\n{}</details>\n",
         escape(&stage.name),
-        table("Validation loss in nats per token", &head, &rows)
+        table(&format!("Validation {}", loss_title(stage.pairs)), &head, &rows)
     )
 }
 

@@ -196,7 +196,7 @@ fn a_log_axis_leaves_out_what_it_cannot_show() {
         validation: vec![series("chat", &[(0.0, 2.0), (1e6, 0.0), (2e6, 1.0)])],
         tokens_scale: Scale::Log,
         loss_scale: Scale::Log,
-        facts: vec![],
+        ..StageReport::default()
     };
     let html = render(&ReportData { stages: vec![stage], ..ReportData::default() });
     assert!(html.contains("tokens seen (log)") && html.contains("loss, nats per token (log)"));

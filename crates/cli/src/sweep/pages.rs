@@ -144,6 +144,7 @@ fn as_page(on: &Conditions, results: &Results<'_>, rows: &[Vec<MetricsRow>]) -> 
         head: table.head,
         rows: table.rows,
         measure: results.measure.title().to_owned(),
+        pairs: on.stage == Stage::Dpo,
         curves,
         unfinished: results.unfinished(),
         facts: on.facts(&grid.trials[0].recipe),
