@@ -39,7 +39,7 @@ export const tests = [
       const answer = chat.answers.last();
       assert.equal(await answer.locator("h3").innerText(), "Title");
       assert.equal(await answer.locator("td").count(), 2);
-      assert.equal(await answer.locator("td").nth(1).evaluate((cell) => getComputedStyle(cell).textAlign), "end");
+      assert.equal(await answer.locator("td").nth(1).evaluate((cell) => getComputedStyle(cell).textAlign), "right");
       assert.equal(await answer.locator(".code-head span").innerText(), "python");
       await answer.locator(".code button").click();
       assert.equal(await chat.page.evaluate(() => navigator.clipboard.readText()), "print('a')\n");
@@ -49,6 +49,20 @@ export const tests = [
       assert.match(await answer.innerText(), /☑ done/);
       await answer.locator("[aria-label='Copy answer']").click();
       assert.match(await chat.page.evaluate(() => navigator.clipboard.readText()), /^# Title\n\nSome \*text\*/);
+    },
+  },
+  {
+    name: "right to left: each block by its own first words, and code never",
+    async run({ chat }) {
+      await chat.ask("say Here it is:\n\nمرحبا (1).\n\n- שלום.\n\n  עולם `f(x);`\n- hello.\n\n> اقتباس.\n\n| اسم | a |\n|---|---|\n| بيت | b |\n\n```js\nf(a); // مرحبا\n```\n\nAnd that is *all*.");
+      await chat.ask("say مرحبا:\n\n```js\nf(a);\n```\n\nHello (1).\n\n1. `let x;` واحد");
+      const directions = await chat.page.$$eval("article.assistant", (answers) => answers.map((answer) =>
+        [...answer.querySelector(".text").children].map((block) => `${block.className || block.localName} ${getComputedStyle(block).direction}`)));
+      assert.deepEqual(directions, [
+        ["p ltr", "p rtl", "ul rtl", "blockquote rtl", "table rtl", "code ltr", "p ltr"],
+        ["p rtl", "code ltr", "p ltr", "ol rtl"],
+      ]);
+      assert.deepEqual(await chat.page.$$eval("article.assistant :is(code, pre)", (all) => [...new Set(all.map((code) => getComputedStyle(code).direction))]), ["ltr"]);
     },
   },
   {

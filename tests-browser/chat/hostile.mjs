@@ -49,7 +49,7 @@ export const tests = [
       const found = await chat.page.evaluate(() => {
         const bad = [];
         if (window.pwned !== undefined) bad.push(`executed: ${window.pwned}`);
-        const allowed = new Set(["href", "title", "start", "align", "class", "target", "rel", "tabindex", "role", "aria-label", "type"]);
+        const allowed = new Set(["href", "title", "start", "align", "class", "target", "rel", "tabindex", "role", "aria-label", "type", "dir"]);
         for (const element of document.querySelectorAll("article .text *:not(.icon, .icon *)")) {
           const name = element.tagName.toLowerCase();
           if (["script", "style", "img", "svg", "iframe", "object", "embed", "form", "input", "link", "meta", "base", "video", "math", "details"].includes(name)) bad.push(`<${name}>`);

@@ -83,6 +83,9 @@ export function render(tokens) {
     table.replaceWith(box);
     box.append(table);
   });
+  // Each block reads as its own first words do, and code from left to right, whatever is written around it.
+  for (const block of fragment.children) block.setAttribute("dir", "auto");
+  fragment.querySelectorAll(".code, code").forEach((code) => code.setAttribute("dir", "ltr"));
   return fragment;
 }
 
