@@ -52,6 +52,20 @@ export const tests = [
     },
   },
   {
+    name: "steps, tokens and seconds beyond all measure are drawn, and hang nothing",
+    before: (scene) => {
+      const huge = (i) => ({ step: 9e18 + 4096 * i, stage: "pretrain", tokens: 9e18 + 4096 * i, loss: 3 - i, lr: 0.1, timing: { seconds: 1e18 + 200 * i } });
+      return scene.write("a", [0, 1, 2].map((i) => `${JSON.stringify(huge(i))}\n`).join(""));
+    },
+    async run({ page }) {
+      for (const name of ["Tokens", "Time", "Steps"]) {
+        await page.getByRole("radio", { name, exact: true }).check();
+        await page.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))));
+      }
+      assert.ok(await page.locator("#chart-loss canvas").isVisible());
+    },
+  },
+  {
     name: "least and largest of buckets are those of their rows, and smoothing is the same in parts, however columns have grown",
     before: (scene) => scene.write("a", rows(1, 10)),
     async run({ page }) {

@@ -5,8 +5,11 @@ import { percent, scientific, span } from "./numbers.js";
 const SECONDS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400, 172_800, 432_000, 864_000, 4_320_000];
 const COUNTS = Array.from({ length: 16 }, (_, power) => [1, 2, 5].map((n) => n * 10 ** power)).flat();
 
-/** Distances between ticks of the x axis. */
-export const increments = (axis) => (axis === "seconds" ? SECONDS : COUNTS);
+/** Distances between ticks of the x axis; none that added to a place is that place again, for ticks are added up to the end. */
+export const increments = (axis) => (plot, at, least, most) => {
+  const lost = 2 ** -50 * Math.max(Math.abs(least), Math.abs(most));
+  return (axis === "seconds" ? SECONDS : COUNTS).filter((increment) => increment > lost);
+};
 
 const decimals = (increment) => Math.max(0, Math.min(8, Math.ceil(-Math.log10(increment) - 1e-9)));
 
