@@ -66,6 +66,24 @@ export const tests = [
     },
   },
   {
+    name: "what stands at an axis is where it says",
+    before: (scene) => scene.write("a", rows(1, 10)),
+    async run({ page }) {
+      const told = await page.evaluate(async () => {
+        const { placeTicks, valueTicks } = await import("../assets/runs/ticks.js");
+        const { fixed, percent, bytes } = await import("../assets/runs/numbers.js");
+        const plot = { scales: { y: { distr: 1 } } };
+        const ticks = (increment, from = 0) => [0, 1, 2, 3].map((n) => (from + n) * increment);
+        const values = (increment, format = fixed, id = "loss") => valueTicks({ format, id })(plot, ticks(increment), 1, 36, increment).join(" ");
+        const places = (increment, axis) => placeTicks(axis)(plot, ticks(increment), 0, 72, increment).join(" ");
+        return [values(2.5), values(0.25), values(0.1), values(0.025), values(2500), values(5000), values(1e-5), values(0.025, percent), values(0.25, percent), values(2.5e9, bytes, "memory"),
+          places(500, "step"), places(5000, "step"), places(0.5, "seconds")];
+      });
+      assert.deepEqual(told, ["0 2.5 5.0 7.5", "0 0.25 0.50 0.75", "0 0.1 0.2 0.3", "0 0.025 0.050 0.075", "0 2500 5000 7500", "0 5k 10k 15k", "0 0.00001 0.00002 0.00003", "0.0 % 2.5 % 5.0 % 7.5 %", "0 % 25 % 50 % 75 %",
+        "0 2.5 GB 5.0 GB 7.5 GB", "0 500 1000 1500", "0 5k 10k 15k", "0.0 s 0.5 s 1.0 s 1.5 s"]);
+    },
+  },
+  {
     name: "least and largest of buckets are those of their rows, and smoothing is the same in parts, however columns have grown",
     before: (scene) => scene.write("a", rows(1, 10)),
     async run({ page }) {

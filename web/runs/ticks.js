@@ -11,7 +11,12 @@ export const increments = (axis) => (plot, at, least, most) => {
   return (axis === "seconds" ? SECONDS : COUNTS).filter((increment) => increment > lost);
 };
 
-const decimals = (increment) => Math.max(0, Math.min(8, Math.ceil(-Math.log10(increment) - 1e-9)));
+/** Digits after the point that multiples of a distance have: 1 of 2.5. */
+function decimals(increment) {
+  let digits = 0;
+  while (digits < 8 && Math.abs(increment * 10 ** digits - Math.round(increment * 10 ** digits)) > 1e-6 * increment * 10 ** digits) digits += 1;
+  return digits;
+}
 
 /** With a letter for its thousands, the same for all ticks. */
 function scaled(ticks, increment, names, base = 1000) {
