@@ -101,6 +101,10 @@ export function faultsInPage() {
     const next = prompt.nextSibling?.textContent ?? "";
     if (/[.?!]$/.test(prompt.textContent) && /^\S/.test(next)) faults.push(`an answer runs on: ${name(prompt)}`);
   }
+  // What a model says in Arabic or Hebrew has its full stops where they belong.
+  for (const said of document.querySelectorAll("blockquote, .answers p")) {
+    if (getComputedStyle(said).unicodeBidi !== "plaintext") faults.push(`not in its own direction: ${name(said)}`);
+  }
   for (const link of document.querySelectorAll("a[href^='#']")) {
     if (!document.getElementById(link.getAttribute("href").slice(1))) faults.push(`a link to nowhere: ${name(link)}`);
   }

@@ -54,6 +54,7 @@ const damages = [
     /runs on/,
     (html) => html.replace("<main>", '<main><p><span class="prompt">Hello?</span>Hi.</p>'),
   ],
+  ["one direction for all", /own direction/, (html) => html.replaceAll("unicode-bidi: plaintext", "unicode-bidi: isolate")],
   ["a script", /console/, (html) => html.replace("<main>", "<main><script>1</script>")],
   ["a broken link", /link to nowhere/, (html) => html.replace('href="#', 'href="#no-')],
   [
