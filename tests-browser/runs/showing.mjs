@@ -195,6 +195,14 @@ export const tests = [
     },
   },
   {
+    name: "a run whose loss was no number at last has none in the list",
+    before: (scene) => scene.write("a", rows(1, 9) + row(10, { more: { loss: null } })),
+    async run({ page }) {
+      await progressLine(page, "Step 10");
+      assert.match(await page.locator("#runs .figures").textContent(), /^pretrain 10 · \d+ s ago$/);
+    },
+  },
+  {
     name: "the recipe is that of the stage that runs, and of the run when its process has ended",
     nothing: true,
     before: async (scene) => {

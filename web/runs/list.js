@@ -56,6 +56,7 @@ export class RunList {
     setText(state, STATES[word]);
     const { latest, quiet_seconds: quiet } = run.info;
     const share = latest?.planned ? ` of ${count(latest.planned)}` : "";
-    setText(figures, latest ? `${latest.stage} ${count(latest.step)}${share} · ${latest.loss === null ? "" : `loss ${fixed(latest.loss)}`}${run.info.running ? "" : ` · ${span(quiet)} ago`}` : "");
+    const parts = latest ? [`${latest.stage} ${count(latest.step)}${share}`, latest.loss !== null && `loss ${fixed(latest.loss)}`, !run.info.running && `${span(quiet)} ago`] : [];
+    setText(figures, parts.filter(Boolean).join(" · "));
   }
 }
