@@ -228,6 +228,32 @@ export const tests = [
     },
   },
   {
+    name: "what went wrong is said until it is closed, something is sent, or another conversation is opened",
+    async run({ chat, mock }) {
+      chat.networkFaultsAllowed = true;
+      const refused = async () => {
+        mock.control.faults.push({ match: /POST .*\/messages$/, status: 400, message: "Not this one." });
+        await chat.field.fill("refused");
+        await chat.field.press("Enter");
+        await chat.page.locator(".banner.failure", { hasText: "Not this one." }).waitFor();
+      };
+      await chat.ask("before");
+      const before = chat.page.url();
+      await refused();
+      await chat.page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")));
+      await chat.ask("after");
+      assert.ok(await chat.page.locator("#banner").isHidden());
+      await refused();
+      await chat.page.click("#new-chat");
+      await chat.page.waitForSelector(".empty-title");
+      assert.ok(await chat.page.locator("#banner").isHidden());
+      await chat.page.goto(before);
+      await refused();
+      await chat.page.getByRole("button", { name: "Close", exact: true }).click();
+      assert.ok(await chat.page.locator("#banner").isHidden());
+    },
+  },
+  {
     name: "an answer that fails says why and can be asked for again",
     async run({ chat, mock }) {
       chat.networkFaultsAllowed = true;

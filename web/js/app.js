@@ -106,6 +106,8 @@ export class App {
 
   /** @param {Session} session */
   #enter(session) {
+    // What went wrong there is nothing of this one's.
+    if (session.id !== this.session.id) this.banner.clear("error");
     this.settings.flush(this.session).catch((error) => this.failed(error));
     this.session = session;
     const { tree } = session;

@@ -76,6 +76,8 @@ export class Sending {
       app.failed(new ApiError(409, "An answer is being written. Stop it first, or wait for its end."));
       return false;
     }
+    // Tried again, or something else: what was wrong before is no longer.
+    app.banner.clear("error");
     const controller = new AbortController();
     const { signal } = controller;
     const isNew = session.id === null;
