@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::card;
 use super::folder::{cleaning, compression, evaluations, pairs, sources};
+use super::format::short;
 use super::{Fact, Point, ReportData, Sample, Scale, StageReport, TrainingPoint, ValidationSeries, render};
 use crate::console::duration;
 use crate::exam::Judged;
@@ -116,7 +117,7 @@ pub(crate) fn make(recipe: &Recipe, dir: &RunDir, beside: &Beside<'_>) -> Result
         sources: sources(recipe, dir),
         cleaning: cleaning(dir).into_iter().chain(pairs(dir)).collect(),
         model: vec![
-            Fact::new("Weights", format!("{:.2} M", model.n_params() as f64 / 1e6)),
+            Fact::new("Weights", short(model.n_params() as f64)),
             Fact::new("Layers", model.n_layer.to_string()),
             Fact::new("Width", model.n_embd.to_string()),
             Fact::new("Heads", format!("{} of {}", model.n_head, model.head_dim)),
@@ -170,7 +171,7 @@ fn stage_report(rows: &[MetricsRow], stage: Stage) -> Option<StageReport> {
     speeds.sort_by(f64::total_cmp);
     let mut facts = vec![
         Fact::new("Steps", last.step.to_string()),
-        Fact::new("Tokens", format!("{:.2} M", last.tokens as f64 / 1e6)),
+        Fact::new("Tokens", short(last.tokens as f64)),
         Fact::new("Time", duration(known(last.timing.seconds))),
     ];
     if let Some(median) = speeds.get(speeds.len() / 2) {
@@ -318,6 +319,13 @@ fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_few_tokens_are_not_none() {
+        let row = r#"{"step":1,"stage":"pretrain","tokens":4096,"lr":0.1,"timing":{}}"#;
+        let report = stage_report(&[serde_json::from_str(row).unwrap()], Stage::Pretrain).unwrap();
+        assert_eq!(report.facts[1], Fact::new("Tokens", "4096"));
+    }
 
     #[test]
     fn losses_of_dpo_are_per_pair() {
