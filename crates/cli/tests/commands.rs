@@ -387,6 +387,9 @@ fn a_selftest_of_one_part_has_that_parts_checks() {
     assert!(!norms.is_empty() && norms.iter().all(|operation| operation.starts_with("norm")), "{norms:?}");
     let both = checks(&["--part", "norm", "--part", "head"]);
     assert!(both.len() > norms.len() && both.contains(&"head".to_owned()), "{both:?}");
+    // Every level is not one of them.
+    let contrary = run(folder.path(), &["selftest", "--all", "--isa", "portable"]);
+    assert!(contrary.code == Some(2) && contrary.stderr.contains("--isa"), "{contrary:#?}");
 }
 
 #[test]
@@ -421,7 +424,9 @@ fn a_budget_on_a_named_card_gives_a_table_and_a_recipe_that_plans() {
     // Not over what there is.
     let again = run(folder.path(), &line);
     assert!(again.code == Some(1) || again.code == Some(2), "{again:#?}");
-    assert!(again.stderr.contains("my.toml: cannot be made"), "{again:#?}");
+    assert!(again.stderr.contains("my.toml: is there already"), "{again:#?}");
+    let nowhere = run(folder.path(), &line.map(|word| if word == "my.toml" { "nowhere/my.toml" } else { word }));
+    assert!(nowhere.stderr.contains("nowhere/my.toml: cannot be made"), "{nowhere:#?}");
 }
 
 #[test]

@@ -64,6 +64,9 @@ pub(super) fn run(flags: &Plan) -> Result<Ended> {
     if flags.write.is_some() && flags.text.is_none() {
         bail!("--write needs --text: the file, or files, that are to be trained on");
     }
+    if let Some(path) = flags.write.as_ref().filter(|path| path.symlink_metadata().is_ok()) {
+        bail!("{}: is there already; name a new file", path.display());
+    }
     let (budget, presets) = (budget(flags, card)?, presets(flags)?);
     let place = place_of(flags, 0, card)?;
     let rates = match card {

@@ -11,7 +11,7 @@ pub struct Selftest {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Check every instruction set of this machine, not only the one that would be used
-    #[arg(long)]
+    #[arg(long, conflicts_with = "isa")]
     pub all: bool,
     /// Only this; may be given several times, to narrow a fault down [default: everything]
     #[arg(long = "part", value_enum)]

@@ -83,15 +83,15 @@ fn matrices<'a>(tensor: &'a mut MuonTensor<'_, CpuBuffer, CpuMatrix>) -> Vec<Mat
     };
     let mut at = 0;
     let block = |rows: &usize| {
-        let len = rows * columns;
-        let (weight_here, gradient_here) = (take_mut(&mut weight, len), gradient.split_at(len).0);
-        gradient = &gradient[len..];
+        let (size, len) = ((*rows, columns), rows * columns);
+        let (gradient_here, rest) = gradient.split_at(len);
+        gradient = rest;
         let momentum = match &mut momentum {
             Momentum::F32(values) => Momentum::F32(take_mut(values, len)),
             Momentum::Bf16(values) => Momentum::Bf16(take_mut(values, len)),
         };
-        let size = (*rows, columns);
-        let matrix = Matrix { size, at, seed, weight: weight_here, gradient: gradient_here, momentum };
+        let weight = take_mut(&mut weight, len);
+        let matrix = Matrix { size, at, seed, weight, gradient: gradient_here, momentum };
         at += len;
         matrix
     };

@@ -379,8 +379,14 @@ impl Batch {
             ));
         }
         let rows = tokens / context;
-        let auto = matches!(section.value("micro_batch"), Some(Value::String(text)) if text == "auto");
-        let micro_batch = match if auto { None } else { section.size("micro_batch", 1, 1 << 24)? } {
+        let (auto, given) = match section.value("micro_batch") {
+            Some(Value::String(text)) if text == "auto" => (true, None),
+            Some(found @ Value::String(_)) => {
+                return Err(section.wrong_type("micro_batch", found, "a whole number of rows, like 8, or \"auto\""));
+            }
+            _ => (false, section.size("micro_batch", 1, 1 << 24)?),
+        };
+        let micro_batch = match given {
             Some(micro_batch) if !rows.is_multiple_of(micro_batch) => {
                 return Err(section.bad(
                     "micro_batch",

@@ -301,6 +301,7 @@ fn every_wrong_value_is_named_with_its_key_its_flag_and_a_remedy() {
         (SMALLEST, "pretrain.batch_tokens=100", "pretrain.batch_tokens", "100", "like 128"),
         (SMALLEST, "pretrain.micro_batch=3", "pretrain.micro_batch", "3", "divisor of 8, like 2"),
         (SMALLEST, "pretrain.micro_batch=0", "pretrain.micro_batch", "0", "from 1"),
+        (SMALLEST, "pretrain.micro_batch=Auto", "pretrain.micro_batch", "\"Auto\" (string)", "or \"auto\""),
         (SMALLEST, "pretrain.warmup=101", "pretrain.warmup", "101", "the run has 100 steps"),
         (SMALLEST, "pretrain.warmup=1.5", "pretrain.warmup", "1.5", "below 1"),
         (SMALLEST, "pretrain.warmup=long", "pretrain.warmup", "\"long\" (string)", "a share of the run"),

@@ -9,8 +9,8 @@ use crate::cpu::isa::{Isa, Kernel, Math};
 use crate::cpu::pool::{Pool, Shared};
 use crate::dtype::{Bf16, Storage};
 
-/// Rows of a job: whole tiles high, and as wide as whole tiles where it begins at the diagonal. Of `n` rows an eighth at most lies
-/// below it, but long products have strips that are worth their panels.
+/// Rows of a job: an eighth of all, in whole tiles, which are as wide as high where a job begins at the diagonal. Higher strips
+/// compute more below it, lower ones read their panels more often.
 fn strip(isa: Isa, n: usize) -> usize {
     let tiles = if isa == Isa::Amx { 64 } else { 48 };
     (n / 8).next_multiple_of(tiles).max(tiles)
