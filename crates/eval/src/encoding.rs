@@ -1,7 +1,6 @@
 //! From texts to the tokens that are read and those that count, as lm-evaluation-harness makes them for `transformers`.
 
 use casallm_data::tokenizer::Tokenizer;
-use serde_json::Value;
 
 use crate::error::EvalError;
 
@@ -35,13 +34,7 @@ impl<'a> Encoding<'a> {
             return Encoding { tokenizer, opening: bos, prefix: bos, ending };
         }
         let opening = tokenizer.opening(config);
-        let config: Value = serde_json::from_str(config).unwrap_or_default();
-        // As text, or as an object that holds it.
-        let named = |key: &str| {
-            let value = config.get(key)?;
-            tokenizer.control_id(value.as_str().or_else(|| value.get("content")?.as_str())?)
-        };
-        let (bos, eos) = (named("bos_token"), named("eos_token"));
+        let (bos, eos) = (tokenizer.named(config, "bos_token"), tokenizer.named(config, "eos_token"));
         Encoding { tokenizer, opening, prefix: bos.or(eos), ending: eos }
     }
 

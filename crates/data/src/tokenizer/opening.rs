@@ -11,19 +11,23 @@ impl Tokenizer {
         if let Ok(special) = self.special() {
             return Some(special.bos);
         }
-        let settings: Value = serde_json::from_str(settings).unwrap_or_default();
-        match settings.get("add_bos_token").and_then(Value::as_bool) {
-            Some(true) => {
-                let bos = settings.get("bos_token")?;
-                // As text, or as an object that holds it.
-                self.control_id(bos.as_str().or_else(|| bos.get("content")?.as_str())?)
-            }
+        let adds = |settings: &Value| settings.get("add_bos_token").and_then(Value::as_bool);
+        match serde_json::from_str(settings).ok().as_ref().and_then(adds) {
+            Some(true) => self.named(settings, "bos_token"),
             Some(false) => None,
             None => {
                 let file: Value = serde_json::from_str(&self.to_json()).unwrap_or_default();
                 self.control_id(opening_of(&file["post_processor"])?)
             }
         }
+    }
+
+    /// The control token that a model's `tokenizer_config.json` names by a key, such as `eos_token`.
+    pub fn named(&self, settings: &str, key: &str) -> Option<u32> {
+        let settings: Value = serde_json::from_str(settings).ok()?;
+        let name = settings.get(key)?;
+        // As text, or as an object that holds it.
+        self.control_id(name.as_str().or_else(|| name.get("content")?.as_str())?)
     }
 }
 
