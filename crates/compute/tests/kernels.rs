@@ -51,6 +51,16 @@ fn portable_holds_to_the_reference() {
 }
 
 #[test]
+fn neon_holds_to_the_reference() {
+    holds_to_the_reference(Isa::Neon);
+}
+
+#[test]
+fn neonbf16_holds_to_the_reference() {
+    holds_to_the_reference(Isa::NeonBf16);
+}
+
+#[test]
 fn avx2_holds_to_the_reference() {
     holds_to_the_reference(Isa::Avx2);
 }
@@ -70,10 +80,12 @@ fn amx_holds_to_the_reference() {
     holds_to_the_reference(Isa::Amx);
 }
 
-/// The five tests above name every level there is.
+/// The seven tests above name every level there is.
 #[test]
 fn every_level_has_its_test() {
-    assert_eq!(Isa::ALL, [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx]);
+    let arm = [Isa::Neon, Isa::NeonBf16];
+    let x86 = [Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx];
+    assert_eq!(Isa::ALL.to_vec(), [&[Isa::Portable], &arm[..], &x86].concat());
     assert!(Isa::available().contains(&Isa::Portable));
 }
 

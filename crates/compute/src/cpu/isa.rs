@@ -13,6 +13,10 @@ use crate::error::ComputeError;
 pub enum Isa {
     /// Whatever the compiler's baseline target offers.
     Portable,
+    /// NEON, which every 64-bit ARM processor has.
+    Neon,
+    /// NEON with the bf16 matrix product.
+    NeonBf16,
     /// AVX2 with FMA.
     Avx2,
     /// AVX-512 F, BW, VL, DQ.
@@ -24,13 +28,16 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// Every level, lowest first.
-    pub const ALL: [Isa; 5] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx];
+    /// Every level, lowest first: ARM's, then those of x86.
+    pub const ALL: [Isa; 7] =
+        [Isa::Portable, Isa::Neon, Isa::NeonBf16, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx];
 
     /// The name that `CASALLM_ISA` and `--isa` take.
     pub const fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
+            Isa::Neon => "neon",
+            Isa::NeonBf16 => "neonbf16",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
             Isa::Avx512Bf16 => "avx512bf16",
@@ -55,13 +62,20 @@ impl Isa {
                 && is_x86_feature_detected!("avx512dq");
             match self {
                 Isa::Portable => true,
+                Isa::Neon | Isa::NeonBf16 => false,
                 Isa::Avx2 => avx2,
                 Isa::Avx512 => avx512,
                 Isa::Avx512Bf16 => avx512 && is_x86_feature_detected!("avx512bf16"),
                 Isa::Amx => avx512 && super::gemm::amx::is_available(),
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        match self {
+            Isa::Portable | Isa::Neon => true,
+            Isa::NeonBf16 => std::arch::is_aarch64_feature_detected!("bf16"),
+            Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => false,
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         {
             self == Isa::Portable
         }
@@ -100,13 +114,19 @@ impl Isa {
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         #[cfg(target_arch = "x86_64")]
         match self {
-            Isa::Portable => kernel.run::<PortableMath>(),
+            // ARM's are never here.
+            Isa::Portable | Isa::Neon | Isa::NeonBf16 => kernel.run::<PortableMath>(),
             // SAFETY: an Isa value above Portable exists only where `is_available` found the features.
             Isa::Avx2 => unsafe { run_avx2(kernel) },
             // SAFETY: as above; every level from Avx512 up has these features.
             Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => unsafe { run_avx512(kernel) },
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        match self {
+            Isa::Portable => kernel.run::<PortableMath>(),
+            _ => kernel.run::<FmaMath>(),
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         kernel.run::<PortableMath>()
     }
 }
@@ -126,7 +146,15 @@ pub(crate) fn prefetch_at<T>(at: *const T, len: usize) {
         // SAFETY: the instruction is a hint, which no address makes fault.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast::<i8>().wrapping_add(line)) };
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    for line in (0..len * size_of::<T>()).step_by(64) {
+        // SAFETY: the instruction is a hint, which no address makes fault.
+        unsafe {
+            let at = at.cast::<u8>().wrapping_add(line);
+            std::arch::asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly));
+        }
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = (at, len);
 }
 
@@ -156,9 +184,9 @@ impl Math for PortableMath {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) struct FmaMath;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 impl Math for FmaMath {
     #[inline(always)]
     fn mul_add(a: f32, b: f32, c: f32) -> f32 {

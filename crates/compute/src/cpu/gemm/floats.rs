@@ -7,9 +7,13 @@
 
 use std::cell::RefCell;
 
+#[cfg(target_arch = "x86_64")]
 use super::avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
 use super::avx512::Avx512;
 use super::kernel::Destination;
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon;
 use super::pack::{PANEL, PackedB};
 use super::{Epilogue, LONG, Left, LeftLayout, MatElement, whole_tiles};
 use crate::cpu::isa::Isa;
@@ -94,32 +98,54 @@ thread_local! {
     static WIDE: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Runs `$body` with `$U` bound to the unit of a level above portable.
+macro_rules! with_unit {
+    ($isa:expr, $U:ident => $body:expr) => {
+        match $isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {
+                type $U = Avx2;
+                $body
+            }
+            #[cfg(target_arch = "x86_64")]
+            _ => {
+                type $U = Avx512;
+                $body
+            }
+            #[cfg(target_arch = "aarch64")]
+            _ => {
+                type $U = Neon;
+                $body
+            }
+        }
+    };
+}
+
 /// Whether products at this level go through here, if they have enough rows.
 #[inline(always)]
 pub(super) fn serves<S: MatElement>(isa: Isa) -> bool {
     match isa {
         Isa::Portable => false,
-        Isa::Avx2 | Isa::Avx512 => true,
-        Isa::Avx512Bf16 | Isa::Amx => S::DTYPE == DType::F32,
+        Isa::Neon | Isa::Avx2 | Isa::Avx512 => true,
+        Isa::NeonBf16 | Isa::Avx512Bf16 | Isa::Amx => S::DTYPE == DType::F32,
     }
 }
 
 /// Whether [`multiply`] is worth its preparation for this many rows.
 #[inline(always)]
 pub(super) fn takes<S: MatElement>(isa: Isa, rows: usize) -> bool {
-    let least = if isa == Isa::Avx2 { Avx2::LEAST_ROWS } else { Avx512::LEAST_ROWS };
-    serves::<S>(isa) && rows >= least
+    serves::<S>(isa) && rows >= with_unit!(isa, U => U::LEAST_ROWS)
 }
 
 /// Bytes of panels that a block goes through again for each strip of rows.
 pub(super) fn cached_bytes(isa: Isa) -> usize {
-    if isa == Isa::Avx2 { Avx2::CACHED } else { Avx512::CACHED }
+    with_unit!(isa, U => U::CACHED)
 }
 
 /// Terms of a sum that are added up before those of other sums: all of `k`, or like pieces of a long one. Six or eight rows of
 /// them stay in the first cache, the block's panels in the second. A sum goes on where it was, so that pieces change no bit.
 pub(super) fn piece(isa: Isa, k: usize) -> usize {
-    if isa == Isa::Avx2 { piece_of::<Avx2>(k) } else { piece_of::<Avx512>(k) }
+    with_unit!(isa, U => piece_of::<U>(k))
 }
 
 fn piece_of<U: Unit>(k: usize) -> usize {
@@ -130,8 +156,7 @@ fn piece_of<U: Unit>(k: usize) -> usize {
 pub(super) fn scratch_bytes(isa: Isa, k: usize) -> usize {
     match isa {
         Isa::Portable => 0,
-        Isa::Avx2 => scratch_of::<Avx2>(k, whole_tiles(isa)),
-        _ => scratch_of::<Avx512>(k, whole_tiles(isa)),
+        _ => with_unit!(isa, U => scratch_of::<U>(k, whole_tiles(isa))),
     }
 }
 
@@ -190,12 +215,7 @@ pub(super) unsafe fn multiply<S: MatElement, E: Epilogue>(
     epilogue: &E,
 ) {
     // SAFETY: the caller's promises.
-    unsafe {
-        match isa {
-            Isa::Avx2 => multiply_by::<Avx2, S, E>(isa, left, m, right, panels, epilogue),
-            _ => multiply_by::<Avx512, S, E>(isa, left, m, right, panels, epilogue),
-        }
-    }
+    unsafe { with_unit!(isa, U => multiply_by::<U, S, E>(isa, left, m, right, panels, epilogue)) }
 }
 
 /// # Safety

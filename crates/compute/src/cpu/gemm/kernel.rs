@@ -57,6 +57,8 @@ pub(crate) struct Destination {
 pub(super) fn shape<S: MatElement>(isa: Isa) -> Shape {
     match isa {
         Isa::Portable => Shape { rows: 2, panels: 1 },
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonBf16 => Shape { rows: super::neonbf16::ROWS, panels: 1 },
         Isa::Avx512Bf16 | Isa::Amx if S::DTYPE == DType::Bf16 => Shape { rows: 8, panels: 3 },
         _ => Shape { rows: 2, panels: 2 },
     }
@@ -89,6 +91,12 @@ pub(super) unsafe fn multiply<S: MatElement, M: Math>(
         unsafe {
             super::avx512bf16::multiply(a.cast(), strides, b.cast(), right.panel_len(), groups, rows, panels, to)
         };
+        return;
+    }
+    #[cfg(target_arch = "aarch64")]
+    if S::DTYPE == DType::Bf16 && isa == Isa::NeonBf16 {
+        // SAFETY: the caller's promises; S is Bf16, so the casts change nothing. A panel has sixteen rows.
+        unsafe { super::neonbf16::multiply(a.cast(), (row_stride, step), b.cast(), groups, rows, to) };
         return;
     }
     let _ = isa;

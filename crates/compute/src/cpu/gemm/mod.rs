@@ -16,15 +16,19 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512bf16;
 mod epilogue;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod floats;
 mod kernel;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neonbf16;
 mod operand;
 pub(crate) mod pack;
 mod symmetric;
 #[cfg(test)]
 mod tests;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod transpose;
 
 pub(crate) use epilogue::{Add, Epilogue, Store};
@@ -155,7 +159,7 @@ impl<S: MatElement, E: Epilogue> Kernel for Block<'_, S, E> {
     type Output = ();
     #[inline(always)]
     fn run<M: Math>(self) {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
         if floats::takes::<S>(self.isa, self.m.1 - self.m.0) {
             // SAFETY: the level has the features; rows and panels are those of the operands.
             unsafe { floats::multiply(self.isa, &self.left, self.m, &self.right, self.panels, self.epilogue) };
@@ -214,12 +218,12 @@ pub(crate) fn multiply_here<S: MatElement, E: Epilogue>(
 
 /// Blocks are of like size, and so many panels or a multiple of it: tiles are two or three panels wide, or one.
 fn whole_tiles(isa: Isa) -> usize {
-    if isa == Isa::Avx2 { 1 } else { 6 }
+    if matches!(isa, Isa::Neon | Isa::NeonBf16 | Isa::Avx2) { 1 } else { 6 }
 }
 
 /// Bytes of `B` that a block goes through again for each strip of rows: they share L2 with `A` and the output.
 fn cached_bytes<S: MatElement>(isa: Isa) -> usize {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     if floats::serves::<S>(isa) {
         return floats::cached_bytes(isa);
     }
@@ -235,7 +239,7 @@ fn cached_bytes<S: MatElement>(isa: Isa) -> usize {
 
 /// Bytes that a panel of `B` occupies in the caches while it is multiplied.
 fn panel_bytes<S: MatElement>(isa: Isa, k: usize) -> usize {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     if floats::serves::<S>(isa) {
         // Widened to f32, a piece at a time.
         return floats::piece(isa, k).max(1) * PANEL * size_of::<f32>();
@@ -246,16 +250,16 @@ fn panel_bytes<S: MatElement>(isa: Isa, k: usize) -> usize {
 
 /// Bytes that each thread keeps beside the device's scratch for products of `k` up to this.
 pub(crate) fn thread_bytes(isa: Isa, k: usize) -> usize {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     let bytes = floats::scratch_bytes(isa, k);
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let (bytes, _) = (0, (isa, k));
     bytes
 }
 
 /// Makes the calling thread's memory as large as [`thread_bytes`] said.
 pub(crate) fn reserve_thread(isa: Isa, bytes: usize) {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     if isa > Isa::Portable {
         floats::reserve(bytes);
     }

@@ -35,7 +35,19 @@ impl<T: Storage, S: MatElement> Kernel for TransposedPanel<'_, T, S> {
         #[cfg(target_arch = "x86_64")]
         if isa >= Isa::Avx2 {
             // SAFETY: the level has AVX2.
-            unsafe { super::transpose::avx2::transposed_panel(source, stride, (k, n), panel, out) };
+            unsafe {
+                use super::transpose::{avx2::Avx2, transposed_panel};
+                transposed_panel::<Avx2, T, S>(source, stride, (k, n), panel, out);
+            }
+            return;
+        }
+        #[cfg(target_arch = "aarch64")]
+        if isa >= Isa::Neon {
+            // SAFETY: the level has NEON.
+            unsafe {
+                use super::transpose::{neon::Neon, transposed_panel};
+                transposed_panel::<Neon, T, S>(source, stride, (k, n), panel, out);
+            }
             return;
         }
         let _ = isa;

@@ -232,11 +232,11 @@ fn weight_gradients_are_exact() {
 }
 
 /// Of sums of one piece and of several, where whole tiles are more than the caches' share and where they are not.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[test]
 fn widened_operands_fit_what_a_thread_has_reserved() {
     const LONGEST: usize = 1500;
-    for isa in [Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.is_available()) {
+    for isa in [Isa::Neon, Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.is_available()) {
         let pool = Pool::new(2, isa).unwrap();
         let reserved = thread_bytes(isa, LONGEST);
         pool.on_every_thread(|| reserve_thread(isa, reserved));

@@ -19,6 +19,8 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use super::gemm::{Epilogue, PANEL};
 use super::isa::{Isa, Kernel, Math};
@@ -58,11 +60,13 @@ trait Codes {
 struct Q8;
 struct Q4;
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 use self::Codes as AnyCodes;
 /// What has a tile for every processor.
 #[cfg(target_arch = "x86_64")]
 use amx::TileCodes as AnyCodes;
+#[cfg(target_arch = "aarch64")]
+use neon::NeonCodes as AnyCodes;
 
 impl Codes for Q8 {
     const GROUP: usize = 4;
@@ -239,6 +243,8 @@ impl<C: AnyCodes, E: Epilogue> Products<'_, C, E> {
                     avx2::tile::<C, R>(&self.x, row, words)
                 }
             },
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon | Isa::NeonBf16 => neon::tile::<C, R>(&self.x, row, words),
             _ => plain::<C, M, R>(&self.x, row, words),
         };
         let columns = PANEL.min(self.weight.rows - panel * PANEL);

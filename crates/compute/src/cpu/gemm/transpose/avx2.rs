@@ -5,56 +5,21 @@ use core::arch::x86_64::{
     _mm256_unpackhi_epi32, _mm256_unpackhi_epi64, _mm256_unpacklo_epi32, _mm256_unpacklo_epi64,
 };
 
-use crate::cpu::gemm::MatElement;
-use crate::cpu::gemm::pack::{self, PANEL};
-use crate::dtype::Storage;
+use super::Words;
+use crate::cpu::gemm::pack::PANEL;
 
 /// Rows and words of a block.
 const SIDE: usize = 8;
-/// Elements of a block's row at most: pairs.
-const WIDEST: usize = 2 * SIDE;
 
-/// As [`pack::transposed_panel`], by blocks.
-///
-/// # Safety
-/// The processor has AVX2.
-#[inline(always)]
-pub(in crate::cpu::gemm) unsafe fn transposed_panel<T: Storage, S: MatElement>(
-    source: &[T],
-    stride: usize,
-    (k, n): (usize, usize),
-    panel: usize,
-    out: &mut [S],
-) {
-    const { assert!(size_of::<S>() * S::GROUP == 4) };
-    let first = panel * PANEL;
-    let rows = PANEL.min(n - first);
-    let depth = SIDE * S::GROUP;
-    let whole = k / depth * depth;
-    // The slice that the blocks read, checked once.
-    let source = &source[first * stride..][..(rows - 1) * stride + k];
-    for (start, to) in (0..whole).step_by(depth).zip(out.chunks_exact_mut(depth * PANEL)) {
-        for half in [0, SIDE] {
-            let to = to[half * S::GROUP..].as_mut_ptr();
-            if T::DTYPE == S::DTYPE && rows >= half + SIDE {
-                // SAFETY: eight rows from `half` on have `depth` elements from `start` on; of eight slots this half is
-                // written.
-                unsafe { words(source[half * stride + start..].as_ptr().cast(), stride, to.cast(), S::GROUP) };
-                continue;
-            }
-            let mut block = [[S::store(0.0); WIDEST]; SIDE];
-            for (lane, row) in block.iter_mut().enumerate().take(rows.saturating_sub(half)) {
-                let from = &source[(half + lane) * stride + start..][..depth];
-                for (to, from) in row.iter_mut().zip(from) {
-                    *to = pack::convert(*from);
-                }
-            }
-            // SAFETY: as above, of the block.
-            unsafe { words(block.as_ptr().cast(), WIDEST, to.cast(), S::GROUP) };
-        }
-    }
-    if whole < k {
-        pack::transposed_panel(&source[whole..], stride, (k - whole, rows), 0, &mut out[whole * PANEL..]);
+pub(in crate::cpu::gemm) struct Avx2;
+
+impl Words for Avx2 {
+    const SIDE: usize = SIDE;
+
+    #[inline(always)]
+    unsafe fn transpose(from: *const u8, stride: usize, to: *mut u8, group: usize) {
+        // SAFETY: the caller's promises.
+        unsafe { words(from, stride, to, group) }
     }
 }
 
