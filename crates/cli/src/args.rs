@@ -274,7 +274,7 @@ pub struct Compute {
     /// Threads on the processor [default: one for each core]
     #[arg(long)]
     pub threads: Option<usize>,
-    /// Instruction set of the processor: portable, avx2, avx512, avx512bf16, amx [default: CASALLM_ISA, else the best]
+    /// Instruction set of the processor: portable, avx2, avx512, avx512bf16, amx; on ARM neon, neonbf16 [default: CASALLM_ISA, else the best]
     #[arg(long)]
     pub isa: Option<String>,
 }
