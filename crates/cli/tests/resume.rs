@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{Seeded, Tree, casallm, run, signal, trained, write_inputs};
+use support::{Seeded, Tree, casallm, run, signal, trained, trained_folder, write_inputs};
 use tempfile::TempDir;
 
 const STDERR: &str = "stderr.txt";
@@ -300,4 +300,30 @@ fn a_run_is_not_begun_over_its_checkpoints() {
         run(folder.path(), &[stage, "tiny.toml"]).refused(&[&checkpoints, "--resume", "run.dir"]);
     }
     trained().assert_kept_in(folder.path());
+}
+
+#[test]
+fn steps_of_fine_tuning_have_the_same_conversations_whatever_the_micro_batch() {
+    let folder = trained_folder();
+    let path = folder.path();
+    let steps = |rows: &str| {
+        for name in ["run/checkpoints/sft", "run/model"] {
+            fs::remove_dir_all(path.join(name)).unwrap();
+        }
+        let sets = [rows, "model.dropout=0", "sft.batch_tokens=512"].map(|set| ["--set", set]).concat();
+        run(path, &[&["sft", "tiny.toml"][..], &sets].concat()).succeeded();
+        let text = fs::read_to_string(path.join("run/metrics.jsonl")).unwrap();
+        let rows = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let rows = rows.filter(|row| row["stage"] == "sft" && row["event"].is_null());
+        let numbers = |row: serde_json::Value| (row["tokens"].as_u64(), row["loss"].as_f64(), row["val_loss"].as_f64());
+        rows.map(numbers).collect::<Vec<_>>()
+    };
+    let (small, large) = (steps("sft.micro_batch=1"), steps("sft.micro_batch=8"));
+    assert_eq!(small.len(), large.len());
+    for (small, large) in small.iter().zip(&large) {
+        assert_eq!(small.0, large.0);
+        // The same mean, in another order of sums.
+        let near = |a: Option<f64>, b: Option<f64>| a.zip(b).map_or(a == b, |(a, b)| (a - b).abs() < 0.01);
+        assert!(near(small.1, large.1) && near(small.2, large.2), "{small:?} {large:?}");
+    }
 }

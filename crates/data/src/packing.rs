@@ -1,10 +1,14 @@
 //! Conversations packed end to end into micro-batches for fine-tuning.
 //!
 //! Owns the fit to the context, the order of each epoch and the layout of a batch; `train` calls it. The order is a
-//! function of (seed, epoch) alone, so a checkpoint needs only (epoch, batch) to go on exactly where it was.
+//! function of (seed, epoch) alone, so a checkpoint needs only (epoch, batch) to go on exactly where it was. Which
+//! conversations an optimizer step has follows from the order and the step's tokens; only then are they cut into
+//! micro-batches, so that who takes smaller ones for want of memory learns the same.
 //!
 //! A batch without a supervised token cannot occur: a conversation enters the set only with at least one, whole
 //! conversations are packed, and no batch is empty. (The 0/0 of such a batch is a classic way to a NaN.)
+
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -158,18 +162,14 @@ impl ConversationSet {
         self.conversations.iter().map(supervised).sum()
     }
 
-    /// The batches of one pass: which conversations stand in each, in order.
-    pub fn plan(&self, epoch: u64) -> EpochPlan<'_> {
+    /// The steps of one pass, each of at most `step_tokens` (at least the context), and their batches: which conversations
+    /// stand in each, in order.
+    pub fn plan(&self, epoch: u64, step_tokens: usize) -> EpochPlan<'_> {
         let mut order: Vec<usize> = (0..self.conversations.len()).collect();
         SplitMix64::new(self.seed, epoch).shuffle(&mut order);
-        let batches = pack(order, self.batch_tokens, |index| positions(&self.conversations[index]));
-        EpochPlan { set: self, epoch, batches }
-    }
-
-    /// The batches of one pass, in order.
-    pub fn batches(&self, epoch: u64) -> impl Iterator<Item = Batch> + '_ {
-        let plan = self.plan(epoch);
-        (0..plan.len()).filter_map(move |index| plan.batch(index))
+        let packed =
+            Packed::new(order, (step_tokens, self.batch_tokens), |index| positions(&self.conversations[index]));
+        EpochPlan { set: self, epoch, packed }
     }
 }
 
@@ -178,7 +178,7 @@ impl ConversationSet {
 pub struct EpochPlan<'a> {
     set: &'a ConversationSet,
     epoch: u64,
-    batches: Vec<Vec<usize>>,
+    packed: Packed,
 }
 
 impl EpochPlan<'_> {
@@ -189,19 +189,29 @@ impl EpochPlan<'_> {
 
     /// Batches in the pass, at least one.
     pub fn len(&self) -> usize {
-        self.batches.len()
+        self.packed.batches.len()
     }
 
     /// Never true: a set has at least one conversation.
     pub fn is_empty(&self) -> bool {
-        self.batches.is_empty()
+        self.packed.batches.is_empty()
+    }
+
+    /// Steps in the pass, at least one.
+    pub fn steps(&self) -> usize {
+        self.packed.steps()
+    }
+
+    /// The numbers of the batches of step `step`; none past the end.
+    pub fn step(&self, step: usize) -> Range<usize> {
+        self.packed.step(step)
     }
 
     /// Batch number `index` of the pass; `None` past the end, where the next epoch begins.
     ///
     /// Target at position `t` is the id at `t + 1` of the same conversation; its weight is 1 where it is supervised.
     pub fn batch(&self, index: usize) -> Option<Batch> {
-        let members = self.batches.get(index)?;
+        let members = self.packed.batches.get(index)?;
         let mut batch = Batch { tokens: Vec::new(), targets: Vec::new(), weights: Vec::new(), cu_seqlens: vec![0] };
         for &member in members {
             let conversation = &self.set.conversations[member];
@@ -216,8 +226,45 @@ impl EpochPlan<'_> {
     }
 }
 
+/// The items of a pass in their order, by steps and micro-batches.
+#[derive(Debug, Clone)]
+pub(crate) struct Packed {
+    /// The items of each micro-batch.
+    pub(crate) batches: Vec<Vec<usize>>,
+    /// The first micro-batch of each step, and the end of the last.
+    starts: Vec<usize>,
+}
+
+impl Packed {
+    /// Steps and batches of at most so many tokens; each holds the longest item.
+    pub(crate) fn new(
+        order: Vec<usize>,
+        (step_tokens, batch_tokens): (usize, usize),
+        length: impl Fn(usize) -> usize,
+    ) -> Self {
+        let mut packed = Packed { batches: Vec::new(), starts: vec![0] };
+        for members in pack(order, step_tokens, &length) {
+            packed.batches.extend(pack(members, batch_tokens, &length));
+            packed.starts.push(packed.batches.len());
+        }
+        packed
+    }
+
+    pub(crate) fn steps(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// The numbers of the micro-batches of step `step`; none past the end.
+    pub(crate) fn step(&self, step: usize) -> Range<usize> {
+        match (self.starts.get(step), self.starts.get(step + 1)) {
+            (Some(first), Some(end)) => *first..*end,
+            _ => self.batches.len()..self.batches.len(),
+        }
+    }
+}
+
 /// Puts the items of `order` one after the other into batches of at most `batch_tokens`, which holds the longest item.
-pub(crate) fn pack(order: Vec<usize>, batch_tokens: usize, length: impl Fn(usize) -> usize) -> Vec<Vec<usize>> {
+fn pack(order: Vec<usize>, batch_tokens: usize, length: impl Fn(usize) -> usize) -> Vec<Vec<usize>> {
     let mut batches: Vec<Vec<usize>> = Vec::new();
     let mut room = 0;
     for index in order {
@@ -349,10 +396,10 @@ mod tests {
     #[test]
     fn targets_stay_inside_their_conversation() {
         let (set, _) = ConversationSet::new((0..5).map(|i| rendered(&[2, 3], i)), 64, 64, 9).unwrap();
-        let plan = set.plan(0);
+        let plan = set.plan(0, 64);
         let batch = plan.batch(0).unwrap();
         assert_eq!(batch.tokens.len(), batch.targets.len());
-        for (bounds, &member) in batch.cu_seqlens.windows(2).zip(&plan.batches[0]) {
+        for (bounds, &member) in batch.cu_seqlens.windows(2).zip(&plan.packed.batches[0]) {
             let (from, to) = (bounds[0] as usize, bounds[1] as usize);
             let source = &set.conversations[member];
             assert_eq!(batch.tokens[from..to], source.ids[..source.ids.len() - 1]);
@@ -397,7 +444,8 @@ mod tests {
             for epoch in 0..2 {
                 let mut seen = 0;
                 let mut weight = 0.0;
-                for batch in set.batches(epoch) {
+                let plan = set.plan(epoch, 3 * batch_tokens);
+                for batch in (0..plan.len()).filter_map(|index| plan.batch(index)) {
                     prop_assert!(batch.weights.contains(&1.0));
                     prop_assert!(batch.tokens.len() <= batch_tokens);
                     prop_assert!(
@@ -412,11 +460,39 @@ mod tests {
         }
 
         #[test]
+        fn a_step_has_the_same_conversations_whatever_the_micro_batch(
+            seed: u64,
+            rows in 1usize..6,
+            lengths in prop::collection::vec(prop::collection::vec(1usize..40, 2..4), 1..60),
+        ) {
+            let (context, step_tokens) = (96, 96 * 6);
+            let rendered: Vec<_> = lengths.iter().enumerate().map(|(i, l)| rendered(l, i as u32)).collect();
+            let steps = |micro: usize| {
+                let Ok((set, _)) = ConversationSet::new(rendered.clone(), context, micro, seed) else { return Vec::new() };
+                let plan = set.plan(3, step_tokens);
+                assert_eq!((plan.step(plan.steps()), plan.step(0).start), (plan.len()..plan.len(), 0));
+                let tokens = |step: usize| -> Vec<Vec<u32>> {
+                    let batches: Vec<Batch> = plan.step(step).filter_map(|index| plan.batch(index)).collect();
+                    assert!(batches.iter().all(|batch| batch.tokens.len() <= micro));
+                    let sequences = |b: &Batch| -> Vec<Vec<u32>> {
+                        b.cu_seqlens.windows(2).map(|s| b.tokens[s[0] as usize..s[1] as usize].to_vec()).collect()
+                    };
+                    batches.iter().flat_map(sequences).collect()
+                };
+                let steps: Vec<_> = (0..plan.steps()).map(tokens).collect();
+                assert!(steps.iter().all(|step| (1..=step_tokens).contains(&step.iter().map(Vec::len).sum::<usize>())));
+                steps
+            };
+            prop_assert_eq!(steps(rows * context), steps(step_tokens));
+        }
+
+        #[test]
         fn resume_needs_only_the_position(seed: u64, epoch in 0u64..4) {
             let rendered: Vec<_> = (0..30).map(|i| rendered(&[5, 5 + i % 7], i as u32)).collect();
             let (set, _) = ConversationSet::new(rendered, 64, 64, seed).unwrap();
-            let straight: Vec<_> = set.batches(epoch).map(|b| b.tokens).collect();
-            let plan = set.plan(epoch);
+            let whole = set.plan(epoch, 128);
+            let straight: Vec<_> = (0..whole.len()).filter_map(|index| whole.batch(index)).map(|b| b.tokens).collect();
+            let plan = set.plan(epoch, 128);
             for (index, tokens) in straight.iter().enumerate() {
                 prop_assert_eq!(&plan.batch(index).unwrap().tokens, tokens);
             }

@@ -1,9 +1,11 @@
 //! Where a stage's batches come from: a pure function of the step, so that resuming is remembering a number.
 
+use std::ops::Range;
+
 use casallm_data::batch::Batch;
 use casallm_data::loader::PretrainLoader;
-use casallm_data::packing::ConversationSet;
-use casallm_data::preferences::PairSet;
+use casallm_data::packing::{ConversationSet, EpochPlan};
+use casallm_data::preferences::{PairPlan, PairSet};
 
 use crate::error::TrainError;
 use crate::preference::{LogProbabilities, Objective, Preferences};
@@ -27,48 +29,44 @@ pub trait Feed {
     }
 }
 
-/// Passes over data of which each pass has its own number of micro-batches; the last step of a pass may have fewer.
+/// Passes over data of which each pass has its own number of steps.
 struct Passes {
-    accumulation: usize,
     /// First step of each pass, and the end.
     starts: Vec<u64>,
 }
 
 impl Passes {
-    /// `batches` is how many micro-batches a pass has.
-    fn new(passes: u64, accumulation: usize, batches: impl Fn(u64) -> usize) -> Self {
+    /// `steps` is how many steps a pass has.
+    fn new(passes: u64, steps: impl Fn(u64) -> usize) -> Self {
         let mut starts = vec![0];
         for pass in 0..passes {
-            starts.push(starts[starts.len() - 1] + batches(pass).div_ceil(accumulation) as u64);
+            starts.push(starts[starts.len() - 1] + steps(pass) as u64);
         }
-        Passes { accumulation, starts }
+        Passes { starts }
     }
 
     fn steps(&self) -> u64 {
         self.starts[self.starts.len() - 1]
     }
 
-    /// Pass of a step, and its micro-batches there. Beyond the last step another pass begins; `batches` as in
-    /// [`Passes::new`].
-    fn place(&self, step: u64, batches: impl Fn(u64) -> usize) -> (u64, std::ops::Range<usize>) {
+    /// Pass of a step, and its number there. Beyond the last step another pass begins; `steps` as in [`Passes::new`].
+    fn place(&self, step: u64, steps: impl Fn(u64) -> usize) -> (u64, usize) {
         let passed = self.starts.partition_point(|start| *start <= step).saturating_sub(1);
         let (mut pass, mut start) = (passed as u64, self.starts[passed]);
         while step >= self.steps() {
             // At least one step, also of a pass over nothing.
-            let steps = batches(pass).div_ceil(self.accumulation).max(1) as u64;
+            let steps = steps(pass).max(1) as u64;
             if step < start + steps {
                 break;
             }
             (pass, start) = (pass + 1, start + steps);
         }
-        let first = (step - start) as usize * self.accumulation;
-        (pass, first..first + self.accumulation)
+        (pass, (step - start) as usize)
     }
+}
 
-    fn describe(&self, step: u64, batches: impl Fn(u64) -> usize) -> String {
-        let (pass, batches) = self.place(step, batches);
-        format!("packed batches {} to {} of epoch {pass}", batches.start, batches.end - 1)
-    }
+fn describe(batches: &Range<usize>, pass: u64) -> String {
+    format!("packed batches {} to {} of epoch {pass}", batches.start, batches.end.saturating_sub(1))
 }
 
 /// Rows of documents.
@@ -102,14 +100,15 @@ impl Feed for PretrainFeed {
 /// Packed conversations.
 pub struct SftFeed {
     set: ConversationSet,
+    step_tokens: usize,
     passes: Passes,
 }
 
 impl SftFeed {
-    /// `epochs` passes over the set, `accumulation` micro-batches a step; the last step of a pass may have fewer.
-    pub fn new(set: ConversationSet, epochs: u64, accumulation: usize) -> Self {
-        let passes = Passes::new(epochs, accumulation, |epoch| set.plan(epoch).len());
-        SftFeed { set, passes }
+    /// `epochs` passes over the set, in steps of at most `step_tokens`.
+    pub fn new(set: ConversationSet, epochs: u64, step_tokens: usize) -> Self {
+        let passes = Passes::new(epochs, |epoch| set.plan(epoch, step_tokens).steps());
+        SftFeed { set, step_tokens, passes }
     }
 
     /// Steps of all passes.
@@ -121,17 +120,25 @@ impl SftFeed {
     pub fn set(&self) -> &ConversationSet {
         &self.set
     }
+
+    fn place(&self, step: u64) -> (EpochPlan<'_>, Range<usize>) {
+        let plan = |epoch| self.set.plan(epoch, self.step_tokens);
+        let (epoch, step) = self.passes.place(step, |epoch| plan(epoch).steps());
+        let plan = plan(epoch);
+        let batches = plan.step(step);
+        (plan, batches)
+    }
 }
 
 impl Feed for SftFeed {
     fn micro_batches(&self, step: u64) -> Result<Vec<Batch>, TrainError> {
-        let (epoch, batches) = self.passes.place(step, |epoch| self.set.plan(epoch).len());
-        let plan = self.set.plan(epoch);
+        let (plan, batches) = self.place(step);
         Ok(batches.filter_map(|i| plan.batch(i)).collect())
     }
 
     fn describe(&self, step: u64) -> String {
-        self.passes.describe(step, |epoch| self.set.plan(epoch).len())
+        let (plan, batches) = self.place(step);
+        describe(&batches, plan.epoch())
     }
 }
 
@@ -141,45 +148,53 @@ pub struct DpoFeed {
     objective: Objective,
     /// What the reference model gives, by pair.
     references: Vec<LogProbabilities>,
+    step_tokens: usize,
     passes: Passes,
 }
 
 impl DpoFeed {
-    /// `epochs` passes over the set, `accumulation` micro-batches a step. `references` has one entry for each pair.
+    /// `epochs` passes over the set, in steps of at most `step_tokens`. `references` has one entry for each pair.
     pub fn new(
         set: PairSet,
         objective: Objective,
         references: Vec<LogProbabilities>,
         epochs: u64,
-        accumulation: usize,
+        step_tokens: usize,
     ) -> Self {
         assert_eq!(set.pairs().len(), references.len(), "a reference for each pair");
-        let passes = Passes::new(epochs, accumulation, |epoch| set.plan(epoch).len());
-        DpoFeed { set, objective, references, passes }
+        let passes = Passes::new(epochs, |epoch| set.plan(epoch, step_tokens).steps());
+        DpoFeed { set, objective, references, step_tokens, passes }
     }
 
     /// Steps of so many passes over a set.
-    pub fn steps(set: &PairSet, epochs: u64, accumulation: usize) -> u64 {
-        Passes::new(epochs, accumulation, |epoch| set.plan(epoch).len()).steps()
+    pub fn steps(set: &PairSet, epochs: u64, step_tokens: usize) -> u64 {
+        Passes::new(epochs, |epoch| set.plan(epoch, step_tokens).steps()).steps()
+    }
+
+    /// Pass of a step, its plan, and the step's batches there.
+    fn place(&self, step: u64) -> (u64, PairPlan<'_>, Range<usize>) {
+        let plan = |epoch| self.set.plan(epoch, self.step_tokens);
+        let (epoch, step) = self.passes.place(step, |epoch| plan(epoch).steps());
+        let plan = plan(epoch);
+        let batches = plan.step(step);
+        (epoch, plan, batches)
     }
 }
 
 impl Feed for DpoFeed {
     fn micro_batches(&self, step: u64) -> Result<Vec<Batch>, TrainError> {
-        let (epoch, batches) = self.passes.place(step, |epoch| self.set.plan(epoch).len());
-        let plan = self.set.plan(epoch);
+        let (_, plan, batches) = self.place(step);
         Ok(batches.filter_map(|i| plan.batch(i)).collect())
     }
 
     fn describe(&self, step: u64) -> String {
-        self.passes.describe(step, |epoch| self.set.plan(epoch).len())
+        let (epoch, _, batches) = self.place(step);
+        describe(&batches, epoch)
     }
 
     fn preferences(&self, step: u64) -> Option<Preferences> {
-        let (epoch, batches) = self.passes.place(step, |epoch| self.set.plan(epoch).len());
-        let plan = self.set.plan(epoch);
+        let (_, plan, batches) = self.place(step);
         let of = |i: usize| plan.members(i).iter().map(|pair| self.references[*pair]).collect::<Vec<_>>();
-        let references = batches.map(of).filter(|references| !references.is_empty()).collect();
-        Some(Preferences { objective: self.objective, references })
+        Some(Preferences { objective: self.objective, references: batches.map(of).collect() })
     }
 }

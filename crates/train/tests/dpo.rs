@@ -241,13 +241,13 @@ fn manners() -> Vec<PairRecord> {
 fn a_run_learns_its_pairs_and_tells_of_them() {
     let tokenizer = tokenizer();
     let set = set_of(&manners(), &tokenizer);
-    let steps = DpoFeed::steps(&set, 6, 2);
+    let steps = DpoFeed::steps(&set, 6, 256);
     let mut trainer = trainer(64, tokenizer.vocab_size(), config(64, steps, 3e-3));
     let references = references(&mut trainer, &set);
     let held_out = held_out(&set, &references);
     let text = Batch::from_rows([[7u32; 30].as_slice(), &[9; 30]]).unwrap();
     let text = ValidationSet { source: "text".into(), batches: vec![text], bytes: Some(58), pairs: None };
-    let feed = DpoFeed::new(set.clone(), OBJECTIVE, references.clone(), 6, 2);
+    let feed = DpoFeed::new(set.clone(), OBJECTIVE, references.clone(), 6, 256);
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("metrics.jsonl");
@@ -292,7 +292,7 @@ fn references_that_are_not_finite_stop_the_step_and_leave_the_weights() {
     );
     let mut trainer = trainer(64, tokenizer.vocab_size(), config(64, 1, 1e-3));
     let before = trainer.network().parameters.read(0).unwrap();
-    let feed = DpoFeed::new(set.unwrap(), OBJECTIVE, vec![[f64::NAN, 0.0]], 1, 2);
+    let feed = DpoFeed::new(set.unwrap(), OBJECTIVE, vec![[f64::NAN, 0.0]], 1, 256);
     let error = trainer.step(&feed, 0).err().unwrap().to_string();
     assert!(error.contains("dpo step 1: the loss is NaN"), "{error}");
     assert_eq!(trainer.network().parameters.read(0).unwrap(), before);
@@ -388,11 +388,11 @@ fn guarded(folder: &Path, guard: GuardConfig, bad: Option<(Range<u64>, Bad)>, st
     const EPOCHS: u64 = 10;
     let tokenizer = tokenizer();
     let set = set_of(&manners(), &tokenizer);
-    let steps = DpoFeed::steps(&set, EPOCHS, 2);
+    let steps = DpoFeed::steps(&set, EPOCHS, 256);
     let mut trainer = trainer(64, tokenizer.vocab_size(), TrainerConfig { guard, ..config(64, steps, 1e-3) });
     let references = references(&mut trainer, &set);
     let held_out = held_out(&set, &references);
-    let feed = DpoFeed::new(set.clone(), OBJECTIVE, references, EPOCHS, 2);
+    let feed = DpoFeed::new(set.clone(), OBJECTIVE, references, EPOCHS, 256);
     let (range, kind) = bad.unwrap_or((0..0, Bad::Random));
     let feed = Injected::new(&mut trainer, feed, &tokenizer, range, kind);
     let store = CheckpointStore::new(folder.join("checkpoints"), 9).unwrap();
@@ -498,11 +498,11 @@ proptest! {
         prop_assert_eq!(set.pairs().len() + report.dropped.len(), records.len());
         let positions: usize = set.pairs().iter().map(|pair| pair.positions()).sum();
         let supervised: usize = set.pairs().iter().flat_map(|pair| pair.supervised()).sum();
-        let steps = DpoFeed::steps(&set, 2, 2);
+        let steps = DpoFeed::steps(&set, 2, 4 * context);
         let mut trainer = trainer(context, tokenizer.vocab_size(), config(context, steps, 1e-2));
         let references = references(&mut trainer, &set);
         let objective = Objective { length_normalised, ..OBJECTIVE };
-        let feed = DpoFeed::new(set, objective, references, 2, 2);
+        let feed = DpoFeed::new(set, objective, references, 2, 4 * context);
         let (mut tokens, mut learned) = (0, 0.0);
         for step in 0..steps {
             learned += feed.micro_batches(step).unwrap().iter().map(Batch::supervised).sum::<f64>();

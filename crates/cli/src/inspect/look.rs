@@ -112,7 +112,7 @@ mod tests {
         let tokenizer = Tokenizer::train(std::iter::once(Ok("text".to_owned())), &options, &mut |_| {}).unwrap();
         let rendered = render(&Conversation::exchange(question, answer), &tokenizer).unwrap();
         let (set, _) = ConversationSet::new([rendered], 64, 64, 1).unwrap();
-        let batch = set.plan(0).batch(0).unwrap();
+        let batch = set.plan(0, 64).batch(0).unwrap();
         let (ids, learned) = sequence(&batch, 0);
         look.text(&ids, &learned, &tokenizer)
     }

@@ -5,11 +5,13 @@
 //! epoch) alone. Every sequence has a supervised token, the `</s>` of its answer at least. Of an imported model the control
 //! tokens are those of its own chat template.
 
+use std::ops::Range;
+
 use super::{DropReason, PairRecord, PairReport, PreferencePair};
 use crate::batch::Batch;
 use crate::chat::{ChatTemplate, Conversation, Message, Rendered, Role};
 use crate::error::Error;
-use crate::packing::pack;
+use crate::packing::Packed;
 use crate::seeded::SplitMix64;
 use crate::tokenizer::Tokenizer;
 
@@ -144,21 +146,22 @@ impl PairSet {
         self
     }
 
-    /// The batches of one pass over the pairs, in an order by the seed and `epoch`.
-    pub fn plan(&self, epoch: u64) -> PairPlan<'_> {
+    /// The steps of one pass over the pairs, each of at most `step_tokens` (at least twice the context), in an order by the
+    /// seed and `epoch`, and their batches. A step has the same pairs however large the batches are.
+    pub fn plan(&self, epoch: u64, step_tokens: usize) -> PairPlan<'_> {
         let mut order: Vec<usize> = (0..self.pairs.len()).collect();
         SplitMix64::new(self.seed, epoch).shuffle(&mut order);
-        self.planned(order)
+        self.planned(order, step_tokens)
     }
 
     /// The batches of the pairs as they stand, for passes that teach nothing.
     pub fn in_order(&self) -> PairPlan<'_> {
-        self.planned((0..self.pairs.len()).collect())
+        self.planned((0..self.pairs.len()).collect(), usize::MAX)
     }
 
-    fn planned(&self, order: Vec<usize>) -> PairPlan<'_> {
-        let batches = pack(order, self.batch_tokens, |index| self.pairs[index].positions());
-        PairPlan { set: self, batches }
+    fn planned(&self, order: Vec<usize>, step_tokens: usize) -> PairPlan<'_> {
+        let packed = Packed::new(order, (step_tokens, self.batch_tokens), |index| self.pairs[index].positions());
+        PairPlan { set: self, packed }
     }
 }
 
@@ -166,29 +169,39 @@ impl PairSet {
 #[derive(Debug, Clone)]
 pub struct PairPlan<'a> {
     set: &'a PairSet,
-    batches: Vec<Vec<usize>>,
+    packed: Packed,
 }
 
 impl PairPlan<'_> {
     /// Batches of the pass, at least one.
     pub fn len(&self) -> usize {
-        self.batches.len()
+        self.packed.batches.len()
     }
 
     /// Never true: a set has at least one pair.
     pub fn is_empty(&self) -> bool {
-        self.batches.is_empty()
+        self.packed.batches.is_empty()
+    }
+
+    /// Steps of the pass, at least one.
+    pub fn steps(&self) -> usize {
+        self.packed.steps()
+    }
+
+    /// The numbers of the batches of step `step`; none past the end.
+    pub fn step(&self, step: usize) -> Range<usize> {
+        self.packed.step(step)
     }
 
     /// Indices of the pairs in batch number `index`; none past the end.
     pub fn members(&self, index: usize) -> &[usize] {
-        self.batches.get(index).map_or(&[], Vec::as_slice)
+        self.packed.batches.get(index).map_or(&[], Vec::as_slice)
     }
 
     /// Batch number `index`; `None` past the end. Sequences 2 i and 2 i + 1 are the chosen and the rejected answer of
     /// member i; a weight is 1 where the target is of the answer.
     pub fn batch(&self, index: usize) -> Option<Batch> {
-        let members = self.batches.get(index)?;
+        let members = self.packed.batches.get(index)?;
         let mut batch = Batch { cu_seqlens: vec![0], ..Batch::default() };
         for &member in members {
             let pair = &self.set.pairs[member];
@@ -238,7 +251,7 @@ mod tests {
         ];
         let (set, report) = set(&[record(prompt.clone(), "Well.", "None of your business.")], 128).unwrap();
         assert_eq!((report.shortened, report.dropped.len()), (0, 0));
-        let batch = set.plan(3).batch(0).unwrap();
+        let batch = set.plan(3, 256).batch(0).unwrap();
         assert_eq!(batch.cu_seqlens.len(), 3);
         let tokenizer = byte_tokenizer();
         for (i, answer) in ["Well.", "None of your business."].into_iter().enumerate() {
@@ -350,7 +363,7 @@ mod tests {
             let Ok(set) = made else { return Ok(()) };
             let wanted: usize = set.pairs().iter().flat_map(TokenPair::supervised).sum();
             for epoch in 0..2 {
-                let plan = set.plan(epoch);
+                let plan = set.plan(epoch, 4 * context);
                 let (mut members, mut supervised) = (Vec::new(), 0.0);
                 for i in 0..plan.len() {
                     let batch = plan.batch(i).unwrap();

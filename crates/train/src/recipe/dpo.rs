@@ -111,11 +111,6 @@ impl Dpo {
         self.micro_batch.given().unwrap_or_else(usual)
     }
 
-    /// Micro-batches of an optimizer step.
-    pub fn accumulation(&self) -> usize {
-        (self.batch_tokens / (self.micro_rows() * self.context)).max(1)
-    }
-
     /// The learning rate of every step; how many there are is known once the pairs are packed.
     pub fn schedule(&self, steps: u64) -> Schedule {
         self.optimization.schedule(steps)
@@ -149,7 +144,7 @@ mod tests {
         let dpo = recipe.dpo().unwrap();
         assert_eq!((dpo.beta, dpo.label_smoothing, dpo.length_normalised, dpo.epochs), (0.1, 0.0, false, 1));
         assert_eq!((dpo.context, dpo.batch_tokens, dpo.validation_fraction), (256, 8192, 0.015));
-        assert_eq!(dpo.micro_rows() * dpo.accumulation() * dpo.context, dpo.batch_tokens);
+        assert!(dpo.batch_tokens.is_multiple_of(dpo.micro_rows() * dpo.context));
         let text = recipe.to_toml().unwrap();
         let again = RawRecipe::parse(&text, "my.toml", Path::new("")).unwrap().validate().unwrap();
         assert_eq!(again, recipe);

@@ -309,11 +309,6 @@ impl Sft {
         self.micro_batch.given().unwrap_or_else(|| usual_micro_batch(self.batch_tokens, self.context))
     }
 
-    /// Micro-batches of an optimizer step.
-    pub fn accumulation(&self) -> usize {
-        self.batch_tokens / (self.micro_rows() * self.context)
-    }
-
     /// The learning rate of every step; how many there are is known once the conversations are packed.
     pub fn schedule(&self, steps: u64) -> Schedule {
         self.optimization.schedule(steps)

@@ -19,7 +19,7 @@ use casallm_model::parameters::Parameters;
 use casallm_model::workspace::Recompute;
 
 use super::conversations::{cleaned, identity, sample, write_report};
-use super::packing::Packing;
+use super::packing::{Packing, settle};
 use super::pretrain::text_validation;
 use super::references::{self, Key};
 use super::sft::{Base, name_question};
@@ -251,10 +251,11 @@ pub fn dpo<D: Device>(
 
     let weights = directory.checksum(WEIGHTS).unwrap_or_default().to_owned();
     let key = Key::new(weights, pairs.fingerprint(), format!("{:?}", recipe.run.precision), pairs.count());
-    let steps = DpoFeed::steps(&pairs.train, stage.epochs, stage.accumulation());
+    let steps = DpoFeed::steps(&pairs.train, stage.epochs, stage.batch_tokens);
     let mut config = TrainerConfig { recompute: choice.recompute, ..dpo_config(recipe, steps)? };
     let store = store.regularly(config.checkpoint_every, steps);
-    config.settings += &format!("reference_model = \"{}\"\npairs = \"{}\"\n", key.model, key.pairs);
+    let about = format!("reference_model = \"{}\"\npairs = \"{}\"\n", key.model, key.pairs);
+    settle(&mut config, (&about, ""), &store)?;
     config.peak = peak(device, dtype);
     // What the preparation of data took and freed would else stay beside what is planned.
     memory::give_back();
@@ -301,7 +302,7 @@ pub fn dpo<D: Device>(
         held_out: pairs.held_out.as_ref().map_or(0, |set| set.pairs().len()),
         report: pairs.report,
     };
-    let feed = DpoFeed::new(pairs.train, stage.objective(), references, stage.epochs, stage.accumulation());
+    let feed = DpoFeed::new(pairs.train, stage.objective(), references, stage.epochs, stage.batch_tokens);
     trainer.write_samples(samples);
     let outcome = trainer.run(&feed, &validation, &store, &dir.metrics(), interrupt, observer)?;
     update_settings(recipe, &dir)?;

@@ -229,13 +229,13 @@ fn pairs(recipe: &Recipe, count: usize, observer: &mut dyn StageObserver) -> Res
     let base = RunDir::new(&recipe.run.dir).has_model(Stage::Sft).then(|| Base::tuned(recipe)).transpose()?;
     let (tokenizer, template) = renderer(base, recipe, observer)?;
     let found = Pairs::gather(recipe, stage, &tokenizer, &template, observer)?;
-    let plan = found.train.plan(0);
+    let plan = found.train.plan(0, stage.batch_tokens);
     let all = || found.train.pairs().iter();
     let answers = |which: usize| Lengths::of(all().map(|pair| pair.supervised()[which]));
     Ok(Inspected {
         stage: Stage::Dpo,
         batches: (0..plan.len().min(count)).filter_map(|i| plan.batch(i)).collect(),
-        steps: DpoFeed::steps(&found.train, stage.epochs, stage.accumulation()),
+        steps: DpoFeed::steps(&found.train, stage.epochs, stage.batch_tokens),
         step_tokens: stage.batch_tokens,
         data: InspectedData::Pairs(Box::new(PairsReport {
             trained: found.train.pairs().len(),

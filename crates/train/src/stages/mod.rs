@@ -33,7 +33,7 @@ pub use dpo::{DpoSetup, dpo};
 pub use inspect::{DocumentsReport, Inspected, InspectedData, PairsReport, inspect};
 pub use memory::{Sized, memory_levels, sized};
 pub use pretrain::{model_config, pretrain, pretrain_config, validation_texts};
-pub use sft::{SftSetup, sft, sft_setup};
+pub use sft::{SftSetup, sft};
 
 use crate::checkpoint::{Ahead, CheckpointStore};
 use crate::error::TrainError;

@@ -5,10 +5,12 @@ use casallm_data::chat::{ChatTemplate, Conversation};
 use casallm_data::packing::{ConversationSet, FitReport};
 use casallm_data::tokenizer::Tokenizer;
 
+use crate::checkpoint::CheckpointStore;
 use crate::error::TrainError;
 use crate::feed::SftFeed;
 use crate::recipe::{Recipe, Sft};
-use crate::trainer::Observer;
+use crate::snapshot::Progress;
+use crate::trainer::{Observer, TrainerConfig};
 use crate::validation::ValidationSet;
 
 /// How conversations become ids and are packed.
@@ -32,7 +34,7 @@ impl Packing<'_> {
         Ok(ConversationSet::from_conversations(conversations, tokenizer, template, context, micro_tokens, seed)?)
     }
 
-    /// The fixed validation of at least `eval_tokens`, where there are so many; `None` where nothing is held out, or nothing
+    /// The fixed validation of `eval_tokens`, rounded up to whole rows, where there are so many; `None` where nothing is held out, or nothing
     /// of it fits.
     pub(super) fn validation(
         self,
@@ -63,10 +65,10 @@ impl Packing<'_> {
             packed => packed?.0,
         };
         let lengths = self.tokenizer.byte_lengths();
-        let plan = held_out.plan(0);
-        let rows = eval_tokens.div_ceil(self.micro_tokens as u64).max(1);
-        let batches: Vec<_> =
-            (0..plan.len().min(usize::try_from(rows).unwrap_or(usize::MAX))).filter_map(|i| plan.batch(i)).collect();
+        // Whatever the micro-batch, the same conversations.
+        let tokens = usize::try_from(eval_tokens).unwrap_or(usize::MAX).max(1);
+        let plan = held_out.plan(0, tokens.checked_next_multiple_of(self.context).unwrap_or(usize::MAX));
+        let batches: Vec<_> = plan.step(0).filter_map(|i| plan.batch(i)).collect();
         let supervised = batches.iter().flat_map(|b| b.targets.iter().zip(&b.weights));
         let bytes = supervised
             .filter(|(_, weight)| **weight > 0.0)
@@ -86,17 +88,54 @@ impl<'a> Packing<'a> {
     /// The batches of a recipe's second stage, and what became of conversations longer than the context.
     pub(super) fn feed(self, stage: &Sft, train: &[Conversation]) -> Result<(SftFeed, FitReport), TrainError> {
         let (set, fit) = self.pack(train)?;
-        Ok((SftFeed::new(set, stage.epochs, stage.accumulation()), fit))
+        Ok((SftFeed::new(set, stage.epochs, stage.batch_tokens), fit))
     }
+}
+
+/// A line of the settings: by what conversations and pairs are packed.
+const BY_STEPS: &str = "packed_by = \"steps\"\n";
+
+/// Adds to a stage's settings what it is about that no recipe says: `lines`, and how its data is packed.
+///
+/// Checkpoints of a program that packed micro-batch after micro-batch do not say so, nor have those of fine-tuning any of
+/// `lines`. Where a step is one micro-batch both ways are the same, and such a run goes on as it began.
+///
+/// # Errors
+/// The stage's checkpoints are of such a program, and its steps were others.
+pub(super) fn settle(
+    config: &mut TrainerConfig,
+    (fixed, lines): (&str, &str),
+    store: &CheckpointStore,
+) -> Result<(), TrainError> {
+    config.settings += fixed;
+    let begun = store.newest_meta::<Progress>()?;
+    if begun.is_none_or(|begun| begun.settings.contains(BY_STEPS)) {
+        config.settings += lines;
+        config.settings += BY_STEPS;
+    } else if config.micro_tokens < config.step_tokens {
+        return Err(TrainError::RunState {
+            path: store.directory().to_owned(),
+            reason: format!(
+                "was begun by an older casallm, which packed each micro-batch by itself where now it is each step: from here on \
+                 the steps of {} tokens would be others; finish the run with that program, or train in another run.dir",
+                config.step_tokens
+            ),
+        });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use casallm_data::chat::Message;
     use casallm_data::tokenizer::TrainOptions;
 
+    use super::super::sft::sft_config;
     use super::*;
     use crate::metrics::MetricsRow;
+    use crate::recipe::RawRecipe;
 
     #[derive(Default)]
     struct Notes(Vec<String>);
@@ -107,6 +146,52 @@ mod tests {
         fn note(&mut self, text: &str) {
             self.0.push(text.to_owned());
         }
+    }
+
+    #[test]
+    fn what_an_older_program_began_goes_on_where_the_steps_are_the_same() {
+        let text = "[tokenizer]\nvocab_size = 300\n[[data.sft]]\nname = \"a\"\npath = \"a\"\n[model]\nn_layer = 2\n\
+                    n_embd = 32\nn_head = 2\ncontext = 64\n[run]\ndir = \"r\"\n[sft]\nbatch_tokens = 128\nidentity_rate = 0\n";
+        let settings = |rows: u8, saved: Option<&str>| {
+            let mut raw = RawRecipe::parse(text, "test.toml", Path::new("")).unwrap();
+            raw.apply_override(&format!("sft.micro_batch={rows}")).unwrap();
+            let mut config = sft_config(&raw.validate().unwrap(), 5).unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let store = CheckpointStore::new(folder.path(), 2).unwrap();
+            if let Some(saved) = saved {
+                let progress = Progress { settings: saved.to_owned(), ..Default::default() };
+                store.save(3, &progress, std::iter::empty()).unwrap();
+            }
+            settle(&mut config, ("fixed = 1\n", "base = 2\n"), &store).map(|()| config.settings)
+        };
+        let of_old = "fixed = 1\n";
+        let of_new = "fixed = 1\nbase = 2\npacked_by = \"steps\"\n";
+        for rows in [1, 2] {
+            assert!(settings(rows, None).unwrap().ends_with(of_new));
+            assert!(settings(rows, Some(of_new)).unwrap().ends_with(of_new));
+        }
+        assert!(settings(2, Some(of_old)).unwrap().ends_with("\nfixed = 1\n"));
+        let error = settings(1, Some(of_old)).unwrap_err().to_string();
+        assert!(error.contains("older casallm") && error.contains("another run.dir"), "{error}");
+    }
+
+    #[test]
+    fn what_is_validated_on_does_not_depend_on_the_micro_batch() {
+        let texts = (0..40).map(|i| Ok(format!("Some words {i} to learn bytes and a few pairs of letters from.")));
+        let options = TrainOptions { vocab_size: 270, ..TrainOptions::default() };
+        let tokenizer = Tokenizer::train(texts, &options, &mut |_| {}).unwrap();
+        let template = ChatTemplate::own(&tokenizer).unwrap();
+        let held_out: Vec<_> =
+            (0..50).map(|i| Conversation::exchange("Hi ".repeat(1 + i % 7), "Yes ".repeat(1 + i % 5))).collect();
+        let set = |micro_tokens| {
+            let packing = Packing { tokenizer: &tokenizer, template: &template, context: 64, micro_tokens, seed: 1 };
+            packing.validation(&held_out, 500, &mut Notes::default()).unwrap().unwrap()
+        };
+        let ids = |set: &ValidationSet| set.batches.iter().flat_map(|batch| batch.tokens.clone()).collect::<Vec<_>>();
+        let (small, large) = (set(64), set(512));
+        assert!(small.batches.len() > large.batches.len());
+        assert_eq!((ids(&small), small.bytes), (ids(&large), large.bytes));
+        assert!((400..=512).contains(&ids(&large).len()));
     }
 
     #[test]

@@ -17,11 +17,12 @@ use casallm_model::parameters::Parameters;
 use casallm_model::workspace::Recompute;
 
 use super::conversations::{Conversations, gather, write_report};
-use super::packing::Packing;
+use super::packing::{Packing, settle};
 use super::{
     RunDir, Sized, StageObserver, config_of, keep_settings, matrices_of, open_store, optimizer_config, peak, save,
     sized, update_settings, write_model,
 };
+use crate::checkpoint::CheckpointStore;
 use crate::error::TrainError;
 use crate::feed::SftFeed;
 use crate::interrupt::Interrupt;
@@ -201,8 +202,12 @@ fn opened(recipe: &Recipe, path: PathBuf) -> Result<(ModelDirectory, Tokenizer),
 /// Reads and packs the conversations for the model that the stage begins with.
 ///
 /// # Errors
-/// There is no such model; the data cannot be read.
-pub fn sft_setup(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<SftSetup, TrainError> {
+/// There is no such model; the data cannot be read; an older program began the run and its steps were others.
+fn sft_setup(
+    recipe: &Recipe,
+    store: &CheckpointStore,
+    observer: &mut dyn StageObserver,
+) -> Result<SftSetup, TrainError> {
     let stage = recipe.sft()?;
     let base = Base::of(recipe)?;
     let tokenizer = &base.tokenizer;
@@ -219,7 +224,8 @@ pub fn sft_setup(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Sf
     let validation = Vec::from_iter(held_out);
     let steps = feed.steps();
     let mut config = sft_config(recipe, steps)?;
-    config.settings += &format!("conversations = \"{}\"\n", conversations.fingerprint(tokenizer));
+    let fingerprint = format!("conversations = \"{}\"\n", conversations.fingerprint(tokenizer));
+    settle(&mut config, (&fingerprint, ""), store)?;
     if validation.is_empty() {
         config.eval_every = u64::MAX;
     }
@@ -287,7 +293,7 @@ pub fn sft<D: Device>(
     let Sized { recipe, choice } = &sized(recipe, Stage::Sft, &**device, device.available_bytes())?;
     choice.plan.check_host(memory::available())?;
     observer.planned(Stage::Sft, choice);
-    let mut setup = sft_setup(recipe, observer)?;
+    let mut setup = sft_setup(recipe, &store, observer)?;
     let store = store.regularly(setup.config.checkpoint_every, setup.config.schedule.steps);
     setup.config.recompute = choice.recompute;
     setup.config.peak = peak(device, dtype);
