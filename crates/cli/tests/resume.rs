@@ -303,6 +303,20 @@ fn a_run_is_not_begun_over_its_checkpoints() {
 }
 
 #[test]
+fn fine_tuning_does_not_go_on_from_another_base() {
+    let folder = trained_folder();
+    let path = folder.path();
+    let another = ["run.dir=another", "run.seed=5", "pretrain.steps=2"].map(|set| ["--set", set]).concat();
+    run(path, &[&["pretrain", "tiny.toml"][..], &another].concat()).succeeded();
+    fs::rename(path.join("run/base"), path.join("before")).unwrap();
+    fs::rename(path.join("another/base"), path.join("run/base")).unwrap();
+    run(path, &["sft", "tiny.toml", "--resume"]).refused(&["checkpoints/sft", "was `base_model", "is `base_model"]);
+    fs::remove_dir_all(path.join("run/base")).unwrap();
+    fs::rename(path.join("before"), path.join("run/base")).unwrap();
+    run(path, &["sft", "tiny.toml", "--resume"]).succeeded();
+}
+
+#[test]
 fn steps_of_fine_tuning_have_the_same_conversations_whatever_the_micro_batch() {
     let folder = trained_folder();
     let path = folder.path();

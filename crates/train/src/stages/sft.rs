@@ -10,7 +10,7 @@ use casallm_data::chat::{ChatTemplate, Role};
 use casallm_data::packing::FitReport;
 use casallm_data::tokenizer::Tokenizer;
 use casallm_model::config::ModelConfig;
-use casallm_model::directory::{GENERATION_CONFIG, ModelDirectory, StoredDtype, TOKENIZER, TOKENIZER_CONFIG};
+use casallm_model::directory::{GENERATION_CONFIG, ModelDirectory, StoredDtype, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS};
 use casallm_model::error::ModelError;
 use casallm_model::network::Network;
 use casallm_model::parameters::Parameters;
@@ -225,7 +225,8 @@ fn sft_setup(
     let steps = feed.steps();
     let mut config = sft_config(recipe, steps)?;
     let fingerprint = format!("conversations = \"{}\"\n", conversations.fingerprint(tokenizer));
-    settle(&mut config, (&fingerprint, ""), store)?;
+    let begins_with = format!("base_model = \"{}\"\n", base.directory.checksum(WEIGHTS).unwrap_or_default());
+    settle(&mut config, (&fingerprint, &begins_with), store)?;
     if validation.is_empty() {
         config.eval_every = u64::MAX;
     }
