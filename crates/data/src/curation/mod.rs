@@ -318,7 +318,6 @@ impl<'a> Curator<'a> {
             if sketch.as_ref().is_some_and(|sketch| self.seen.near.has_like(sketch)) {
                 return Ok(Some(Reason::NearDuplicate));
             }
-            self.remember(hash, sketch.as_ref())?;
         }
         if let (Some(sets), false) = (&self.curation.eval_sets, met.is_empty()) {
             for set in met {
@@ -327,6 +326,10 @@ impl<'a> Curator<'a> {
                 }
             }
             return Ok(Some(Reason::Contaminated));
+        }
+        // Only now: what resembles a document that goes would go with it, and nothing of the kind would stay.
+        if self.curation.duplicates != Duplicates::Kept {
+            self.remember(hash, sketch.as_ref())?;
         }
         Ok(None)
     }

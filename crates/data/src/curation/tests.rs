@@ -39,7 +39,7 @@ fn every_reason_is_counted_once_in_the_order_of_the_stages() {
         english(&format!("  {}", long.replace(' ', "\n ")), Some(3.0)),
         english(&like, Some(3.0)),
         english(&format!("{} {question}", text(30, 3)), Some(3.0)),
-        // Remembered although it went.
+        // The same as one that went is no repetition.
         english(&format!("{}\n{question}", text(30, 3)), Some(3.0)),
         english(&text(30, 4), Some(3.0)),
     ];
@@ -66,21 +66,35 @@ fn every_reason_is_counted_once_in_the_order_of_the_stages() {
         (Score, 1),
         (TooShort, 1),
         (TooLong, 1),
-        (ExactDuplicate, 2),
+        (ExactDuplicate, 1),
         (NearDuplicate, 1),
-        (Contaminated, 1),
+        (Contaminated, 2),
     ];
     assert_eq!(dropped, expected);
     assert_eq!(report.dropped[&NearDuplicate].bytes, like.len() as u64);
     let met: Vec<u64> = report.eval_sets.values().map(|set| set.documents).collect();
-    assert_eq!(met, [1, 1, 0]);
+    assert_eq!(met, [2, 2, 0]);
     let bytes: u64 = documents.iter().map(|document| document.text.len() as u64).sum();
     assert_eq!(report.read, Count { documents: 10, bytes });
     let went: u64 = report.dropped.values().map(|count| count.bytes).sum();
     assert_eq!(report.kept, Count { documents: 2, bytes: bytes - went });
     let json = serde_json::to_value(&report).unwrap();
-    assert_eq!(json["dropped"]["exact_duplicate"]["documents"], 2);
+    assert_eq!(json["dropped"]["contaminated"]["documents"], 2);
     assert_eq!(serde_json::from_value::<Report>(json).unwrap(), report);
+}
+
+#[test]
+fn what_resembles_a_contaminated_document_stays() {
+    let question = "which of these animals sleeps through the whole of a long and cold winter without any food";
+    let page = text(300, 7);
+    let documents = [document(format!("{page} {question}")), document(page.clone()), document(format!("{page} again"))];
+    let eval_sets = Some(Arc::new(EvalSets::of_texts([("animals", question)])));
+    let (kept, report) = judged(&Curation { eval_sets, ..near() }, &documents, 2);
+    assert_eq!(kept, [false, true, false]);
+    assert_eq!(
+        (report.dropped[&Reason::Contaminated].documents, report.dropped[&Reason::NearDuplicate].documents),
+        (1, 1)
+    );
 }
 
 #[test]

@@ -212,7 +212,9 @@ fn curated_shards_are_the_same_with_any_number_of_threads_and_say_what_went() {
     // Whoever asks for something else gets it.
     let fewer = ShardOptions { curation: Curation { eval_sets: None, ..options.curation.clone() }, ..options };
     let more = tokenize(one.path(), "test", documents(&texts), &tokenizer, &fewer, &mut |_| {}).unwrap();
-    assert_eq!(more.documents, manifest.documents + report.dropped[&Reason::Contaminated].documents);
+    // Contaminated documents that repeat one another go as repetitions now.
+    let contaminated = manifest.documents + 1..=manifest.documents + report.dropped[&Reason::Contaminated].documents;
+    assert!(contaminated.contains(&more.documents), "{} of {contaminated:?}", more.documents);
 }
 
 #[test]
