@@ -1,6 +1,6 @@
 //! Which files a path means, and what is in them by their names.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -65,7 +65,7 @@ pub(crate) fn is_text_file(path: &Path) -> bool {
     Format::of(path) == Some(Format::Text)
 }
 
-/// The data files that `path` means, sorted: itself, those of a folder and its subfolders, or those that fit a pattern
+/// The data files that `path` means, sorted: itself, those of a folder as [`files_in`] finds them, or those that fit a pattern
 /// with `*`, `?`, `**` or `[...]`. In folders and patterns files of unknown format are passed over, and so are the manifest
 /// of what was fetched (`hub::MANIFEST`) and whatever has a name that begins with a dot.
 ///
@@ -79,7 +79,7 @@ pub fn find_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
     let none = || Error::NoFiles { path: path.display().to_string() };
     let mut files = Vec::new();
     if path.is_dir() {
-        walk(path, &mut files)?;
+        files = files_in(path, |file| Format::of(file).is_some())?;
     } else {
         let pattern = path.to_str().ok_or_else(none)?;
         if !pattern.contains(['*', '?', '[']) {
@@ -178,20 +178,38 @@ fn finish(mut digest: Sha256, options: &SourceOptions) -> String {
     hexadecimal(&digest.finalize())
 }
 
-fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {
-    let failed = |e| Error::io("read folder", folder, e);
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let path = entry.path();
-        // Of links to folders only their files' formats would tell; they are not followed, so no cycle can be.
-        if is_aside(&path) {
+/// The data files in a folder and in the folders in it, those included to which a link leads, but each folder once. Files that
+/// `is_data` does not know are passed over, and so is what stands beside the data and is none: the manifest of what was
+/// fetched (`hub::MANIFEST`), and names that begin with a dot.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn files_in(folder: &Path, is_data: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, Error> {
+    let failed = |folder: &Path, e| Error::io("read folder", folder, e);
+    let (mut files, mut links) = (Vec::new(), BTreeSet::new());
+    // Links come when there is nothing else left, and in order of name: which name a folder goes by that has several does not
+    // depend on how the system lists them.
+    let (mut folders, mut seen) = (vec![folder.to_owned()], HashSet::new());
+    while let Some(folder) = folders.pop().or_else(|| links.pop_first()) {
+        // A link to a folder above would never end, one to a folder beside would bring its text twice.
+        if !seen.insert(folder.canonicalize().map_err(|e| failed(&folder, e))?) {
             continue;
         }
-        if entry.file_type().map_err(failed)?.is_dir() {
-            walk(&path, files)?;
-        } else if path.is_file() && Format::of(&path).is_some() {
-            files.push(path);
+        for entry in fs::read_dir(&folder).map_err(|e| failed(&folder, e))? {
+            let entry = entry.map_err(|e| failed(&folder, e))?;
+            let path = entry.path();
+            if is_aside(&path) {
+                continue;
+            }
+            if entry.file_type().map_err(|e| failed(&folder, e))?.is_dir() {
+                folders.push(path);
+            } else if path.is_dir() {
+                links.insert(path);
+            } else if path.is_file() && is_data(&path) {
+                files.push(path);
+            }
         }
     }
-    Ok(())
+    files.sort();
+    Ok(files)
 }

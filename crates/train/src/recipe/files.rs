@@ -1,16 +1,16 @@
 //! From a path, a folder or a pattern to the list of files it stands for, always in the same order.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use casallm_data::hub::MANIFEST;
+use casallm_data::source::files_in;
 
 /// Endings of the files that a folder stands for; each may be followed by one of [`COMPRESSIONS`].
 const ENDINGS: &[&str] = &["txt", "text", "md", "jsonl", "ndjson", "json", "parquet"];
 const COMPRESSIONS: &[&str] = &["zst", "zstd", "gz", "gzip"];
 
 /// The files that `path`, relative to `base`, stands for, sorted by name: the file itself; every data file in the
-/// folder and the folders in it, hidden ones excepted; every file that the pattern matches. What `casallm fetch` wrote about
+/// folder and the folders in it and behind its links, hidden ones excepted; every file that the pattern matches. What `casallm fetch` wrote about
 /// the others is no data.
 ///
 /// # Errors
@@ -22,7 +22,7 @@ pub(super) fn expand(base: &Path, path: &str) -> Result<Vec<PathBuf>, String> {
     }
     let mut files = Vec::new();
     if whole.is_dir() {
-        walk(&whole, &mut files).map_err(|error| format!("cannot read the folder: {error}; check its permissions"))?;
+        files = files_in(&whole, is_data).map_err(|error| format!("{error}; check its permissions"))?;
         if files.is_empty() {
             return Err(format!(
                 "the folder holds no file ending in {} (or these with .zst or .gz)",
@@ -74,24 +74,6 @@ pub(super) fn absolute(base: &Path, path: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn walk(directory: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name.to_string_lossy().starts_with('.') || name == MANIFEST {
-            continue;
-        }
-        let path = entry.path();
-        // The entry's own type, not the target's: a link to a parent folder would never end.
-        if entry.file_type()?.is_dir() {
-            walk(&path, files)?;
-        } else if path.is_file() && is_data(&path) {
-            files.push(path);
-        }
-    }
-    Ok(())
-}
-
 fn is_data(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     let bare = COMPRESSIONS.iter().find_map(|end| name.strip_suffix(&format!(".{end}"))).unwrap_or(&name);
@@ -100,6 +82,8 @@ fn is_data(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn tree(names: &[&str]) -> tempfile::TempDir {
@@ -161,10 +145,22 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_link_to_a_parent_does_not_loop() {
-        let dir = tree(&["data/a.txt"]);
-        std::os::unix::fs::symlink(dir.path().join("data"), dir.path().join("data/again")).unwrap();
-        assert_eq!(names(dir.path(), "data").unwrap(), ["data/a.txt"]);
+    fn links_to_folders_are_followed_and_no_text_comes_twice() {
+        use std::os::unix::fs::symlink;
+
+        let dir = tree(&["data/a.txt", "data/deep/b.txt", "elsewhere/c.txt", "elsewhere/more/d.jsonl"]);
+        let at = |name: &str| dir.path().join(name);
+        symlink(at("data"), at("data/again")).unwrap();
+        symlink(at("data/deep"), at("data/beside")).unwrap();
+        symlink(at("nowhere"), at("data/broken")).unwrap();
+        assert_eq!(names(dir.path(), "data").unwrap(), ["data/a.txt", "data/deep/b.txt"]);
+        symlink("../elsewhere", at("data/link")).unwrap();
+        symlink(at("data"), at("elsewhere/more/back")).unwrap();
+        symlink(at("elsewhere"), at("data/zz")).unwrap();
+        let all = ["data/a.txt", "data/deep/b.txt", "data/link/c.txt", "data/link/more/d.jsonl"];
+        assert_eq!(names(dir.path(), "data").unwrap(), all);
+        // A link as the path itself.
+        assert_eq!(names(dir.path(), "data/zz").unwrap()[0], "data/zz/c.txt");
     }
 
     #[test]
