@@ -234,3 +234,17 @@ fn conversations_that_changed_under_a_run() {
     let more = [trained().file("chat.jsonl"), conversations(5, 9).as_bytes()].concat();
     refused_conversations(&more, &["run/checkpoints/sft/step-000", "other settings", "conversations", "run.dir"]);
 }
+
+#[test]
+fn text_that_is_all_held_out_is_not_blamed_on_what_is_asked_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    write_inputs(folder.path());
+    let whole = documents(60, 1).join(" ");
+    fs::write(folder.path().join("text.jsonl"), format!("{}\n", serde_json::json!({ "text": whole }))).unwrap();
+    run(folder.path(), &["pretrain", "tiny.toml", "--set", "data.validation_fraction=0.999"]).refused(&[
+        "data.validation_fraction",
+        "0.999",
+        "the only document is held out",
+        "shorter documents",
+    ]);
+}

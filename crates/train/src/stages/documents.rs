@@ -1,5 +1,6 @@
 //! Documents to tokenizer and shards.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -121,9 +122,15 @@ fn train_tokenizer(
     // Of what is trained on, whether an earlier document was like it or not.
     let documents = streams.into_iter().flat_map(|(stream, filter)| {
         stream.filter(move |document| match document {
-            Ok(document) => filter.reason_against(document).is_none() && rule.split(&document.text) == Split::Train,
+            Ok(document) => filter.reason_against(document).is_none() && is_trained_on(document),
             Err(_) => true,
         })
+    let held_out = &Cell::new(0u64);
+    let is_trained_on = |document: &Document| {
+        let trained_on = rule.split(&document.text) == Split::Train;
+        held_out.update(|count| count + u64::from(!trained_on));
+        trained_on
+    };
     });
     let options = TrainOptions {
         vocab_size: recipe.tokenizer.vocab_size,
@@ -133,7 +140,24 @@ fn train_tokenizer(
     };
     options.check()?;
     let mut told = |read| observer.progress(TASK, "bytes", read, None);
-    let sample = sample(documents, options.max_bytes, recipe.data.seed, &mut told)?;
+    let sample = match sample(documents, options.max_bytes, recipe.data.seed, &mut told) {
+        Err(DataError::NothingKept { .. }) if held_out.get() > 0 => {
+            let documents = match held_out.get() {
+                1 => "the only document is".to_owned(),
+                count => format!("all {count} documents are"),
+            };
+            return Err(TrainError::RecipeValue {
+                file: recipe.file.clone(),
+                key: "data.validation_fraction".to_owned(),
+                found: recipe.data.validation_fraction.to_string(),
+                remedy: format!(
+                    "{documents} held out for validation, and none is left to train on (only whole documents are held out): use \
+                     less of it, or give more or shorter documents"
+                ),
+            });
+        }
+        sample => sample?,
+    };
     let tokenizer = Tokenizer::train(sample.texts.into_iter().map(Ok), &options, &mut |_| {})?;
     observer.finished(TASK);
     Ok(tokenizer)
