@@ -90,7 +90,9 @@ pub(crate) fn tokenize(flags: &Tokenize) -> Result<Ended> {
     let tokenizer = Tokenizer::load(&flags.tokenizer)?;
     let reading = flags.filter.reading(&flags.text_field);
     let documents = open_documents_in(&flags.input, &reading)?;
-    let inputs = fingerprint_files(&find_files_in(&flags.input)?, &reading)?;
+    let found = Manifest::load(&flags.output).ok();
+    let like = found.as_ref().map(|found| found.inputs.as_str());
+    let inputs = fingerprint_files(&find_files_in(&flags.input)?, &reading, like)?;
     let rule = SplitRule::new(flags.validation_fraction, flags.seed)?;
     let mut curation = Curation {
         filter: flags.filter.filter(),

@@ -127,42 +127,71 @@ fn unreadable(error: glob::GlobError) -> Error {
     Error::io("read", &path, error.into())
 }
 
-/// A fingerprint of files and of how texts are taken from them, without reading them whole: names, sizes, and the
-/// first and last 64 kB. For [`crate::shards::ShardOptions`], which makes shards anew when it changes.
+/// A fingerprint of files and of how texts are taken from them: names, sizes, and all bytes where the files have at most 256 MiB
+/// together; of more of them the first and last 64 kB of each and 64 pieces between, so that terabytes cost no hours. For
+/// [`crate::shards::ShardOptions`], which makes shards anew when it changes. `like`: the one that it is compared with, if there is
+/// one, which may be of an earlier version and then knows nothing of what stands between the ends.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn fingerprint_files(files: &[PathBuf], options: &SourceOptions) -> Result<String, Error> {
+pub fn fingerprint_files(files: &[PathBuf], options: &SourceOptions, like: Option<&str>) -> Result<String, Error> {
+    let size_of = |path: &PathBuf| fs::metadata(path).map(|found| found.len()).map_err(|e| Error::io("read", path, e));
+    let sizes = files.iter().map(size_of).collect::<Result<Vec<_>, _>>()?;
+    let ends_only = like.is_some_and(|like| !like.is_empty() && !like.starts_with(BETWEEN));
+    let whole = !ends_only && sizes.iter().sum::<u64>() <= WHOLE_BYTES;
     let mut digest = Sha256::new();
-    for path in files {
+    for (path, size) in files.iter().zip(sizes) {
         let failed = |e| Error::io("read", path, e);
+        let ranges = if whole { vec![(0, size)] } else { sampled(size, if ends_only { 0 } else { PIECES }) };
         let mut file = fs::File::open(path).map_err(failed)?;
-        let size = file.metadata().map_err(failed)?.len();
-        let mut ends = Vec::new();
-        (&mut file).take(END_BYTES).read_to_end(&mut ends).map_err(failed)?;
-        file.seek(SeekFrom::Start(size.saturating_sub(END_BYTES))).map_err(failed)?;
-        (&mut file).take(END_BYTES).read_to_end(&mut ends).map_err(failed)?;
-        add(&mut digest, path, size, &ends);
+        let (mut bytes, mut buffer) = (Sha256::new(), Vec::new());
+        for (from, length) in ranges {
+            file.seek(SeekFrom::Start(from)).map_err(failed)?;
+            let mut left = length;
+            while left > 0 {
+                buffer.clear();
+                let read = (&mut file).take(left.min(1 << 20)).read_to_end(&mut buffer).map_err(failed)?;
+                bytes.update(&buffer);
+                left = if read == 0 { 0 } else { left - read as u64 };
+            }
+        }
+        add(&mut digest, path, size, bytes);
     }
-    Ok(finish(digest, options))
+    let fingerprint = finish(digest, options);
+    Ok(if ends_only { fingerprint } else { format!("{BETWEEN}{fingerprint}") })
+}
+
+/// Where a file of `size` bytes is looked at: at its ends, and at so many places between. From where, and how many bytes.
+fn sampled(size: u64, between: u64) -> Vec<(u64, u64)> {
+    let mut ranges = vec![(0, END_BYTES)];
+    ranges.extend((1..=between).map(|place| (size / (between + 1) * place, PIECE_BYTES)));
+    ranges.push((size.saturating_sub(END_BYTES), END_BYTES));
+    ranges
 }
 
 /// As [`fingerprint_files`], of bytes that the program carries.
 pub fn fingerprint_embedded(name: &str, bytes: &[u8], options: &SourceOptions) -> String {
     let mut digest = Sha256::new();
-    add(&mut digest, Path::new(name), bytes.len() as u64, bytes);
+    add(&mut digest, Path::new(name), bytes.len() as u64, Sha256::new_with_prefix(bytes));
     finish(digest, options)
 }
 
+/// Begins fingerprints that know of what stands between the ends.
+const BETWEEN: &str = "2:";
+/// Files of so many bytes together are read whole.
+const WHOLE_BYTES: u64 = 256 << 20;
 /// Bytes taken from each end of a file.
 const END_BYTES: u64 = 64 << 10;
+/// Pieces taken between, and their bytes.
+const PIECES: u64 = 64;
+const PIECE_BYTES: u64 = 4 << 10;
 
-fn add(digest: &mut Sha256, path: &Path, size: u64, bytes: &[u8]) {
+fn add(digest: &mut Sha256, path: &Path, size: u64, bytes: Sha256) {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     digest.update(name.as_bytes());
     digest.update([0]);
     digest.update(size.to_le_bytes());
-    digest.update(Sha256::digest(bytes));
+    digest.update(bytes.finalize());
 }
 
 fn finish(mut digest: Sha256, options: &SourceOptions) -> String {

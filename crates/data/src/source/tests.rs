@@ -124,17 +124,50 @@ fn fingerprint_tells_inputs_apart() {
     let dir = written(&[("a.jsonl", b"1"), ("b.jsonl", b"2")]);
     let files = find_files(dir.path()).unwrap();
     let options = SourceOptions::default();
-    let first = fingerprint_files(&files, &options).unwrap();
-    assert_eq!(first, fingerprint_files(&files, &options).unwrap());
-    assert_ne!(first, fingerprint_files(&files[..1], &options).unwrap());
+    let first = fingerprint_files(&files, &options, None).unwrap();
+    assert_eq!(first, fingerprint_files(&files, &options, Some(&first)).unwrap());
+    assert_ne!(first, fingerprint_files(&files[..1], &options, None).unwrap());
     let other_field = SourceOptions { text_field: "body".into(), ..SourceOptions::default() };
-    assert_ne!(first, fingerprint_files(&files, &other_field).unwrap());
+    assert_ne!(first, fingerprint_files(&files, &other_field, None).unwrap());
     fs::write(&files[0], "3").unwrap();
-    assert_ne!(first, fingerprint_files(&files, &options).unwrap());
+    assert_ne!(first, fingerprint_files(&files, &options, None).unwrap());
     let embedded = |bytes| fingerprint_embedded("a.jsonl", bytes, &options);
     assert_ne!(embedded(b"1"), embedded(b"2"));
-    let missing = fingerprint_files(&[dir.path().join("none")], &options);
+    let missing = fingerprint_files(&[dir.path().join("none")], &options, None);
     assert!(matches!(missing, Err(Error::Io { .. })));
+}
+
+#[test]
+fn fingerprint_tells_what_changed_in_the_middle() {
+    let dir = written(&[("a.jsonl", &[b'x'; 300_000]), ("b.txt", b"text")]);
+    let files = find_files(dir.path()).unwrap();
+    let options = SourceOptions::default();
+    let of = |like: Option<&str>| fingerprint_files(&files, &options, like).unwrap();
+    // As the versions before it made it, of these very bytes: names, sizes and ends.
+    let older = "3d65026fd5093dc8133f9cba57a933fdbfabef9242386d6c8a018727e2ea52d7";
+    let first = of(None);
+    assert_eq!((of(Some(older)).as_str(), of(Some(""))), (older, first.clone()));
+    let mut bytes = fs::read(&files[0]).unwrap();
+    bytes[150_000] = b'y';
+    fs::write(&files[0], bytes).unwrap();
+    assert_ne!(of(Some(&first)), first);
+    assert_eq!(of(Some(older)), older, "what was made before that was known stays what it is");
+
+    // Of much text pieces are looked at: what shifts or shuffles it is seen.
+    let large = dir.path().join("a.jsonl");
+    let write = |odd: bool| {
+        let mut file = fs::File::create(&large).unwrap();
+        file.write_all(&[b'x'; 1 << 20]).unwrap();
+        let mut middle = vec![b'x'; 80 << 20];
+        middle.iter_mut().skip(usize::from(odd)).step_by(2).for_each(|byte| *byte = b'y');
+        file.write_all(&middle).unwrap();
+        // The end is a hole.
+        file.set_len(300 << 20).unwrap();
+        of(None)
+    };
+    let even = write(false);
+    assert_ne!(write(true), even);
+    assert_eq!(write(false), even);
 }
 
 #[test]

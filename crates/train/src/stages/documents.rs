@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use casallm_data::Error as DataError;
-use casallm_data::corpus::{self, Kind};
+use casallm_data::corpus::{self, EmbeddedSource, Kind};
 use casallm_data::curation::{Curation, EvalSets, Seen};
 use casallm_data::shards::{Manifest, ShardOptions, ShardSet, finished, tokenize_after};
 use casallm_data::source::{
@@ -33,31 +33,37 @@ pub struct Prepared {
     pub manifest: Manifest,
 }
 
-/// Opens a source, and says what it is made from, by which a later run knows whether to begin anew. There may be hours of text
-/// in it: an interruption ends it.
-fn open(recipe: &Recipe, source: &PretrainSource, interrupt: &Interrupt) -> Result<(Documents, String), TrainError> {
-    let (documents, inputs) = open_whole(recipe, source)?;
+/// Opens a source. There may be hours of text in it: an interruption ends it.
+fn open(recipe: &Recipe, source: &PretrainSource, interrupt: &Interrupt) -> Result<Documents, TrainError> {
+    let options = source.keeping.reading(&source.text_field);
+    let documents: Documents = match embedded(recipe, source)? {
+        Some(found) => Box::new(open_embedded(found.file, found.bytes, &options)?),
+        None => Box::new(open_documents_in(&recipe.pretrain_files(source)?, &options)?),
+    };
     let interrupt = interrupt.clone();
     let until = move |document| if interrupt.requested() { Err(DataError::Stopped) } else { document };
-    Ok((Box::new(documents.map(until)), inputs))
+    Ok(Box::new(documents.map(until)))
 }
 
-fn open_whole(recipe: &Recipe, source: &PretrainSource) -> Result<(Documents, String), TrainError> {
+/// What a source is made from, by which a later run knows whether to begin anew; `like` as in [`fingerprint_files`].
+fn inputs(recipe: &Recipe, source: &PretrainSource, like: Option<&str>) -> Result<String, TrainError> {
     let options = source.keeping.reading(&source.text_field);
-    if let Some(name) = source.path.strip_prefix(EMBEDDED) {
-        let embedded = corpus::sources().iter().find(|s| s.name == name && s.kind == Kind::Documents);
-        let embedded = embedded.ok_or_else(|| TrainError::RecipeNoFiles {
-            file: recipe.file.clone(),
-            key: format!("data.pretrain.{}.path", source.name),
-            found: source.path.clone(),
-            remedy: "embedded documents are: embedded:openstax".to_owned(),
-        })?;
-        let inputs = fingerprint_embedded(embedded.file, embedded.bytes, &options);
-        return Ok((Box::new(open_embedded(embedded.file, embedded.bytes, &options)?), inputs));
+    match embedded(recipe, source)? {
+        Some(found) => Ok(fingerprint_embedded(found.file, found.bytes, &options)),
+        None => Ok(fingerprint_files(&recipe.pretrain_files(source)?, &options, like)?),
     }
-    let files = recipe.pretrain_files(source)?;
-    let inputs = fingerprint_files(&files, &options)?;
-    Ok((Box::new(open_documents_in(&files, &options)?), inputs))
+}
+
+/// The source among those that the program carries, where it names one.
+fn embedded(recipe: &Recipe, source: &PretrainSource) -> Result<Option<&'static EmbeddedSource>, TrainError> {
+    let Some(name) = source.path.strip_prefix(EMBEDDED) else { return Ok(None) };
+    let found = corpus::sources().iter().find(|s| s.name == name && s.kind == Kind::Documents);
+    found.map(Some).ok_or_else(|| TrainError::RecipeNoFiles {
+        file: recipe.file.clone(),
+        key: format!("data.pretrain.{}.path", source.name),
+        found: source.path.clone(),
+        remedy: "embedded documents are: embedded:openstax".to_owned(),
+    })
 }
 
 fn split_rule(recipe: &Recipe) -> Result<SplitRule, TrainError> {
@@ -117,20 +123,20 @@ fn train_tokenizer(
     let rule = split_rule(recipe)?;
     let mut streams = Vec::new();
     for source in &recipe.data.pretrain {
-        streams.push((open(recipe, source, interrupt)?.0, source.keeping.filter()));
+        streams.push((open(recipe, source, interrupt)?, source.keeping.filter()));
     }
-    // Of what is trained on, whether an earlier document was like it or not.
-    let documents = streams.into_iter().flat_map(|(stream, filter)| {
-        stream.filter(move |document| match document {
-            Ok(document) => filter.reason_against(document).is_none() && is_trained_on(document),
-            Err(_) => true,
-        })
     let held_out = &Cell::new(0u64);
     let is_trained_on = |document: &Document| {
         let trained_on = rule.split(&document.text) == Split::Train;
         held_out.update(|count| count + u64::from(!trained_on));
         trained_on
     };
+    // Of what is trained on, whether an earlier document was like it or not.
+    let documents = streams.into_iter().flat_map(|(stream, filter)| {
+        stream.filter(move |document| match document {
+            Ok(document) => filter.reason_against(document).is_none() && is_trained_on(document),
+            Err(_) => true,
+        })
     });
     let options = TrainOptions {
         vocab_size: recipe.tokenizer.vocab_size,
@@ -218,7 +224,10 @@ pub fn shards(
     let duplicates = recipe.data.pretrain.first().map(|source| source.keeping.duplicates()).unwrap_or_default();
     let mut before = Before { seen: Seen::new(duplicates)?, unseen: Vec::new() };
     for source in &recipe.data.pretrain {
-        let (documents, inputs) = open(recipe, source, interrupt)?;
+        let folder = dir.shards(&source.name);
+        let found = Manifest::load(&folder).ok();
+        let inputs = inputs(recipe, source, found.as_ref().map(|found| found.inputs.as_str()))?;
+        let documents = open(recipe, source, interrupt)?;
         let curation = Curation {
             filter: source.keeping.filter(),
             duplicates: source.keeping.duplicates(),
@@ -228,7 +237,6 @@ pub fn shards(
         };
         let options = ShardOptions { curation, ..ShardOptions::new(split_rule(recipe)?, inputs) };
         let task = format!("tokenise {}", source.name);
-        let folder = dir.shards(&source.name);
         check_present(&folder, tokenizer, &options, under_way)?;
         let manifest = match finished(&folder, &source.name, tokenizer, &options)? {
             Some(manifest) => {
@@ -268,7 +276,7 @@ impl Before<'_> {
     ) -> Result<&mut Seen, TrainError> {
         for (source, curation) in self.unseen.drain(..) {
             let task = format!("read {} again", source.name);
-            let documents = open(recipe, source, interrupt)?.0;
+            let documents = open(recipe, source, interrupt)?;
             self.seen.see(documents, &curation, &mut |bytes| observer.progress(&task, "bytes", bytes, None))?;
             observer.finished(&task);
         }
