@@ -98,7 +98,11 @@ fn as_markdown(on: &Conditions, results: &Results<'_>) -> String {
         on.device,
         on.jobs,
         results.measure.title(),
-        if results.grid.trials.len() > results.grid.combinations.len() { "; mean ± deviation over seeds" } else { "" },
+        if results.grid.trials.len() > results.grid.combinations.len() {
+            "; mean ± deviation over seeds; no rank while seeds are missing"
+        } else {
+            ""
+        },
         results.table().markdown()
     );
     for (name, why) in results.unfinished() {
@@ -128,7 +132,7 @@ fn as_page(on: &Conditions, results: &Results<'_>, rows: &[Vec<MetricsRow>]) -> 
             }
         }
     }
-    let best = table.rows.first().zip(results.ranking.first());
+    let best = table.rows.first().zip(results.ranking.first().filter(|first| results.has_rank(first)));
     let column = |title: &str| table.head.iter().position(|head| head == title);
     let mut headline = vec![Fact::new("Trials", grid.trials.len().to_string())];
     if let Some((row, first)) = best {

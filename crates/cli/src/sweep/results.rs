@@ -193,7 +193,8 @@ pub(super) struct Results<'a> {
     pub(super) measure: Measure,
     states: &'a [State],
     measured: Vec<Option<Measured>>,
-    /// The best first; those without a finished trial last.
+    /// The best first, of those whose seeds are all done; behind them the others, those with the most first: what is missing of them
+    /// may be what is bad.
     pub(super) ranking: Vec<Ranked>,
 }
 
@@ -222,13 +223,22 @@ impl<'a> Results<'a> {
         };
         let mut ranking: Vec<Ranked> = (0..grid.combinations.len()).map(ranked).collect();
         let key = |ranked: &Ranked| ranked.last.map_or(f64::INFINITY, |last| last.mean);
-        ranking.sort_by(|a, b| key(a).total_cmp(&key(b)));
+        ranking.sort_by(|a, b| b.finished.cmp(&a.finished).then(key(a).total_cmp(&key(b))));
         Results { grid, measure, states, measured, ranking }
+    }
+
+    fn seeds(&self) -> usize {
+        self.grid.trials.len() / self.grid.combinations.len()
+    }
+
+    /// Whether a combination has a rank: all of its seeds are done.
+    pub(super) fn has_rank(&self, ranked: &Ranked) -> bool {
+        ranked.finished == self.seeds()
     }
 
     /// The rank table. With several seeds numbers are means and deviations.
     pub(super) fn table(&self) -> Table {
-        let seeds = self.grid.trials.len() / self.grid.combinations.len();
+        let seeds = self.seeds();
         let mut head = vec![String::new()];
         head.extend(self.grid.axes.iter().map(|axis| axis.key.clone()));
         if seeds > 1 {
@@ -240,7 +250,7 @@ impl<'a> Results<'a> {
         }
         head.extend(["tokens/s", "seconds", "steps"].map(str::to_owned));
         let row = |(rank, ranked): (usize, &Ranked)| {
-            let mut row = vec![if ranked.finished > 0 { format!("{}", rank + 1) } else { "–".to_owned() }];
+            let mut row = vec![if self.has_rank(ranked) { format!("{}", rank + 1) } else { "–".to_owned() }];
             row.extend(self.grid.combinations[ranked.combination].iter().cloned());
             if seeds > 1 {
                 row.push(format!("{} of {seeds}", ranked.finished));
@@ -359,8 +369,11 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use casallm_train::preference::PreferenceMetrics;
+    use casallm_train::recipe::RawRecipe;
 
     #[test]
     fn the_deviation_is_that_of_a_sample() {
@@ -394,6 +407,32 @@ mod tests {
         assert_eq!((found.last.unwrap().step, found.best.unwrap().step), (3, 2));
         assert_eq!((found.steps, found.tokens_per_s), (4, Some(10.0)));
         assert_eq!(Measured::of(&rows, Measure::ValLoss).unwrap().best.unwrap().step, 1);
+    }
+
+    #[test]
+    fn one_good_seed_does_not_win_over_all_of_another() {
+        let text = "[tokenizer]\nvocab_size = 300\n[[data.pretrain]]\nname = \"a\"\npath = \"embedded:openstax\"\n[model]\nn_layer = 1\n\
+                    n_embd = 32\nn_head = 2\ncontext = 64\n[run]\ndir = \"run\"\n[pretrain]\nsteps = 4\nbatch_tokens = 64\n";
+        let raw = RawRecipe::parse(text, "test.toml", Path::new("")).unwrap();
+        let axes = ["pretrain.lr=1e-3,2e-3,3e-3".to_owned()];
+        let grid = Grid::new(&raw, (&axes, &[], 2), Stage::Pretrain, None).unwrap();
+        let of = |combination: usize, values: [Option<f64>; 2]| {
+            let own = grid.trials.iter().enumerate().filter(move |(_, trial)| trial.combination == combination);
+            own.map(|(trial, _)| trial).zip(values).collect::<Vec<_>>()
+        };
+        let found = [of(0, [Some(1.0), None]), of(1, [Some(1.4), Some(1.6)]), of(2, [Some(1.1), Some(1.3)])].concat();
+        let (mut states, mut rows) = (vec![State::Failed("diverged".into()); 6], vec![Vec::new(); 6]);
+        for (trial, value) in found {
+            let Some(value) = value else { continue };
+            let mut row = MetricsRow::before(Stage::Pretrain);
+            (row.step, row.val_loss, row.bits_per_byte) = (4, Some(value), Some(value));
+            (states[trial], rows[trial]) = (State::Finished, vec![row]);
+        }
+        let results = Results::new(&grid, Stage::Pretrain, &states, &rows);
+        let order: Vec<usize> = results.ranking.iter().map(|ranked| ranked.combination).collect();
+        assert_eq!(order, [2, 1, 0]);
+        let ranks: Vec<String> = results.table().rows.iter().map(|row| row[0].clone()).collect();
+        assert_eq!(ranks, ["1", "2", "–"]);
     }
 
     #[test]
