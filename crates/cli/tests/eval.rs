@@ -174,6 +174,28 @@ fn a_report_shows_what_was_found_of_the_model_that_is_there() {
 }
 
 #[test]
+fn a_result_keeps_what_was_found_before_of_the_same_model() {
+    let folder = trained_folder();
+    let path = folder.path();
+    write_data(&path.join("data_of_tasks"));
+    fs::write(path.join("words.txt"), "The dog and the cat walk in the park.\n").unwrap();
+    let kept = || -> Value { serde_json::from_slice(&fs::read(path.join("out/result.json")).unwrap()).unwrap() };
+    let line = format!("--model {} --out out", model(path));
+    let tasks = |result: &Value| result["tasks"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let whole = result(path, &format!("{line} --data data_of_tasks --text words.txt"));
+    result(path, &format!("{line} --tasks identity --name Ada"));
+    let last = result(path, &format!("{line} --data data_of_tasks --tasks mmlu --fewshot 1"));
+    assert_eq!((tasks(&last), &last["identity"]), (vec!["mmlu".to_owned()], &json!(null)), "what was asked is printed");
+    let found = kept();
+    assert_eq!(tasks(&found), ["hellaswag", "lambada_openai", "mmlu"]);
+    assert_eq!((&found["tasks"]["mmlu"]["fewshot"], &found["identity"]["name"]), (&json!(1), &json!("Ada")));
+    assert_eq!((&found["core"], &found["texts"]), (&whole["core"], &whole["texts"]));
+    // What was not found under the same conditions is of no use beside it.
+    result(path, &format!("{line} --data data_of_tasks --tasks hellaswag --limit 4"));
+    assert_eq!((tasks(&kept()), &kept()["identity"]), (vec!["hellaswag".to_owned()], &json!(null)));
+}
+
+#[test]
 fn items_that_lost_their_beginning_are_told() {
     let folder = trained_folder();
     let path = folder.path();

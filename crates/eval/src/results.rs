@@ -79,10 +79,14 @@ pub struct Core {
 
 /// The aggregate, where there is one task at least.
 pub fn core(results: &[TaskResult]) -> Option<Core> {
-    let centred: Vec<(&TaskResult, f64)> = results.iter().filter_map(|r| Some((r, r.core_centred?))).collect();
-    let value = centred.iter().map(|(_, value)| value).sum::<f64>() / centred.len() as f64;
-    let tasks = centred.iter().map(|(result, _)| result.name.clone()).collect();
-    (!centred.is_empty()).then_some(Core { value, tasks })
+    mean_of(results.iter().filter_map(|result| Some((result.name.clone(), result.core_centred?))))
+}
+
+/// The aggregate of tasks by their names and centred values.
+pub fn mean_of(centred: impl Iterator<Item = (String, f64)>) -> Option<Core> {
+    let (tasks, values): (Vec<String>, Vec<f64>) = centred.unzip();
+    let value = values.iter().sum::<f64>() / values.len() as f64;
+    (!tasks.is_empty()).then_some(Core { value, tasks })
 }
 
 /// The mean of these, and its standard error as the harness takes it: from the sample's deviation.

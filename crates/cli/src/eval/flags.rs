@@ -41,8 +41,8 @@ pub struct Eval {
     /// Who should have made it
     #[arg(long, requires = "name")]
     pub maker: Option<String>,
-    /// Folder of result.json and of the results of single items, from which the same command goes on when it was cut
-    /// [default: eval in the model's folder]
+    /// Folder of result.json, in which what was found before of the same model stays, and of the results of single items, from
+    /// which the same command goes on when it was cut [default: eval in the model's folder]
     #[arg(long, short)]
     pub out: Option<PathBuf>,
     /// Format of the weights in memory

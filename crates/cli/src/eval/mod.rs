@@ -18,7 +18,7 @@ use casallm_eval::EvalError;
 use casallm_eval::data_folder::DataFolder;
 use casallm_eval::encoding::Encoding;
 use casallm_eval::identity::IdentityResult;
-use casallm_eval::results::{Core, TaskResult, core};
+use casallm_eval::results::{Core, TaskResult, core, mean_of};
 use casallm_eval::run::{Judged, Options};
 use casallm_eval::tasks::Task;
 use casallm_eval::text::TextResult;
@@ -182,13 +182,15 @@ fn judge<D: Device>(flags: &Eval, wanted: &Wanted, device: &Arc<D>) -> Result<En
 
     let result = as_json(&found, &model, flags, &on, format.name(), context);
     let path = out.join("result.json");
-    durable::write_file(&path, format!("{result:#}\n").as_bytes())?;
+    let kept = with_earlier(result.clone(), &path);
+    durable::write_file(&path, format!("{kept:#}\n").as_bytes())?;
     console.emit(&result);
     if !flags.output.json {
         for line in table::lines(&found) {
             print(&line)?;
         }
-        console.say(&format!("{}: the same for machines", path.display()));
+        let more = if kept == result { "" } else { ", with what was found before" };
+        console.say(&format!("{}: the same for machines{more}", path.display()));
     }
     console.ended(Ended::Done)
 }
@@ -238,6 +240,43 @@ fn expected(flags: &Eval) -> Result<Identity> {
     let recipe_identity = Recipe::load::<&str>(&recipe, &[])?.identity;
     let fields = recipe_identity.with_context(|| format!("{}: no [identity]; give --name", recipe.display()))?;
     Ok(Identity::new(&fields.name, &fields.maker, &fields.description)?)
+}
+
+/// A result with what an earlier one at `path` has besides, where that is of the same model under the same conditions: tasks are
+/// asked one by one, and the report shows what is known of a model. (How many examples a task had stands with the task.)
+fn with_earlier(mut result: Value, path: &Path) -> Value {
+    let earlier = std::fs::read(path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+    let conditions = |result: &Value| {
+        let of = |key: &str| result["settings"][key].clone();
+        let model = ["sha256", "tokenizer"].map(|key| result["model"][key].clone());
+        (result["prompts"].clone(), model, ["weights", "device", "context", "limit"].map(of))
+    };
+    let Some(mut earlier) = earlier.filter(|earlier| conditions(earlier) == conditions(&result)) else { return result };
+    if let (Value::Object(tasks), Value::Object(before)) = (&mut result["tasks"], earlier["tasks"].take()) {
+        for (name, task) in before {
+            tasks.entry(name).or_insert(task);
+        }
+    }
+    if let (Value::Array(texts), Value::Array(before)) = (&mut result["texts"], earlier["texts"].take()) {
+        for text in before {
+            if texts.iter().all(|found| found["path"] != text["path"]) {
+                texts.push(text);
+            }
+        }
+    }
+    if result["identity"].is_null() {
+        result["identity"] = earlier["identity"].take();
+    }
+    let (tasks, identity) = (result["tasks"].clone(), !result["identity"].is_null());
+    if let Value::Object(left_out) = &mut result["left_out"] {
+        left_out.retain(|name, _| tasks[name].is_null() && !(identity && name == IDENTITY));
+    }
+    let centred = |task: Task| {
+        let name = task.facts().name;
+        Some((name.to_owned(), tasks[name]["core_centred"].as_f64()?))
+    };
+    result["core"] = json!(mean_of(Task::ALL.into_iter().filter_map(centred)));
+    result
 }
 
 /// The one result for machines.
