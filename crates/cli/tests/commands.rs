@@ -445,6 +445,7 @@ fn budgets_that_say_nothing_are_refused_with_what_is_missing() {
         // What would be passed over in silence.
         ("plan gpt3-medium --gpu rtx4090 --write new.toml --text a.txt", "--write is for a budget"),
         ("plan gpt3-medium --gpu rtx4090 --price-per-kwh 0.3", "--hours or --money"),
+        ("plan --hours 5 --price-per-hour 2 --price-per-kwh 0.3", "--watts"),
         ("plan --gpu rtx4090 --hours 5 --set model.n_layer=2", "--set changes a recipe"),
     ] {
         let finished = run(folder.path(), &line.split_whitespace().collect::<Vec<_>>());

@@ -136,6 +136,9 @@ fn presets(flags: &Plan) -> Result<Vec<&'static Preset>> {
 /// Hours, or what the money buys of them; of both the less.
 fn budget(flags: &Plan, card: Option<&Card>) -> Result<Budget> {
     let watts = flags.watts.or(card.map(|card| card.watts));
+    if flags.price_per_kwh.is_some() && watts.is_none() {
+        bail!("--price-per-kwh: --watts says how much that is for this machine, or --gpu for a card");
+    }
     let mut hours = flags.hours;
     if let Some(money) = flags.money {
         let an_hour = an_hour(flags, watts).context(
