@@ -13,6 +13,7 @@ use casallm_model::directory::{
 };
 use casallm_model::error::ModelError;
 use casallm_model::formats::export::{Exported, HfOptions, INDEX, export_gguf, export_hf};
+use casallm_train::interrupt::Interrupt;
 use casallm_train::stages::StageObserver;
 use serde_json::{Map, Value, json};
 
@@ -47,6 +48,23 @@ pub(crate) fn refuse_present(folder: &Path, more: &[&str]) -> Result<()> {
     }
 }
 
+/// Ends the writing of a model where somebody wants that, so that what was written of it can be removed.
+pub(crate) fn unless_requested(interrupt: &Interrupt) -> Result<(), ModelError> {
+    if interrupt.requested() { Err(ModelError::Stopped) } else { Ok(()) }
+}
+
+/// What was made, or nothing where the writing was stopped.
+pub(crate) fn unless_stopped<T>(made: Result<T>, console: &mut Console) -> Result<Option<T>> {
+    match made {
+        Err(error) if matches!(error.downcast_ref(), Some(ModelError::Stopped)) => {
+            console.clear();
+            console.say("stopped; nothing was written");
+            Ok(None)
+        }
+        made => made.map(Some),
+    }
+}
+
 /// Reads a model directory and writes what was asked for.
 pub(crate) fn run(flags: &Export) -> Result<Ended> {
     let mut console = Console::new(&flags.output);
@@ -61,10 +79,17 @@ pub(crate) fn run(flags: &Export) -> Result<Ended> {
         );
     }
     let total = source.config().n_params() as u64;
-    let mut progress = |done| console.progress("export", "weights", done, Some(total));
-    let (exported, remark) = match flags.to {
-        Form::Hf => (to_folder(flags, &source, &texts, &mut progress)?, None),
-        Form::Gguf => to_file(flags, &source, &texts, &mut progress)?,
+    let interrupt = Interrupt::on_signals()?;
+    let mut progress = |done| {
+        console.progress("export", "weights", done, Some(total));
+        unless_requested(&interrupt)
+    };
+    let made = match flags.to {
+        Form::Hf => to_folder(flags, &source, &texts, &mut progress).map(|exported| (exported, None)),
+        Form::Gguf => to_file(flags, &source, &texts, &mut progress),
+    };
+    let Some((exported, remark)) = unless_stopped(made, &mut console)? else {
+        return console.ended(Ended::Interrupted);
     };
     console.finished("export");
     let types: Vec<String> = exported.element_types.iter().map(|(name, count)| format!("{count} {name}")).collect();
@@ -120,7 +145,7 @@ fn to_folder(
     flags: &Export,
     source: &ModelDirectory,
     texts: &Texts,
-    progress: &mut dyn FnMut(u64),
+    progress: &mut dyn FnMut(u64) -> Result<(), ModelError>,
 ) -> Result<Exported> {
     if flags.gguf_type.is_some() {
         bail!("--type is of --to gguf; with --to hf give --dtype f32, bf16 or f16");
@@ -145,7 +170,7 @@ fn to_file(
     flags: &Export,
     source: &ModelDirectory,
     texts: &Texts,
-    progress: &mut dyn FnMut(u64),
+    progress: &mut dyn FnMut(u64) -> Result<(), ModelError>,
 ) -> Result<(Exported, Option<String>)> {
     if flags.dtype.is_some() {
         bail!("--dtype is of --to hf; with --to gguf give --type f32, f16, bf16, q8_0, q4_0 or q4_k_m");

@@ -11,13 +11,14 @@ use casallm_model::directory::{
     GENERATION_CONFIG, ModelDirectory, StoredDtype, TOKENIZER, TOKENIZER_CONFIG, TextFile, save_model,
 };
 use casallm_model::formats::{ForeignModel, Metadata};
+use casallm_train::interrupt::Interrupt;
 use casallm_train::stages::StageObserver;
 use serde_json::{Value, json};
 
 use crate::Ended;
 use crate::args::Import;
 use crate::console::Console;
-use crate::export::{TOKENIZER_JSON, refuse_present};
+use crate::export::{TOKENIZER_JSON, refuse_present, unless_requested, unless_stopped};
 
 /// What stands beside the weights.
 struct Texts {
@@ -79,12 +80,17 @@ pub(crate) fn run(flags: &Import) -> Result<Ended> {
     files.extend(texts.generation_config.iter().map(|contents| TextFile { name: GENERATION_CONFIG, contents }));
     let total = config.n_params() as u64;
     let mut done = 0;
-    save_model(&flags.out, &config, dtype, &files, |spec| {
+    let interrupt = Interrupt::on_signals()?;
+    let made = save_model(&flags.out, &config, dtype, &files, |spec| {
+        unless_requested(&interrupt)?;
         let values = model.values(spec)?;
         done += values.len() as u64;
         console.progress("import", "weights", done, Some(total));
         Ok(values.into())
-    })?;
+    });
+    if unless_stopped(made.map_err(Into::into), &mut console)?.is_none() {
+        return console.ended(Ended::Interrupted);
+    }
     console.finished("import");
     console.say(&format!("{}: talk to it with `casallm chat --model {0}`", flags.out.display()));
     console.emit(&json!({

@@ -104,6 +104,9 @@ pub enum ModelError {
         /// What was found.
         reason: String,
     },
+    /// Somebody wanted it to stop; of what was being written nothing is left.
+    #[error("stopped")]
+    Stopped,
     /// A file does not hold the bytes that were saved.
     #[error(
         "{path}: SHA-256 is {found}, but checksums.json says {expected}; restore the file, or, if it was edited on \

@@ -55,7 +55,7 @@ impl Exported {
         .unwrap();
         let source = ModelDirectory::open(&exported.model()).unwrap();
         let options = HfOptions { dtype: HfDtype::F32, max_shard_bytes: 20_000, token_ids: serde_json::Map::new() };
-        export_hf(&source, &exported.hf(), &options, &[], &mut |_| {}).unwrap();
+        export_hf(&source, &exported.hf(), &options, &[], &mut |_| Ok(())).unwrap();
         exported
     }
 

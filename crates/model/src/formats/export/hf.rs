@@ -64,7 +64,8 @@ pub struct HfOptions {
     pub token_ids: Map<String, Value>,
 }
 
-/// Writes `source` into the folder `out`, with `texts` beside it. `progress` gets how many weights are done.
+/// Writes `source` into the folder `out`, with `texts` beside it. `progress` gets how many weights are done, and
+/// may end it with an error.
 ///
 /// # Errors
 /// [`ModelError::Export`]: no class of `transformers` computes this model, a weight does not fit the type, or a shard
@@ -74,7 +75,7 @@ pub fn export_hf(
     out: &Path,
     options: &HfOptions,
     texts: &[TextFile<'_>],
-    progress: &mut dyn FnMut(u64),
+    progress: &mut dyn FnMut(u64) -> Result<(), ModelError>,
 ) -> Result<Exported, ModelError> {
     let config = source.config();
     let family = Family::of(config, Form::HuggingFace)?;

@@ -52,7 +52,7 @@ impl Stream {
 pub(super) fn pass(
     source: &ModelDirectory,
     plan: &Plan,
-    progress: &mut dyn FnMut(u64),
+    progress: &mut dyn FnMut(u64) -> Result<(), ModelError>,
     mut put: impl FnMut(&Planned, &[u8]) -> Result<(), ModelError>,
 ) -> Result<(), ModelError> {
     let mut expected = plan.parameters.iter();
@@ -70,7 +70,6 @@ pub(super) fn pass(
             plan.write(spec, tensor, &values, |bytes| put(tensor, bytes))?;
         }
         done += values.len() as u64;
-        progress(done);
-        Ok(())
+        progress(done)
     })
 }

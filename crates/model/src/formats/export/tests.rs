@@ -60,12 +60,18 @@ fn options(dtype: HfDtype, max_shard_bytes: u64) -> HfOptions {
 fn to_folder(config: &ModelConfig, dtype: HfDtype, most: u64, out: &Path) -> Result<Exported, ModelError> {
     let (_dir, source) = saved(config, None);
     let texts = [TextFile { name: "README.md", contents: "# A card\n" }];
-    export_hf(&source, out, &options(dtype, most), &texts, &mut |_| {})
+    export_hf(&source, out, &options(dtype, most), &texts, &mut |_| Ok(()))
 }
 
 fn to_file(config: &ModelConfig, kind: GgufType, out: &Path) -> Result<Exported, ModelError> {
     let (_dir, source) = saved(config, None);
-    export_gguf(&source, out, kind, &[("general.name".to_owned(), MetadataValue::Text("x".to_owned()))], &mut |_| {})
+    export_gguf(
+        &source,
+        out,
+        kind,
+        &[("general.name".to_owned(), MetadataValue::Text("x".to_owned()))],
+        &mut |_| Ok(()),
+    )
 }
 
 /// Holds a foreign model to the config and to what `rounded` makes of its values.
@@ -124,10 +130,10 @@ fn weights_may_lie_in_any_order() {
     fs::write(source.path().join("checksums.json"), "{}").unwrap();
     let source = ModelDirectory::open(source.path()).unwrap();
     let dir = TempDir::new().unwrap();
-    export_hf(&source, &dir.path().join("hf"), &options(HfDtype::F32, 20_000), &[], &mut |_| {}).unwrap();
+    export_hf(&source, &dir.path().join("hf"), &options(HfDtype::F32, 20_000), &[], &mut |_| Ok(())).unwrap();
     same(&dir.path().join("hf"), &classic(), exact);
     let path = dir.path().join("x.gguf");
-    export_gguf(&source, &path, GgufType::F32, &[], &mut |_| {}).unwrap();
+    export_gguf(&source, &path, GgufType::F32, &[], &mut |_| Ok(())).unwrap();
     same(&path, &classic(), exact);
 }
 
@@ -248,21 +254,47 @@ fn what_another_program_would_compute_otherwise_is_refused_and_nothing_is_left()
         (f32::MAX, HfDtype::Bf16, "but BF16 holds at most"),
     ] {
         let (_dir, source) = saved(&classic(), Some(("layers.1.mlp.up.weight", value)));
-        let error = export_hf(&source, dir.path(), &options(dtype, 4096), &[], &mut |_| {}).unwrap_err().to_string();
+        let error =
+            export_hf(&source, dir.path(), &options(dtype, 4096), &[], &mut |_| Ok(())).unwrap_err().to_string();
         assert!(error.contains(expected), "{expected}: {error}");
     }
     let (_dir, source) = saved(&classic(), Some(("layers.1.mlp.up.weight", 1e6)));
     let out = dir.path().join("x.gguf");
-    let error = export_gguf(&source, &out, GgufType::Q8_0, &[], &mut |_| {}).unwrap_err().to_string();
+    let error = export_gguf(&source, &out, GgufType::Q8_0, &[], &mut |_| Ok(())).unwrap_err().to_string();
     assert!(error.contains("Q8_0 holds at most 65504"), "{error}");
     // Weights that were changed after they were saved are noticed at their end.
     let path = source.path().join("model.safetensors");
     let mut bytes = fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&path, bytes).unwrap();
-    let error = export_gguf(&source, &out, GgufType::F32, &[], &mut |_| {}).unwrap_err();
+    let error = export_gguf(&source, &out, GgufType::F32, &[], &mut |_| Ok(())).unwrap_err();
     assert!(matches!(error, ModelError::Checksum { .. }), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn an_export_that_is_stopped_leaves_nothing() {
+    let dir = TempDir::new().unwrap();
+    let (_dir, source) = saved(&classic(), None);
+    let out = dir.path().join("hf");
+    for stop_at in [1, 3] {
+        let mut calls = 0;
+        let mut stop = |_| {
+            calls += 1;
+            if calls == stop_at { Err(ModelError::Stopped) } else { Ok(()) }
+        };
+        let error = export_hf(&source, &out, &options(HfDtype::F32, 4096), &[], &mut stop).unwrap_err();
+        assert!(matches!(error, ModelError::Stopped));
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 0);
+        calls = 0;
+        let mut stop = |_| {
+            calls += 1;
+            if calls == stop_at { Err(ModelError::Stopped) } else { Ok(()) }
+        };
+        let path = dir.path().join("x.gguf");
+        assert!(matches!(export_gguf(&source, &path, GgufType::F32, &[], &mut stop), Err(ModelError::Stopped)));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the folder alone");
+    }
 }
 
 #[test]

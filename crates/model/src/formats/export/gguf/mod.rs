@@ -23,7 +23,8 @@ const ALIGNMENT: u64 = 32;
 pub(in crate::formats) const SUM: &str = ".sha256";
 
 /// Writes `source` as the file `out`, and its SHA-256 beside it. `metadata` are the keys that the model's shape does not
-/// imply: its name, its tokenizer. `progress` gets how many weights are done.
+/// imply: its name, its tokenizer. `progress` gets how many weights are done, and may
+/// end it with an error.
 ///
 /// # Errors
 /// [`ModelError::Export`]: llama.cpp has no architecture that computes this model, or a weight does not fit the type;
@@ -33,7 +34,7 @@ pub fn export_gguf(
     out: &Path,
     kind: GgufType,
     metadata: &[(String, MetadataValue)],
-    progress: &mut dyn FnMut(u64),
+    progress: &mut dyn FnMut(u64) -> Result<(), ModelError>,
 ) -> Result<Exported, ModelError> {
     let config = source.config();
     let family = Family::of(config, Form::Gguf)?;
