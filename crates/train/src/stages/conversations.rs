@@ -15,7 +15,7 @@ use casallm_data::system_prompts;
 use casallm_data::tokenizer::Tokenizer;
 use serde::Serialize;
 
-use super::{EMBEDDED, StageObserver};
+use super::{EMBEDDED, StageObserver, all_held_out};
 use crate::error::TrainError;
 use crate::feed::SftFeed;
 use crate::recipe::{Recipe, Sft, SftSource};
@@ -243,6 +243,11 @@ pub(super) fn gather(
     observer: &mut dyn StageObserver,
 ) -> Result<Conversations, TrainError> {
     let mut found = cleaned(recipe, observer)?;
+    if found.train.is_empty() && !found.validation.is_empty() {
+        let of = ("data.validation_fraction", recipe.data.validation_fraction);
+        let count = found.validation.len() as u64;
+        return Err(all_held_out(recipe, of, ("conversation", "give more conversations"), count));
+    }
     let seed = recipe.data.seed;
     // Only the training part is taught the identity: validation measures talk.
     if let Some(identity) = &found.identity {

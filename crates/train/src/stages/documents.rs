@@ -14,7 +14,7 @@ use casallm_data::source::{
 use casallm_data::split::{Split, SplitRule};
 use casallm_data::tokenizer::{Tokenizer, TrainOptions};
 
-use super::{EMBEDDED, RunDir, StageObserver};
+use super::{EMBEDDED, RunDir, StageObserver, all_held_out};
 use crate::error::TrainError;
 use crate::interrupt::Interrupt;
 use crate::recipe::{PretrainSource, Recipe, Stage};
@@ -148,19 +148,8 @@ fn train_tokenizer(
     let mut told = |read| observer.progress(TASK, "bytes", read, None);
     let sample = match sample(documents, options.max_bytes, recipe.data.seed, &mut told) {
         Err(DataError::NothingKept { .. }) if held_out.get() > 0 => {
-            let documents = match held_out.get() {
-                1 => "the only document is".to_owned(),
-                count => format!("all {count} documents are"),
-            };
-            return Err(TrainError::RecipeValue {
-                file: recipe.file.clone(),
-                key: "data.validation_fraction".to_owned(),
-                found: recipe.data.validation_fraction.to_string(),
-                remedy: format!(
-                    "{documents} held out for validation, and none is left to train on (only whole documents are held out): use \
-                     less of it, or give more or shorter documents"
-                ),
-            });
+            let of = ("data.validation_fraction", recipe.data.validation_fraction);
+            return Err(all_held_out(recipe, of, ("document", "give more or shorter documents"), held_out.get()));
         }
         sample => sample?,
     };

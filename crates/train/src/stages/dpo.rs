@@ -24,7 +24,7 @@ use super::pretrain::text_validation;
 use super::references::{self, Key};
 use super::sft::{Base, name_question};
 use super::{
-    RunDir, Sized, StageObserver, keep_settings, matrices_of, open_store, optimizer_config, peak, sized,
+    RunDir, Sized, StageObserver, all_held_out, keep_settings, matrices_of, open_store, optimizer_config, peak, sized,
     update_settings,
 };
 use crate::error::TrainError;
@@ -93,6 +93,7 @@ impl Pairs {
         let cleaner = Cleaner::new(identity(recipe)?.as_ref());
         let mut report = PairReport::default();
         let (mut train, mut held_out): (Vec<PairRecord>, Vec<PairRecord>) = Default::default();
+        let mut split_off = 0;
         let seed = recipe.data.seed;
         for (i, source) in recipe.data.dpo.iter().enumerate() {
             observer.progress(TASK, "sources", i as u64, Some(recipe.data.dpo.len() as u64));
@@ -108,9 +109,14 @@ impl Pairs {
                 held_out.extend(found);
             } else {
                 let (taught, kept) = split_pairs(found, stage.validation_fraction, seed);
+                split_off += kept.len() as u64;
                 train.extend(taught);
                 held_out.extend(kept);
             }
+        }
+        if train.is_empty() && split_off > 0 {
+            let of = ("dpo.validation_fraction", stage.validation_fraction);
+            return Err(all_held_out(recipe, of, ("preference pair", "give pairs of more prompts"), split_off));
         }
         let shape = (stage.context, stage.micro_rows() * stage.context);
         let train = PairSet::new(&train, tokenizer, template, shape, seed, &mut report)?;

@@ -169,6 +169,17 @@ fn optimizer_config(settings: &recipe::Optimization, offload: Offload) -> Optimi
     }
 }
 
+/// Why there is nothing to train on where the split took all `count` of something.
+fn all_held_out(recipe: &Recipe, (key, fraction): (&str, f64), (one, remedy): (&str, &str), count: u64) -> TrainError {
+    let all = if count == 1 { format!("the only {one} is") } else { format!("all {count} {one}s are") };
+    TrainError::RecipeValue {
+        file: recipe.file.clone(),
+        key: key.to_owned(),
+        found: fraction.to_string(),
+        remedy: format!("{all} held out for validation, and none is left to train on: use less of it, or {remedy}"),
+    }
+}
+
 /// Opens a stage's checkpoints; refuses to begin over some, or to resume from none.
 fn open_store(dir: &RunDir, stage: Stage, keep_last: usize, resume: bool) -> Result<CheckpointStore, TrainError> {
     let path = dir.checkpoints(stage);
