@@ -411,6 +411,10 @@ fn a_budget_on_a_named_card_gives_a_table_and_a_recipe_that_plans() {
     }
     let best = rows.iter().min_by(|a, b| a["loss"].as_f64().unwrap().total_cmp(&b["loss"].as_f64().unwrap())).unwrap();
     assert_eq!(plan["best"], best["preset"]);
+    // A machine that is rented and whose electricity is paid besides costs both.
+    let both = ["--gpu", "rtx4090", "--hours", "55", "--price-per-hour", "2", "--price-per-kwh", "0.3"];
+    let cost = json(&both)["candidates"][0]["cost"].as_f64().unwrap();
+    assert!((cost - 55.0 * (2.0 + 0.3 * 0.45)).abs() < 1e-6, "{cost}");
     // Less text than could be read: four passes, and no more hours than they take.
     let short = json(&["gpt3-small", "--gpu", "h200", "--hours", "100", "--tokens", "1B"]);
     let row = &short["candidates"][0];

@@ -155,11 +155,11 @@ fn budget(flags: &Plan, card: Option<&Card>) -> Result<Budget> {
     Ok(Budget { seconds: 3600.0 * hours, text: flags.tokens.map(|tokens| tokens as f64), watts })
 }
 
-/// What an hour costs.
+/// What an hour costs: the machine, its electricity, or both, as the report of a run has it.
 fn an_hour(flags: &Plan, watts: Option<f64>) -> Option<f64> {
     let rented = flags.price_per_hour;
     let own = flags.price_per_kwh.zip(watts).map(|(price, watts)| price * watts / 1000.0);
-    rented.or(own).filter(|price| *price > 0.0)
+    [rented, own].into_iter().flatten().reduce(|a, b| a + b).filter(|price| *price > 0.0)
 }
 
 /// Its row, or why it does not fit.
