@@ -358,9 +358,6 @@ impl<D: Device> Trainer<D> {
             }
             diary.record(step, What::Began { steps, tokens_per_step: self.config.step_tokens as u64, device })?;
         }
-        if step == 0 && begun.is_none() && self.config.guard.goes_back() {
-            self.save(&mut saver, &mut diary, (step, false), &mut progress, None)?;
-        }
         let flops = self.network.config().flops_per_token(self.config.context) as f64;
         let mut pace = Pace::new();
         let mut last = ValidationResult::default();
@@ -369,11 +366,15 @@ impl<D: Device> Trainer<D> {
         if step == steps {
             last = self.validate(validation)?;
         }
-        if step == 0 && validation.iter().any(|set| set.pairs.is_some()) {
+        if step == 0 && diary.lines() == 0 && validation.iter().any(|set| set.pairs.is_some()) {
             // What the pairs and the text are like before: what comes after is only worth something beside it.
             let mut row = MetricsRow::before(self.config.stage);
             row.set_validation(&self.validate(validation)?);
             diary.row(&row, steps)?;
+        }
+        // Behind that row, which a run that goes back to here keeps.
+        if step == 0 && begun.is_none() && self.config.guard.goes_back() {
+            self.save(&mut saver, &mut diary, (step, false), &mut progress, None)?;
         }
         while step < steps {
             if self.queued.is_empty() {

@@ -473,6 +473,27 @@ fn a_run_that_goes_back_past_bad_pairs_is_one_that_never_had_them() {
     assert_eq!(events(harmed.path()).first().map(|event| event.step), Some(BAD.start + 1));
 }
 
+/// What was measured before the first step stays, though the run goes back to where it began.
+#[test]
+fn a_run_that_goes_back_to_its_beginning_keeps_what_was_measured_there() {
+    let rollback = GuardConfig { non_finite: Action::Rollback, before: 0, ..GuardConfig::default() };
+    let [without, with, parts] = [0; 3].map(|_| tempfile::tempdir().unwrap());
+    let clean = guarded(without.path(), rollback, None, None);
+    let bad = || Some((1..2, Bad::Infinite));
+    assert!(clean.rows[0].contains("\"step\":0"), "{}", clean.rows[0]);
+    let saved = guarded(with.path(), rollback, bad(), None);
+    assert_eq!(events(with.path())[1].what, What::RolledBack { to: 0, passed_over: vec![1] });
+    assert_eq!(saved.rows, clean.rows);
+    assert!(saved == clean);
+    // And it comes once, where the run begins again from there.
+    guarded(parts.path(), rollback, bad(), Some(1));
+    for later in ["step-000001", "best.json"] {
+        let path = parts.path().join("checkpoints").join(later);
+        let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    }
+    assert_eq!(guarded(parts.path(), rollback, bad(), None).rows, clean.rows);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
