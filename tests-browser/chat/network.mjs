@@ -205,6 +205,31 @@ export const tests = [
     },
   },
   {
+    name: "answers in many tabs leave connections free, say that they wait, and those that are looked at go first",
+    mock: { holdAfter: 20 },
+    async run({ chat, mock }) {
+      const heard = () => [...mock.jobs.values()].filter((job) => job.listeners.size).length;
+      const tabs = [chat];
+      while (tabs.length < 7) tabs.push(await (await new chat.constructor(chat.context, chat.url).open()).ready());
+      const waits = (tab) => tab.page.locator("article.live .waiting", { hasText: "Waiting for answers in other tabs" }).waitFor();
+      for (const [n, tab] of tabs.entries()) {
+        await tab.send(`words 10${n}`);
+        await (n < 4 ? tab.streaming() : waits(tab));
+      }
+      assert.equal(heard(), 4);
+      // A browser without a head takes all tabs to be looked at.
+      const hide = (tab) => tab.page.evaluate(() => Object.defineProperty(document, "visibilityState", { value: "hidden" }));
+      for (const tab of tabs.slice(0, 6)) await hide(tab);
+      await tabs[6].streaming();
+      mock.control.holdAfter = Infinity;
+      for (const [n, tab] of tabs.entries()) {
+        await tab.idle();
+        assert.match(await tab.lastAnswer(), new RegExp(`^word0 .* word${99 + n}$`));
+        tab.assertSound();
+      }
+    },
+  },
+  {
     name: "a server that is away: at the start, and between two messages",
     unready: true,
     async run({ chat, mock }) {

@@ -3,6 +3,7 @@
 
 import { ApiError } from "../api.js";
 import { firstWords } from "../format.js";
+import { inTurn } from "../streams.js";
 import { Tree } from "../tree.js";
 import * as database from "./database.js";
 import { streamCompletion } from "./completion.js";
@@ -138,7 +139,8 @@ export class BrowserStore {
       const conversation = await found("conversations", message.conversation_id);
       const path = new Tree(await database.messagesOf(message.conversation_id)).path(message.parent_id);
       let saved = Date.now();
-      for await (const event of streamCompletion(this.api, this.config, conversation, path, AbortSignal.any([signal, stopped]))) {
+      const open = (open) => streamCompletion(this.api, this.config, conversation, path, open);
+      for await (const event of inTurn(open, AbortSignal.any([signal, stopped]), false)) {
         if (event.type === "delta") message.content += event.data.text;
         if (event.type === "end") {
           Object.assign(message, event.data);

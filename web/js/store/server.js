@@ -2,6 +2,7 @@
 
 import { ApiError } from "../api.js";
 import { readEvents } from "../sse.js";
+import { inTurn } from "../streams.js";
 
 /** @typedef {import("../types.js").Store} Store */
 
@@ -48,7 +49,11 @@ export class ServerStore {
     return this.api.json("POST", `api/messages/${encodeURIComponent(messageId)}/stop`, { body: {} });
   }
 
-  async *events(messageId, signal) {
+  events(messageId, signal) {
+    return inTurn((open) => this.#events(messageId, open), signal, true);
+  }
+
+  async *#events(messageId, signal) {
     const response = await this.api.request("GET", `api/messages/${encodeURIComponent(messageId)}/events`, { signal });
     try {
       for await (const { type, data } of readEvents(response.body)) yield { type, data: JSON.parse(data) };

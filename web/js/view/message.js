@@ -211,6 +211,7 @@ const NOTICES = {
   summarising: "Condensing earlier messages",
   summarised: "Reading a note in place of earlier messages",
   dropped: "Leaving out the oldest messages",
+  tabs: "Waiting for answers in other tabs",
   "summary-failed": "Earlier messages could not be condensed",
 };
 
