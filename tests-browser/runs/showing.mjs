@@ -63,15 +63,22 @@ export const tests = [
   {
     name: "runs lie over one another by step, tokens and time",
     before: async (scene) => {
-      await scene.write("slow", rows(1, 200, { floor: 2.6, secondsPerStep: 0.9, tokensPerStep: 4096 }));
+      const sample = (step) => event("sample", step, { prompt: "Once", text: " upon a time" });
+      await scene.write("slow", rows(1, 200, { floor: 2.6, secondsPerStep: 0.9, tokensPerStep: 4096 }) + sample(200) + event("resumed", 200));
+      await scene.write("slow", "seed = 1\n", "recipe.toml");
       await scene.write("fast", rows(1, 100, { seed: 2, secondsPerStep: 0.2 }));
       await scene.write("other", rows(1, 50, { seed: 3 }));
     },
     hash: "#run=slow",
     async run({ page }) {
       const chart = page.locator("#chart-loss");
+      const heads = () => page.$$eval("#samples h2, #events h2, #recipe h2", (all) => all.filter((head) => head.checkVisibility()).map((head) => head.textContent.trim()));
+      await page.locator("#recipe h2").waitFor();
+      assert.deepEqual(await heads(), ["Samples", "Events", "Recipe"]);
       await page.getByLabel("Show fast with the others").check();
       await page.locator("#compared tbody tr").nth(1).waitFor();
+      // Of several, these are the first one's.
+      assert.deepEqual(await heads(), ["Samples slow", "Events slow", "Recipe slow"]);
       await page.waitForFunction(() => document.querySelectorAll("#chart-loss .entry").length === 2);
       const colours = await page.$$eval("#chart-loss .entry", (entries) => entries.map((entry) => getComputedStyle(entry, "::before").borderTopColor));
       assert.notEqual(colours[0], colours[1]);

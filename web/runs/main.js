@@ -159,14 +159,15 @@ function update() {
   const stages = new Set(view.shown.flatMap(({ run }) => run.known.map(({ name }) => name)));
   tools.update([...stages], shownStage);
   charts.forEach((chart) => chart.update());
-  showProgress(first.run, first.data, view.smoothing, view.shown.length > 1);
+  const many = view.shown.length > 1;
+  showProgress(first.run, first.data, view.smoothing, many);
   showCompared(view.shown);
   showNotes();
   const news = showAlarms(view.shown);
   if (news.length > 0) announce(news.join(" "));
-  samples.update(first.run, first.data);
-  events.update(first.run);
-  showRecipe(first.run);
+  samples.update(first.run, first.data, many);
+  events.update(first.run, many);
+  showRecipe(first.run, many);
 }
 
 /** Why there is nothing to see, null where there is something. */

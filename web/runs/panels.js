@@ -110,6 +110,10 @@ export function showAlarms(shown) {
   return open.filter(({ key }) => !before.has(key)).map(({ name, text }) => `${name}: ${text}`);
 }
 
+/** The head of a section that is about the first run alone, which it names where several are shown. */
+const headOf = (id, title, of) => h("h2", { id }, title, " ", of);
+const nameOf = () => h("span", { class: "of", dir: "auto" });
+
 /** What the model wrote at its validations. */
 export class SamplesPanel {
   constructor() {
@@ -117,20 +121,22 @@ export class SamplesPanel {
     this.slider = h("input", { type: "range", min: "0", step: "1", "aria-label": "Step of the samples" });
     this.where = h("output", {});
     this.list = h("div", { class: "sample-list" });
+    this.of = nameOf();
     const move = (by) => {
       this.slider.value = String(Number(this.slider.value) + by);
       this.#show(true);
     };
     this.slider.addEventListener("input", () => this.#show(true));
     this.element.append(
-      h("div", { class: "section-head" }, h("h2", { id: "samples-title" }, "Samples"),
+      h("div", { class: "section-head" }, headOf("samples-title", "Samples", this.of),
         h("div", { class: "sample-steps" }, iconButton("left", "Samples before", () => move(-1)), this.slider, iconButton("right", "Samples after", () => move(1)), this.where)),
       this.list);
     this.steps = [];
     this.chosen = null;
   }
 
-  update(run, data) {
+  update(run, data, many) {
+    setText(this.of, many ? run.name : "");
     const key = `${run.name} ${run.generation} ${data?.name}`;
     if (key !== this.key) this.chosen = null;
     this.key = key;
@@ -173,16 +179,18 @@ export class EventsPanel {
   constructor() {
     this.element = byId("events");
     this.body = h("tbody", {});
+    this.of = nameOf();
     this.more = h("button", { type: "button", class: "button", on: { click: () => {
       this.most += 200;
       this.#show();
     } } });
-    this.element.append(h("div", { class: "section-head" }, h("h2", { id: "events-title" }, "Events")),
+    this.element.append(h("div", { class: "section-head" }, headOf("events-title", "Events", this.of)),
       h("table", { class: "event-table" }, h("thead", { class: "offscreen" }, h("tr", {}, ...["Stage and step", "What", "Details"].map((name) => h("th", { scope: "col" }, name)))), this.body), this.more);
     this.events = [];
   }
 
-  update(run) {
+  update(run, many) {
+    setText(this.of, many ? run.name : "");
     if (run.name !== this.name) this.most = EVENTS_SHOWN;
     this.name = run.name;
     this.events = run.events.filter((event) => !isSample(event));
@@ -203,12 +211,14 @@ export class EventsPanel {
 }
 
 /** The recipe and its hash. */
-export function showRecipe(run) {
+export function showRecipe(run, many) {
   const element = byId("recipe");
   element.hidden = !run.recipe;
   if (element.hidden) return;
   const { file, text, sha256 } = run.recipe;
-  fill(element, [run.name, sha256], () => {
+  fill(element, [run.name, sha256, many], () => {
+    const of = nameOf();
+    setText(of, many ? run.name : "");
     const copy = iconButton("copy", "Copy the hash", async () => {
       try {
         await navigator.clipboard.writeText(sha256);
@@ -219,7 +229,7 @@ export function showRecipe(run) {
     });
     const hash = h("code", { class: "hash" }, sha256);
     return [
-      h("div", { class: "section-head" }, h("h2", { id: "recipe-title" }, "Recipe")),
+      h("div", { class: "section-head" }, headOf("recipe-title", "Recipe", of)),
       h("p", { class: "recipe-hash" }, h("span", { class: "hint" }, `SHA-256 of ${file}`), hash, copy),
       h("details", {}, h("summary", {}, file === "settings.toml" ? "All settings, defaults included" : "The recipe as it was written"), h("pre", { tabindex: "0" }, text)),
     ];
