@@ -138,6 +138,11 @@ impl ApiError {
         Self::unavailable("shutting_down", "the server is shutting down").after(5)
     }
 
+    /// The model broke off for good. Not 503, which is tried again: only a new start helps.
+    pub fn broken(reason: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("model_broken"), reason)
+    }
+
     fn unavailable(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", Some(code), message)
     }

@@ -14,7 +14,7 @@ use super::server::Server;
 /// Whether requests are answered.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Health {
-    /// `ready`, `loading` or `shutting down`.
+    /// `ready`, `loading`, `shutting down`, or `broken`: the model answers nothing until the server is started again.
     status: &'static str,
 }
 
@@ -23,11 +23,12 @@ pub(super) struct Health {
 pub(super) async fn health(State(server): State<Arc<Server>>) -> Response {
     let (code, status) = match (server.is_stopping(), server.model()) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "shutting down"),
+        (false, Some(loaded)) if loaded.bot.engine().is_broken() => (StatusCode::SERVICE_UNAVAILABLE, "broken"),
         (false, None) if !server.options.dashboard_only => (StatusCode::SERVICE_UNAVAILABLE, "loading"),
         (false, _) => (StatusCode::OK, "ready"),
     };
     let mut response = (code, Json(Health { status })).into_response();
-    if code != StatusCode::OK {
+    if code != StatusCode::OK && status != "broken" {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
     }
     response

@@ -115,8 +115,8 @@ impl Answer {
                 Some(AnswerEvent::Failed(error))
             }
             None => {
-                self.generation = None;
-                Some(AnswerEvent::Failed("the server is shutting down".into()))
+                let reason = self.generation.take()?.cut_short();
+                Some(AnswerEvent::Failed(reason.to_string()))
             }
         }
     }

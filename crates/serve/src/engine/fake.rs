@@ -21,6 +21,7 @@ pub struct FakeModel {
     passes: Passes,
     broken_off: Arc<AtomicUsize>,
     ill: Option<u32>,
+    fatal: Option<u32>,
 }
 
 /// The passes that a [`FakeModel`] has made: (sequence, tokens) of each piece.
@@ -39,6 +40,7 @@ impl FakeModel {
             passes: Passes::default(),
             broken_off: Arc::default(),
             ill: None,
+            fatal: None,
         }
     }
 
@@ -53,6 +55,13 @@ impl FakeModel {
     #[must_use]
     pub fn ill_after(mut self, id: u32) -> Self {
         self.ill = Some(id);
+        self
+    }
+
+    /// The same, panicking at this token.
+    #[must_use]
+    pub fn panics_at(mut self, id: u32) -> Self {
+        self.fatal = Some(id);
         self
     }
 
@@ -104,6 +113,7 @@ impl SequenceModel for FakeModel {
     ) -> Result<Option<&[f32]>, ModelError> {
         self.logits.clear();
         for piece in pieces {
+            assert!(!self.fatal.is_some_and(|id| piece.ids.contains(&id)), "the token at which this fake panics");
             let end = piece.at + piece.ids.len();
             if end > self.capacity {
                 return Err(ModelError::ContextOverflow { tokens: end, context: self.capacity });

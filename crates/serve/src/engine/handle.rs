@@ -1,5 +1,6 @@
 //! The engine as others see it: submit a request, hear what becomes of it, let go of it.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,6 +62,7 @@ pub struct Engine {
 #[derive(Debug)]
 pub struct Generation {
     events: UnboundedReceiver<Event>,
+    counters: Arc<Counters>,
 }
 
 impl Generation {
@@ -72,6 +74,11 @@ impl Generation {
     /// The same where nothing is asynchronous.
     pub fn blocking_next(&mut self) -> Option<Event> {
         self.events.blocking_recv()
+    }
+
+    /// Why there is no next event after one that is not the last.
+    pub fn cut_short(&self) -> SubmitError {
+        if self.counters.is_broken() { SubmitError::Broken } else { SubmitError::ShuttingDown }
     }
 }
 
@@ -94,7 +101,12 @@ impl Engine {
         let (commands, inbox) = mpsc::channel();
         let counters = Arc::new(Counters::default());
         let mut worker = Worker::new(model, inbox, counters.clone(), config, spill);
-        let thread = thread::Builder::new().name("inference".into()).spawn(move || worker.run())?;
+        let thread = thread::Builder::new().name("inference".into()).spawn(move || {
+            // Nothing of the worker is used after a panic but what ends it.
+            if panic::catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
+                worker.break_off();
+            }
+        })?;
         Ok(Engine { commands: Mutex::new(commands), counters, limits, thread: Mutex::new(Some(thread)) })
     }
 
@@ -103,6 +115,9 @@ impl Engine {
     /// # Errors
     /// See [`SubmitError`]: nothing is queued then.
     pub fn submit(&self, request: Request) -> Result<Generation, SubmitError> {
+        if self.is_broken() {
+            return Err(SubmitError::Broken);
+        }
         let Limits { slots, capacity, vocab_size, queue } = self.limits;
         let tokens = request.prompt.len();
         if tokens == 0 {
@@ -127,15 +142,23 @@ impl Engine {
         let (sender, events) = unbounded_channel();
         let sent = self.send(Command::Submit(Box::new(Task::new(request, sampler, sender))));
         if !sent {
+            if self.is_broken() {
+                return Err(SubmitError::Broken);
+            }
             self.counters.present.fetch_sub(1, Ordering::AcqRel);
             return Err(SubmitError::ShuttingDown);
         }
-        Ok(Generation { events })
+        Ok(Generation { events, counters: self.counters.clone() })
     }
 
     /// Tokens that a prompt and its answer have together.
     pub fn context(&self) -> usize {
         self.limits.capacity
+    }
+
+    /// Whether its thread has panicked: it answers nothing any more.
+    pub fn is_broken(&self) -> bool {
+        self.counters.is_broken()
     }
 
     /// What it has done and is at.

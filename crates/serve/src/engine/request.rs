@@ -127,4 +127,7 @@ pub enum SubmitError {
     /// No more requests are taken.
     #[error("the server is shutting down; try again when it is back")]
     ShuttingDown,
+    /// The engine's thread has panicked.
+    #[error("the model broke off and answers nothing until the program is started again; what it printed says why")]
+    Broken,
 }

@@ -1,6 +1,6 @@
 //! Counters of the engine, for people and for Prometheus.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// Where the engine counts.
 #[derive(Debug, Default)]
@@ -16,6 +16,8 @@ pub(super) struct Counters {
     pub(super) failed: AtomicU64,
     pub(super) stored_sequences: AtomicUsize,
     pub(super) stored_bytes: AtomicUsize,
+    /// The thread has panicked.
+    pub(super) broken: AtomicBool,
 }
 
 /// What the engine has done so far, and what it is at.
@@ -46,6 +48,10 @@ pub struct Stats {
 }
 
 impl Counters {
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
     pub(super) fn read(&self, slots: usize) -> Stats {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let size = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);

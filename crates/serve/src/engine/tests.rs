@@ -366,3 +366,18 @@ fn tokens_carry_the_time_at_which_they_were_chosen_not_heard() {
     assert_eq!(times.len(), 5);
     assert!(times.is_sorted() && times[4] <= ended);
 }
+
+#[test]
+fn a_panic_ends_whoever_runs_and_waits_and_whoever_comes() {
+    let engine = start(FakeModel::new(1, 300, VOCAB_SIZE).panics_at(7), &EngineConfig::default());
+    let submitted: Vec<_> = (0..3).map(|_| engine.submit(request(&[7; 20], 3))).collect();
+    assert!(submitted[0].is_ok());
+    // The thread may have been faster than the later ones.
+    for mut generation in submitted.into_iter().flatten() {
+        while generation.blocking_next().is_some() {}
+        assert!(matches!(generation.cut_short(), SubmitError::Broken));
+    }
+    assert!(matches!(engine.submit(request(&text(1, 10), 3)), Err(SubmitError::Broken)));
+    let stats = engine.stats();
+    assert_eq!((engine.is_broken(), stats.running, stats.waiting), (true, 0, 0));
+}

@@ -179,6 +179,17 @@ impl<M: SequenceModel> Worker<M> {
         }
     }
 
+    /// After a panic: whoever waits for an answer hears that there is none.
+    pub(super) fn break_off(&mut self) {
+        // First, so that nobody takes it for the end of the program.
+        self.counters.broken.store(true, Ordering::Release);
+        add(&self.counters.failed, self.running.len() + self.waiting.len());
+        self.counters.running.store(0, Ordering::Relaxed);
+        self.counters.present.store(0, Ordering::Release);
+        self.waiting.clear();
+        self.running.clear();
+    }
+
     /// Takes in what has come; waits for something where there is nothing to do.
     fn listen(&mut self) {
         if self.running.is_empty() && self.waiting.is_empty() {

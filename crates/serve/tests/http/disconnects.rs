@@ -151,3 +151,33 @@ fn when_the_time_of_a_stop_is_up_whoever_waits_is_told() {
         server.join();
     }
 }
+
+/// A server that is said to be ready is neither looked after nor started again.
+#[test]
+fn a_model_that_panics_is_told_of_by_every_answer_and_by_health() {
+    for stream in [true, false] {
+        let server = Setup { stored: true, panics_at: Some("z"), ..Setup::default() }.start();
+        assert_eq!(get(server.address, "/health").json()["status"], "ready");
+        let ask = |content: &str| {
+            let messages = json!([{"role": "user", "content": content}]);
+            post(server.address, "/v1/chat/completions", &json!({"messages": messages, "stream": stream}))
+        };
+        let cut_short = ask("z");
+        let error = match stream {
+            true => serde_json::from_str(cut_short.events().last().expect("an event")).unwrap(),
+            false => cut_short.json(),
+        };
+        assert_eq!(error["error"]["code"], "model_broken", "{error}");
+        let health = get(server.address, "/health");
+        assert_eq!((health.status, &health.json()["status"]), (503, &json!("broken")));
+        // Not 503: the page would try again for ever.
+        let refused = ask("a");
+        assert_eq!((refused.status, &refused.is_error()["code"]), (500, &json!("model_broken")));
+        let conversation = post(server.address, "/api/conversations", &json!({})).json()["id"].clone();
+        let path = format!("/api/conversations/{}/messages", conversation.as_str().unwrap());
+        let refused = post(server.address, &path, &json!({"content": "a", "parent_id": null}));
+        assert_eq!((refused.status, &refused.is_error()["code"]), (500, &json!("model_broken")));
+        // What was said before can still be read and taken away.
+        assert_eq!(get(server.address, "/api/export").status, 200);
+    }
+}

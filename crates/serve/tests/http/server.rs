@@ -28,6 +28,8 @@ pub struct Setup {
     pub policy: Policy,
     pub queue: usize,
     pub pace: Duration,
+    /// A text at whose first token the model panics.
+    pub panics_at: Option<&'static str>,
     pub stored: bool,
     pub loaded: bool,
     pub context: usize,
@@ -41,6 +43,7 @@ impl Default for Setup {
             policy: Policy::Summarise,
             queue: 64,
             pace: Duration::ZERO,
+            panics_at: None,
             stored: false,
             loaded: true,
             context: CONTEXT,
@@ -74,7 +77,10 @@ impl Setup {
     /// Starts it.
     pub fn start(self) -> Running {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let model = FakeModel::new(4, self.context, TOKENIZER.vocab_size()).slow(self.pace);
+        let mut model = FakeModel::new(4, self.context, TOKENIZER.vocab_size()).slow(self.pace);
+        if let Some(text) = self.panics_at {
+            model = model.panics_at(TOKENIZER.encode(text)[0]);
+        }
         let config = EngineConfig { queue: self.queue, ..EngineConfig::default() };
         let engine = Engine::start(model, &config, None).unwrap();
         let card = ModelCard {

@@ -68,6 +68,7 @@ pub(in crate::api) fn refused(param: &str, error: &ChatError) -> ApiError {
         ChatError::Template(error) => ApiError::field(param, error.to_string()),
         ChatError::Submit(SubmitError::QueueFull { .. }) => ApiError::busy(5),
         ChatError::Submit(SubmitError::ShuttingDown) => ApiError::stopping(),
+        ChatError::Submit(error @ SubmitError::Broken) => ApiError::broken(error.to_string()),
         ChatError::Submit(error @ SubmitError::TooLong { .. }) => ApiError::context_length(param, error.to_string()),
         ChatError::Submit(error) => ApiError::field(param, error.to_string()),
     }
@@ -79,6 +80,9 @@ pub(super) fn failed(server: &Server, reason: &str) -> ApiError {
         return ApiError::stopping();
     }
     server.log(&format!("an answer failed: {reason}"));
+    if server.model().is_some_and(|loaded| loaded.bot.engine().is_broken()) {
+        return ApiError::broken(reason);
+    }
     ApiError::internal()
 }
 
