@@ -332,6 +332,7 @@ impl<M: SequenceModel> Worker<M> {
             slots.release(running.slot);
             // Counted first: who hears of the end may look at the counters.
             add(&counters.finished, 1);
+            counters.running.fetch_sub(1, Ordering::Relaxed);
             counters.present.fetch_sub(1, Ordering::AcqRel);
             task.tell(Event::Finished { finish, usage });
             false
@@ -367,6 +368,7 @@ fn advance(running: &mut Running, slots: &mut Slots, tokens: usize) {
 fn failed(running: &Running, error: &str, slots: &mut Slots, counters: &Counters) {
     slots.forget(running.slot);
     add(&counters.failed, 1);
+    counters.running.fetch_sub(1, Ordering::Relaxed);
     counters.present.fetch_sub(1, Ordering::AcqRel);
     running.task.tell(Event::Failed(error.to_owned()));
 }
