@@ -52,6 +52,13 @@ impl ApiError {
         Self::invalid(message).about(param)
     }
 
+    /// A field is not there.
+    pub fn missing(param: impl Into<String>) -> Self {
+        let param = param.into();
+        let message = format!("{param} is missing; send it");
+        Self::new(StatusCode::BAD_REQUEST, INVALID, Some("missing_required_parameter"), message).about(param)
+    }
+
     /// A field asks for what this server does not do.
     pub fn unsupported(param: &str, remedy: &str) -> Self {
         let message = format!("{param} is not supported by this server: {remedy}");

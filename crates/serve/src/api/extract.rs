@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
+use super::misread;
 
 /// Seconds within which a body of ordinary size must be here.
 const BODY_SECONDS: u64 = 30;
@@ -72,17 +73,8 @@ async fn read(mut body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
 /// JSON to a value; the error names the field.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let path = error.path().to_string();
-        let inner = error.inner();
-        // serde quotes the value, which may be a megabyte.
-        let message: String = inner.to_string().chars().take(300).collect();
-        if inner.is_data() && path != "." {
-            ApiError::field(path.clone(), format!("{path}: {message}"))
-        } else {
-            ApiError::invalid(format!("the body is not the JSON that this route takes: {message}"))
-        }
-    })?;
+    let value = serde_path_to_error::deserialize(&mut json)
+        .map_err(|error| misread::json(&error.path().to_string(), error.inner()))?;
     json.end().map_err(|error| ApiError::invalid(format!("there is more than one JSON value in the body: {error}")))?;
     Ok(value)
 }
@@ -115,10 +107,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> 
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let Query(value) = Query::<T>::from_request_parts(parts, state).await.map_err(|error: QueryRejection| {
-            let message: String = error.body_text().chars().take(300).collect();
-            ApiError::invalid(message)
-        })?;
+        let Query(value) = Query::<T>::from_request_parts(parts, state)
+            .await
+            .map_err(|error: QueryRejection| misread::query(&error.body_text()))?;
         Ok(Parameters(value))
     }
 }

@@ -10,6 +10,7 @@ mod extract;
 mod guard;
 mod listener;
 mod metrics;
+mod misread;
 mod openai;
 mod operation;
 mod pages;

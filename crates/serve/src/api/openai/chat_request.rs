@@ -193,7 +193,7 @@ fn read_message(index: usize, message: WireMessage, limits: &Limits<'_>) -> Resu
                 match (part.kind.as_str(), part.text) {
                     ("text", Some(piece)) => text += &piece,
                     ("text", None) => {
-                        return Err(ApiError::field(format!("{at}.text"), format!("{at}.text is missing")));
+                        return Err(ApiError::missing(format!("{at}.text")));
                     }
                     _ => return Err(ApiError::unsupported(&format!("{at}.type"), "use parts of type text")),
                 }
@@ -201,7 +201,7 @@ fn read_message(index: usize, message: WireMessage, limits: &Limits<'_>) -> Resu
             text
         }
         None | Some(Content::Nothing) => {
-            return Err(ApiError::field(at("content"), format!("{} is missing", at("content"))));
+            return Err(ApiError::missing(at("content")));
         }
     };
     limits.text(&at("content"), &content)?;
@@ -264,6 +264,7 @@ mod tests {
             ("messages", json!([]), "messages"),
             ("messages", json!([{"role": "tool", "content": "x"}]), "messages[0].role"),
             ("messages", json!([{"role": "user"}]), "messages[0].content"),
+            ("messages", json!([{"content": "x"}]), "messages[0].role"),
             ("messages", json!([{"role": "user", "content": 3}]), "messages[0].content"),
             ("messages", json!([{"role": "user", "content": [{"type": "image_url"}]}]), "messages[0].content[0].type"),
             ("model", json!("gpt-4o"), "model"),
