@@ -39,10 +39,10 @@ pub struct Serve {
     /// Origin that may show the page in a frame, such as `https://example.org` (may be given again)
     #[arg(long = "frame-ancestor", value_name = "ORIGIN")]
     pub frame_ancestors: Vec<String>,
-    /// Tell clients apart by the last entry of X-Forwarded-For: only behind a proxy that writes it
+    /// Tell clients apart by the last entry of X-Forwarded-For: only behind a proxy that writes it; needs a key or --public
     #[arg(long)]
     pub trust_proxy: bool,
-    /// Requests a minute that one client may make; 0 for no limit [default: 0 on loopback, else 120]
+    /// Requests a minute that one client may make; 0 for no limit [default: 0 on loopback without --trust-proxy, else 120]
     #[arg(long)]
     pub rate_limit: Option<u32>,
     /// Connections open at once

@@ -52,6 +52,11 @@ pub(super) fn options(flags: &Serve) -> Result<Options> {
             flags.host
         );
     }
+    if flags.trust_proxy && key.is_none() && !flags.public {
+        bail!(
+            "--trust-proxy: whoever reaches the proxy reaches this server; give a key with --api-key-file, or say --public, with --ephemeral or --db FILE, to let anybody use it"
+        );
+    }
     if flags.public && key.is_some() {
         bail!("--public says that no key is needed, and there is one: leave either out");
     }
@@ -62,11 +67,12 @@ pub(super) fn options(flags: &Serve) -> Result<Options> {
         bail!("--runs {}: that is a file; name a folder of runs, or the folder of one", runs.display());
     }
     Ok(Options {
+        this_machine_alone: loopback && key.is_none() && !flags.public,
         key,
         hosts: Hosts::new(&flags.allowed_hosts).map_err(anyhow::Error::msg)?,
         frame_ancestors: flags.frame_ancestors.clone(),
         trust_proxy: flags.trust_proxy,
-        rate_limit: flags.rate_limit.unwrap_or(if loopback { 0 } else { RATE_LIMIT }),
+        rate_limit: flags.rate_limit.unwrap_or(if loopback && !flags.trust_proxy { 0 } else { RATE_LIMIT }),
         log: Some(log),
         runs: flags.runs.as_ref().map(|folder| Arc::new(Runs::new(folder))),
         dashboard_only: flags.model.is_none(),
@@ -152,6 +158,16 @@ mod tests {
         assert_eq!(options(&flags("--host 0.0.0.0 --public")).unwrap().rate_limit, 120);
         assert_eq!(options(&flags("")).unwrap().rate_limit, 0);
         assert!(options(&flags("--api-key-file /nonexistent")).is_err());
+    }
+
+    #[test]
+    fn a_proxy_lets_in_whom_the_owner_has_let_in() {
+        let refused = options(&flags("--trust-proxy")).unwrap_err().to_string();
+        assert!(refused.contains("--trust-proxy") && refused.contains("--public"), "{refused}");
+        let open = options(&flags("--trust-proxy --public")).unwrap();
+        assert_eq!((open.this_machine_alone, open.rate_limit), (false, 120));
+        assert!(options(&flags("--allowed-host chat.example.org")).unwrap().this_machine_alone);
+        assert!(!options(&flags("--api-key 0123456789")).unwrap().this_machine_alone);
     }
 
     #[test]

@@ -81,6 +81,15 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, INVALID, Some("forbidden_origin"), message)
     }
 
+    /// A proxy asks for somebody on another machine, whom the owner has not let in.
+    pub fn forwarded(client: &str) -> Self {
+        let message = format!(
+            "a proxy handed this on from {client:?}, and this server was started for its own machine alone: start it with \
+             --api-key-file FILE, or with --public and --ephemeral or --db FILE"
+        );
+        Self::new(StatusCode::FORBIDDEN, INVALID, Some("forbidden_proxy"), message)
+    }
+
     /// There is no such route or thing.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, INVALID, Some("not_found"), message)

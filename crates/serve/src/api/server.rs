@@ -26,6 +26,8 @@ pub struct Options {
     pub hosts: Hosts,
     /// Origins that may show the page in a frame.
     pub frame_ancestors: Vec<String>,
+    /// Whoever is on this machine may use it, and nobody else: what a proxy hands on from others is refused.
+    pub this_machine_alone: bool,
     /// Whether `X-Forwarded-For` is the proxy's word.
     pub trust_proxy: bool,
     /// Requests a minute of one client; 0 for no limit.

@@ -42,6 +42,25 @@ fn other_sites_and_rebound_names_are_refused() {
     assert!(!response.head.to_lowercase().contains("access-control"), "{}", response.head);
 }
 
+/// A proxy on this machine connects from this machine, for whomever.
+#[test]
+fn whom_a_proxy_speaks_for_is_not_taken_for_the_owner() {
+    let start = |this_machine_alone| {
+        Setup { options: Options { this_machine_alone, ..Options::default() }, ..Setup::default() }.start()
+    };
+    let ask = |server: &super::server::Running, headers: &[(&str, &str)]| {
+        raw(server.address, &request("GET", "/api/config", headers, b""))
+    };
+    let server = start(true);
+    let refused = ask(&server, &[("X-Forwarded-For", "203.0.113.9")]);
+    let error = refused.is_error();
+    assert_eq!((refused.status, &error["code"]), (403, &json!("forbidden_proxy")));
+    assert!(error["message"].as_str().unwrap().contains("203.0.113.9"), "{error}");
+    assert_eq!(ask(&server, &[]).status, 200);
+    assert_eq!(ask(&server, &[("X-Forwarded-For", "127.0.0.1")]).status, 200);
+    assert_eq!(ask(&start(false), &[("X-Forwarded-For", "203.0.113.9")]).status, 200);
+}
+
 #[test]
 fn every_response_is_protected() {
     let server = Setup::default().start();

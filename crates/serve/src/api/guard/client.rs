@@ -1,8 +1,9 @@
-//! Who asks, for the rate limit.
+//! Who asks: for the rate limit, and where only this machine may.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use axum::extract::Request;
+use axum::http::HeaderMap;
 
 /// The address at the other end of the connection, put into a request's extensions by the listener.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +21,32 @@ pub(super) fn address(request: &Request, trust_proxy: bool) -> IpAddr {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
         address @ IpAddr::V4(_) => address,
     }
+}
+
+/// What proxies write of whom they speak for.
+const FORWARDED: [&str; 3] = ["x-forwarded-for", "x-real-ip", "forwarded"];
+
+/// Whom a proxy on this machine speaks for, if it says that they are on another. Its own connection is of this machine,
+/// whoever is behind it.
+pub(super) fn from_elsewhere(headers: &HeaderMap) -> Option<String> {
+    let values = FORWARDED.iter().flat_map(|name| headers.get_all(*name));
+    let mut names = values.flat_map(|value| value.to_str().unwrap_or("unknown").split([',', ';'])).filter_map(named);
+    names.find(|name| !is_this_machine(name)).map(|name| name.chars().take(80).collect())
+}
+
+/// The client in an entry: `1.2.3.4`, or `for="[2001:db8::1]:80"` among other things that `Forwarded` says.
+fn named(entry: &str) -> Option<&str> {
+    let entry = entry.trim();
+    match entry.split_once('=') {
+        Some((key, name)) => key.trim().eq_ignore_ascii_case("for").then(|| name.trim().trim_matches('"')),
+        None => (!entry.is_empty()).then_some(entry),
+    }
+}
+
+fn is_this_machine(name: &str) -> bool {
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
+    let address = address.or_else(|| Some(name.parse::<SocketAddr>().ok()?.ip()));
+    address.is_some_and(|address| address.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -41,6 +68,24 @@ mod tests {
         assert_eq!(address(&forged, false), "10.0.0.1".parse::<IpAddr>().unwrap());
         assert_eq!(address(&forged, true), "4.4.4.4".parse::<IpAddr>().unwrap());
         assert_eq!(address(&request("10.0.0.1", &["nonsense"]), true), "10.0.0.1".parse::<IpAddr>().unwrap());
+    }
+
+    #[test]
+    fn a_proxy_speaks_for_another_machine_or_for_this_one() {
+        let of = |name: &'static str, value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            from_elsewhere(&headers)
+        };
+        for here in ["127.0.0.1", "::1", "[::1]:80", "127.0.0.1:9000, ::ffff:127.0.0.1", ""] {
+            assert_eq!(of("x-forwarded-for", here), None, "{here}");
+        }
+        assert_eq!(of("x-forwarded-for", "127.0.0.1, 10.0.0.7").as_deref(), Some("10.0.0.7"));
+        assert_eq!(of("x-forwarded-for", "unknown").as_deref(), Some("unknown"));
+        assert_eq!(of("x-real-ip", "2001:db8::1").as_deref(), Some("2001:db8::1"));
+        assert_eq!(of("forwarded", r#"for=127.0.0.1;proto=https, For="[::1]:80""#), None);
+        assert_eq!(of("forwarded", "by=10.0.0.1;for=10.0.0.9").as_deref(), Some("10.0.0.9"));
+        assert_eq!(from_elsewhere(&HeaderMap::new()), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What every request passes before its route, and every response on its way out: one layer for all routes.
 //!
-//! In this order: Host and Origin, rate limit, key. The order is cheap before dear, and an address that guesses keys
+//! In this order: Host and Origin, whether a proxy lets strangers in, rate limit, key. The order is cheap before dear, and an address that guesses keys
 //! spends its rate.
 
 mod client;
@@ -39,6 +39,11 @@ fn admit(server: &Server, request: &Request) -> Result<(), ApiError> {
     let path = request.uri().path();
     let options = &server.options;
     options.hosts.check(request)?;
+    if options.this_machine_alone
+        && let Some(client) = client::from_elsewhere(request.headers())
+    {
+        return Err(ApiError::forwarded(&client));
+    }
     if let Some(rate) = &server.rate
         && !is_asset(path)
     {
