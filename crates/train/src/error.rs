@@ -242,6 +242,12 @@ pub enum TrainError {
         /// What is wrong in it.
         reason: String,
     },
+    /// Not even the run's lock can be written.
+    #[error("{}: the disk is full, and nothing was begun; free some space, or choose a folder on another disk", path.display())]
+    NoRoomToBegin {
+        /// The run's folder.
+        path: PathBuf,
+    },
     /// Another process works on the same run.
     #[error(
         "{}: {} is training in this directory; wait for it, stop it, or choose another run.dir", path.display(),

@@ -21,14 +21,18 @@ impl RunLock {
     ///
     /// # Errors
     /// [`TrainError::RunLocked`] when another process, or another part of this one, holds it; [`TrainError::Io`],
-    /// [`TrainError::DiskFull`].
+    /// [`TrainError::NoRoomToBegin`].
     pub fn acquire(directory: &Path) -> Result<Self, TrainError> {
-        std::fs::create_dir_all(directory).map_err(|source| TrainError::from_io(directory, "create", 0, source))?;
+        let refused = |path: &Path, doing, source| match TrainError::from_io(path, doing, 0, source) {
+            TrainError::DiskFull { .. } => TrainError::NoRoomToBegin { path: directory.to_owned() },
+            error => error,
+        };
+        std::fs::create_dir_all(directory).map_err(|source| refused(directory, "create", source))?;
         let path = directory.join(NAME);
         match FileLock::acquire(&path) {
             Ok(lock) => Ok(Self { path, _lock: lock }),
             Err(LockError::Held { pid }) => Err(TrainError::RunLocked { path, pid }),
-            Err(LockError::Io(source)) => Err(TrainError::from_io(&path, "lock", 0, source)),
+            Err(LockError::Io(source)) => Err(refused(&path, "lock", source)),
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use casallm_compute::{Device, MatrixUse};
 use casallm_data::chat::ChatTemplate;
 use casallm_data::durable;
@@ -112,10 +112,13 @@ fn judge<D: Device>(flags: &Eval, wanted: &Wanted, device: &Arc<D>) -> Result<En
         bail!("--context {context}: the model has {}", config.context);
     }
     let out = flags.out.clone().unwrap_or_else(|| dir.join("eval"));
-    std::fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+    let unusable = |source: std::io::Error| {
+        anyhow!("{}: no results can be kept there: {source}; give another --out", out.display())
+    };
+    std::fs::create_dir_all(&out).map_err(unusable)?;
     let _lock = FileLock::acquire(&out.join("eval.lock")).map_err(|error| match error {
-        LockError::Held { pid } => EvalError::Locked { path: out.clone(), pid },
-        LockError::Io(source) => EvalError::Io { action: "lock", path: out.clone(), source },
+        LockError::Held { pid } => EvalError::Locked { path: out.clone(), pid }.into(),
+        LockError::Io(source) => unusable(source),
     })?;
 
     let format = devices::format(flags.weights);

@@ -11,13 +11,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use casallm_model::sampler::SamplerConfig;
 use casallm_serve::answers::{Answers, AnswersConfig};
 use casallm_serve::api::{self, Connections, Defaults, Loaded, Server};
 use casallm_serve::chatbot::{Chatbot, LoadOptions};
 use casallm_serve::engine::EngineConfig;
-use casallm_serve::store::{Database, Store};
+use casallm_serve::store::{Database, Store, StoreError};
 use serde_json::json;
 
 use crate::Ended;
@@ -80,10 +80,14 @@ fn run_on(flags: &Serve, listener: TcpListener) -> Result<Ended> {
 }
 
 fn open_store(path: &Path) -> Result<Store> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
-    }
-    Ok(Store::new(Database::open(path)?)?)
+    // Of a file that nobody may have named: a system's user often has no home to write to.
+    let database = Database::open(path).map_err(|error| match error {
+        StoreError::Io { .. } => {
+            anyhow!("{error}; give another file with --db, or leave conversations in the browser with --ephemeral")
+        }
+        other => other.into(),
+    })?;
+    Ok(Store::new(database)?)
 }
 
 async fn serve(

@@ -115,6 +115,24 @@ fn disk_without_room_for_the_checkpoints() {
     assert_eq!(left, [Path::new("run.lock")], "nothing was begun");
 }
 
+/// Locks are the first that is written: what stops here has begun nothing.
+#[test]
+fn full_disk_at_the_start() {
+    let Some(disk) = SmallDisk::new(64) else { return };
+    let folder = trained_folder();
+    let before = Tree::of(folder.path());
+    let at = |name: &str| disk.path().join(name).display().to_string();
+    fs::write(at("filling"), vec![1; 128 << 10]).unwrap_err();
+    let serve = ["serve", "--model", "run/model", "--port", "0"];
+    let (database, cache, run_dir) = (at("chat.db"), at("kv"), format!("run.dir={}", at("run")));
+    let refused = |arguments: &[&str], named: &[&str]| run(folder.path(), arguments).refused(named);
+    refused(&[&serve[..], &["--db", &database]].concat(), &["chat.db", "the disk is full", "Free some"]);
+    refused(&[&serve[..], &["--ephemeral", "--cache-dir", &cache]].concat(), &["kv", "No space left", "--cache-dir"]);
+    let begun = refused(&["pretrain", "tiny.toml", "--set", &run_dir], &["the disk is full", "another disk"]);
+    assert!(!begun.stderr.contains("--resume"), "{}", begun.stderr);
+    before.assert_kept_in(folder.path());
+}
+
 #[test]
 fn full_disk_behind_stdout() {
     let folder = trained_folder();

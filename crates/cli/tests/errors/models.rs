@@ -129,3 +129,19 @@ fn sampler_settings_that_cannot_be() {
     let most = u64::MAX.to_string();
     run(folder.path(), &[&chat("run/model", "Hi")[..], &["--max-new-tokens", &most]].concat()).succeeded();
 }
+
+/// As a folder that is not the user's, which a test that may write everywhere cannot have.
+#[test]
+fn folders_that_cannot_be_made_are_told_with_the_flag_that_names_another() {
+    let folder = trained_folder();
+    let refused = |arguments: &[&str], named: &[&str]| {
+        let arguments = [&[arguments[0], "--model", "run/model"], &arguments[1..]].concat();
+        run(folder.path(), &arguments).refused(named);
+    };
+    refused(&["serve", "--port", "0", "--db", "text.jsonl/chat.db"], &["text.jsonl", "--db", "--ephemeral"]);
+    refused(
+        &["serve", "--port", "0", "--ephemeral", "--cache-dir", "text.jsonl/kv"],
+        &["text.jsonl/kv", "--cache-dir"],
+    );
+    refused(&["eval", "--text", "text.jsonl", "--out", "text.jsonl/out"], &["text.jsonl/out", "--out"]);
+}

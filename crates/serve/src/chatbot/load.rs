@@ -81,10 +81,18 @@ pub enum LoadError {
         /// The process that holds it, where known.
         pid: Option<u32>,
     },
-    /// The folder of the cache cannot be used, or no thread can be had.
-    #[error("{path}: {source}")]
-    Io {
+    /// The folder of the cache cannot be used.
+    #[error("{path}: no cache can be kept there: {source}; give another --cache-dir, or leave it out")]
+    CacheFolder {
         /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No thread can be had.
+    #[error("{path}: the system gives no thread for it: {source}")]
+    Thread {
+        /// The model's directory.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
@@ -123,10 +131,6 @@ impl Chatbot {
         let capacity = options.context.unwrap_or(config.context);
         let sequences =
             Sequences::with_cache(network, options.kv_cache, options.sequences.max(1), capacity, PASS_TOKENS)?;
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |source| LoadError::Io { path, source }
-        };
         let spill = match &options.spill {
             Some((path, bytes)) => {
                 // Whoever edits weights removes their checksum; then nobody knows what an old cache is of.
@@ -135,12 +139,13 @@ impl Chatbot {
                 let fingerprint = format!("{weights} {} {} {device_name}", format.name(), options.kv_cache.name());
                 Some(Spill::open(path, &fingerprint, *bytes).map_err(|error| match error {
                     LockError::Held { pid } => LoadError::CacheLocked { path: path.clone(), pid },
-                    LockError::Io(source) => io(path)(source),
+                    LockError::Io(source) => LoadError::CacheFolder { path: path.clone(), source },
                 })?)
             }
             None => None,
         };
-        let engine = Engine::start(sequences, &options.engine, spill).map_err(io(dir))?;
+        let engine = Engine::start(sequences, &options.engine, spill)
+            .map_err(|source| LoadError::Thread { path: dir.to_owned(), source })?;
         let opening = tokenizer.opening(&settings);
         Ok(Chatbot::new(engine, Arc::new(tokenizer), template, opening, card))
     }

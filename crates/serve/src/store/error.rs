@@ -1,7 +1,7 @@
 //! [`StoreError`]: each way a database can be unusable, a request wrong or an import invalid, and what to do about it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -65,7 +65,7 @@ pub enum StoreError {
         finding: String,
     },
     /// No space for what was to be written. Nothing of it was.
-    #[error("no space left for {}. Free some; what was saved before is safe", path.display())]
+    #[error("the disk is full: no space is left for {}. Free some; what was saved before is safe", path.display())]
     DiskFull {
         /// The database.
         path: PathBuf,
@@ -142,6 +142,15 @@ impl StoreError {
     /// An id as it may stand in a message: what a client sent can be of any length.
     pub(super) fn shown(id: &str) -> String {
         if id.chars().nth(64).is_none() { id.to_owned() } else { id.chars().take(64).chain(['…']).collect() }
+    }
+
+    /// The system refuses something at `path`.
+    pub(super) fn io(path: &Path, doing: &'static str, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path },
+            _ => Self::Io { path, doing, source },
+        }
     }
 
     /// Why an import is refused, and where.

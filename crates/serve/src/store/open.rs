@@ -25,15 +25,10 @@ impl Database {
     /// [`StoreError::Locked`], [`StoreError::NotOurs`], [`StoreError::Newer`], [`StoreError::Damaged`],
     /// [`StoreError::DiskFull`], [`StoreError::Io`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let io = |doing| move |source| StoreError::Io { path: path.to_owned(), doing, source };
         // Absolute, because SQLite takes a name that begins with `file:` for more than a name.
-        let absolute = std::path::absolute(path).map_err(io("find"))?;
+        let absolute = std::path::absolute(path).map_err(|source| StoreError::io(path, "find", source))?;
         if let Some(folder) = absolute.parent() {
-            std::fs::create_dir_all(folder).map_err(|source| StoreError::Io {
-                path: folder.to_owned(),
-                doing: "create",
-                source,
-            })?;
+            std::fs::create_dir_all(folder).map_err(|source| StoreError::io(folder, "create", source))?;
         }
         let mut lock_file = absolute.as_os_str().to_owned();
         lock_file.push(".lock");
@@ -49,7 +44,7 @@ impl Database {
     }
 
     fn open_locked(path: &Path, absolute: &Path, lock: FileLock) -> Result<Self, StoreError> {
-        create_private(absolute).map_err(|source| StoreError::Io { path: path.to_owned(), doing: "open", source })?;
+        create_private(absolute).map_err(|source| StoreError::io(path, "open", source))?;
         // A closed database has no log beside it; what a log holds is applied by SQLite as soon as it reads.
         let mut log = absolute.as_os_str().to_owned();
         log.push("-wal");
@@ -78,7 +73,7 @@ impl Database {
 fn lock(database: &Path, file: &Path) -> Result<FileLock, StoreError> {
     FileLock::acquire(file).map_err(|error| match error {
         LockError::Held { pid } => StoreError::Locked { path: database.to_owned(), pid },
-        LockError::Io(source) => StoreError::Io { path: file.to_owned(), doing: "lock", source },
+        LockError::Io(source) => StoreError::io(file, "lock", source),
     })
 }
 
