@@ -104,7 +104,7 @@ pub(crate) fn run(flags: &Export) -> Result<Ended> {
     }
     console.say(&format!("{}: {}", flags.out.display(), flags.to.next_step()));
     console.emit(&json!({
-        "out": flags.out, "to": flags.to.name(), "parameters": total, "bytes": bytes,
+        "out": flags.out.display().to_string(), "to": flags.to.name(), "parameters": total, "bytes": bytes,
         "files": exported.files.iter().map(|file| json!({
             "name": file.name, "bytes": file.bytes, "sha256": file.sha256,
         })).collect::<Vec<_>>(),

@@ -94,7 +94,7 @@ pub(crate) fn run(flags: &Import) -> Result<Ended> {
     console.finished("import");
     console.say(&format!("{}: talk to it with `casallm chat --model {0}`", flags.out.display()));
     console.emit(&json!({
-        "model": flags.out, "parameters": total, "n_layer": config.n_layer, "n_embd": config.n_embd,
+        "model": flags.out.display().to_string(), "parameters": total, "n_layer": config.n_layer, "n_embd": config.n_embd,
         "n_head": config.n_head, "n_kv_head": config.n_kv_head, "context": config.context,
         "vocab_size": config.vocab_size, "spare_rows": spare,
         "tensors": types.iter().map(|(name, count)| (name.to_string(), json!(count))).collect::<serde_json::Map<_, _>>(),

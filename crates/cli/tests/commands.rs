@@ -480,3 +480,34 @@ fn a_reader_that_leaves_stops_no_training() {
     let written = fs::read(folder.path().join("run/base/model.safetensors")).unwrap();
     assert!(written == trained().file("run/base/model.safetensors"));
 }
+
+/// Linux takes any bytes as a name. What has been made is told of, and not lost to a panic at the end.
+#[test]
+#[cfg(target_os = "linux")]
+fn folders_of_any_bytes_are_told_of() {
+    use std::ffi::{OsStr, OsString};
+    use std::os::unix::ffi::OsStrExt;
+
+    let folder = trained_folder();
+    let odd = OsStr::from_bytes(b"b\xffd");
+    fs::rename(folder.path().join("run"), folder.path().join(odd)).unwrap();
+    // `@` stands for the folder.
+    let told = |arguments: &str, key: &str| {
+        let odd_one = |argument: &str| match argument.strip_prefix('@') {
+            Some(rest) => [odd, OsStr::new(rest)].into_iter().collect::<OsString>(),
+            None => argument.into(),
+        };
+        let mut command = casallm::<&str>(folder.path(), &[]);
+        command.args(arguments.split(' ').map(odd_one)).arg("--json");
+        let finished = Finished::of(arguments, &command.output().unwrap()).succeeded();
+        let line = json_lines(&finished).pop().unwrap();
+        let told = line.pointer(key).and_then(Value::as_str);
+        assert!(told.is_some_and(|path| path.contains("b\u{fffd}d")), "{arguments}: {line}");
+    };
+    told("tokenizer train text.jsonl --vocab-size 300 -o @/made.json", "/tokenizer");
+    told("tokenize text.jsonl -t @/tokenizer.json -o @/shards", "/output");
+    told("export @/model --to hf --out @/hf", "/out");
+    told("import @/hf --out @/imported", "/model");
+    told("tensorboard @", "/file");
+    told("eval --model @/model --text text.jsonl --limit 1", "/model/path");
+}

@@ -127,7 +127,7 @@ fn judge<D: Device>(flags: &Eval, wanted: &Wanted, device: &Arc<D>) -> Result<En
     let info = device.info();
     let on = format!("{} ({})", info.name, info.isa);
     let model = json!({
-        "path": dir, "sha256": weights, "tokenizer": tokenizer.fingerprint(), "parameters": config.n_params(),
+        "path": dir.display().to_string(), "sha256": weights, "tokenizer": tokenizer.fingerprint(), "parameters": config.n_params(),
     });
     let judged = Judged {
         network: &network,

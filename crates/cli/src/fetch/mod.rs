@@ -161,7 +161,7 @@ fn told(name: &str, request: &Request, fetched: &Fetched, flags: &Fetch, console
     ));
     console.say(&lines::usage(request, manifest, flags.text_field.as_deref()));
     console.emit(&json!({
-        "event": "complete", "name": name, "folder": request.folder, "repository": manifest.repository,
+        "event": "complete", "name": name, "folder": request.folder.display().to_string(), "repository": manifest.repository,
         "commit": manifest.commit, "files": manifest.files.len(), "bytes": bytes, "received": fetched.received,
         "cached": fetched.cached,
     }));

@@ -67,7 +67,7 @@ pub(crate) fn run(flags: &Tensorboard) -> Result<Ended> {
         let began = ended - last.timing.seconds.unwrap_or(0.0);
         let written = convert(&run, stage, &rows, &events, began, &mut console)?;
         console.say(&format!("{}: {} steps", written.display(), rows.len()));
-        console.emit(&json!({ "stage": stage, "file": written, "rows": rows.len(), "events": events.len() }));
+        console.emit(&json!({ "stage": stage, "file": written.display().to_string(), "rows": rows.len(), "events": events.len() }));
         made.push(written);
         ended = began;
     }

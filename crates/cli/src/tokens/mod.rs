@@ -52,7 +52,7 @@ pub(crate) fn train(flags: &TokenizerTrain) -> Result<Ended> {
         &fingerprint[..12]
     ));
     console.emit(&json!({
-        "tokenizer": flags.output, "vocab_size": tokenizer.vocab_size(), "bytes": bytes, "bytes_read": read,
+        "tokenizer": flags.output.display().to_string(), "vocab_size": tokenizer.vocab_size(), "bytes": bytes, "bytes_read": read,
         "fingerprint": fingerprint,
     }));
     console.ended(Ended::Done)
@@ -120,7 +120,7 @@ pub(crate) fn tokenize(flags: &Tokenize) -> Result<Ended> {
     }
     let (tokens, bytes, documents) = count(Split::Train);
     console.emit(&json!({
-        "output": flags.output, "tokens": tokens, "bytes": bytes, "documents": documents,
+        "output": flags.output.display().to_string(), "tokens": tokens, "bytes": bytes, "documents": documents,
         "validation_tokens": manifest.tokens_of(Split::Val), "report": manifest.report,
     }));
     console.ended(Ended::Done)
