@@ -89,21 +89,10 @@ impl Conversation {
         self.given(&self.turns)
     }
 
-    /// These turns, with the instructions before them. Empty answers, such as those stopped before their first word, are left
-    /// out: a model would learn to say nothing.
+    /// These turns, with the instructions before them.
     fn given(&self, turns: &[Turn]) -> Vec<Turn> {
         let mut given: Vec<Turn> = self.system.iter().cloned().collect();
-        for turn in turns {
-            match (turn.message.role, given.last_mut()) {
-                (Role::Assistant, _) if turn.message.content.is_empty() => {}
-                // Person and model still alternate.
-                (Role::User, Some(last)) if last.message.role == Role::User => {
-                    last.message.content += "\n\n";
-                    last.message.content += &turn.message.content;
-                }
-                _ => given.push(turn.clone()),
-            }
-        }
+        turns.iter().for_each(|turn| turn.clone().follow(&mut given));
         given
     }
 }

@@ -43,24 +43,17 @@ impl Branch {
         }
         let mut turns: Vec<Turn> = Vec::with_capacity(end - first + 1);
         for step in &self.steps[first..end] {
-            let message = &step.message;
-            match message.role {
-                Role::User => match turns.last_mut() {
-                    // The answer in between was empty and is left out; person and model still alternate.
-                    Some(last) if last.message.role == chat::Role::User => {
-                        last.message.content.push_str("\n\n");
-                        last.message.content.push_str(&message.content);
-                    }
-                    _ => turns.push(chat::Message::user(&message.content).into()),
-                },
-                Role::Assistant if message.content.is_empty() => {}
+            let content = &step.message.content;
+            let turn: Turn = match step.message.role {
+                Role::User => chat::Message::user(content).into(),
                 Role::Assistant => {
                     // Ids are worth something to a model with the tokenizer that they are of, and to no other.
                     let tokens = step.tokens.as_ref().filter(|tokens| tokens.tokenizer == chatbot.card().tokenizer);
                     let ids = tokens.map(|tokens| tokens.ids.as_slice().into());
-                    turns.push(Turn { message: chat::Message::assistant(&message.content), ids });
+                    Turn { message: chat::Message::assistant(content), ids }
                 }
-            }
+            };
+            turn.follow(&mut turns);
         }
         if system.is_empty() {
             return turns;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use casallm_data::chat::Message;
+use casallm_data::chat::{Message, Role};
 use casallm_model::sampler::SamplerConfig;
 use thiserror::Error;
 
@@ -31,6 +31,21 @@ pub struct Turn {
     pub message: Message,
     /// An answer's ids as they were generated, where they are known.
     pub ids: Option<Arc<[u32]>>,
+}
+
+impl Turn {
+    /// Puts it behind the turns that a model is given. Empty answers, such as those stopped before their first word, are left
+    /// out: a model would learn to say nothing. Then two messages of a person are one: person and model still alternate.
+    pub fn follow(self, turns: &mut Vec<Turn>) {
+        match (self.message.role, turns.last_mut()) {
+            (Role::Assistant, _) if self.message.content.is_empty() => {}
+            (Role::User, Some(last)) if last.message.role == Role::User => {
+                last.message.content += "\n\n";
+                last.message.content += &self.message.content;
+            }
+            _ => turns.push(self),
+        }
+    }
 }
 
 impl From<Message> for Turn {
