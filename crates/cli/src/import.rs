@@ -19,6 +19,7 @@ use crate::Ended;
 use crate::args::Import;
 use crate::console::Console;
 use crate::export::{TOKENIZER_JSON, refuse_present, unless_requested, unless_stopped};
+use crate::streams::word;
 
 /// What stands beside the weights.
 struct Texts {
@@ -32,7 +33,8 @@ pub(crate) fn run(flags: &Import) -> Result<Ended> {
     let mut console = Console::new(&flags.output);
     refuse_present(&flags.out, &[])?;
     if ModelDirectory::open(&flags.path).is_ok() {
-        bail!("{0}: is a model directory already; use it as it is: casallm chat --model {0}", flags.path.display());
+        let (path, named) = (flags.path.display(), word(&flags.path));
+        bail!("{path}: is a model directory already; use it as it is: casallm chat --model {named}");
     }
     let mut model = ForeignModel::open(&flags.path)?;
     let texts = match model.metadata() {
@@ -92,7 +94,7 @@ pub(crate) fn run(flags: &Import) -> Result<Ended> {
         return console.ended(Ended::Interrupted);
     }
     console.finished("import");
-    console.say(&format!("{}: talk to it with `casallm chat --model {0}`", flags.out.display()));
+    console.say(&format!("{}: talk to it with `casallm chat --model {}`", flags.out.display(), word(&flags.out)));
     console.emit(&json!({
         "model": flags.out.display().to_string(), "parameters": total, "n_layer": config.n_layer, "n_embd": config.n_embd,
         "n_head": config.n_head, "n_kv_head": config.n_kv_head, "context": config.context,

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -89,9 +90,23 @@ pub(crate) fn visible(text: &str) -> String {
     text.chars().map(one).collect()
 }
 
+/// A path as one word of a command that is told to be typed: a shell takes it apart at spaces otherwise.
+pub(crate) fn word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+=:@%,".contains(c);
+    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::visible;
+    use super::*;
+
+    #[test]
+    fn a_word_of_a_command_is_one_word() {
+        let of = |path: &str| word(Path::new(path));
+        assert_eq!((of("runs/läufe-1/model"), of("a b")), ("runs/läufe-1/model".to_owned(), "'a b'".to_owned()));
+        assert_eq!((of("it's"), of("$HOME"), of("")), (r"'it'\''s'".to_owned(), "'$HOME'".to_owned(), "''".to_owned()));
+    }
 
     #[test]
     fn nothing_is_left_that_a_terminal_would_obey() {

@@ -7,6 +7,8 @@ use casallm_data::hub::{Manifest, Request, Use};
 use casallm_data::source::{find_files, open_records};
 use serde_json::Value;
 
+use crate::streams::word;
+
 /// For people: the lines for a recipe that names the folder, or the command that reads it.
 pub(super) fn usage(request: &Request, manifest: &Manifest, text_field: Option<&str>) -> String {
     let folder = absolute(&request.folder);
@@ -26,7 +28,7 @@ pub(super) fn usage(request: &Request, manifest: &Manifest, text_field: Option<&
     match request.known.map(|known| known.used) {
         Some(Use::Eval(_)) => {
             let parent = folder.parent().unwrap_or(&folder);
-            format!("judge a model by it: casallm eval --model DIR --data {}", parent.display())
+            format!("judge a model by it: casallm eval --model DIR --data {}", word(parent))
         }
         Some(Use::Sft) => source("sft", ""),
         Some(Use::Dpo) => source("dpo", ""),

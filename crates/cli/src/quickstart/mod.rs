@@ -26,6 +26,7 @@ use crate::report::gather::{self, Beside};
 use crate::report::{MODEL_CARD, REPORT};
 use crate::serve;
 use crate::serve::watching::watch;
+use crate::streams::word;
 use crate::tensorboard::Recorder;
 
 /// The recipe of the run, in its folder.
@@ -112,7 +113,7 @@ fn run_on<D: Device + 'static>(flags: &Quickstart, device: &Arc<D>) -> Result<En
         }
     }
     console.say(&format!("report: {}", report.display()));
-    console.say(&format!("chat:   casallm serve --open --model {}", dir.model(Stage::Sft).display()));
+    console.say(&format!("chat:   casallm serve --open --model {}", word(&dir.model(Stage::Sft))));
     console.emit(&json!({ "report": report, "model": dir.model(Stage::Sft) }));
     console.ended(Ended::Done)
 }
@@ -148,6 +149,6 @@ fn load(path: &Path, dir: &Path) -> Result<Recipe> {
 }
 
 fn stopped(console: &mut Console, flags: &Quickstart) -> Result<Ended> {
-    console.say(&format!("stopped and saved; `casallm quickstart --dir {}` goes on", flags.dir.display()));
+    console.say(&format!("stopped and saved; `casallm quickstart --dir {}` goes on", word(&flags.dir)));
     console.ended(Ended::Interrupted)
 }

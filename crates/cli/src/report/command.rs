@@ -17,6 +17,7 @@ use crate::chat;
 use crate::console::Console;
 use crate::devices::{self, on_device};
 use crate::exam::{self, Judged};
+use crate::streams::word;
 
 /// The report, in the run's folder.
 pub(crate) const REPORT: &str = "report.html";
@@ -61,7 +62,7 @@ pub(crate) fn after_stage<D: Device + 'static>(recipe: &Recipe, stage: Stage, de
         console.clear();
         console.say(&format!(
             "the model is trained and saved, but its report could not be made: {error:#}; `casallm report {}` tries again",
-            dir.root().display()
+            word(dir.root())
         ));
     }
 }

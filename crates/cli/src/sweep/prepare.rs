@@ -15,6 +15,7 @@ use crc::{CRC_64_XZ, Crc};
 use serde_json::json;
 
 use super::grid::Trial;
+use crate::streams::word;
 
 /// A trial's recipe, in its folder.
 const RECIPE: &str = "recipe.toml";
@@ -56,7 +57,7 @@ pub(super) fn place(
             "# Trial {} of a sweep. `casallm {} {} --resume` does it alone.\n\n{}",
             trial.name,
             stage.name(),
-            dir.root().join(RECIPE).display(),
+            word(&dir.root().join(RECIPE)),
             trial.recipe.to_toml()?
         );
         write_file(&dir.root().join(RECIPE), text.as_bytes())?;

@@ -27,6 +27,7 @@ use serde_json::json;
 use crate::Ended;
 use crate::args::Tensorboard;
 use crate::console::Console;
+use crate::streams::word;
 use file::{EventFile, files_in, next_name, now};
 pub(crate) use recorder::Recorder;
 
@@ -71,7 +72,7 @@ pub(crate) fn run(flags: &Tensorboard) -> Result<Ended> {
         made.push(written);
         ended = began;
     }
-    console.say(&format!("tensorboard --logdir {} shows them", run.root().join("tensorboard").display()));
+    console.say(&format!("tensorboard --logdir {} shows them", word(&run.root().join("tensorboard"))));
     console.ended(Ended::Done)
 }
 

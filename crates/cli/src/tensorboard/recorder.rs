@@ -13,6 +13,7 @@ use casallm_train::trainer::Observer;
 use super::file::{EventFile, files_in, next_name, now};
 use super::wire::{self, When};
 use super::{folder_of, tags};
+use crate::streams::word;
 
 /// Passes everything on, and writes rows and events where it was asked to.
 pub(crate) struct Recorder<'a> {
@@ -38,10 +39,10 @@ impl<'a> Recorder<'a> {
             Err(reason) => {
                 self.open = None;
                 self.waiting.clear();
-                let root = run.root().display();
+                let (root, again) = (run.root().display(), word(run.root()));
                 self.inner.note(&format!(
                     "{root}: no more TensorBoard files: {reason}; training goes on, and \
-                     `casallm tensorboard {root}` makes them of metrics.jsonl"
+                     `casallm tensorboard {again}` makes them of metrics.jsonl"
                 ));
             }
         }
