@@ -35,6 +35,14 @@ export const damages = [
     from: "message.content = data.content;", to: "message.content += data.content;",
   },
   {
+    name: "tabs do not share their connections", file: "js/streams.js", caughtBy: "answers in many tabs",
+    from: "if (!locks) return", to: "return", says: /Timeout/,
+  },
+  {
+    name: "a tab that nobody looks at keeps its connection", file: "js/streams.js", caughtBy: "answers in many tabs",
+    from: "[...open][0]?.abort();", to: "", says: /waitForFunction: Timeout/,
+  },
+  {
     name: "a conversation that nobody was to see stays in the list", file: "js/app.js", caughtBy: "gone from a list that was read meanwhile",
     from: "this.store.remove(id).then(() => this.sidebar.refresh(), () => {})", to: "this.store.remove(id)", says: /waitForFunction: Timeout/,
   },

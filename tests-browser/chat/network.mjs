@@ -220,7 +220,10 @@ export const tests = [
       // A browser without a head takes all tabs to be looked at.
       const hide = (tab) => tab.page.evaluate(() => Object.defineProperty(document, "visibilityState", { value: "hidden" }));
       for (const tab of tabs.slice(0, 6)) await hide(tab);
+      // Sooner than a stream that is held here is given up for silence.
+      tabs[6].setPatience(12_000);
       await tabs[6].streaming();
+      tabs[6].setPatience(chat.patience);
       mock.control.holdAfter = Infinity;
       for (const [n, tab] of tabs.entries()) {
         await tab.idle();
