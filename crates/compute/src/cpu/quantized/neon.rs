@@ -1,13 +1,16 @@
 //! Integer products on NEON: `sdot` adds four products of bytes to each of four sums, where the processor has it; elsewhere
-//! products are widened to 16 bits and added in pairs. Sums of integers are exact: the results have the same bits.
+//! products are widened to 16 bits and added in pairs. Of two and of four tokens `smmla` multiplies two rows by two tokens over eight
+//! codes, twice what `sdot` does. Sums of integers are exact: the results have the same bits.
 
 use super::activations::{self, Rounded};
 use super::{Codes, HEADER, PANEL, Q4, Q8};
 use core::arch::aarch64::{
-    float32x4_t, int8x16_t, int32x4_t, uint32x4_t, vaddq_u32, vandq_u8, vandq_u32, vcvtq_f32_s32, vdupq_n_f32,
-    vdupq_n_s32, vdupq_n_u8, vdupq_n_u32, vfmaq_f32, vget_low_s8, vld1q_u32, vmlsq_s32, vmull_high_s8, vmull_s8,
-    vmulq_f32, vmulq_n_s32, vpadalq_s16, vpaddq_s32, vreinterpretq_f32_u32, vreinterpretq_s8_u8, vreinterpretq_s8_u32,
-    vreinterpretq_s32_u32, vreinterpretq_u8_u32, vshlq_n_u32, vshrq_n_u8, vshrq_n_u32, vst1q_f32,
+    float32x4_t, int8x16_t, int32x4_t, uint32x4_t, vaddq_u32, vandq_u8, vandq_u32, vcombine_u64, vcvtq_f32_s32,
+    vdupq_n_f32, vdupq_n_s32, vdupq_n_u8, vdupq_n_u32, vdupq_n_u64, vfmaq_f32, vget_low_s8, vld1_u64, vld1q_u32,
+    vmlsq_s32, vmull_high_s8, vmull_s8, vmulq_f32, vmulq_n_s32, vpadalq_s16, vpaddq_s32, vreinterpretq_f32_u32,
+    vreinterpretq_s8_u8, vreinterpretq_s8_u32, vreinterpretq_s8_u64, vreinterpretq_s32_u32, vreinterpretq_u8_u32,
+    vreinterpretq_u32_s8, vshlq_n_u32, vshrq_n_u8, vshrq_n_u32, vst1q_f32, vuzp1q_s32, vuzp2q_s32, vzip1q_u32,
+    vzip2q_u32,
 };
 
 /// Four rows of a panel are a register.
@@ -82,14 +85,11 @@ impl Dot for DotProd {
 
 /// A format's codes in NEON's terms.
 pub(super) trait NeonCodes: Codes {
-    /// For each quarter of a panel the sums over a block of `code * x` of `R` tokens.
+    /// The codes of a quarter of a panel that meet words `2 pair` and `2 pair + 1` of a token, four of each row.
     ///
     /// # Safety
-    /// The processor has what `D` needs; `words` are a block's.
-    unsafe fn sums<D: Dot, const R: usize>(
-        words: &[u32],
-        x: [&[u32; activations::WORDS]; R],
-    ) -> [[D::Sums; QUARTERS]; R];
+    /// `words` are a block's.
+    unsafe fn codes(words: &[u32], pair: usize, quarter: usize) -> [int8x16_t; 2];
     /// Scales, divided by the steps, and zero points in steps, of headers in the lower 16 bits.
     fn parts(headers: uint32x4_t) -> (float32x4_t, int32x4_t);
 }
@@ -114,23 +114,10 @@ fn for_each_row(x: u32) -> int8x16_t {
 
 impl NeonCodes for Q8 {
     #[inline(always)]
-    unsafe fn sums<D: Dot, const R: usize>(
-        words: &[u32],
-        x: [&[u32; activations::WORDS]; R],
-    ) -> [[D::Sums; QUARTERS]; R] {
-        let mut sums = [[D::zero(); QUARTERS]; R];
-        for group in 0..activations::WORDS {
-            for quarter in 0..QUARTERS {
-                // SAFETY: a block has a word a row for each of the activations' words; the caller's promise.
-                unsafe {
-                    let weights = vreinterpretq_s8_u32(load(words, HEADER + group * PANEL + 4 * quarter));
-                    for (sums, x) in sums.iter_mut().zip(x) {
-                        sums[quarter] = D::add(sums[quarter], weights, for_each_row(x[group]));
-                    }
-                }
-            }
-        }
-        sums
+    unsafe fn codes(words: &[u32], pair: usize, quarter: usize) -> [int8x16_t; 2] {
+        let at = HEADER + 2 * pair * PANEL + 4 * quarter;
+        // SAFETY: a block has a word a row for each of the activations' words.
+        unsafe { [vreinterpretq_s8_u32(load(words, at)), vreinterpretq_s8_u32(load(words, at + PANEL))] }
     }
 
     #[inline(always)]
@@ -142,26 +129,12 @@ impl NeonCodes for Q8 {
 
 impl NeonCodes for Q4 {
     #[inline(always)]
-    unsafe fn sums<D: Dot, const R: usize>(
-        words: &[u32],
-        x: [&[u32; activations::WORDS]; R],
-    ) -> [[D::Sums; QUARTERS]; R] {
-        let mut sums = [[D::zero(); QUARTERS]; R];
-        for group in 0..activations::WORDS / 2 {
-            for quarter in 0..QUARTERS {
-                // SAFETY: a block has a word a row for every two of the activations' words; the caller's promise.
-                unsafe {
-                    let codes = vreinterpretq_u8_u32(load(words, HEADER + group * PANEL + 4 * quarter));
-                    let first = vreinterpretq_s8_u8(vandq_u8(codes, vdupq_n_u8(15)));
-                    let second = vreinterpretq_s8_u8(vshrq_n_u8::<4>(codes));
-                    for (sums, x) in sums.iter_mut().zip(x) {
-                        let sum = D::add(sums[quarter], first, for_each_row(x[2 * group]));
-                        sums[quarter] = D::add(sum, second, for_each_row(x[2 * group + 1]));
-                    }
-                }
-            }
+    unsafe fn codes(words: &[u32], pair: usize, quarter: usize) -> [int8x16_t; 2] {
+        // SAFETY: a block has a word a row for every two of the activations' words.
+        unsafe {
+            let codes = vreinterpretq_u8_u32(load(words, HEADER + pair * PANEL + 4 * quarter));
+            [vreinterpretq_s8_u8(vandq_u8(codes, vdupq_n_u8(15))), vreinterpretq_s8_u8(vshrq_n_u8::<4>(codes))]
         }
-        sums
     }
 
     #[inline(always)]
@@ -177,33 +150,120 @@ impl NeonCodes for Q4 {
     }
 }
 
+/// Sums over a block of `code * x`, of `R` tokens by the quarters of a panel.
+type Totals<const R: usize> = [[int32x4_t; QUARTERS]; R];
+
+/// By a row of tokens after the other.
+///
+/// # Safety
+/// The processor has what `D` needs; `words` are a block's.
+#[inline(always)]
+unsafe fn sums<C: NeonCodes, D: Dot, const R: usize>(words: &[u32], x: [&[u32; activations::WORDS]; R]) -> Totals<R> {
+    let mut sums = [[D::zero(); QUARTERS]; R];
+    for pair in 0..activations::WORDS / 2 {
+        for quarter in 0..QUARTERS {
+            // SAFETY: the caller's promises.
+            unsafe {
+                let [first, second] = C::codes(words, pair, quarter);
+                for (sums, x) in sums.iter_mut().zip(x) {
+                    let sum = D::add(sums[quarter], first, for_each_row(x[2 * pair]));
+                    sums[quarter] = D::add(sum, second, for_each_row(x[2 * pair + 1]));
+                }
+            }
+        }
+    }
+    sums.map(|sums| sums.map(D::total))
+}
+
+/// The same of an even number of tokens, by two rows and two tokens.
+///
+/// # Safety
+/// The processor has FEAT_I8MM; `words` are a block's.
+#[inline(always)]
+unsafe fn sums_by_pairs<C: NeonCodes, const R: usize>(words: &[u32], x: [&[u32; activations::WORDS]; R]) -> Totals<R> {
+    // SAFETY: the caller's promises; every processor of this architecture has NEON.
+    unsafe {
+        // Rows 0 and 1 of a quarter, then 2 and 3, by two tokens; of `R` tokens half of these are used.
+        let mut sums = [[[vdupq_n_s32(0); 2]; QUARTERS]; R];
+        for pair in 0..activations::WORDS / 2 {
+            let mut tokens = [vdupq_n_u64(0); R];
+            for (tokens, x) in tokens.iter_mut().zip(x.as_chunks::<2>().0) {
+                let eight = |x: &[u32; activations::WORDS]| vld1_u64(x.as_ptr().add(2 * pair).cast());
+                *tokens = vcombine_u64(eight(x[0]), eight(x[1]));
+            }
+            for quarter in 0..QUARTERS {
+                let [first, second] = C::codes(words, pair, quarter).map(|codes| vreinterpretq_u32_s8(codes));
+                let rows = [vzip1q_u32(first, second), vzip2q_u32(first, second)];
+                for (sums, x) in sums.iter_mut().zip(tokens).take(R / 2) {
+                    for (sum, rows) in sums[quarter].iter_mut().zip(rows) {
+                        *sum = add_matrix(*sum, vreinterpretq_s8_u32(rows), vreinterpretq_s8_u64(x));
+                    }
+                }
+            }
+        }
+        let mut totals = [[vdupq_n_s32(0); QUARTERS]; R];
+        for (totals, sums) in totals.as_chunks_mut::<2>().0.iter_mut().zip(&sums) {
+            for (quarter, [upper, lower]) in sums.iter().enumerate() {
+                totals[0][quarter] = vuzp1q_s32(*upper, *lower);
+                totals[1][quarter] = vuzp2q_s32(*upper, *lower);
+            }
+        }
+        totals
+    }
+}
+
+/// Two rows by two tokens more, over eight codes.
+///
+/// # Safety
+/// The processor has FEAT_I8MM, whose intrinsic is not stable.
+#[inline(always)]
+unsafe fn add_matrix(mut sums: int32x4_t, rows: int8x16_t, tokens: int8x16_t) -> int32x4_t {
+    // SAFETY: the caller's promise; registers only.
+    unsafe {
+        core::arch::asm!(
+            ".arch_extension i8mm",
+            "smmla {sums:v}.4s, {rows:v}.16b, {tokens:v}.16b",
+            sums = inout(vreg) sums,
+            rows = in(vreg) rows,
+            tokens = in(vreg) tokens,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sums
+}
+
 /// One tile: a panel's rows by the `R` tokens from `row` on, which are there. The panel has as many blocks as they.
 #[inline(always)]
 pub(super) fn tile<C: NeonCodes, const R: usize>(x: &Rounded<'_>, row: usize, panel: &[u32]) -> [[f32; PANEL]; R] {
-    // SAFETY: what the first needs has just been asked for.
+    // SAFETY: what the first two need has just been asked for.
     unsafe {
-        if std::arch::is_aarch64_feature_detected!("dotprod") {
-            body::<C, DotProd, R>(x, row, panel)
+        if R.is_multiple_of(2) && std::arch::is_aarch64_feature_detected!("i8mm") {
+            body::<C, R>(x, row, panel, |words, x| sums_by_pairs::<C, R>(words, x))
+        } else if std::arch::is_aarch64_feature_detected!("dotprod") {
+            body::<C, R>(x, row, panel, |words, x| sums::<C, DotProd, R>(words, x))
         } else {
-            body::<C, Pairs, R>(x, row, panel)
+            body::<C, R>(x, row, panel, |words, x| sums::<C, Pairs, R>(words, x))
         }
     }
 }
 
-/// The tile with whatever multiplies bytes.
-///
-/// # Safety
-/// The processor has what `D` needs.
-#[inline(always)]
-unsafe fn body<C: NeonCodes, D: Dot, const R: usize>(x: &Rounded<'_>, row: usize, panel: &[u32]) -> [[f32; PANEL]; R] {
+/// The tile with whatever adds up a block. A function of its own: a call for a tile is nothing, and registers are given out for one
+/// loop at a time.
+#[inline(never)]
+fn body<C: NeonCodes, const R: usize>(
+    x: &Rounded<'_>,
+    row: usize,
+    panel: &[u32],
+    sums_of: impl Fn(&[u32], [&[u32; activations::WORDS]; R]) -> Totals<R>,
+) -> [[f32; PANEL]; R] {
     let rows = x.rows::<R>(row);
     let blocks = rows[0].1.len();
-    // SAFETY: the caller's promise; a block's words, and as many results as are written.
+    // SAFETY: every processor of this architecture has NEON; a block's words, and as many results as are written.
     unsafe {
         let mut totals = [[vdupq_n_f32(0.0); QUARTERS]; R];
         for block in 0..blocks {
             let words = &panel[block * C::WORDS..][..C::WORDS];
-            let sums = C::sums::<D, R>(words, activations::codes_of(&rows, block));
+            let sums = sums_of(words, activations::codes_of(&rows, block));
             let (first, second) = (load(words, 0), load(words, 4));
             let low = vdupq_n_u32(0xffff);
             let headers =
@@ -212,10 +272,10 @@ unsafe fn body<C: NeonCodes, D: Dot, const R: usize>(x: &Rounded<'_>, row: usize
                 let (scales, zeros) = C::parts(headers);
                 for r in 0..R {
                     let sum = match C::STEPS {
-                        1 => D::total(sums[r][quarter]),
+                        1 => sums[r][quarter],
                         steps => {
                             let of_codes = vdupq_n_s32(rows[r].2[block] as i32);
-                            vmlsq_s32(vmulq_n_s32(D::total(sums[r][quarter]), steps), zeros, of_codes)
+                            vmlsq_s32(vmulq_n_s32(sums[r][quarter], steps), zeros, of_codes)
                         }
                     };
                     let scale = vmulq_f32(scales, vdupq_n_f32(rows[r].1[block]));
@@ -237,28 +297,49 @@ unsafe fn body<C: NeonCodes, D: Dot, const R: usize>(x: &Rounded<'_>, row: usize
 mod tests {
     use super::*;
 
-    fn sums_of<C: NeonCodes, D: Dot>(words: &[u32], x: &[u32; activations::WORDS]) -> [[i32; 4]; QUARTERS] {
-        // SAFETY: the caller has asked for what `D` needs; a block's words. A register is four numbers.
-        unsafe { C::sums::<D, 1>(words, [x])[0].map(|sums| core::mem::transmute(D::total(sums))) }
+    fn numbers<const R: usize>(sums: Totals<R>) -> [[[i32; 4]; QUARTERS]; R] {
+        // SAFETY: a register is four numbers.
+        sums.map(|sums| sums.map(|four| unsafe { core::mem::transmute(four) }))
     }
 
     fn agree<C: NeonCodes>() {
-        if !std::arch::is_aarch64_feature_detected!("dotprod") {
-            eprintln!("not checked, for this processor has one way of multiplying bytes");
-            return;
+        let (dot, matrix) =
+            (std::arch::is_aarch64_feature_detected!("dotprod"), std::arch::is_aarch64_feature_detected!("i8mm"));
+        if !dot || !matrix {
+            eprintln!("not all checked, for this processor does not have every way of multiplying bytes");
         }
         for seed in 0..64_u32 {
             let random = |i: usize| (seed + 977).wrapping_mul(i as u32 + 1).wrapping_mul(2_654_435_761);
             let words: Vec<u32> = (0..C::WORDS).map(random).collect();
             // No code of activations is -128.
             let bytes = |i: usize| random(i + 1000).to_le_bytes().map(|byte| if byte == 128 { 129 } else { byte });
-            let x = std::array::from_fn(|i| if seed < 2 { 0x8181_8181 } else { u32::from_le_bytes(bytes(i)) });
-            assert_eq!(sums_of::<C, Pairs>(&words, &x), sums_of::<C, DotProd>(&words, &x));
+            let token = |t: usize| -> [u32; activations::WORDS] {
+                std::array::from_fn(|i| if seed < 2 { 0x8181_8181 } else { u32::from_le_bytes(bytes(8 * t + i)) })
+            };
+            let x: [_; 4] = std::array::from_fn(token);
+            let x = [&x[0], &x[1], &x[2], &x[3]];
+            // SAFETY: what is not everywhere has been asked for; a block's words.
+            unsafe {
+                let want = numbers(sums::<C, Pairs, 4>(&words, x));
+                for (t, x) in x.into_iter().enumerate() {
+                    let naive = |row: usize| -> i32 {
+                        let code = |i: usize| C::code(words[HEADER + i / C::GROUP * PANEL + row], i % C::GROUP);
+                        (0..super::super::BLOCK).map(|i| code(i) * activations::code(x, i)).sum()
+                    };
+                    assert_eq!(want[t].as_flattened(), (0..PANEL).map(naive).collect::<Vec<_>>());
+                }
+                if dot {
+                    assert_eq!(numbers(sums::<C, DotProd, 4>(&words, x)), want);
+                }
+                if matrix {
+                    assert_eq!(numbers(sums_by_pairs::<C, 4>(&words, x)), want);
+                }
+            }
         }
     }
 
     #[test]
-    fn both_ways_of_multiplying_bytes_make_the_same_sums() {
+    fn every_way_of_multiplying_bytes_makes_the_same_sums() {
         agree::<Q8>();
         agree::<Q4>();
     }
