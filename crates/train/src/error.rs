@@ -243,7 +243,8 @@ pub enum TrainError {
         reason: String,
     },
     /// Not even the run's lock can be written.
-    #[error("{}: the disk is full, and nothing was begun; free some space, or choose a folder on another disk", path.display())]
+    #[error("{}: the disk is full, and the run cannot be locked; free some space, or choose a folder on another disk for a run that is \
+             not begun", path.display())]
     NoRoomToBegin {
         /// The run's folder.
         path: PathBuf,

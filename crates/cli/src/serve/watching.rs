@@ -56,7 +56,8 @@ fn start(port: u16, run: &Path) -> Result<(String, Watching)> {
     listener.set_nonblocking(true)?;
     let url = format!("http://localhost:{}/runs/", listener.local_addr()?.port());
     let runs = Some(Arc::new(Runs::new(run)));
-    let server = Arc::new(Server::new(Options { runs, dashboard_only: true, ..Options::default() }));
+    let options = Options { runs, dashboard_only: true, this_machine_alone: true, ..Options::default() };
+    let server = Arc::new(Server::new(options));
     let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(READERS).enable_all().build()?;
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = async move {

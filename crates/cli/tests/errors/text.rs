@@ -244,18 +244,18 @@ fn text_that_is_all_held_out_is_not_blamed_on_what_is_asked_of_it() {
     run(folder.path(), &["pretrain", "tiny.toml", "--set", "data.validation_fraction=0.999"]).refused(&[
         "data.validation_fraction",
         "0.999",
-        "the only document is held out",
+        "the only document that is kept is held out",
         "shorter documents",
     ]);
     // Conversations and pairs are no others.
     trained().without("run/checkpoints").write_to(folder.path());
     fs::write(folder.path().join("chat.jsonl"), conversations(9, 3)).unwrap();
     run(folder.path(), &["sft", "tiny.toml", "--set", "data.validation_fraction=0.9999"])
-        .refused(&["data.validation_fraction", "all 9 conversations are held out"]);
+        .refused(&["data.validation_fraction", "all 9 conversations that are kept are held out"]);
     let pair = serde_json::json!({ "prompt": "Where is the cat?", "chosen": "Here.", "rejected": "No." });
     fs::write(folder.path().join("pairs.jsonl"), format!("{pair}\n")).unwrap();
     let pairs = "data.dpo=[{name=\"pairs\",path=\"pairs.jsonl\"}]";
     let sets = [pairs, "dpo.batch_tokens=256", "dpo.validation_fraction=0.9999"].map(|set| ["--set", set]).concat();
     run(folder.path(), &[&["dpo", "tiny.toml"][..], &sets].concat())
-        .refused(&["dpo.validation_fraction", "the only preference pair is held out"]);
+        .refused(&["dpo.validation_fraction", "the only preference pair that is kept is held out"]);
 }

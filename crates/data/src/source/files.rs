@@ -130,22 +130,39 @@ fn unreadable(error: glob::GlobError) -> Error {
 /// A fingerprint of files and of how texts are taken from them: names, sizes, and all bytes where the files have at most 256 MiB
 /// together; of more of them the first and last 64 kB of each and 64 pieces between, so that terabytes cost no hours. For
 /// [`crate::shards::ShardOptions`], which makes shards anew when it changes. `like`: the one that it is compared with, if there is
-/// one, which may be of an earlier version and then knows nothing of what stands between the ends.
+/// one. One of an earlier version knows nothing of what stands between the ends, and is given back where all that it knows is the same.
 ///
 /// # Errors
 /// [`Error::Io`].
 pub fn fingerprint_files(files: &[PathBuf], options: &SourceOptions, like: Option<&str>) -> Result<String, Error> {
     let size_of = |path: &PathBuf| fs::metadata(path).map(|found| found.len()).map_err(|e| Error::io("read", path, e));
     let sizes = files.iter().map(size_of).collect::<Result<Vec<_>, _>>()?;
-    let ends_only = like.is_some_and(|like| !like.is_empty() && !like.starts_with(BETWEEN));
-    let whole = !ends_only && sizes.iter().sum::<u64>() <= WHOLE_BYTES;
+    if let Some(like) = like.filter(|like| !like.is_empty() && !like.starts_with(BETWEEN)) {
+        let ends = digest_of(files, &sizes, options, |size| sampled(size, 0))?;
+        if ends == like {
+            return Ok(ends);
+        }
+    }
+    let all = sizes.iter().sum::<u64>() <= WHOLE_BYTES;
+    // What would be read twice is read once.
+    let whole = |size: u64| all || size <= 2 * END_BYTES + PIECES * PIECE_BYTES;
+    let ranges = |size: u64| if whole(size) { vec![(0, size)] } else { sampled(size, PIECES) };
+    Ok(format!("{BETWEEN}{}", digest_of(files, &sizes, options, ranges)?))
+}
+
+/// Of the bytes that `ranges` names for a file's size.
+fn digest_of(
+    files: &[PathBuf],
+    sizes: &[u64],
+    options: &SourceOptions,
+    ranges: impl Fn(u64) -> Vec<(u64, u64)>,
+) -> Result<String, Error> {
     let mut digest = Sha256::new();
     for (path, size) in files.iter().zip(sizes) {
         let failed = |e| Error::io("read", path, e);
-        let ranges = if whole { vec![(0, size)] } else { sampled(size, if ends_only { 0 } else { PIECES }) };
         let mut file = fs::File::open(path).map_err(failed)?;
         let (mut bytes, mut buffer) = (Sha256::new(), Vec::new());
-        for (from, length) in ranges {
+        for (from, length) in ranges(*size) {
             file.seek(SeekFrom::Start(from)).map_err(failed)?;
             let mut left = length;
             while left > 0 {
@@ -155,10 +172,9 @@ pub fn fingerprint_files(files: &[PathBuf], options: &SourceOptions, like: Optio
                 left = if read == 0 { 0 } else { left - read as u64 };
             }
         }
-        add(&mut digest, path, size, bytes);
+        add(&mut digest, path, *size, bytes);
     }
-    let fingerprint = finish(digest, options);
-    Ok(if ends_only { fingerprint } else { format!("{BETWEEN}{fingerprint}") })
+    Ok(finish(digest, options))
 }
 
 /// Where a file of `size` bytes is looked at: at its ends, and at so many places between. From where, and how many bytes.

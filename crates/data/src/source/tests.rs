@@ -152,6 +152,8 @@ fn fingerprint_tells_what_changed_in_the_middle() {
     fs::write(&files[0], bytes).unwrap();
     assert_ne!(of(Some(&first)), first);
     assert_eq!(of(Some(older)), older, "what was made before that was known stays what it is");
+    let other = older.replace('3', "4");
+    assert_eq!(of(Some(&other)), of(None), "what is made anew knows of it");
 
     // Of much text pieces are looked at: what shifts or shuffles it is seen.
     let large = dir.path().join("a.jsonl");

@@ -58,7 +58,8 @@ impl Counters {
         let running = size(&self.running);
         Stats {
             slots,
-            waiting: size(&self.present).saturating_sub(running),
+            // Who comes in the moment in which the model breaks is counted and refused.
+            waiting: if self.is_broken() { 0 } else { size(&self.present).saturating_sub(running) },
             running,
             prompt_tokens: of(&self.prompt_tokens),
             cached_tokens: of(&self.cached_tokens),

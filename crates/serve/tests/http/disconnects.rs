@@ -148,6 +148,9 @@ fn when_the_time_of_a_stop_is_up_whoever_waits_is_told() {
             (!whole).then_some(response)
         };
         let response = (0..20).find_map(cut_short).expect("one that was cut");
+        if !stream {
+            assert_eq!(response.status, 503);
+        }
         let error: Value = match stream {
             true => serde_json::from_str(response.events().last().expect("an event")).unwrap(),
             false => response.json(),

@@ -171,7 +171,11 @@ fn optimizer_config(settings: &recipe::Optimization, offload: Offload) -> Optimi
 
 /// Why there is nothing to train on where the split took all `count` of something.
 fn all_held_out(recipe: &Recipe, (key, fraction): (&str, f64), (one, remedy): (&str, &str), count: u64) -> TrainError {
-    let all = if count == 1 { format!("the only {one} is") } else { format!("all {count} {one}s are") };
+    let all = if count == 1 {
+        format!("the only {one} that is kept is")
+    } else {
+        format!("all {count} {one}s that are kept are")
+    };
     TrainError::RecipeValue {
         file: recipe.file.clone(),
         key: key.to_owned(),

@@ -98,7 +98,8 @@ const BY_STEPS: &str = "packed_by = \"steps\"\n";
 /// Adds to a stage's settings what it is about that no recipe says: `lines`, and how its data is packed.
 ///
 /// Checkpoints of a program that packed micro-batch after micro-batch do not say so, nor have those of fine-tuning any of
-/// `lines`. Where a step is one micro-batch both ways are the same, and such a run goes on as it began.
+/// `lines`. Where a step is one micro-batch both ways make the same steps, and such a run goes on; what it is validated on may be
+/// other conversations, as these were packed by micro-batch too.
 ///
 /// # Errors
 /// The stage's checkpoints are of such a program, and its steps were others.
@@ -108,11 +109,17 @@ pub(super) fn settle(
     store: &CheckpointStore,
 ) -> Result<(), TrainError> {
     config.settings += fixed;
-    let begun = store.newest_meta::<Progress>()?;
-    if begun.is_none_or(|begun| begun.settings.contains(BY_STEPS)) {
+    let begun = store.newest_meta::<Progress>()?.filter(|begun| !begun.settings.contains(BY_STEPS));
+    let Some(begun) = begun else {
         config.settings += lines;
         config.settings += BY_STEPS;
-    } else if config.micro_tokens < config.step_tokens {
+        return Ok(());
+    };
+    // With other micro-batches than it began with, it is those that the trainer refuses.
+    let micro_batches = |settings: &str| {
+        settings.lines().filter(|l| l.starts_with("micro_batch")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    if config.micro_tokens < config.step_tokens && micro_batches(&begun.settings) == micro_batches(&config.settings) {
         return Err(TrainError::RunState {
             path: store.directory().to_owned(),
             reason: format!(
@@ -164,15 +171,17 @@ mod tests {
             }
             settle(&mut config, ("fixed = 1\n", "base = 2\n"), &store).map(|()| config.settings)
         };
-        let of_old = "fixed = 1\n";
         let of_new = "fixed = 1\nbase = 2\npacked_by = \"steps\"\n";
         for rows in [1, 2] {
             assert!(settings(rows, None).unwrap().ends_with(of_new));
             assert!(settings(rows, Some(of_new)).unwrap().ends_with(of_new));
         }
-        assert!(settings(2, Some(of_old)).unwrap().ends_with("\nfixed = 1\n"));
-        let error = settings(1, Some(of_old)).unwrap_err().to_string();
+        let of_old = |rows| settings(rows, None).unwrap().replace(of_new, "fixed = 1\n");
+        assert_eq!(settings(2, Some(&of_old(2))).unwrap(), of_old(2));
+        let error = settings(1, Some(&of_old(1))).unwrap_err().to_string();
         assert!(error.contains("older casallm") && error.contains("another run.dir"), "{error}");
+        // The trainer sees that these are other micro-batches, and says so.
+        assert_eq!(settings(1, Some(&of_old(2))).unwrap(), of_old(1));
     }
 
     #[test]
