@@ -160,6 +160,38 @@ export const tests = [
     },
   },
   {
+    name: "waits for a server that is away grow, though each try waits for other tabs first",
+    async run({ chat, mock }) {
+      chat.networkFaultsAllowed = true;
+      // Another tab that takes all places again and again.
+      const other = await (await new chat.constructor(chat.context, chat.url).open()).ready();
+      await other.page.evaluate(() => {
+        const held = () => new Promise((free) => setTimeout(free, 700));
+        const hold = () => Promise.all(["1", "2", "3", "4"].map((n) => navigator.locks.request(`casallm.stream.${n}`, held))).then(hold);
+        hold();
+      });
+      mock.control.faults.push({ match: /GET .*\/events$/, status: 503, times: 9 });
+      await chat.send("patience");
+      await chat.page.waitForFunction(() => /Reconnecting in [34] seconds/.test(document.querySelector(".banner").textContent));
+      mock.control.faults.length = 0;
+      await chat.page.getByRole("button", { name: "Try now" }).click();
+      await chat.idle();
+    },
+  },
+  {
+    name: "waits for a server that is away grow, where it keeps no conversations",
+    mock: { storage: "browser" },
+    async run({ chat, mock }) {
+      chat.networkFaultsAllowed = true;
+      mock.control.faults.push({ match: /POST \/v1\//, status: 503, times: 9 });
+      await chat.send("patience");
+      await chat.page.waitForFunction(() => /Reconnecting in [34] seconds/.test(document.querySelector(".banner").textContent));
+      mock.control.faults.length = 0;
+      await chat.page.getByRole("button", { name: "Try now" }).click();
+      await chat.idle();
+    },
+  },
+  {
     name: "a connection on which nothing comes any more is made anew",
     async run({ chat, mock }) {
       await chat.page.clock.install();

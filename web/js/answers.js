@@ -65,7 +65,7 @@ export class Answers {
       await untilItWorks(
         async (worked) => {
           for await (const event of this.store.events(message.id, controller.signal)) {
-            worked();
+            if (!event.local) worked();
             if (controller.signal.aborted || this.#apply(live, event)) return;
           }
           throw new ApiError(0, "The connection was cut.");

@@ -64,13 +64,13 @@ export async function* inTurn(stream, signal, resumes) {
     let free = await takeFree();
     const waits = !free;
     if (waits) {
-      yield { type: "notice", data: { kind: "tabs" } };
+      yield { type: "notice", data: { kind: "tabs" }, local: true };
       free = await takeAny(signal);
     }
     const pause = new AbortController();
     if (resumes) open.add(pause);
     try {
-      if (waits) yield { type: "notice", data: null };
+      if (waits) yield { type: "notice", data: null, local: true };
       return yield* stream(AbortSignal.any([signal, pause.signal]));
     } catch (error) {
       if (signal.aborted || !pause.signal.aborted) throw error;

@@ -24,8 +24,8 @@
 
 /**
  * Something that happens to an answer: `snapshot` {content, status, usage}, `delta` {text}, `progress` {read, of, cached},
- * `notice` {kind}, and at last `done` (the message) or `error` {error}.
- * @typedef {{type: string, data: any}} AnswerEvent
+ * `notice` {kind} or null, and at last `done` (the message) or `error` {error}. `local`: the page says so, not the server.
+ * @typedef {{type: string, data: any, local?: boolean}} AnswerEvent
  */
 
 /**

@@ -118,7 +118,7 @@ export class BrowserStore {
     this.running.set(messageId, { stopped, ended });
     try {
       if (!(await locked(messageId, ended, { ifAvailable: true }))) {
-        yield { type: "snapshot", data: await found("messages", messageId) };
+        yield { type: "snapshot", data: await found("messages", messageId), local: true };
         await locked(messageId, ended, { signal });
       }
       const message = await found("messages", messageId);
@@ -135,7 +135,7 @@ export class BrowserStore {
 
   async *#answer(message, signal, stopped) {
     try {
-      yield { type: "snapshot", data: { content: "" } };
+      yield { type: "snapshot", data: { content: "" }, local: true };
       const conversation = await found("conversations", message.conversation_id);
       const path = new Tree(await database.messagesOf(message.conversation_id)).path(message.parent_id);
       let saved = Date.now();
