@@ -43,6 +43,10 @@ export const damages = [
     from: "if (!locks) return", to: "return", says: /Timeout/,
   },
   {
+    name: "an answer that has begun waits for other tabs without a word", file: "js/view/message.js", caughtBy: "cut in the middle for another tab",
+    from: "else if (queued)", to: "else if (queued && !content)", says: /waitFor: Timeout/,
+  },
+  {
     name: "a tab that nobody looks at keeps its connection", file: "js/streams.js", caughtBy: "answers in many tabs",
     from: "[...open][0]?.abort();", to: "", says: /waitForFunction: Timeout/,
   },

@@ -265,6 +265,30 @@ export const tests = [
     },
   },
   {
+    name: "an answer that is cut in the middle for another tab says so when it is looked at again",
+    mock: { holdAfter: 20 },
+    async run({ chat, mock }) {
+      const tabs = [chat];
+      while (tabs.length < 5) tabs.push(await (await new chat.constructor(chat.context, chat.url).open()).ready());
+      const see = (value) => chat.page.evaluate((value) => Object.defineProperty(document, "visibilityState", { value, configurable: true }), value);
+      for (const [n, tab] of tabs.entries()) {
+        if (n === 4) await see("hidden");
+        await tab.send(`words 10${n}`);
+        await tab.streaming();
+      }
+      await see("visible");
+      await chat.page.locator("article.live .waiting", { hasText: "Waiting for answers in other tabs" }).waitFor();
+      assert.match(await chat.lastAnswer(), /^word0 word1/);
+      mock.control.holdAfter = Infinity;
+      for (const [n, tab] of tabs.entries()) {
+        await tab.idle();
+        assert.match(await tab.lastAnswer(), new RegExp(`^word0 .* word${99 + n}$`));
+        assert.equal(await tab.page.locator("article .waiting").count(), 0);
+        tab.assertSound();
+      }
+    },
+  },
+  {
     name: "a server that is away: at the start, and between two messages",
     unready: true,
     async run({ chat, mock }) {

@@ -9,13 +9,13 @@ const AT_ONCE = 4;
 /**
  * @typedef {import("./types.js").Message} Message
  * @typedef {{message: Message, progress: {read: number, of: number, cached?: number}|null, notice: any,
- *   wait: import("./retry.js").Wait|null, controller: AbortController|null}} Live  `controller`: null while it is not listened to
+ *   queued: boolean, wait: import("./retry.js").Wait|null, controller: AbortController|null}} Live  `controller`: null while it is not listened to
  */
 
 export class Answers {
   /**
    * @param {import("./types.js").Store} store
-   * @param {(live: Live, change: "text"|"progress"|"notice"|"wait"|"done") => void} onChange
+   * @param {(live: Live, change: "text"|"progress"|"notice"|"queue"|"wait"|"done") => void} onChange
    * @param {(message: Message) => boolean} isShown  whether the reader looks at its conversation
    */
   constructor(store, onChange, isShown) {
@@ -40,7 +40,7 @@ export class Answers {
   follow(message) {
     const known = this.live.get(message.id);
     if (known) return known;
-    const live = { message, progress: null, notice: null, wait: null, controller: null };
+    const live = { message, progress: null, notice: null, queued: false, wait: null, controller: null };
     this.live.set(message.id, live);
     this.attend();
     return live;
@@ -53,7 +53,7 @@ export class Answers {
     const ranked = [...this.live.values()].sort((a, b) => rank(b) - rank(a));
     for (const live of ranked.slice(AT_ONCE)) {
       live.controller?.abort();
-      live.controller = null;
+      Object.assign(live, { controller: null, queued: false });
     }
     for (const live of ranked.slice(0, AT_ONCE)) if (!live.controller) this.#listen(live);
   }
@@ -101,6 +101,9 @@ export class Answers {
     } else if (type === "notice") {
       live.notice = data;
       this.onChange(live, "notice");
+    } else if (type === "queue") {
+      live.queued = data;
+      this.onChange(live, "queue");
     } else if (type === "done") {
       this.#end(live, data);
       return true;

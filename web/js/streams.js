@@ -54,7 +54,7 @@ async function takeAny(signal) {
 }
 
 /**
- * Yields what `stream` does, as soon as there is a place for its connection, and a notice while there is none.
+ * Yields what `stream` does, as soon as there is a place for its connection, and says `queue` while there is none.
  * @param {(signal: AbortSignal) => AsyncGenerator} stream @param {AbortSignal} signal
  * @param {boolean} resumes  whether it may be cut and begun again
  */
@@ -64,13 +64,13 @@ export async function* inTurn(stream, signal, resumes) {
     let free = await takeFree();
     const waits = !free;
     if (waits) {
-      yield { type: "notice", data: { kind: "tabs" }, local: true };
+      yield { type: "queue", data: true, local: true };
       free = await takeAny(signal);
     }
     const pause = new AbortController();
     if (resumes) open.add(pause);
     try {
-      if (waits) yield { type: "notice", data: null, local: true };
+      if (waits) yield { type: "queue", data: false, local: true };
       return yield* stream(AbortSignal.any([signal, pause.signal]));
     } catch (error) {
       if (signal.aborted || !pause.signal.aborted) throw error;

@@ -24,7 +24,8 @@
 
 /**
  * Something that happens to an answer: `snapshot` {content, status, usage}, `delta` {text}, `progress` {read, of, cached},
- * `notice` {kind} or null, and at last `done` (the message) or `error` {error}. `local`: the page says so, not the server.
+ * `notice` {kind}, `queue` (whether it waits for other tabs), and at last `done` (the message) or `error` {error}.
+ * `local`: the page says so, not the server.
  * @typedef {{type: string, data: any, local?: boolean}} AnswerEvent
  */
 

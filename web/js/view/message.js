@@ -69,7 +69,7 @@ export class MessageView {
       this.frame = 0;
       const begun = performance.now();
       this.#renderLive();
-      this.state.hidden = this.message.content !== "";
+      this.state.hidden = this.message.content !== "" && !this.waits;
       rendered();
       this.pace = (performance.now() - begun) * 3;
       this.next = performance.now() + this.pace;
@@ -92,15 +92,16 @@ export class MessageView {
     const { status, content, error } = this.message;
     const parts = [];
     if (live) {
-      const { progress, notice, wait } = live;
+      const { progress, notice, queued, wait } = live;
+      const waiting = (text) => parts.push(h("p", { class: "waiting" }, h("span", { class: "pulse", "aria-hidden": "true" }), text));
+      this.waits = wait || queued;
       if (wait) parts.push(h("p", { class: "waiting" }, "Reconnecting…"));
+      else if (queued) waiting("Waiting for answers in other tabs");
       else if (progress && progress.of > 0 && content === "") {
         const bar = h("progress", { max: progress.of, "aria-label": "Reading the conversation" });
         bar.value = progress.read;
         parts.push(h("p", { class: "waiting" }, bar, `Reading ${count(progress.read)} of ${plural(progress.of, "token")}`));
-      } else if (content === "") {
-        parts.push(h("p", { class: "waiting" }, h("span", { class: "pulse", "aria-hidden": "true" }), noticeText(notice)));
-      }
+      } else if (content === "") waiting(NOTICES[notice?.kind] ?? "Thinking");
     } else if (status === "failed") {
       parts.push(h("p", { class: "failure" }, `This answer failed. ${error?.message ?? ""}`.trim(), " ",
         h("button", { type: "button", class: "text-button", on: { click: () => this.actions.regenerate(this.message) } }, "Try again")));
@@ -211,11 +212,8 @@ const NOTICES = {
   summarising: "Condensing earlier messages",
   summarised: "Reading a note in place of earlier messages",
   dropped: "Leaving out the oldest messages",
-  tabs: "Waiting for answers in other tabs",
   "summary-failed": "Earlier messages could not be condensed",
 };
-
-const noticeText = (notice) => NOTICES[notice?.kind] ?? "Thinking";
 
 /** Stands in the transcript where older messages are no longer read word by word. */
 export function noteMarker(note) {
