@@ -47,6 +47,10 @@ export const damages = [
     from: "else if (queued)", to: "else if (queued && !content)", says: /waitFor: Timeout/,
   },
   {
+    name: "what this tab itself lets go looks like a wait for others", file: "js/streams.js", caughtBy: "more answers than a browser",
+    from: /free \?\?= await takeAny.*/, to: "",
+  },
+  {
     name: "a tab that nobody looks at keeps its connection", file: "js/streams.js", caughtBy: "answers in many tabs",
     from: "[...open][0]?.abort();", to: "", says: /waitForFunction: Timeout/,
   },

@@ -3,6 +3,8 @@
 const PLACES = ["1", "2", "3", "4"].map((n) => `casallm.stream.${n}`);
 /** How often a tab that is looked at asks the others to let go. */
 const ASK_MS = 1000;
+/** A wait is told when it lasts: what this tab itself lets go is free in a moment. */
+const MOMENT_MS = 300;
 
 /** Plain http to another machine has no locks: there each tab knows of itself only. */
 const { locks } = navigator;
@@ -62,6 +64,7 @@ export async function* inTurn(stream, signal, resumes) {
   if (!locks) return yield* stream(signal);
   for (;;) {
     let free = await takeFree();
+    free ??= await takeAny(AbortSignal.any([signal, AbortSignal.timeout(MOMENT_MS)])).catch(() => signal.throwIfAborted());
     const waits = !free;
     if (waits) {
       yield { type: "queue", data: true, local: true };
