@@ -292,7 +292,7 @@ export class App {
       this.#markList();
       this.sidebar.refresh();
     }
-    if (change === "notice" && shown && live.notice?.note_id) this.#readNotes();
+    if (change === "notice" && shown && live.notice.note_id) this.#readNotes();
   }
 
   #answerDone(message) {

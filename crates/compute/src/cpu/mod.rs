@@ -3,6 +3,8 @@
 
 mod activation;
 mod adamw;
+#[cfg(target_arch = "aarch64")]
+mod arm;
 mod attention;
 mod buffer;
 mod elementwise;

@@ -162,12 +162,13 @@ fn train_tokenizer(
 /// run under way would go on with other data than it began with.
 fn check_present(
     folder: &Path,
+    found: Option<Manifest>,
     tokenizer: &Tokenizer,
     options: &ShardOptions,
     under_way: bool,
 ) -> Result<(), TrainError> {
     // No manifest, or one of a tokenisation that was interrupted: there is nothing to lose.
-    let Ok(found) = Manifest::load(folder) else { return Ok(()) };
+    let Some(found) = found else { return Ok(()) };
     if !found.complete || !found.shards.iter().all(|shard| folder.join(&shard.file).exists()) {
         return Ok(());
     }
@@ -226,7 +227,7 @@ pub fn shards(
         };
         let options = ShardOptions { curation, ..ShardOptions::new(split_rule(recipe)?, inputs) };
         let task = format!("tokenise {}", source.name);
-        check_present(&folder, tokenizer, &options, under_way)?;
+        check_present(&folder, found, tokenizer, &options, under_way)?;
         let manifest = match finished(&folder, &source.name, tokenizer, &options)? {
             Some(manifest) => {
                 let task = format!("check the shards of {}", source.name);

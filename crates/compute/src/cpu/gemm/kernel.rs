@@ -1,7 +1,7 @@
 //! Micro-kernels: a few rows of `A` by a few panels of `B` over all of `k`, into an f32 tile.
 //!
 //! The plain-Rust kernel serves portable processors, and the few rows that are not worth the preparation of
-//! [`super::floats`], which multiplies what bf16 on AVX-512-BF16 and AMX does not.
+//! [`super::floats`], which multiplies what bf16 on AVX-512-BF16, AMX and ARM's bf16 does not.
 
 use super::pack::{PANEL, PackedB};
 use super::{Left, MatElement};

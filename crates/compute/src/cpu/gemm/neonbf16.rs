@@ -9,11 +9,12 @@
 
 use super::kernel::Destination;
 use super::pack::PANEL;
+use crate::cpu::arm::bfmmla;
 use crate::dtype::Bf16;
 use core::arch::aarch64::{
-    float32x4_t, uint16x8_t, uint32x4_t, vaddq_f32, vcombine_u32, vdup_n_u32, vdupq_n_f32, vdupq_n_u32, vld1_lane_u32,
-    vld1_u32, vld1q_f32, vld1q_u32, vreinterpretq_f32_f64, vreinterpretq_f64_f32, vreinterpretq_u16_u32, vst1q_f32,
-    vzip1q_f64, vzip1q_u32, vzip2q_f64, vzip2q_u32,
+    uint16x8_t, uint32x4_t, vaddq_f32, vcombine_u32, vdup_n_u32, vdupq_n_f32, vdupq_n_u32, vld1_lane_u32, vld1_u32,
+    vld1q_f32, vld1q_u32, vreinterpretq_f32_f64, vreinterpretq_f64_f32, vreinterpretq_u16_u32, vst1q_f32, vzip1q_f64,
+    vzip1q_u32, vzip2q_f64, vzip2q_u32,
 };
 
 /// Rows of a tile, which has one panel.
@@ -52,26 +53,6 @@ pub(super) unsafe fn multiply(
         };
     }
     pick!(1 2 3 4);
-}
-
-/// Two rows by two columns more.
-///
-/// # Safety
-/// The processor has FEAT_BF16.
-#[inline(always)]
-unsafe fn add_product(mut sums: float32x4_t, a: uint16x8_t, b: uint16x8_t) -> float32x4_t {
-    // SAFETY: the caller's promise; registers only. (The intrinsic is not stable.)
-    unsafe {
-        core::arch::asm!(
-            ".arch_extension bf16",
-            "bfmmla {sums:v}.4s, {a:v}.8h, {b:v}.8h",
-            sums = inout(vreg) sums,
-            a = in(vreg) a,
-            b = in(vreg) b,
-            options(pure, nomem, nostack, preserves_flags)
-        );
-    }
-    sums
 }
 
 /// Of four lanes' pairs in two groups the operands of the first and of the last two lanes.
@@ -128,7 +109,7 @@ unsafe fn kernel<const PAIRS: usize, const PANELLED: bool>(
                 }
                 for (sums, a) in sums.iter_mut().zip(operands) {
                     for (sum, b) in sums.iter_mut().zip(columns) {
-                        *sum = add_product(*sum, a, b);
+                        *sum = bfmmla(*sum, a, b);
                     }
                 }
                 group += STEP;

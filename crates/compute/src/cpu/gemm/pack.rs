@@ -2,7 +2,7 @@
 //!
 //! A packed `B[k, n]` is `[n / 16][k / GROUP][16][GROUP]`: panels of 16 columns; inside, for each group of `k` (one
 //! value in f32, a pair in bf16) the 16 columns side by side. That is at once the operand of `vdpbf16ps`, a 16 x 32
-//! AMX tile, and two AVX2 loads. `k` and `n` are padded with zeros.
+//! AMX tile, two AVX2 loads and four of NEON. `k` and `n` are padded with zeros.
 
 use super::MatElement;
 use crate::dtype::Storage;

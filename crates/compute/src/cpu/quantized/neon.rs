@@ -4,6 +4,7 @@
 
 use super::activations::{self, Rounded};
 use super::{Codes, HEADER, PANEL, Q4, Q8};
+use crate::cpu::arm::{sdot, smmla};
 use core::arch::aarch64::{
     float32x4_t, int8x16_t, int32x4_t, uint32x4_t, vaddq_u32, vandq_u8, vandq_u32, vcombine_u64, vcvtq_f32_s32,
     vdupq_n_f32, vdupq_n_s32, vdupq_n_u8, vdupq_n_u32, vdupq_n_u64, vfmaq_f32, vget_low_s8, vld1_u64, vld1q_u32,
@@ -53,7 +54,7 @@ impl Dot for Pairs {
     }
 }
 
-/// The dot product of bytes (FEAT_DotProd), whose intrinsic is not stable.
+/// The dot product of bytes (FEAT_DotProd).
 struct DotProd;
 impl Dot for DotProd {
     type Sums = int32x4_t;
@@ -63,19 +64,9 @@ impl Dot for DotProd {
         unsafe { vdupq_n_s32(0) }
     }
     #[inline(always)]
-    unsafe fn add(mut sums: Self::Sums, weights: int8x16_t, x: int8x16_t) -> Self::Sums {
-        // SAFETY: the caller's promise; registers only.
-        unsafe {
-            core::arch::asm!(
-                ".arch_extension dotprod",
-                "sdot {sums:v}.4s, {weights:v}.16b, {x:v}.16b",
-                sums = inout(vreg) sums,
-                weights = in(vreg) weights,
-                x = in(vreg) x,
-                options(pure, nomem, nostack, preserves_flags)
-            );
-        }
-        sums
+    unsafe fn add(sums: Self::Sums, weights: int8x16_t, x: int8x16_t) -> Self::Sums {
+        // SAFETY: the caller's promise.
+        unsafe { sdot(sums, weights, x) }
     }
     #[inline(always)]
     fn total(sums: Self::Sums) -> int32x4_t {
@@ -196,7 +187,7 @@ unsafe fn sums_by_pairs<C: NeonCodes, const R: usize>(words: &[u32], x: [&[u32; 
                 let rows = [vzip1q_u32(first, second), vzip2q_u32(first, second)];
                 for (sums, x) in sums.iter_mut().zip(tokens).take(R / 2) {
                     for (sum, rows) in sums[quarter].iter_mut().zip(rows) {
-                        *sum = add_matrix(*sum, vreinterpretq_s8_u32(rows), vreinterpretq_s8_u64(x));
+                        *sum = smmla(*sum, vreinterpretq_s8_u32(rows), vreinterpretq_s8_u64(x));
                     }
                 }
             }
@@ -210,26 +201,6 @@ unsafe fn sums_by_pairs<C: NeonCodes, const R: usize>(words: &[u32], x: [&[u32; 
         }
         totals
     }
-}
-
-/// Two rows by two tokens more, over eight codes.
-///
-/// # Safety
-/// The processor has FEAT_I8MM, whose intrinsic is not stable.
-#[inline(always)]
-unsafe fn add_matrix(mut sums: int32x4_t, rows: int8x16_t, tokens: int8x16_t) -> int32x4_t {
-    // SAFETY: the caller's promise; registers only.
-    unsafe {
-        core::arch::asm!(
-            ".arch_extension i8mm",
-            "smmla {sums:v}.4s, {rows:v}.16b, {tokens:v}.16b",
-            sums = inout(vreg) sums,
-            rows = in(vreg) rows,
-            tokens = in(vreg) tokens,
-            options(pure, nomem, nostack, preserves_flags)
-        );
-    }
-    sums
 }
 
 /// One tile: a panel's rows by the `R` tokens from `row` on, which are there. The panel has as many blocks as they.
