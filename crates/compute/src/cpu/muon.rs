@@ -2,9 +2,10 @@
 //!
 //! A small matrix keeps one thread busy and its caches full, while several threads would spend the time waiting for each other: an
 //! iteration is ten short sections. So each of those is worked through by one thread, and only what is too large for that by all.
-//! The bits are the same.
+//! The bits are the same. How many there may be at once follows from their scratch: with many threads a few of them may be idle.
 
 use std::cmp::Reverse;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::CpuDevice;
 use super::adamw::Moment;
@@ -30,8 +31,20 @@ const STEPS: usize = 5;
 /// Elements of a job.
 const PIECE: usize = 1 << 14;
 
-/// Most scratch of all threads, each of which works through a matrix: larger ones are for all threads together.
-const ALONE: usize = 32 << 20;
+/// Most scratch of all matrices that are worked through at once: this, or so much for each thread.
+const AT_ONCE: usize = 32 << 20;
+const EACH: usize = 6 << 20;
+
+fn at_once(threads: usize) -> usize {
+    AT_ONCE.max(threads * EACH)
+}
+
+/// How many matrices of so much scratch are worked through at once, by a thread each. None: they are too large for that, and all
+/// threads work on one, which is better than leaving more than a quarter of them idle.
+fn lanes(threads: usize, scratch: usize) -> Option<usize> {
+    let lanes = threads.min(at_once(threads) / scratch.max(1));
+    (4 * lanes >= 3 * threads).then_some(lanes)
+}
 
 /// Bytes of scratch for one matrix of up to `rows x columns`, or the other way round.
 fn matrix_scratch(rows: usize, columns: usize) -> usize {
@@ -50,7 +63,7 @@ fn matrix_scratch(rows: usize, columns: usize) -> usize {
 /// Bytes of scratch for matrices of any sizes up to `rows x columns`, or the other way round.
 pub(super) fn scratch_bytes(threads: usize, rows: usize, columns: usize) -> usize {
     let largest = matrix_scratch(rows, columns);
-    largest.max(ALONE.min(threads * largest))
+    largest.max(at_once(threads).min(threads * largest))
 }
 
 /// What a matrix has gathered of its gradients.
@@ -119,17 +132,24 @@ impl CpuDevice {
 /// One Muon step of each matrix, with the most of [`scratch_bytes`] of each.
 fn step(pool: &Pool, update: &Muon, matrices: Vec<Matrix<'_>>, scratch: &mut [u8]) {
     let (mut alone, together): (Vec<_>, Vec<_>) =
-        matrices.into_iter().partition(|matrix| pool.threads() * matrix.scratch() <= ALONE);
+        matrices.into_iter().partition(|matrix| lanes(pool.threads(), matrix.scratch()).is_some());
     // The longest first: at the end threads wait for the last.
     alone.sort_by_key(|matrix| Reverse(matrix.weight.len() * matrix.short()));
     let each = alone.iter().map(Matrix::scratch).max().unwrap_or(0);
-    let (count, caller) = (alone.len(), pool.alone());
-    let (parts, jobs) = (Shared::new(scratch), Shared::new(&mut alone));
-    pool.for_each(count, |job| {
-        // SAFETY: a job has its matrix, and a thread its part of the scratch, which it leaves before it takes the next job:
-        // sections of a caller that is alone are no jobs of the pool's.
-        let (matrix, scratch) = unsafe { (jobs.slice_mut(job, 1), parts.slice_mut(pool.worker() * each, each)) };
-        matrix.iter_mut().for_each(|matrix| matrix.step(&caller, update, scratch));
+    let (count, caller, taken) = (alone.len(), pool.alone(), AtomicUsize::new(0));
+    let (parts, alone) = (Shared::new(scratch), Shared::new(&mut alone));
+    pool.for_each(lanes(pool.threads(), each).unwrap_or(0).min(count), |lane| {
+        // SAFETY: a lane has its part of the scratch.
+        let scratch = unsafe { parts.slice_mut(lane * each, each) };
+        loop {
+            let next = taken.fetch_add(1, Ordering::Relaxed);
+            if next >= count {
+                break;
+            }
+            // SAFETY: a matrix is taken once.
+            let matrix = unsafe { alone.slice_mut(next, 1) };
+            matrix.iter_mut().for_each(|matrix| matrix.step(&caller, update, scratch));
+        }
     });
     for mut matrix in together {
         matrix.step(pool, update, scratch);
@@ -375,12 +395,32 @@ pub(super) mod tests {
         }
     }
 
-    /// Many tensors at once are many one by one, on any number of threads; one of them is too large for one of several threads.
+    /// With few threads each has a matrix or all have one; with many, a quarter of them may be idle, and scratch grows with them.
+    #[test]
+    fn no_more_matrices_at_once_than_scratch_is_reserved_for() {
+        for threads in 1..=64 {
+            for (rows, columns) in [(1, 1), (64, 32), (256, 256), (704, 256), (384, 1024), (1024, 1024), (4096, 1024)] {
+                let each = matrix_scratch(rows, columns);
+                let reserved = scratch_bytes(threads, rows, columns);
+                assert!(reserved >= each);
+                if let Some(lanes) = lanes(threads, each) {
+                    assert!(lanes <= threads && 4 * lanes >= 3 * threads && lanes * each <= reserved);
+                }
+            }
+        }
+        assert_eq!([1, 2, 3].map(|threads| lanes(threads, AT_ONCE / 2)), [Some(1), Some(2), None]);
+        assert_eq!([4, 16].map(|threads| lanes(threads, 8 << 20)), [Some(4), Some(12)]);
+        assert_eq!(lanes(16, 9 << 20), None);
+    }
+
+    /// Many tensors at once are many one by one, on any number of threads; one of them is too large for one of several threads, and one
+    /// for each of four.
     #[test]
     fn tensors_together_are_tensors_one_by_one() {
-        let tensors: [(&[usize], usize); 5] =
-            [(&[64, 16, 16], 32), (&[33], 65), (&[1200], 800), (&[5], 1), (&[48], 96)];
-        assert!(2 * matrix_scratch(1200, 800) > ALONE && 3 * matrix_scratch(64, 32) < ALONE);
+        let tensors: [(&[usize], usize); 6] =
+            [(&[64, 16, 16], 32), (&[33], 65), (&[1200], 800), (&[5], 1), (&[48], 96), (&[832], 640)];
+        assert_eq!(lanes(2, matrix_scratch(1200, 800)), None);
+        assert_eq!([3, 4].map(|threads| lanes(threads, matrix_scratch(832, 640))), [Some(3), Some(3)]);
         let isa = Isa::detect().unwrap();
         for format in [MomentFormat::F32, MomentFormat::Bf16] {
             let run = |threads: usize, together: bool| -> Vec<Vec<u8>> {
@@ -413,7 +453,7 @@ pub(super) mod tests {
                 buffers.iter().flat_map(|(weight, _, momentum)| [bytes(weight), bytes(momentum)]).collect()
             };
             let one_by_one = run(1, false);
-            for threads in [1, 2, 3] {
+            for threads in 1..=4 {
                 assert!(run(threads, true) == one_by_one, "{threads} threads, momentum {format:?}");
             }
         }
