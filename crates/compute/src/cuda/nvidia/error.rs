@@ -45,6 +45,8 @@ pub enum CudaError {
         text: String,
         /// What usually is behind it.
         meaning: &'static str,
+        /// Whether it comes of there being no GPU, or no driver but the toolkit's stub of one.
+        absent: bool,
     },
     /// `cuda:3` on a machine with two.
     #[error("there is no cuda:{ordinal}: this machine has {count} {}, counted from 0 (CUDA_VISIBLE_DEVICES may hide some); --device cpu works without", if *.count == 1 { "GPU" } else { "GPUs" })]
@@ -129,11 +131,13 @@ pub enum CudaError {
 }
 
 impl CudaError {
-    /// Whether the machine has no NVIDIA driver or no GPU: then nobody expects one to be used.
+    /// Whether the machine has no NVIDIA driver or no GPU: then nobody expects one to be used. A driver that is there and
+    /// cannot start, as after an update without a restart, is none of that.
     pub fn is_absence(&self) -> bool {
         match self {
             CudaError::MissingLibrary { library, .. } => library.starts_with("libcuda."),
-            CudaError::DriverRefuses { .. } | CudaError::NoSuchDevice { count: 0, .. } => true,
+            CudaError::DriverRefuses { absent, .. } => *absent,
+            CudaError::NoSuchDevice { count: 0, .. } => true,
             _ => false,
         }
     }

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, c_char, c_int};
 use std::path::PathBuf;
 
+use cudarc::driver::sys as cu;
 use libloading::Library;
 
 use super::error::CudaError;
@@ -164,15 +165,25 @@ pub(super) fn open_driver_in(surroundings: &Surroundings, places: &[Place]) -> R
     // SAFETY: the flags must be 0; it may be called any number of times.
     match unsafe { (driver.cuda.cuInit)(0) } {
         0 => Ok(driver),
-        code => Err(CudaError::DriverRefuses { call: "cuInit", text: driver.explain(code), meaning: meaning(code) }),
+        code => Err(CudaError::DriverRefuses {
+            call: "cuInit",
+            text: driver.explain(code),
+            meaning: meaning(code),
+            absent: matches!(code, STUB | NO_GPU),
+        }),
     }
 }
+
+/// CUDA's word for a library that is there for the linker alone.
+const STUB: u32 = cu::CUresult::CUDA_ERROR_STUB_LIBRARY as u32;
+/// And for a driver that sees no GPU.
+const NO_GPU: u32 = cu::CUresult::CUDA_ERROR_NO_DEVICE as u32;
 
 /// What usually is behind a driver that does not start.
 fn meaning(code: u32) -> &'static str {
     match code {
-        34 => "this libcuda is the toolkit's stub for linking, not the driver: install the driver",
-        100 => "the driver sees no GPU: is it visible to this container or user, and does `nvidia-smi` list it?",
+        STUB => "this libcuda is the toolkit's stub for linking, not the driver: install the driver",
+        NO_GPU => "the driver sees no GPU: is it visible to this container or user, and does `nvidia-smi` list it?",
         802 => "the system's GPUs are not ready: is nvidia-fabricmanager running?",
         803 => "the driver was updated without a restart: restart the machine",
         804 => "a compatibility package shadows the driver: take its `compat` folder out of the library path",
