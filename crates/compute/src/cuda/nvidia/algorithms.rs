@@ -4,14 +4,14 @@
 //! chance, and another algorithm may round differently. So a choice, once made, stays: a run that is resumed, or repeated
 //! on the same machine with the same library, multiplies with the same algorithms and gets the same bits. The file is
 //! `CACHE/cuda/algorithms-GPU-LIBRARY.tsv`, one line a choice: the product, the algorithm (64 bytes that only this version
-//! of the library understands), and a checksum. Lines are only ever appended, whole and synced; of two for one product
-//! the first counts; what is torn or damaged counts as absent. Whoever deletes the file, or takes it to another machine, has
-//! the products timed again.
+//! of the library understands), and a checksum. Lines are only ever appended, whole and synced, by one process at a time,
+//! which looks first whether another has been faster; of two for one product the first counts; what is torn or damaged counts
+//! as absent. Whoever deletes the file, or takes it to another machine, has the products timed again.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
@@ -42,21 +42,37 @@ impl Choices {
         self.known.get(product).copied()
     }
 
-    /// Remembers a choice for this process, and for the next where the file can be written.
-    pub(super) fn put(&mut self, product: &str, algorithm: Algorithm) {
-        self.known.insert(product.to_owned(), algorithm);
-        if let Some(path) = &self.path {
-            let append = || -> std::io::Result<()> {
-                std::fs::create_dir_all(path.parent().unwrap_or(path))?;
-                let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
-                // In one write, and on a line of its own whatever was torn before.
-                file.write_all(format!("\n{}\n", line(product, &algorithm)).as_bytes())?;
-                file.sync_data()
-            };
-            // Without the file the choice holds for this process only.
-            let _ = append();
+    /// Remembers a choice for this process, and for the next where the file can be written. What was chosen before stays, by
+    /// another process too since the file was read: two that begin at once on one machine must not each go on with a choice
+    /// of its own, of which a later one would find only the first. The result is the choice that holds.
+    pub(super) fn settle(&mut self, product: &str, algorithm: Algorithm) -> Algorithm {
+        if let Some(known) = self.get(product) {
+            return known;
         }
+        // Without the file the choice holds for this process only.
+        let settled = self.path.as_deref().and_then(|path| append(path, product, algorithm).ok()).unwrap_or(algorithm);
+        self.known.insert(product.to_owned(), settled);
+        settled
     }
+}
+
+/// Adds a choice to a file, unless that has one of this product: then the result is that one.
+fn append(path: &Path, product: &str, algorithm: Algorithm) -> std::io::Result<Algorithm> {
+    std::fs::create_dir_all(path.parent().unwrap_or(path))?;
+    let mut file = std::fs::OpenOptions::new().create(true).read(true).append(true).open(path)?;
+    // Where a file system has no locks, two may still write at once; then the first line counts from the next start on.
+    let _ = file.lock();
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let of_product = |(name, algorithm): (String, Algorithm)| (name == product).then_some(algorithm);
+    if let Some(earlier) = text.lines().filter_map(parse).find_map(of_product) {
+        return Ok(earlier);
+    }
+    // In one write, and on a line of its own whatever was torn before.
+    file.write_all(format!("\n{}\n", line(product, &algorithm)).as_bytes())?;
+    file.sync_data()?;
+    Ok(algorithm)
 }
 
 fn hex(algorithm: &Algorithm) -> String {
@@ -102,11 +118,12 @@ mod tests {
         let path = dir.path().join("cuda/algorithms.tsv");
         let mut choices = Choices::open(Some(path.clone()));
         assert_eq!(choices.get("a"), None);
-        choices.put("a", ONE);
-        choices.put("b", OTHER);
-        // Another process that had not read it yet.
-        let mut late = Choices { path: Some(path.clone()), known: HashMap::new() };
-        late.put("a", OTHER);
+        // Another process that has read the file already.
+        let mut late = Choices::open(Some(path.clone()));
+        assert_eq!(choices.settle("a", ONE), ONE);
+        assert_eq!(choices.settle("b", OTHER), OTHER);
+        assert_eq!((late.settle("a", OTHER), late.get("a")), (ONE, Some(ONE)), "it goes on with what is written");
+        assert_eq!(choices.settle("a", OTHER), ONE);
         let again = Choices::open(Some(path));
         assert_eq!((again.get("a"), again.get("b")), (Some(ONE), Some(OTHER)));
     }
@@ -120,7 +137,7 @@ mod tests {
             std::fs::write(&path, &whole[..length]).unwrap();
             let mut choices = Choices::open(Some(path.clone()));
             assert_eq!(choices.get("a"), None, "cut at {length}");
-            choices.put("b", OTHER);
+            choices.settle("b", OTHER);
             let again = Choices::open(Some(path.clone()));
             assert_eq!((again.get("a"), again.get("b")), (None, Some(OTHER)), "cut at {length}");
         }

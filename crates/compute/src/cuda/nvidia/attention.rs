@@ -142,23 +142,28 @@ impl Attentions {
             },
         };
         let handle = state.handle;
-        let chosen = match plan {
+        let (plan, better) = match plan {
             Some(plan) if remembered.is_none() => {
                 let run = || plan.start(library, handle, attention);
                 match self.compare(session, staging, attention, ours, &run)? {
-                    Verdict::Library => Some(plan),
-                    Verdict::Ours => None,
+                    Verdict::Library => (Some(plan), true),
+                    Verdict::Ours => (Some(plan), false),
                     Verdict::Refused(reason) => {
                         self.refuse(&mut state, &problem, &reason);
-                        None
+                        (None, false)
                     }
                 }
             }
-            plan => plan,
+            Some(plan) => (Some(plan), true),
+            None => (None, false),
         };
-        if remembered.is_none() && self.timed {
-            state.choices.put(&problem.to_string(), [u64::from(chosen.is_some()), 0, 0, 0, 0, 0, 0, 0]);
-        }
+        let better = match remembered {
+            None if self.timed => {
+                state.choices.settle(&problem.to_string(), [u64::from(better), 0, 0, 0, 0, 0, 0, 0])[0] != 0
+            }
+            _ => better,
+        };
+        let chosen = plan.filter(|_| better);
         // The result that stays is the chosen one's.
         match &chosen {
             Some(plan) => plan.start(library, handle, attention)?,

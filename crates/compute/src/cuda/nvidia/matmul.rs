@@ -236,20 +236,21 @@ impl Products {
             return Ok(self.proposals(descriptors, &product)?.first().map(|proposal| proposal.algorithm));
         }
         let tf32 = if self.settings.tf32 { " tf32" } else { "" };
-        let name = format!("{}{tf32} way={way:?}", product.representative());
-        if let Some(algorithm) = choices.get(&name)
-            && self.fits(descriptors, &algorithm)
-        {
-            return Ok(Some(algorithm));
+        let name = |of: Product| format!("{of}{tf32} way={way:?}");
+        // What does not fit a neighbour of its size has a choice of its own, remembered as well.
+        let names = [name(product.representative()), name(product)];
+        let remembered = names.iter().filter_map(|name| choices.get(name)).find(|known| self.fits(descriptors, known));
+        if remembered.is_some() {
+            return Ok(remembered);
         }
         let proposals = self.proposals(descriptors, &product)?;
         if proposals.is_empty() {
             return Ok(None);
         }
         let fastest = self.fastest(session, memory, descriptors, &proposals, job)?;
-        // What does not fit a neighbour of its size is no choice for the next process either; it is made again there.
-        choices.put(&name, fastest);
-        Ok(Some(fastest))
+        let settled = names.iter().map(|name| choices.settle(name, fastest));
+        let holds = |settled: &Algorithm| *settled == fastest || self.fits(descriptors, settled);
+        Ok(Some(settled.into_iter().find(holds).unwrap_or(fastest)))
     }
 
     /// Whether a remembered algorithm can compute this very product in the workspace.

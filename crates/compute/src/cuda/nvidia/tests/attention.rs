@@ -204,6 +204,22 @@ fn the_faster_one_is_chosen_and_stays_chosen_in_the_next_process() {
     machine.assert_ended();
 }
 
+/// Both with no choice made yet when they began.
+#[test]
+fn of_two_processes_that_choose_at_once_both_go_on_with_what_is_written() {
+    for (first_times, second_times, library) in [(0.1_f64, 50.0_f64, true), (50.0, 0.1, false)] {
+        let machine = Machine::with_cudnn();
+        make_ours_slow(&machine);
+        let drivers = [machine.open().unwrap(), machine.open().unwrap()];
+        for (driver, milliseconds) in drivers.iter().zip([first_times, second_times]) {
+            machine.set("cudnn", "fake_milliseconds", milliseconds);
+            let case = Case::new(driver, SHAPE, 1);
+            case.assert_right(&case.run(driver, false), false);
+            assert_eq!(driver.knows_attention(&case.forward), Some(library), "{milliseconds} ms");
+        }
+    }
+}
+
 #[test]
 fn a_tie_is_ours() {
     let machine = Machine::with_cudnn();

@@ -7,6 +7,7 @@ int fake_epilogues = 1;      // whether there are epilogues that add a bias
 int fake_row_sums = 1;       // whether there is one that sums
 int fake_candidates = 3;     // algorithms that are proposed
 float fake_times[8] = {3, 2, 1, 4, 5, 6, 7, 8}; // milliseconds of each
+uint64_t fake_refused = 0;   // columns of a result for which the third algorithm will not do
 int fake_heuristics = 0;     // how often it was asked
 int fake_runs[8];            // how often each ran
 uint64_t fake_last_workspace = 0;
@@ -99,9 +100,10 @@ int cublasLtMatmulAlgoGetHeuristic(void* handle, const struct operation* d, cons
     fake_last_workspace = p->workspace;
     int status = supported(d, a, b, c);
     if (status) return status;
-    *count = fake_candidates < asked ? fake_candidates : asked;
-    for (int i = 0; i < *count; i++) {
-        proposals[i] = (struct proposal){.algorithm = {{i, 7777}}, .workspace = 1 << 20};
+    *count = 0;
+    for (int i = 0; i < fake_candidates && *count < asked; i++) {
+        if (i == 2 && c->columns == fake_refused) continue;
+        proposals[(*count)++] = (struct proposal){.algorithm = {{i, 7777}}, .workspace = 1 << 20};
     }
     return *count ? 0 : 15;
 }
@@ -109,6 +111,7 @@ int cublasLtMatmulAlgoCheck(void* handle, const struct operation* d, const struc
                             const struct layout* c, const struct layout* to, const struct algorithm* algorithm, struct proposal* out) {
     (void)handle; (void)to;
     if (algorithm->data[1] != 7777 || algorithm->data[0] >= 8) return 7;
+    if (algorithm->data[0] == 2 && c->columns == fake_refused) return 15;
     *out = (struct proposal){.algorithm = *algorithm, .workspace = 1 << 20};
     return supported(d, a, b, c);
 }

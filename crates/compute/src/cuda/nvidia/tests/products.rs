@@ -328,6 +328,39 @@ fn neighbouring_sizes_share_an_algorithm_and_distant_ones_do_not() {
     assert_eq!(runs(&machine), [4, 4, 5, 0, 0, 0, 0, 0]);
 }
 
+/// The library has its reasons to refuse an algorithm for one size and not for the next.
+#[test]
+fn a_size_that_its_neighbours_algorithm_does_not_fit_has_a_choice_of_its_own() {
+    let machine = Machine::new();
+    machine.set("cublaslt", "fake_refused", 999_u64);
+    let driver = machine.open().unwrap();
+    product(&driver, 1000, 0.0);
+    assert_eq!(runs(&machine), [4, 4, 5, 0, 0, 0, 0, 0]);
+    product(&driver, 999, 0.0);
+    assert_eq!(runs(&machine), [4, 5, 0, 0, 0, 0, 0, 0], "the third is refused, the second takes it");
+    product(&driver, 998, 0.0);
+    assert_eq!(runs(&machine), [0, 0, 1, 0, 0, 0, 0, 0], "others of the size have what they had");
+    drop(driver);
+    // A run that is resumed must find it, though now another would win.
+    machine.set("cublaslt", "fake_times", [1.0_f32, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0]);
+    let driver = machine.open().unwrap();
+    product(&driver, 999, 0.0);
+    product(&driver, 1000, 0.0);
+    assert_eq!(runs(&machine), [0, 1, 1, 0, 0, 0, 0, 0]);
+}
+
+/// Two runs that begin at once, on two GPUs of one kind or on one, both with no choice made yet.
+#[test]
+fn of_two_processes_that_choose_at_once_both_go_on_with_what_is_written() {
+    let machine = Machine::new();
+    let (first, second) = (machine.open().unwrap(), machine.open().unwrap());
+    product(&first, 4, 0.0);
+    runs(&machine);
+    machine.set("cublaslt", "fake_times", [1.0_f32, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0]);
+    product(&second, 4, 0.0);
+    assert_eq!(runs(&machine), [4, 4, 5, 0, 0, 0, 0, 0], "it finds the first to be faster, and takes the third");
+}
+
 #[test]
 fn a_choice_that_the_library_no_longer_accepts_is_made_again() {
     let machine = Machine::new();
@@ -348,7 +381,7 @@ fn a_choice_that_the_library_no_longer_accepts_is_made_again() {
         text.starts_with('\n') && product_name.starts_with("m=4 n=5 k=3 a=bf16,plain,3,256 b=bf16,transposed,3,256")
     );
     std::fs::remove_file(&file).unwrap();
-    super::super::algorithms::Choices::open(Some(file)).put(&product_name, [6, 6666, 0, 0, 0, 0, 0, 0]);
+    super::super::algorithms::Choices::open(Some(file)).settle(&product_name, [6, 6666, 0, 0, 0, 0, 0, 0]);
     runs(&machine);
     let driver = machine.open().unwrap();
     product(&driver, 4, 0.0);
