@@ -78,8 +78,10 @@ pub enum CudaError {
         /// What may be behind it; empty or a whole sentence.
         hint: &'static str,
     },
-    /// The GPU's memory is full.
-    #[error("the GPU has no {bytes} bytes left ({free} are free); choose a smaller model, micro-batch or context")]
+    /// The GPU's memory is full, before there is anything of ours on it: whoever asks later has an error of their own.
+    #[error(
+        "the GPU has no {bytes} bytes left ({free} are free), which every run needs beside its model: what else is on it? (nvidia-smi lists it)\n  without it: --device cpu"
+    )]
     OutOfMemory {
         /// What was asked for.
         bytes: usize,

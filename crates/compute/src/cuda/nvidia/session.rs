@@ -114,7 +114,7 @@ impl Session {
     pub(super) fn result(&self, call: &'static str, status: u32) -> Result<(), CudaError> {
         match status {
             0 => Ok(()),
-            code => Err(CudaError::Call { call, text: self.library.explain(code), hint: hint(code) }),
+            code => Err(CudaError::Call { call, text: self.library.explain(code), hint: hint(call, code) }),
         }
     }
 
@@ -172,8 +172,17 @@ impl Drop for Session {
 }
 
 /// What may be behind an error of a call.
-fn hint(code: u32) -> &'static str {
+fn hint(call: &str, code: u32) -> &'static str {
     match code {
+        2 if call == "cuMemAllocHost" => {
+            "\n  the system does not lock memory of the host for the GPU: free some, or raise the limit (ulimit -l; under WSL, memory in .wslconfig); --device cpu works without"
+        }
+        2 => {
+            "\n  the GPU's memory is full: what else is on it? (nvidia-smi lists it.) If nothing is, choose a smaller model, micro-batch or context; --device cpu works without"
+        }
+        46 => {
+            "\n  another process has this GPU for itself, or it is in a bad state: nvidia-smi tells of both; --device cpu works without"
+        }
         // A kernel's fault surfaces in whatever call comes after it.
         700 | 702 | 715 | 716 | 717 | 718 | 719 => {
             "\n  a kernel that was started before is at fault: run again with CUDA_LAUNCH_BLOCKING=1, which names it, or under compute-sanitizer"

@@ -120,6 +120,23 @@ fn a_gpu_that_is_not_there_is_counted() {
     assert!(machine.open().err().unwrap().is_absence());
 }
 
+/// At the start nothing of ours is on the GPU: it is not the model that is too large.
+#[test]
+fn a_gpu_that_others_have_filled_is_told_as_such() {
+    let machine = Machine::new();
+    for (status, part) in [(2, "CUDA_ERROR_OUT_OF_MEMORY"), (46, "for itself")] {
+        machine.set("cuda", "fake_retain", status);
+        let text = told(machine.open());
+        assert!(text.contains(part) && text.contains("nvidia-smi") && text.contains("--device cpu"), "{text}");
+    }
+    // Room for a context, and for no more.
+    machine.set("cuda", "fake_retain", 0);
+    machine.set("cuda", "fake_total", 1_usize << 20);
+    let text = told(machine.open());
+    assert!(text.contains("33554432 bytes left") && text.contains("nvidia-smi"), "{text}");
+    assert!(text.contains("--device cpu") && !text.contains("smaller model"), "{text}");
+}
+
 #[test]
 fn a_gpu_that_is_too_old_is_named() {
     let machine = Machine::new();

@@ -104,7 +104,8 @@ int cuDeviceGetAttribute(int* value, unsigned attribute, int device) {
     }
 }
 int cuDeviceGetDefaultMemPool(void** pool, int device) { (void)device; return *pool = &fake_total, 0; }
-int cuDevicePrimaryCtxRetain(void** ctx, int device) { (void)device; return fake_alive++, *ctx = context, 0; }
+int fake_retain = 0; // the status of a context
+int cuDevicePrimaryCtxRetain(void** ctx, int device) { (void)device; return fake_retain ? fake_retain : (fake_alive++, *ctx = context, 0); }
 int cuDevicePrimaryCtxRelease_v2(int device) { (void)device; return fake_alive--, 0; }
 int cuCtxSetCurrent(void* ctx) { return current = ctx, 0; }
 
