@@ -185,8 +185,17 @@ fn numbers(path: &Path) -> Vec<u32> {
     name.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
 }
 
-/// Whether a card of NVIDIA's is on the PCI bus; `None` where the system does not say.
+/// Whether this is Linux inside Windows.
+fn is_wsl(surroundings: &Surroundings) -> bool {
+    surroundings.system("/usr/lib/wsl").is_dir()
+}
+
+/// Whether a card of NVIDIA's is on the PCI bus; `None` where the system does not say: under WSL the card is Windows', and
+/// its bus shows none.
 pub fn card_on_bus(surroundings: &Surroundings) -> Option<bool> {
+    if is_wsl(surroundings) {
+        return None;
+    }
     let devices = std::fs::read_dir(surroundings.system("/sys/bus/pci/devices")).ok()?;
     Some(devices.flatten().any(|device| {
         std::fs::read_to_string(device.path().join("vendor")).is_ok_and(|vendor| vendor.trim() == "0x10de")
@@ -195,7 +204,7 @@ pub fn card_on_bus(surroundings: &Surroundings) -> Option<bool> {
 
 /// The command that installs NVIDIA's driver here.
 pub fn driver_remedy(surroundings: &Surroundings) -> String {
-    if surroundings.system("/usr/lib/wsl").is_dir() {
+    if is_wsl(surroundings) {
         return "install NVIDIA's driver in Windows (nvidia.com/drivers), then `wsl --shutdown`".to_owned();
     }
     if surroundings.system("/.dockerenv").exists() {
@@ -357,5 +366,10 @@ mod tests {
         assert_eq!(card_on_bus(&surroundings), Some(false));
         device("0000:01:00.0", "0x10de\n");
         assert_eq!(card_on_bus(&surroundings), Some(true));
+        // Windows shows its Linux a card of Microsoft's, whatever there is.
+        std::fs::remove_dir_all(dir.path().join("sys/bus/pci/devices/0000:01:00.0")).unwrap();
+        device("5582:00:00.0", "0x1414\n");
+        std::fs::create_dir_all(dir.path().join("usr/lib/wsl")).unwrap();
+        assert_eq!(card_on_bus(&surroundings), None);
     }
 }
