@@ -433,6 +433,19 @@ fn a_budget_on_a_named_card_gives_a_table_and_a_recipe_that_plans() {
     assert!(nowhere.stderr.contains("nowhere/my.toml: cannot be made"), "{nowhere:#?}");
 }
 
+/// What a GPU has no kernels for is no plan: the run would end where it begins to compute.
+#[test]
+fn heads_that_are_too_wide_for_a_gpu_are_refused_by_its_plan() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = "[[data.pretrain]]\nname = \"a\"\npath = \"a.txt\"\n[model]\nn_layer = 1\nn_embd = 640\nn_head = 2\ncontext = 64\n\
+                  [run]\ndir = \"run\"\n[pretrain]\nsteps = 1\n";
+    std::fs::write(folder.path().join("wide.toml"), recipe).unwrap();
+    run(folder.path(), &["plan", "wide.toml", "--device", "cpu"]).succeeded();
+    let refused = run(folder.path(), &["plan", "wide.toml", "--memory", "24GB"]);
+    assert_eq!(refused.code, Some(2), "{refused:#?}");
+    assert!(refused.stderr.contains("heads of 320") && refused.stderr.contains("n_head"), "{refused:#?}");
+}
+
 #[test]
 fn budgets_that_say_nothing_are_refused_with_what_is_missing() {
     let folder = tempfile::tempdir().unwrap();

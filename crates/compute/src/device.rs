@@ -102,6 +102,14 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// Why it cannot, and what to choose instead.
     fn supports(&self, format: MatrixFormat) -> Result<(), ComputeError>;
+    /// Whether [`Device::attention`] takes heads of this width.
+    ///
+    /// # Errors
+    /// Why it does not, and what to choose instead.
+    fn supports_heads(&self, head_dim: usize) -> Result<(), ComputeError> {
+        let _ = head_dim;
+        Ok(())
+    }
     /// Whether products with weights of this format round the activations to 8 bits, in blocks
     /// ([`crate::reference::quantized::rounded_activations`]).
     fn rounds_activations(&self, format: MatrixFormat) -> bool {

@@ -102,6 +102,20 @@ pub enum ComputeError {
         /// Its instruction set or architecture.
         isa: String,
     },
+    /// The device's attention has no heads of that width.
+    #[error(
+        "heads of {head_dim} are wider than the {most} that attention takes on {device} ({isa}): choose more heads (n_head) or narrower ones (head_dim), or --device cpu"
+    )]
+    WideHeads {
+        /// Their width.
+        head_dim: usize,
+        /// The widest that there are.
+        most: usize,
+        /// Its name.
+        device: String,
+        /// Its instruction set or architecture.
+        isa: String,
+    },
     /// The GPU, its driver or one of its libraries refused or failed.
     #[error("the GPU failed at {doing}: {reason}")]
     Gpu {

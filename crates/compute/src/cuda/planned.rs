@@ -136,8 +136,25 @@ mod tests {
 
     use super::*;
     use crate::cuda::CudaDevice;
-    use crate::device::Device;
+    use crate::device::{Device, ScratchShape};
     use crate::dtype::DType;
+    use crate::matrix_format::MatrixFormat;
+
+    fn shape(head_dim: usize) -> ScratchShape {
+        ScratchShape {
+            dtype: DType::Bf16,
+            matrices: MatrixFormat::Bf16,
+            tokens: 16,
+            width: 3 * head_dim,
+            vocab_size: 32,
+            n_embd: head_dim,
+            sequence: 16,
+            n_head: 1,
+            n_kv_head: 1,
+            head_dim,
+            training: true,
+        }
+    }
 
     #[test]
     fn memory_is_counted_and_refused_and_nothing_is_taken_for_a_result() {
@@ -153,5 +170,16 @@ mod tests {
         drop(buffer);
         assert_eq!(device.available_bytes(), Some(free));
         assert_eq!(PlannedGpu::new(1).available_bytes(), Some(0));
+    }
+
+    /// A model's config may have heads of up to 512, and a processor takes them.
+    #[test]
+    fn heads_that_attention_has_no_kernel_for_are_refused_before_anything_runs() {
+        let device = CudaDevice::new(Arc::new(PlannedGpu::new(OVERHEAD + (1 << 30)))).unwrap();
+        let reserve = |head_dim| device.reserve_scratch(&shape(head_dim));
+        reserve(256).unwrap();
+        let error = reserve(258).unwrap_err();
+        assert!(matches!(error, ComputeError::WideHeads { head_dim: 258, most: 256, .. }), "{error}");
+        assert!(error.to_string().contains("n_head") && error.to_string().contains("--device cpu"), "{error}");
     }
 }

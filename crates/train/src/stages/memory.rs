@@ -1,6 +1,7 @@
 //! Micro-batch and recomputation of a stage, where the recipe leaves them open.
 
 use casallm_compute::Device;
+use casallm_model::error::ModelError;
 
 use super::dpo::dpo_config;
 use super::sft::sft_config;
@@ -24,7 +25,7 @@ pub struct Sized {
 /// today: rounding depends on it.
 ///
 /// # Errors
-/// It does not fit; the recipe has no such stage.
+/// It does not fit, or the model has what the device does not; the recipe has no such stage.
 pub fn sized<D: Device>(
     recipe: &Recipe,
     stage: Stage,
@@ -36,6 +37,7 @@ pub fn sized<D: Device>(
         asked.micro_batch = begun_with(recipe, stage)?;
     }
     let model = config_of(recipe)?;
+    device.supports_heads(model.head_dim).map_err(ModelError::from)?;
     let matrices = matrices_of(recipe.run.precision);
     let choice = Planner { device, model: &model, matrices, config: &config, available }.choose(asked)?;
     Ok(Sized { recipe: recipe.with_micro_batch(stage, choice.micro_batch), choice })
@@ -44,7 +46,7 @@ pub fn sized<D: Device>(
 /// What each level of recomputation allows, and the choice for a run that has not begun, or why there is none.
 ///
 /// # Errors
-/// The recipe has no such stage.
+/// The recipe has no such stage, or the model has what the device does not.
 pub fn memory_levels<D: Device>(
     recipe: &Recipe,
     stage: Stage,
@@ -53,6 +55,7 @@ pub fn memory_levels<D: Device>(
 ) -> Result<(Vec<Level>, Result<MemoryChoice, TrainError>), TrainError> {
     let (config, asked) = open_questions(recipe, stage)?;
     let model = config_of(recipe)?;
+    device.supports_heads(model.head_dim).map_err(ModelError::from)?;
     let matrices = matrices_of(recipe.run.precision);
     let planner = Planner { device, model: &model, matrices, config: &config, available };
     Ok((planner.levels(), planner.choose(asked)))

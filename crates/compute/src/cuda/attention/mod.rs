@@ -9,7 +9,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-pub use plan::{BackwardPlan, ForwardPlan, most_part_bytes, most_table_len};
+pub use plan::{BackwardPlan, ForwardPlan, WIDEST_HEAD, most_part_bytes, most_table_len};
 
 use super::driver::{Address, Argument, Driver, Kernel, Launch};
 use super::kernels::Family;

@@ -5,6 +5,8 @@ use crate::dtype::DType;
 
 /// Head widths that the tensor core kernels are written for.
 pub(super) const TILED_HEADS: [usize; 2] = [64, 128];
+/// Widest head that the row kernels hold in registers.
+pub const WIDEST_HEAD: usize = 256;
 /// Up to this many queries of a span are taken row by row even where there are tensor cores: a tile would be mostly empty.
 const DECODE_QUERIES: usize = 8;
 /// Most rows of a block of `attention_rows.cu`.
@@ -68,7 +70,10 @@ pub(in crate::cuda) fn is_tiled(dtype: DType, head_dim: usize) -> bool {
 fn check(shape: AttentionShape) {
     let AttentionShape { n_head, n_kv_head, head_dim } = shape;
     assert!(n_kv_head > 0 && n_head.is_multiple_of(n_kv_head), "{n_head} heads do not share {n_kv_head} key heads");
-    assert!((2..=256).contains(&head_dim) && head_dim.is_multiple_of(2), "heads of {head_dim}, not of 2, 4, ... 256");
+    assert!(
+        (2..=WIDEST_HEAD).contains(&head_dim) && head_dim.is_multiple_of(2),
+        "heads of {head_dim}, not of 2, 4, ... 256"
+    );
 }
 
 /// The first four numbers of every item.

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 
 use super::CudaDevice;
+use crate::cuda::attention::WIDEST_HEAD;
 use crate::cuda::buffer::{CudaBuffer, CudaMatrix, f32_values, little_endian};
 use crate::cuda::driver::{Address, Driver};
 use crate::cuda::recorder::Recorder;
@@ -77,6 +78,14 @@ impl Device for CudaDevice {
         }
     }
 
+    fn supports_heads(&self, head_dim: usize) -> Result<(), ComputeError> {
+        if head_dim <= WIDEST_HEAD {
+            return Ok(());
+        }
+        let DeviceInfo { name: device, isa, .. } = self.info();
+        Err(ComputeError::WideHeads { head_dim, most: WIDEST_HEAD, device, isa })
+    }
+
     fn allocate_on_host(&self, name: &str, dtype: DType, len: usize) -> Result<CudaBuffer, ComputeError> {
         let buffer = CudaBuffer::on_host(&self.driver, name, dtype, len)?;
         self.allocated_on_host.fetch_add(buffer.bytes() as u64, Ordering::Relaxed);
@@ -110,6 +119,7 @@ impl Device for CudaDevice {
     }
 
     fn reserve_scratch(&self, shape: &ScratchShape) -> Result<(), ComputeError> {
+        self.supports_heads(shape.head_dim)?;
         self.plans().reserve(self, shape)?;
         self.grow(&mut self.lock_scratch(), "scratch", self.scratch_len(shape))
     }
