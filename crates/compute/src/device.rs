@@ -150,6 +150,9 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// The memory cannot be had.
     fn reserve_scratch(&self, shape: &ScratchShape) -> Result<(), ComputeError>;
+    /// Gives the scratch memory back, so that [`Device::available_bytes`] counts it for whoever reserves it next: between two
+    /// runs on one device, when nothing computes.
+    fn release_scratch(&self) {}
 
     /// Elements of a buffer.
     fn len(&self, buffer: &Self::Buffer) -> usize;

@@ -19,9 +19,9 @@ use casallm_compute::Device;
 use casallm_train::TrainError;
 use casallm_train::interrupt::Interrupt;
 use casallm_train::metrics::{self, MetricsRow};
-use casallm_train::recipe::{RawRecipe, Stage};
+use casallm_train::recipe::{RawRecipe, Recipe, Stage};
 use casallm_train::run_lock::RunLock;
-use casallm_train::stages::{self, RunDir};
+use casallm_train::stages::{self, RunDir, Sized};
 use casallm_train::trainer::Outcome;
 
 use crate::Ended;
@@ -44,6 +44,8 @@ struct Work<'a> {
     board: &'a Board,
     interrupt: &'a Interrupt,
     conditions: &'a Conditions,
+    /// Bytes of memory that a trial may take, where known.
+    share: Option<u64>,
     /// The next trial.
     next: AtomicUsize,
     known: Mutex<Known>,
@@ -84,7 +86,7 @@ pub(crate) fn run(flags: &Sweep) -> Result<Ended> {
     for _ in 0..jobs {
         opened.push(devices::open(&flags.compute, threads)?);
     }
-    on_device!(&opened[0], device => check_memory(&grid, stage, device, jobs)?);
+    let share = on_device!(&opened[0], device => check_memory(&grid, stage, device, jobs)?);
     let info = on_device!(&opened[0], device => device.info());
     let conditions = Conditions {
         stage,
@@ -120,6 +122,7 @@ pub(crate) fn run(flags: &Sweep) -> Result<Ended> {
         board: &board,
         interrupt: &interrupt,
         conditions: &conditions,
+        share,
         next: AtomicUsize::new(0),
         known: Mutex::new(known),
         placing: Mutex::new(()),
@@ -155,13 +158,22 @@ pub(crate) fn run(flags: &Sweep) -> Result<Ended> {
     console.ended(if any(|state| matches!(state, State::Failed(_))) { Ended::Failed } else { Ended::Done })
 }
 
-/// Refuses what does not fit, before any time is spent.
-fn check_memory<D: Device>(grid: &Grid, stage: Stage, device: &Arc<D>, jobs: usize) -> Result<()> {
-    let available = device.available_bytes().map(|bytes| bytes / jobs as u64);
+/// Refuses what does not fit, before any time is spent. Gives a trial's share of the memory, where that is known.
+fn check_memory<D: Device>(grid: &Grid, stage: Stage, device: &Arc<D>, jobs: usize) -> Result<Option<u64>> {
+    let share = device.available_bytes().map(|bytes| bytes / jobs as u64);
     for trial in &grid.trials {
-        stages::sized(&trial.recipe, stage, &**device, available).with_context(|| trial.name.clone())?;
+        stages::sized(&trial.recipe, stage, &**device, share).with_context(|| trial.name.clone())?;
     }
-    Ok(())
+    Ok(share)
+}
+
+/// The recipe with what it leaves open settled for a share of the memory. Trials that run side by side would else each take
+/// what the others have not taken yet: as much as there is, or as little as is left.
+fn settled<D: Device>(recipe: &Recipe, stage: Stage, device: &D, share: Option<u64>) -> Result<Recipe, TrainError> {
+    device.release_scratch();
+    let available = device.available_bytes().map(|bytes| share.map_or(bytes, |share| bytes.min(share)));
+    let Sized { recipe, choice } = stages::sized(recipe, stage, device, available)?;
+    Ok(recipe.with_recompute(stage, choice.recompute))
 }
 
 /// The stage's rows in a trial's metrics.
@@ -204,14 +216,14 @@ impl Work<'_> {
     }
 
     fn attempt<D: Device>(&self, index: usize, trial: &Trial, device: &Arc<D>) -> Result<Outcome> {
-        let recipe = &trial.recipe;
         let mut listener = Listener::new(self.board, index, &trial.name);
-        let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
+        let _lock = RunLock::acquire(trial.recipe.run.dir.as_ref())?;
         {
             let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
             let (folders, interrupt) = ((self.out, self.own_run), self.interrupt);
             prepare::place(trial, self.stage, folders, interrupt, &mut listener.preparing())?;
         }
+        let recipe = &settled(&trial.recipe, self.stage, &**device, self.share)?;
         let mut told = Recorder::new(&mut listener, &recipe.run.dir, self.tensorboard);
         Ok(match self.stage {
             Stage::Pretrain => stages::pretrain(recipe, device, true, self.interrupt, &mut told)?,
@@ -228,5 +240,34 @@ impl Work<'_> {
         self.board.ended(index, &if before { format!("{line} (it was done before)") } else { line });
         self.board.with(|console| console.emit(&results.trial_json(index)));
         pages::write(self.out, self.conditions, &results, &known.rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use casallm_compute::cuda::CudaDevice;
+    use casallm_compute::cuda::planned::PlannedGpu;
+
+    use super::*;
+
+    /// Two trials at once on one GPU: each is sized as if it had half of it, whichever begins first.
+    #[test]
+    fn a_trial_takes_its_share_of_the_memory_though_more_is_free() {
+        let text = "[model]\npreset = \"gpt3-medium\"\n[run]\ndir = \"runs/no-such-run\"\n\
+                    [[data.pretrain]]\nname = \"text\"\npath = \"text\"\n[pretrain]\nsteps = 1\nmicro_batch = \"auto\"\n";
+        let recipe = RawRecipe::parse(text, "test.toml", Path::new("")).unwrap().validate().unwrap();
+        let device = CudaDevice::new(Arc::new(PlannedGpu::new(24 << 30))).unwrap();
+        let whole = device.available_bytes().unwrap();
+        let of = |recipe: &Recipe, share| {
+            let sized = stages::sized(recipe, Stage::Pretrain, &device, Some(share)).unwrap();
+            (sized.choice.micro_batch, sized.choice.recompute, sized.choice.plan.total())
+        };
+        let trial = settled(&recipe, Stage::Pretrain, &device, Some(whole / 2)).unwrap();
+        assert_ne!(of(&recipe, whole), of(&recipe, whole / 2));
+        assert_eq!(of(&trial, whole), of(&recipe, whole / 2), "although the other has not taken its half yet");
+        assert!(of(&trial, whole).2 <= whole / 2);
+        // What somebody else has taken meanwhile is nobody's share.
+        let trial = settled(&recipe, Stage::Pretrain, &device, Some(2 * whole)).unwrap();
+        assert_eq!(of(&trial, whole), of(&recipe, whole));
     }
 }

@@ -150,6 +150,13 @@ impl Plans {
         device.grow(&mut self.forward.memory, "attention's table", forward)?;
         device.grow(&mut self.backward.memory, "attention's table", backward)
     }
+
+    /// Gives the tables' memory back.
+    pub(super) fn release(&mut self, device: &CudaDevice) {
+        (self.forward.made, self.backward.made) = (None, None);
+        device.let_go(&mut self.forward.memory);
+        device.let_go(&mut self.backward.memory);
+    }
 }
 
 /// Where the spans' queries and keys end.

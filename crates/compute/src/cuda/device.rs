@@ -147,16 +147,21 @@ impl CudaDevice {
 
     /// Makes memory of the device's own at least this long; what it held is lost where it was shorter.
     pub(super) fn grow(&self, memory: &mut Option<Memory>, name: &str, bytes: usize) -> Result<(), ComputeError> {
-        let have = memory.as_ref().map_or(0, Memory::bytes);
-        if have < bytes {
-            *memory = None;
-            self.allocated.fetch_sub(have as u64, Ordering::Relaxed);
+        if memory.as_ref().map_or(0, Memory::bytes) < bytes {
+            self.let_go(memory);
             *memory = Some(self.memory(name, bytes)?);
         }
         Ok(())
     }
 
-    /// Bytes of scratch held; constant once [`Device::reserve_scratch`] has run.
+    /// Gives memory of the device's own back.
+    pub(super) fn let_go(&self, memory: &mut Option<Memory>) {
+        if let Some(memory) = memory.take() {
+            self.allocated.fetch_sub(memory.bytes() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes of scratch held; constant from [`Device::reserve_scratch`] to [`Device::release_scratch`].
     pub fn scratch_held(&self) -> usize {
         self.lock_scratch().as_ref().map_or(0, Memory::bytes)
     }

@@ -172,6 +172,21 @@ mod tests {
         assert_eq!(PlannedGpu::new(1).available_bytes(), Some(0));
     }
 
+    /// Between two runs in one process, as two trials of a sweep are, the memory is what it was before the first.
+    #[test]
+    fn scratch_that_is_given_back_can_be_had_again() {
+        let device = CudaDevice::new(Arc::new(PlannedGpu::new(OVERHEAD + (1 << 30)))).unwrap();
+        let (free, allocated) = (device.available_bytes().unwrap(), device.allocated_bytes());
+        let shape = shape(64);
+        device.reserve_scratch(&shape).unwrap();
+        let bytes = device.scratch_bytes(&shape);
+        assert!(bytes > 0);
+        assert_eq!(device.available_bytes(), Some(free - bytes));
+        assert_eq!(device.allocated_bytes(), allocated + bytes);
+        device.release_scratch();
+        assert_eq!((device.available_bytes(), device.allocated_bytes()), (Some(free), allocated));
+    }
+
     /// A model's config may have heads of up to 512, and a processor takes them.
     #[test]
     fn heads_that_attention_has_no_kernel_for_are_refused_before_anything_runs() {

@@ -23,6 +23,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
+use casallm_model::workspace::Recompute;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -224,6 +225,18 @@ impl Recipe {
             Stage::Pretrain => recipe.pretrain.iter_mut().for_each(|s| s.micro_batch = Choice::Given(rows)),
             Stage::Sft => recipe.sft.iter_mut().for_each(|s| s.micro_batch = Choice::Given(rows)),
             Stage::Dpo => recipe.dpo.iter_mut().for_each(|s| s.micro_batch = Choice::Given(rows)),
+        }
+        recipe
+    }
+
+    /// The recipe with a level of recomputation in one stage.
+    #[must_use]
+    pub fn with_recompute(&self, stage: Stage, level: Recompute) -> Self {
+        let mut recipe = self.clone();
+        match stage {
+            Stage::Pretrain => recipe.pretrain.iter_mut().for_each(|s| s.recompute = Choice::Given(level)),
+            Stage::Sft => recipe.sft.iter_mut().for_each(|s| s.recompute = Choice::Given(level)),
+            Stage::Dpo => recipe.dpo.iter_mut().for_each(|s| s.recompute = Choice::Given(level)),
         }
         recipe
     }

@@ -245,6 +245,8 @@ pub fn dpo<D: Device>(
     let dtype = matrices.activations();
     device.supports(matrices).map_err(ModelError::from)?;
     let store = open_store(&dir, Stage::Dpo, recipe.dpo()?.keep_last, resume)?.keeping_every(recipe.dpo()?.keep_every);
+    // What a stage before it on the same device needed is there for this one.
+    device.release_scratch();
     let Sized { recipe, choice } = &sized(recipe, Stage::Dpo, &**device, device.available_bytes())?;
     choice.plan.check_host(memory::available())?;
     observer.planned(Stage::Dpo, choice);

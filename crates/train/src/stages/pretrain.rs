@@ -140,6 +140,8 @@ pub fn pretrain<D: Device>(
     // Before any time is spent: can the device do it, does it fit, is there something in the way?
     device.supports(matrices).map_err(ModelError::from)?;
     let (keep_last, keep_every) = (recipe.pretrain()?.keep_last, recipe.pretrain()?.keep_every);
+    // What a stage before it on the same device needed is there for this one.
+    device.release_scratch();
     let Sized { recipe, choice } = &sized(recipe, Stage::Pretrain, &**device, device.available_bytes())?;
     choice.plan.check_host(memory::available())?;
     let store = open_store(&dir, Stage::Pretrain, keep_last, resume)?.keeping_every(keep_every);

@@ -291,6 +291,8 @@ pub fn sft<D: Device>(
     let dtype = matrices.activations();
     device.supports(matrices).map_err(ModelError::from)?;
     let store = open_store(&dir, Stage::Sft, recipe.sft()?.keep_last, resume)?.keeping_every(recipe.sft()?.keep_every);
+    // What a stage before it on the same device needed is there for this one.
+    device.release_scratch();
     let Sized { recipe, choice } = &sized(recipe, Stage::Sft, &**device, device.available_bytes())?;
     choice.plan.check_host(memory::available())?;
     observer.planned(Stage::Sft, choice);

@@ -124,6 +124,11 @@ impl Device for CudaDevice {
         self.grow(&mut self.lock_scratch(), "scratch", self.scratch_len(shape))
     }
 
+    fn release_scratch(&self) {
+        self.plans().release(self);
+        self.let_go(&mut self.lock_scratch());
+    }
+
     fn len(&self, buffer: &CudaBuffer) -> usize {
         buffer.len()
     }
