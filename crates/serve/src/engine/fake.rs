@@ -2,10 +2,11 @@
 //! holds them. A row lost, misplaced or of another sequence changes what it says.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use casallm_compute::ComputeError;
 use casallm_model::error::ModelError;
 use casallm_model::sequences::Piece;
 
@@ -22,6 +23,7 @@ pub struct FakeModel {
     broken_off: Arc<AtomicUsize>,
     ill: Option<u32>,
     fatal: Option<u32>,
+    failed: Arc<AtomicBool>,
 }
 
 /// The passes that a [`FakeModel`] has made: (sequence, tokens) of each piece.
@@ -41,6 +43,7 @@ impl FakeModel {
             broken_off: Arc::default(),
             ill: None,
             fatal: None,
+            failed: Arc::default(),
         }
     }
 
@@ -63,6 +66,15 @@ impl FakeModel {
     pub fn panics_at(mut self, id: u32) -> Self {
         self.fatal = Some(id);
         self
+    }
+
+    /// Whether its device has failed: once it has, it does nothing more.
+    pub fn failure(&self) -> Arc<AtomicBool> {
+        self.failed.clone()
+    }
+
+    fn failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
     }
 
     /// The passes made so far, and to come.
@@ -112,6 +124,10 @@ impl SequenceModel for FakeModel {
         go_on: &(dyn Fn() -> bool + Sync),
     ) -> Result<Option<&[f32]>, ModelError> {
         self.logits.clear();
+        if self.failed() {
+            let (doing, reason) = ("a pass".to_owned(), "this fake was told to fail".to_owned());
+            return Err(ComputeError::Gpu { doing, reason }.into());
+        }
         for piece in pieces {
             assert!(!self.fatal.is_some_and(|id| piece.ids.contains(&id)), "the token at which this fake panics");
             let end = piece.at + piece.ids.len();
@@ -144,8 +160,9 @@ impl SequenceModel for FakeModel {
         Ok(Some(&self.logits))
     }
 
-    fn save(&self, sequence: usize, tokens: Range<usize>) -> Vec<u8> {
-        self.rows[sequence][tokens].iter().flat_map(|id| id.to_le_bytes()).collect()
+    fn save(&self, sequence: usize, tokens: Range<usize>) -> Option<Vec<u8>> {
+        let rows = &self.rows[sequence][tokens];
+        (!self.failed()).then(|| rows.iter().flat_map(|id| id.to_le_bytes()).collect())
     }
 
     fn restore(&mut self, sequence: usize, at: usize, tokens: usize, bytes: &[u8]) {

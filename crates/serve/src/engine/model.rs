@@ -36,8 +36,8 @@ pub trait SequenceModel {
         pieces: &[Piece<'_>],
         go_on: &(dyn Fn() -> bool + Sync),
     ) -> Result<Option<&[f32]>, ModelError>;
-    /// What the cache holds of some tokens of a sequence.
-    fn save(&self, sequence: usize, tokens: Range<usize>) -> Vec<u8>;
+    /// What the cache holds of some tokens of a sequence; `None` where the device has failed and nobody knows any more.
+    fn save(&self, sequence: usize, tokens: Range<usize>) -> Option<Vec<u8>>;
     /// Puts the first `tokens` of what was saved at position `at` of a sequence.
     fn restore(&mut self, sequence: usize, at: usize, tokens: usize, bytes: &[u8]);
 }
@@ -71,8 +71,10 @@ impl<N: Deref<Target = Network<D>>, D: Device> SequenceModel for Sequences<N, D>
         Sequences::forward_while(self, pieces, go_on)
     }
 
-    fn save(&self, sequence: usize, tokens: Range<usize>) -> Vec<u8> {
-        Sequences::save(self, sequence, tokens)
+    fn save(&self, sequence: usize, tokens: Range<usize>) -> Option<Vec<u8>> {
+        let rows = Sequences::save(self, sequence, tokens);
+        // What is read from a device that has failed means nothing, and would be kept.
+        self.network().device().check().ok().map(|()| rows)
     }
 
     fn restore(&mut self, sequence: usize, at: usize, tokens: usize, bytes: &[u8]) {

@@ -127,7 +127,9 @@ pub enum SubmitError {
     /// No more requests are taken.
     #[error("the server is shutting down; try again when it is back")]
     ShuttingDown,
-    /// The engine's thread has panicked.
-    #[error("the model broke off and answers nothing until the program is started again; what it printed says why")]
+    /// The engine's thread has panicked, or the device has failed.
+    #[error(
+        "the model broke off and answers nothing until the program is started again; what it printed, or said of the answer at which it broke off, says why"
+    )]
     Broken,
 }

@@ -99,8 +99,10 @@ impl Slots {
             None => true,
             Some((Source::Slot(from), ..)) if from == slot => true,
             Some((Source::Slot(from), tokens, _)) => {
-                let rows = model.save(from, 0..tokens);
-                model.restore(slot, 0, tokens, &rows);
+                // Without them the pass that follows fails as well.
+                if let Some(rows) = model.save(from, 0..tokens) {
+                    model.restore(slot, 0, tokens, &rows);
+                }
                 true
             }
             Some((Source::Stored(_), tokens, ids)) => {

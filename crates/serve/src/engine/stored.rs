@@ -115,8 +115,9 @@ impl Stored {
         true
     }
 
-    /// Keeps a sequence; `save` gives the rows of a range of its tokens. What another entry has already is shared.
-    pub(super) fn insert(&mut self, ids: &[u32], mut save: impl FnMut(std::ops::Range<usize>) -> Vec<u8>) {
+    /// Keeps a sequence; `save` gives the rows of a range of its tokens, unless they cannot be had any more: then it is not
+    /// kept. What another entry has already is shared.
+    pub(super) fn insert(&mut self, ids: &[u32], mut save: impl FnMut(std::ops::Range<usize>) -> Option<Vec<u8>>) {
         // More than the budget cannot be kept; the beginning is worth most, for it is what others may share.
         let most = self.budget / self.bytes_a_token.max(1);
         let ids = if ids.len() <= most { ids } else { &ids[..most / BLOCK * BLOCK] };
@@ -140,7 +141,8 @@ impl Stored {
         }
         while blocks.len() * BLOCK < ids.len() {
             let at = blocks.len() * BLOCK;
-            blocks.push(Arc::new(save(at..ids.len().min(at + BLOCK))));
+            let Some(block) = save(at..ids.len().min(at + BLOCK)) else { return };
+            blocks.push(Arc::new(block));
         }
         // Those that it continues are part of it.
         self.retain(|entry| !ids.starts_with(&entry.ids));
@@ -209,7 +211,7 @@ mod tests {
         let mut saved = 0;
         stored.insert(ids, |range| {
             saved += range.len();
-            rows(&ids[range])
+            Some(rows(&ids[range]))
         });
         saved
     }

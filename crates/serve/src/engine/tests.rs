@@ -201,6 +201,38 @@ fn what_is_kept_on_disk_outlives_the_engine() {
     assert_eq!(hear(with_disk(dir.path(), "other").submit(request(&text(3, 200), 5)).unwrap()).usage.cached_tokens, 0);
 }
 
+/// As a GPU that falls off the bus: every pass from then on is the same error, and what is read of its memory is nothing.
+#[test]
+fn a_device_that_fails_ends_the_model_and_leaves_nothing_of_its_memory_on_disk() {
+    let kept = |dir: &Path| {
+        let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        names.filter(|path| path.extension().is_some_and(|extension| extension == "kv")).count()
+    };
+    // Noticed by a request, or by nobody until the end.
+    for noticed in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let model = FakeModel::new(2, 1000, VOCAB_SIZE);
+        let failure = model.failure();
+        let spill = Spill::open(dir.path(), "model", 1 << 20).unwrap();
+        let engine = Engine::start(model, &EngineConfig::default(), Some(spill)).unwrap();
+        hear(engine.submit(request(&text(1, 200), 5)).unwrap());
+        assert!(!engine.is_broken());
+        failure.store(true, std::sync::atomic::Ordering::Release);
+        if noticed {
+            let mut late = engine.submit(request(&text(2, 200), 5)).unwrap();
+            let events: Vec<Event> = std::iter::from_fn(|| late.blocking_next()).collect();
+            let told = matches!(events.last(), Some(Event::Failed(reason)) if reason.contains("told to fail"));
+            assert!(told, "{events:?}");
+            assert!(engine.is_broken(), "nobody may take it for ready");
+            assert!(matches!(engine.submit(request(&text(1, 10), 3)), Err(SubmitError::Broken)));
+            let stats = engine.stats();
+            assert_eq!((stats.running, stats.waiting, stats.failed), (0, 0, 1));
+        }
+        engine.shutdown();
+        assert_eq!(kept(dir.path()), 0, "noticed {noticed}");
+    }
+}
+
 #[test]
 fn a_long_prompt_does_not_hold_up_the_others() {
     let model = FakeModel::new(2, 6000, VOCAB_SIZE).slow(Duration::from_micros(20));

@@ -173,13 +173,22 @@ impl<M: SequenceModel> Worker<M> {
             self.count();
             let passes = self.decode().and_then(|()| self.read());
             if let Err(error) = passes {
+                // A device that has failed does nothing more, whoever asks, and what it holds is not to be kept.
+                let for_good = matches!(error, ModelError::Compute(_));
+                if for_good {
+                    self.counters.broken.store(true, Ordering::Release);
+                }
                 self.fail(&error);
+                if for_good {
+                    self.break_off();
+                    return;
+                }
             }
             self.count();
         }
     }
 
-    /// After a panic: whoever waits for an answer hears that there is none.
+    /// After a panic, or where the device has failed: whoever waits for an answer hears that there is none.
     pub(super) fn break_off(&mut self) {
         // First, so that nobody takes it for the end of the program.
         self.counters.broken.store(true, Ordering::Release);

@@ -131,8 +131,8 @@ impl SequenceModel for Speller {
         Ok(Some(&self.logits))
     }
 
-    fn save(&self, sequence: usize, tokens: Range<usize>) -> Vec<u8> {
-        self.rows[sequence][tokens].iter().flat_map(|id| id.to_le_bytes()).collect()
+    fn save(&self, sequence: usize, tokens: Range<usize>) -> Option<Vec<u8>> {
+        Some(self.rows[sequence][tokens].iter().flat_map(|id| id.to_le_bytes()).collect())
     }
 
     fn restore(&mut self, sequence: usize, at: usize, tokens: usize, bytes: &[u8]) {

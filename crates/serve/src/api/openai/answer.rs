@@ -81,7 +81,7 @@ pub(super) fn failed(server: &Server, reason: &str) -> ApiError {
     }
     server.log(&format!("an answer failed: {reason}"));
     if server.model().is_some_and(|loaded| loaded.bot.engine().is_broken()) {
-        return ApiError::broken(reason);
+        return ApiError::broken(SubmitError::Broken.to_string());
     }
     ApiError::internal()
 }
