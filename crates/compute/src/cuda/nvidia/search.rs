@@ -237,14 +237,23 @@ pub fn toolkit_remedy(surroundings: &Surroundings, cuda_major: u32) -> String {
         12 => "nvidia-cublas-cu12 nvidia-cuda-nvrtc-cu12",
         _ => "nvidia-cublas nvidia-cuda-nvrtc",
     };
-    let folder = surroundings.own_libraries().unwrap_or_else(|| PathBuf::from("libraries"));
-    format!("pip install --target \"{}\" {packages}", folder.display())
+    install(surroundings, packages)
+}
+
+/// The command that puts packages where they are looked for. Without a home, as services of the system are, there is no such
+/// place until one is named.
+fn install(surroundings: &Surroundings, packages: &str) -> String {
+    match surroundings.own_libraries() {
+        Some(folder) => format!("pip install --target \"{}\" {packages}", folder.display()),
+        None => format!(
+            "set CASALLM_CACHE to a folder (there is no HOME), then pip install --target \"$CASALLM_CACHE/libraries\" {packages}"
+        ),
+    }
 }
 
 /// The command that installs cuDNN, which is optional, for a driver of this CUDA version.
 pub fn cudnn_remedy(surroundings: &Surroundings, cuda_major: u32) -> String {
-    let folder = surroundings.own_libraries().unwrap_or_else(|| PathBuf::from("libraries"));
-    format!("pip install --target \"{}\" nvidia-cudnn-cu{cuda_major}", folder.display())
+    install(surroundings, &format!("nvidia-cudnn-cu{cuda_major}"))
 }
 
 #[cfg(test)]
@@ -350,6 +359,14 @@ mod tests {
             "pip install --target \"/c/libraries\" nvidia-cublas-cu12 nvidia-cuda-nvrtc-cu12"
         );
         assert!(toolkit_remedy(&surroundings, 13).ends_with(" nvidia-cublas nvidia-cuda-nvrtc"));
+        // Where nothing says whose the process is, a folder beside it would never be looked in.
+        let homeless = made_up(dir.path(), &[]);
+        for remedy in [toolkit_remedy(&homeless, 13), cudnn_remedy(&homeless, 13)] {
+            assert!(
+                remedy.contains("\"$CASALLM_CACHE/libraries\"") && remedy.contains("set CASALLM_CACHE"),
+                "{remedy}"
+            );
+        }
     }
 
     #[test]
