@@ -7,7 +7,7 @@
 #   selftest     every kernel against its reference, and twice, to the bit
 #   sanitizer    compute-sanitizer's memcheck and racecheck around the selftest     (CUDA toolkit; left out without it)
 #   training     a real pre-training of a few hundred steps: its loss curve beside the processor's, resumed and repeated
-#   throughput   a training step beside PyTorch compiled, three sizes, two contexts (a Python with torch; --python NAME)
+#   throughput   a training step beside PyTorch compiled, three sizes, two contexts (a Python with torch; PYTHON=NAME names another)
 #   variants     a training step without graphs, without and with cuDNN, in 8 bits, with small moments, with the optimizer on the host
 #   generation   prefill and decode
 #   roofline     what the card can do, and the kernels that are furthest from it
