@@ -105,8 +105,11 @@ pub fn find_files_in(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
     let mut seen = HashSet::new();
     for path in paths {
         for file in find_files(path)? {
-            // Without the folder that nobody has written, and without `.`: links are other names, and may be meant.
-            let whole = std::path::absolute(&file).unwrap_or_else(|_| file.clone());
+            // Its folder by the name that it has without links, as in a folder each other one comes once. The file itself by
+            // its own: a link to a file is another name for it, which somebody has made on purpose.
+            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let folder = folder.canonicalize().map_err(|e| Error::io("read folder", folder, e))?;
+            let whole = folder.join(file.file_name().unwrap_or_default());
             if !seen.insert(whole) {
                 return Err(Error::FileTwice { path: file });
             }

@@ -109,6 +109,17 @@ fn paths_folders_and_patterns_are_sorted() {
         let refused = open_documents_in(&twice, &SourceOptions::default()).err().unwrap();
         assert!(matches!(refused, Error::FileTwice { .. }), "{refused}");
     }
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(at("b"), at("link")).unwrap();
+        for twice in [[at("b"), at("link")], [at("link/1.jsonl"), at("b/1.jsonl")], [at("b"), at("b/../link/*")]] {
+            let refused = open_documents_in(&twice, &SourceOptions::default()).err().unwrap();
+            assert!(matches!(refused, Error::FileTwice { .. }), "{refused}");
+        }
+        // A second name for a file may be meant.
+        std::os::unix::fs::symlink(at("a.jsonl"), at("again.jsonl")).unwrap();
+        assert_eq!(find_files_in(&[at("a.jsonl"), at("again.jsonl")]).unwrap().len(), 2);
+    }
     assert!(matches!(find_files(&at("none.jsonl")), Err(Error::NoSuchPath { .. })));
     for nothing in ["*.pdf", "**bad[", "none/*.txt"] {
         assert!(matches!(find_files(&at(nothing)), Err(Error::NoFiles { .. })), "{nothing}");
