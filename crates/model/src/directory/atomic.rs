@@ -5,16 +5,21 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Files being written beside their places. Dropped before [`Staging::publish`], it removes them.
+/// Files being written beside their places. Dropped before [`Staging::publish`], it removes them, and the folders that were
+/// made for them.
 pub(crate) struct Staging {
     dir: PathBuf,
     names: Vec<String>,
+    /// Folders that were not there before, the innermost first.
+    made: Vec<PathBuf>,
 }
 
 impl Staging {
     pub(crate) fn new(dir: &Path) -> Result<Self, ModelError> {
+        let missing = dir.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+        let staging = Self { dir: dir.to_owned(), names: Vec::new(), made: missing.map(Path::to_owned).collect() };
         fs::create_dir_all(dir).map_err(|source| ModelError::Io { path: dir.to_owned(), doing: "make", source })?;
-        Ok(Self { dir: dir.to_owned(), names: Vec::new() })
+        Ok(staging)
     }
 
     /// Writes all of one file and brings it to the disk.
@@ -50,6 +55,7 @@ impl Staging {
             fs::rename(self.temporary(name), &path).map_err(|source| unwritable(&path, source))?;
         }
         self.names.clear();
+        self.made.clear();
         sync_directory(&self.dir)
     }
 
@@ -64,6 +70,10 @@ impl Drop for Staging {
         for name in &self.names {
             // Already renamed, or beyond help: the error that led here is the one worth reporting.
             let _ = fs::remove_file(self.temporary(name));
+        }
+        for folder in &self.made {
+            // Stays where somebody else has put something into it meanwhile.
+            let _ = fs::remove_dir(folder);
         }
     }
 }
