@@ -133,9 +133,14 @@ pub enum StoreError {
     /// The system gave no random bytes for an id.
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
-    /// The store has been closed, because the server is stopping or because its thread failed.
-    #[error("the store of conversations is closed; the server is stopping or has to be restarted")]
+    /// The store has been closed, because the server is stopping.
+    #[error("the store of conversations is closed; the server is stopping")]
     Closed,
+    /// What was to be done broke off. Nothing of it was.
+    #[error(
+        "the store of conversations broke off at this, and nothing of it was done; what the program printed says why"
+    )]
+    Panicked,
 }
 
 impl StoreError {

@@ -4,6 +4,7 @@
 //! from one connection at a time in any case, reads here take microseconds, and no thread of the runtime ever waits
 //! for a disk.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -38,7 +39,9 @@ impl Store {
             .spawn(move || {
                 // None is the order to close; what is behind it in the queue is dropped and its callers are told.
                 while let Some(Some(work)) = receiver.blocking_recv() {
-                    work(&mut database);
+                    // A piece of work that panics ends alone: its transaction was rolled back when it was dropped, and the
+                    // database remembers nothing else from one piece to the next. Its caller hears that there is no result.
+                    let _ = panic::catch_unwind(AssertUnwindSafe(|| work(&mut database)));
                 }
             })
             .map_err(|source| StoreError::Io { path, doing: "start a thread for", source })?;
@@ -48,7 +51,7 @@ impl Store {
     /// Runs `work` on the database. It is done also if the caller stops waiting for it.
     ///
     /// # Errors
-    /// What `work` returns; [`StoreError::Closed`] after [`Store::close`].
+    /// What `work` returns; [`StoreError::Panicked`] where it panics; [`StoreError::Closed`] after [`Store::close`].
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Database) -> Result<T, StoreError> + Send + 'static,
@@ -59,7 +62,8 @@ impl Store {
             let _ = done.send(database.named(work));
         });
         self.sender.send(Some(work)).await.map_err(|_| StoreError::Closed)?;
-        result.await.map_err(|_| StoreError::Closed)?
+        // What was queued behind the order to close was never begun, and the channel is closed then.
+        result.await.map_err(|_| if self.sender.is_closed() { StoreError::Closed } else { StoreError::Panicked })?
     }
 
     /// Finishes the work that is queued, closes the database and lets its lock go. Later work is refused.
@@ -108,6 +112,22 @@ mod tests {
         let full = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None);
         let error = store.run::<()>(|_| Err(full.into())).await.unwrap_err();
         assert!(matches!(&error, StoreError::DiskFull { path } if path.ends_with("chat.db")), "{error}");
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_fails_alone_and_leaves_nothing() {
+        let dir = scratch();
+        let store = Store::new(Database::open(&dir.path().join("chat.db")).unwrap()).unwrap();
+        let panicking = store.run(|database| -> Result<(), StoreError> {
+            let transaction = database.transaction()?;
+            transaction.execute("DELETE FROM conversations", [])?;
+            panic!("as a mistake in the program would")
+        });
+        store.run(|database| database.create(NewConversation::default())).await.unwrap();
+        assert!(matches!(panicking.await, Err(StoreError::Panicked)));
+        assert_eq!(store.run(|database| database.all()).await.unwrap().len(), 1);
+        store.close().await;
+        assert!(matches!(store.run(|database| database.all()).await, Err(StoreError::Closed)));
     }
 
     #[tokio::test]
