@@ -19,6 +19,7 @@ use crate::Ended;
 use crate::args::Import;
 use crate::console::Console;
 use crate::export::{TOKENIZER_JSON, refuse_present, unless_requested, unless_stopped};
+use crate::plan::layers;
 use crate::streams::word;
 
 /// What stands beside the weights.
@@ -52,10 +53,10 @@ pub(crate) fn run(flags: &Import) -> Result<Ended> {
     let counts: Vec<String> = types.iter().map(|(name, count)| format!("{count} {name}")).collect();
     let stored = if dtype == StoredDtype::Bf16 { "bf16" } else { "f32" };
     console.say(&format!(
-        "{}: {} parameters, {} layers of width {}, {} heads, {} of keys and values, context {}",
+        "{}: {} parameters, {} of width {}, {} heads, {} of keys and values, context {}",
         flags.path.display(),
         config.n_params(),
-        config.n_layer,
+        layers(config.n_layer),
         config.n_embd,
         config.n_head,
         config.n_kv_head,

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use crate::Ended;
 use crate::args::{DeviceChoice, Plan};
 use crate::devices::{self, Opened, on_device};
+use crate::report::format::short;
 use crate::streams::print;
 
 /// Whose memory a plan is for.
@@ -132,6 +133,11 @@ fn place_of(flags: &Plan, threads: usize, card: Option<&Card>) -> Result<Place> 
     Ok(Place { opened: Opened::Cuda(Arc::new(device)), available, name })
 }
 
+/// How many blocks a model has.
+pub(crate) fn layers(count: usize) -> String {
+    if count == 1 { "1 layer".to_owned() } else { format!("{count} layers") }
+}
+
 /// Bytes in binary units, as memory is sold.
 pub(crate) fn size(bytes: u64) -> String {
     let bytes = bytes as f64;
@@ -151,11 +157,11 @@ fn show(
     let (context, step) = recipe.stage_tokens(stage).unwrap_or_default();
     let model = stages::model_config(recipe)?;
     print(&format!(
-        "{}: {} layers, width {}, {:.1} M weights; context {context}, {step} tokens a step",
+        "{}: {}, width {}, {} weights; context {context}, {step} tokens a step",
         stage.name(),
-        model.n_layer,
+        layers(model.n_layer),
         model.n_embd,
-        model.n_params() as f64 / 1e6,
+        short(model.n_params() as f64),
     ))?;
     let free = place.available.map_or_else(|| "unknown".to_owned(), size);
     print(&format!("memory: {free} on {}", place.name))?;

@@ -22,7 +22,7 @@ pub(super) fn grouped(n: u64) -> String {
 }
 
 /// Three digits with a unit of thousands: 7.40 M.
-pub(super) fn short(x: f64) -> String {
+pub(crate) fn short(x: f64) -> String {
     let scaled = |factor: f64, unit: &str| {
         let y = x / factor;
         let places = if y.abs() >= 99.95 { 0 } else { 1 + usize::from(y.abs() < 9.995) };
@@ -39,7 +39,7 @@ pub(super) fn short(x: f64) -> String {
 }
 
 /// Bytes, in units of a thousand.
-pub(super) fn bytes(n: u64) -> String {
+pub(crate) fn bytes(n: u64) -> String {
     let text = short(n as f64);
     if text.contains(' ') { format!("{text}B") } else { format!("{text} B") }
 }

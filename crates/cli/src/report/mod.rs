@@ -10,7 +10,7 @@ mod command;
 mod data;
 pub mod flags;
 mod folder;
-mod format;
+pub(crate) mod format;
 pub(crate) mod gather;
 mod html;
 mod overlay;

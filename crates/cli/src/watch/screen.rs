@@ -5,6 +5,7 @@ use console::{measure_text_width, style, truncate_str};
 use super::plot::braille;
 use super::state::State;
 use crate::console::duration;
+use crate::report::format;
 
 /// Columns left of the curve.
 const MARGIN: usize = 9;
@@ -91,10 +92,10 @@ fn numbers(state: &State) -> Vec<String> {
     add("learning rate", of("lr").map(|lr| format!("{lr:.2e}")));
     add("tokens/s", of("tokens_per_s").map(thousands));
     add("of peak", of("flop_utilisation").map(percent));
-    add("memory", of("memory_bytes").map(|bytes| format!("{:.1} GB", bytes / 1e9)));
+    add("memory", of("memory_bytes").map(|bytes| format::bytes(bytes as u64)));
     add("GPU", of("gpu_load").map(percent));
     add("at", of("gpu_temperature_c").map(|celsius| format!("{celsius:.0} °C")));
-    add("tokens", (state.tokens > 0.0).then(|| format!("{:.1} M", state.tokens / 1e6)));
+    add("tokens", (state.tokens > 0.0).then(|| format::short(state.tokens)));
     add("time", (state.seconds > 0.0).then(|| duration(state.seconds)));
     told
 }
@@ -168,7 +169,8 @@ mod tests {
             loss_smoothed: Some(2.5),
             curve: (1..=600).map(|step| (f64::from(step), 9.0 / f64::from(step))).collect(),
             events: (0..40).map(|n| format!("event {n}")).collect(),
-            numbers: vec![("tokens_per_s", 20_500.0)],
+            numbers: vec![("tokens_per_s", 20_500.0), ("memory_bytes", 17_465_220.0)],
+            tokens: 6197.0,
             ..State::default()
         }
     }
@@ -184,7 +186,17 @@ mod tests {
             );
         }
         let text = lines(&state(), 80, 24).join("\n");
-        for wanted in ["evening", "50 %", "step 600 of 1,200", "about 5 min left", "20,500", "4.110", "event 39"] {
+        for wanted in [
+            "evening",
+            "50 %",
+            "step 600 of 1,200",
+            "about 5 min left",
+            "20,500",
+            "17.5 MB",
+            "6197",
+            "4.110",
+            "event 39",
+        ] {
             assert!(text.contains(wanted), "{wanted}: {text}");
         }
     }
