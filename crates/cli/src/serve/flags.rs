@@ -19,12 +19,12 @@ pub struct Serve {
     /// Address to listen at; one that others can reach needs a key or --public
     #[arg(long, default_value = "127.0.0.1")]
     pub host: IpAddr,
-    /// Port to listen at; 0 for any that is free
-    #[arg(long, env = "PORT", default_value_t = 7860)]
-    pub port: u16,
+    /// Port to listen at; 0 for any that is free [default: PORT in the environment, else 7860]
+    #[arg(long)]
+    pub port: Option<u16>,
     /// The key that clients must send; better kept in a file, for others can see a command line. All who have it share one
-    /// list of conversations
-    #[arg(long, env = "CASALLM_API_KEY", hide_env_values = true, conflicts_with = "api_key_file")]
+    /// list of conversations [default: CASALLM_API_KEY in the environment]
+    #[arg(long, conflicts_with = "api_key_file")]
     pub api_key: Option<String>,
     /// A file whose first line is the key; all who have it share one list of conversations
     #[arg(long)]
@@ -101,8 +101,8 @@ pub struct Serve {
 impl Serve {
     /// The flags of `casallm serve --model DIR`, whatever the environment says.
     pub(crate) fn of(model: PathBuf) -> Self {
-        let defaults = DefaultsOnly::parse_from(["serve", "--model", "m", "--port", "7860"]);
-        Serve { model: Some(model), api_key: None, ..defaults.serve }
+        let defaults = DefaultsOnly::parse_from(["serve", "--model", "m"]);
+        Serve { model: Some(model), ..defaults.serve }
     }
 }
 

@@ -29,23 +29,26 @@ use signals::Signals;
 
 /// Longest answer where a request does not say.
 const MAX_TOKENS: usize = 1024;
+/// The port where nobody names one.
+const PORT: u16 = 7860;
 /// Threads that tokenize and write to disk; the model has its own.
 const BLOCKING_THREADS: usize = 16;
 
 /// Serves until a signal comes.
 pub(crate) fn run(flags: &Serve) -> Result<Ended> {
-    let listener = bind(flags)?;
-    run_on(flags, listener)
+    let flags = settings::completed(flags, |name| std::env::var_os(name))?;
+    let listener = bind(&flags)?;
+    run_on(&flags, listener)
 }
 
 /// The same at the usual port, or at another if that is taken.
 pub(crate) fn run_anywhere(flags: &Serve) -> Result<Ended> {
-    let listener = bind(flags).or_else(|_| bind(&Serve { port: 0, ..flags.clone() }))?;
+    let listener = bind(flags).or_else(|_| bind(&Serve { port: Some(0), ..flags.clone() }))?;
     run_on(flags, listener)
 }
 
 fn bind(flags: &Serve) -> Result<TcpListener> {
-    let address = SocketAddr::new(flags.host, flags.port);
+    let address = SocketAddr::new(flags.host, flags.port.unwrap_or(PORT));
     TcpListener::bind(address).with_context(|| {
         format!("cannot listen at {address}; choose another --port (0 takes any that is free) or --host")
     })

@@ -1,5 +1,6 @@
 //! From flags to settings that the rest may trust: who may use the server, and where its conversations are.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,7 +59,10 @@ pub(super) fn options(flags: &Serve) -> Result<Options> {
         );
     }
     if flags.public && key.is_some() {
-        bail!("--public says that no key is needed, and there is one: leave either out");
+        bail!(
+            "--public says that no key is needed, and there is one (--api-key-file, --api-key, or CASALLM_API_KEY in the \
+             environment): leave either out"
+        );
     }
     for origin in &flags.frame_ancestors {
         check_origin(origin)?;
@@ -77,6 +81,26 @@ pub(super) fn options(flags: &Serve) -> Result<Options> {
         runs: flags.runs.as_ref().map(|folder| Arc::new(Runs::new(folder))),
         dashboard_only: flags.model.is_none(),
     })
+}
+
+/// The flags, with what the environment says where they say nothing. Not by clap, which would blame a flag that nobody has given.
+pub(super) fn completed(flags: &Serve, environment: impl Fn(&str) -> Option<OsString>) -> Result<Serve> {
+    let mut flags = flags.clone();
+    if let Some(text) = environment("PORT").filter(|text| flags.port.is_none() && !text.is_empty()) {
+        flags.port = Some(text.to_str().and_then(|text| text.parse().ok()).with_context(|| {
+            let text = text.display();
+            format!(
+                "PORT={text} in the environment: use a number from 0 to 65535, or give --port, which goes before it"
+            )
+        })?);
+    }
+    if let Some(key) =
+        environment("CASALLM_API_KEY").filter(|_| flags.api_key.is_none() && flags.api_key_file.is_none())
+    {
+        let key = key.into_string().ok().context("CASALLM_API_KEY in the environment is not valid Unicode")?;
+        flags.api_key = Some(key);
+    }
+    Ok(flags)
 }
 
 fn key(flags: &Serve) -> Result<Option<Key>> {
@@ -158,6 +182,27 @@ mod tests {
         assert_eq!(options(&flags("--host 0.0.0.0 --public")).unwrap().rate_limit, 120);
         assert_eq!(options(&flags("")).unwrap().rate_limit, 0);
         assert!(options(&flags("--api-key-file /nonexistent")).is_err());
+    }
+
+    #[test]
+    fn what_the_environment_says_wrongly_is_not_blamed_on_a_flag() {
+        let with = |line: &str, name: &'static str, text: &str| {
+            completed(&flags(line), |asked| (asked == name).then(|| text.into()))
+        };
+        let port = |line: &str, text: &str| with(line, "PORT", text).unwrap().port;
+        assert_eq!((port("", ""), port("", "0"), port("", "8080")), (None, Some(0), Some(8080)));
+        assert_eq!((port("--port 1", "8080"), port("--port 1", "abc")), (Some(1), Some(1)));
+        for wrong in ["abc", "65536", "-1", "80 "] {
+            let refused = with("", "PORT", wrong).unwrap_err().to_string();
+            assert!(refused.contains(&format!("PORT={wrong} in the environment")), "{refused}");
+        }
+        // What is said for this one start goes before what is said for all.
+        let key = |line: &str| with(line, "CASALLM_API_KEY", "0123456789").unwrap();
+        assert_eq!(key("").api_key.as_deref(), Some("0123456789"));
+        assert_eq!(key("--api-key 9876543210").api_key.as_deref(), Some("9876543210"));
+        assert_eq!(key("--api-key-file f").api_key, None);
+        let refused = options(&key("--public")).unwrap_err().to_string();
+        assert!(refused.contains("CASALLM_API_KEY in the environment"), "{refused}");
     }
 
     #[test]
