@@ -6,7 +6,7 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Lines};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Stdio};
@@ -294,6 +294,41 @@ fn terminal() -> (fs::File, fs::File) {
     let noctty = rustix::fs::OFlags::NOCTTY.bits() as i32;
     let program = fs::OpenOptions::new().read(true).write(true).custom_flags(noctty).open(name).unwrap();
     (master.into(), program)
+}
+
+/// Ctrl-C stops an answer also before anything of it is there, and never the conversation.
+#[test]
+fn ctrl_c_ahead_of_an_answer_stops_it_and_not_the_chat() {
+    use rustix::termios::{LocalModes, tcgetattr};
+
+    let folder = trained_folder();
+    let (mut master, program) = terminal();
+    let mut command = casallm(folder.path(), &["chat", "--model", "run/model"]);
+    command
+        .env("TERM", "xterm")
+        .stdin(program.try_clone().unwrap())
+        .stdout(program.try_clone().unwrap())
+        .stderr(program);
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let mut shown = Vec::new();
+    let mut until = |master: &mut fs::File, text: &str| {
+        let mut piece = [0; 4096];
+        while !String::from_utf8_lossy(&shown).contains(text) {
+            let count = master.read(&mut piece).unwrap();
+            shown.extend_from_slice(&piece[..count]);
+        }
+        shown.clear();
+    };
+    until(&mut master, "you> ");
+    master.write_all(b"hello\r").unwrap();
+    // The line has been read: from now on the key is a signal.
+    while !tcgetattr(&master).unwrap().local_modes.contains(LocalModes::ISIG) {}
+    support::signal(&child, "INT");
+    // The model is so small that it may have been faster.
+    until(&mut master, "you> ");
+    master.write_all(b"/quit\r").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 /// The window is closed, or ssh breaks off: whatever the run prints from then on fails, which neither ends it nor spoils its

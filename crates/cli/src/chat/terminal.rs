@@ -78,7 +78,8 @@ impl Lines {
     }
 }
 
-/// Ctrl-C while an answer comes. What was there before is there again afterwards.
+/// Ctrl-C from a message on until its answer has ended: also while the conversation is read over for what fits, when nothing is
+/// shown of the answer yet. (While a line is typed the terminal gives it as a key.)
 struct CtrlC {
     pressed: Arc<AtomicBool>,
     id: SigId,
@@ -93,6 +94,11 @@ impl CtrlC {
 
     fn pressed(&self) -> bool {
         self.pressed.load(Ordering::Relaxed)
+    }
+
+    /// What was pressed before is of something else.
+    fn forget(&self) {
+        self.pressed.store(false, Ordering::Relaxed);
     }
 }
 
@@ -109,9 +115,13 @@ pub(super) fn converse(bot: &Chatbot, mut conversation: Conversation) -> Result<
     if terminal {
         tell(&format!("{}: say something. /help lists commands, Ctrl-D ends.", bot.card().id));
     }
+    // Without a terminal Ctrl-C ends the program.
+    let interrupt = terminal.then(CtrlC::listen).transpose()?;
     let mut stats = false;
     loop {
-        let text = match lines.next()? {
+        let line = lines.next()?;
+        interrupt.iter().for_each(CtrlC::forget);
+        let text = match line {
             Line::End => return Ok(Ended::Done),
             Line::Interrupted => {
                 tell("(Ctrl-D or /quit ends)");
@@ -164,7 +174,7 @@ pub(super) fn converse(bot: &Chatbot, mut conversation: Conversation) -> Result<
             }
             continue;
         };
-        let (said, done) = speak(bot, &request, terminal)?;
+        let (said, done) = speak(bot, &request, interrupt.as_ref())?;
         if let (true, Some(done)) = (stats, &done) {
             tell(&numbers(done));
         }
@@ -205,13 +215,13 @@ fn fitted(bot: &Chatbot, conversation: &mut Conversation, request: AnswerRequest
     }
 }
 
-/// Prints an answer as it comes. Without `Done` when it was stopped. Where it cannot be printed the rest is not computed.
-fn speak(bot: &Chatbot, request: &AnswerRequest, terminal: bool) -> Result<(String, Option<Done>)> {
+/// Prints an answer as it comes. Without `Done` when it was stopped, which `interrupt` says of a terminal. Where it cannot be
+/// printed the rest is not computed.
+fn speak(bot: &Chatbot, request: &AnswerRequest, interrupt: Option<&CtrlC>) -> Result<(String, Option<Done>)> {
+    let terminal = interrupt.is_some();
     if terminal {
         print_piece("bot> ")?;
     }
-    // Without a terminal Ctrl-C ends the program.
-    let interrupt = terminal.then(CtrlC::listen).transpose()?;
     let mut answer = bot.answer(request)?;
     let mut said = String::new();
     loop {
@@ -229,7 +239,7 @@ fn speak(bot: &Chatbot, request: &AnswerRequest, terminal: bool) -> Result<(Stri
             Some(AnswerEvent::Started { .. } | AnswerEvent::Reading { .. }) => {}
             None => bail!("the answer broke off"),
         }
-        if interrupt.as_ref().is_some_and(CtrlC::pressed) {
+        if interrupt.is_some_and(CtrlC::pressed) {
             print_piece(" (stopped)\n")?;
             return Ok((said, None));
         }
