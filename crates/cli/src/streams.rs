@@ -78,6 +78,11 @@ pub fn tell(text: &str) {
     let _ = writeln!(io::stderr(), "{}", visible(text));
 }
 
+/// Whether the terminal obeys nothing: an editor's window, or a console that says so.
+pub(crate) fn dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
+}
+
 /// Text with nothing in it that a terminal would obey, each such character seen.
 pub(crate) fn visible(text: &str) -> String {
     let one = |c: char| match c {

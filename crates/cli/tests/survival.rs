@@ -331,6 +331,29 @@ fn ctrl_c_ahead_of_an_answer_stops_it_and_not_the_chat() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
+/// An editor's window shows what is written to it as it is.
+#[test]
+fn a_terminal_that_obeys_nothing_gets_nothing_to_obey() {
+    let folder = trained_folder();
+    for (arguments, wanted) in [(&["watch", "run"][..], "step"), (&["data", "inspect", "tiny.toml"], "⟦learned⟧")] {
+        let (mut master, program) = terminal();
+        let mut command = casallm(folder.path(), arguments);
+        command
+            .env("TERM", "dumb")
+            .stdin(program.try_clone().unwrap())
+            .stdout(program.try_clone().unwrap())
+            .stderr(program);
+        let mut child = command.spawn().unwrap();
+        drop(command);
+        let mut shown = Vec::new();
+        // Ends with an error when the other side is closed.
+        let _ = master.read_to_end(&mut shown);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        let shown = String::from_utf8(shown).unwrap();
+        assert!(shown.contains(wanted) && !shown.contains('\u{1b}'), "{shown:?}");
+    }
+}
+
 /// The window is closed, or ssh breaks off: whatever the run prints from then on fails, which neither ends it nor spoils its
 /// end; SIGHUP has it save and stop, and a second one does no more.
 #[test]

@@ -7,7 +7,7 @@ use casallm_data::batch::Batch;
 use casallm_data::tokenizer::Tokenizer;
 use console::Style;
 
-use crate::streams::visible;
+use crate::streams::{dumb, visible};
 
 /// How tokens are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,11 +26,11 @@ struct Kind {
 }
 
 impl Look {
-    /// Colours where stdout is a terminal and `NO_COLOR` is not set, or where `CLICOLOR_FORCE` asks for them.
+    /// Colours where stdout is a terminal that knows them and `NO_COLOR` is not set, or where `CLICOLOR_FORCE` asks for them.
     pub(super) fn of_stdout() -> Self {
         let set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
         let no_colour = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let wanted = set("CLICOLOR_FORCE") || std::io::stdout().is_terminal();
+        let wanted = set("CLICOLOR_FORCE") || std::io::stdout().is_terminal() && !dumb();
         if wanted && !no_colour { Look::Colours } else { Look::Brackets }
     }
 

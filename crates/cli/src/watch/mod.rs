@@ -14,7 +14,7 @@ use casallm_serve::runs::Runs;
 use clap::Args;
 
 use crate::Ended;
-use crate::streams::print;
+use crate::streams::{dumb, print};
 use state::State;
 
 /// Flags of `watch`.
@@ -30,7 +30,7 @@ pub struct WatchRun {
     pub json: bool,
 }
 
-/// Shows it until it is told to end; without a terminal, once.
+/// Shows it until it is told to end; without a terminal, or on one that obeys nothing, once.
 pub(crate) fn run(flags: &WatchRun) -> Result<Ended> {
     let runs = Runs::new(&flags.run);
     let state = read(&runs, flags)?;
@@ -39,11 +39,11 @@ pub(crate) fn run(flags: &WatchRun) -> Result<Ended> {
         return Ok(Ended::Done);
     }
     #[cfg(unix)]
-    if stdin().is_terminal() && stdout().is_terminal() {
+    if stdin().is_terminal() && stdout().is_terminal() && !dumb() {
         return terminal::show(|| read(&runs, flags));
     }
     // Nobody would see it change.
-    let _ = (stdin().is_terminal(), stdout().is_terminal());
+    let _ = (stdin().is_terminal(), stdout().is_terminal(), dumb());
     print(&screen::lines(&state, 80, 24).join("\n"))?;
     Ok(Ended::Done)
 }
