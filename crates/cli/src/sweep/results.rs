@@ -319,8 +319,9 @@ impl<'a> Results<'a> {
 
     /// All of it for machines.
     pub(super) fn json(&self) -> Value {
-        let ranked = |ranked: &Ranked| {
+        let ranked = |(place, ranked): (usize, &Ranked)| {
             json!({
+                "rank": self.has_rank(ranked).then_some(place + 1),
                 "values": self.values(ranked.combination),
                 "finished": ranked.finished,
                 "last": ranked.last,
@@ -333,7 +334,7 @@ impl<'a> Results<'a> {
         };
         json!({
             "ranked_by": self.measure,
-            "ranking": self.ranking.iter().map(ranked).collect::<Vec<_>>(),
+            "ranking": self.ranking.iter().enumerate().map(ranked).collect::<Vec<_>>(),
             "trials": (0..self.states.len()).map(|trial| self.trial_json(trial)).collect::<Vec<_>>(),
         })
     }
@@ -433,6 +434,9 @@ mod tests {
         assert_eq!(order, [2, 1, 0]);
         let ranks: Vec<String> = results.table().rows.iter().map(|row| row[0].clone()).collect();
         assert_eq!(ranks, ["1", "2", "–"]);
+        let json = results.json();
+        let ranks: Vec<Option<u64>> = (0..3).map(|place| json["ranking"][place]["rank"].as_u64()).collect();
+        assert_eq!(ranks, [Some(1), Some(2), None]);
     }
 
     #[test]
