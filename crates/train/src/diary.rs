@@ -39,9 +39,12 @@ impl<'a> Diary<'a> {
         Ok(())
     }
 
-    /// Something for who reads the file; the observer knows it already.
+    /// Something for who reads the file, or another that is made of the same; people know it already.
     pub(crate) fn record(&mut self, step: u64, what: What) -> Result<(), TrainError> {
-        self.metrics.append_event(&Event { what, step, stage: self.stage })
+        let event = Event { what, step, stage: self.stage };
+        self.metrics.append_event(&event)?;
+        self.observer.recorded(&event);
+        Ok(())
     }
 
     /// Something happened that leaves no trace in the file.

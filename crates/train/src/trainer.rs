@@ -85,6 +85,8 @@ pub trait Observer {
     fn event(&mut self, event: &Event) {
         self.note(&event.to_string());
     }
+    /// An event was written of which people need not be told: that a stage begins.
+    fn recorded(&mut self, _: &Event) {}
 }
 
 /// How a run ended.

@@ -62,6 +62,34 @@ impl<'a> Recorder<'a> {
     fn is_open(&self, stage: Stage) -> bool {
         self.open.as_ref().is_some_and(|(open, _)| *open == stage)
     }
+
+    /// Writes an event, or keeps it until it is known from which step on.
+    fn keep(&mut self, event: &Event) {
+        self.attempt(|recorder, run| {
+            let (stage, next) = (event.stage, event.step + 1);
+            let record = || tags::event_record(event, now());
+            match event.what {
+                What::Resumed => recorder.write(run, stage, next, &record()),
+                What::RolledBack { to, .. } if recorder.is_open(stage) => {
+                    // First, for it would take what led to it away as well.
+                    let told = std::mem::take(&mut recorder.waiting);
+                    recorder.write(run, stage, next, &wire::start(When { wall: now(), step: to + 1 }))?;
+                    recorder.waiting = told;
+                    recorder.write(run, stage, next, &record())
+                }
+                What::Spike { .. } | What::NotFinite { .. } => {
+                    recorder.waiting.push(event.clone());
+                    Ok(())
+                }
+                _ if recorder.is_open(stage) => recorder.write(run, stage, next, &record()),
+                // Said before the stage begins or goes on: the next one tells from where.
+                _ => {
+                    recorder.waiting.push(event.clone());
+                    Ok(())
+                }
+            }
+        });
+    }
 }
 
 /// Begins a file that goes on from `step`. Where it is the stage's first, it has what `metrics.jsonl` has from before.
@@ -98,30 +126,12 @@ impl Observer for Recorder<'_> {
 
     fn event(&mut self, event: &Event) {
         self.inner.event(event);
-        self.attempt(|recorder, run| {
-            let (stage, next) = (event.stage, event.step + 1);
-            let record = || tags::event_record(event, now());
-            match event.what {
-                What::Resumed => recorder.write(run, stage, next, &record()),
-                What::RolledBack { to, .. } if recorder.is_open(stage) => {
-                    // First, for it would take what led to it away as well.
-                    let told = std::mem::take(&mut recorder.waiting);
-                    recorder.write(run, stage, next, &wire::start(When { wall: now(), step: to + 1 }))?;
-                    recorder.waiting = told;
-                    recorder.write(run, stage, next, &record())
-                }
-                What::Spike { .. } | What::NotFinite { .. } => {
-                    recorder.waiting.push(event.clone());
-                    Ok(())
-                }
-                _ if recorder.is_open(stage) => recorder.write(run, stage, next, &record()),
-                // Said before the stage begins or goes on: the next one tells from where.
-                _ => {
-                    recorder.waiting.push(event.clone());
-                    Ok(())
-                }
-            }
-        });
+        self.keep(event);
+    }
+
+    fn recorded(&mut self, event: &Event) {
+        self.inner.recorded(event);
+        self.keep(event);
     }
 }
 
@@ -217,13 +227,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let ((run, path), mut notes) = (run_in(&folder), Notes::default());
         let mut first = Recorder::new(&mut notes, &path, true);
+        let began = || What::Began { steps: 20, tokens_per_step: 8, device: "cpu".into() };
+        first.recorded(&event(0, began()));
         (1..=8).for_each(|step| first.step(&row(step), 20));
         // Another process goes on from step 6; a damaged checkpoint is told of before it says so.
         let mut second = Recorder::new(&mut notes, &path, true);
         second.event(&event(6, What::DamagedCheckpoint { reason: "no".into() }));
         second.event(&event(6, What::Resumed));
+        second.recorded(&event(6, began()));
         (7..=10).for_each(|step| second.step(&row(step), 20));
-        let resumed: Vec<_> = ["damaged_checkpoint", "resumed"].map(|name| (format!("events/{name}"), 6)).into();
+        let resumed: Vec<_> = [("began", 0), ("damaged_checkpoint", 6), ("resumed", 6), ("began", 6)]
+            .map(|(name, step)| (format!("events/{name}"), step))
+            .into();
         assert_eq!(shown(&run), ((1..=10).collect(), resumed.clone()));
         second.event(&spike(11));
         second.event(&event(11, What::RolledBack { to: 9, passed_over: vec![10] }));
