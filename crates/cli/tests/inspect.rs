@@ -145,5 +145,11 @@ fn pairs_are_seen_two_by_two_and_what_is_missing_is_said() {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     run(folder, &["data", "inspect", "tiny.toml", "--stage", "dpo"]).refused(&["dpo", "[[data.dpo]]"]);
+    // Conversations alone are enough where there is a tokenizer; what text has to do with them is said where there is none.
+    fs::remove_file(folder.join("text.jsonl")).unwrap();
+    fs::remove_dir_all(folder.join("run/base")).unwrap();
+    run(folder, &["data", "inspect", "tiny.toml"]).succeeded();
+    let named = ["text.jsonl", "does not exist", "there is no new/tokenizer.json yet, which is learned from it"];
+    run(folder, &["data", "inspect", "tiny.toml", "--set", "run.dir=new"]).refused(&named);
     run(folder, &["data", "inspect", "nowhere.toml"]).refused(&["nowhere.toml"]);
 }

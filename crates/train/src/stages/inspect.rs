@@ -191,7 +191,19 @@ fn tokenizer_of(recipe: &Recipe, observer: &mut dyn StageObserver) -> Result<Arc
         });
     }
     let _lock = (!path.exists()).then(|| RunLock::acquire(dir.root())).transpose()?;
-    Ok(Arc::new(tokenizer(recipe, &dir, &Interrupt::new(), observer)?))
+    match tokenizer(recipe, &dir, &Interrupt::new(), observer) {
+        // Of whoever asks for conversations nobody expects that text is needed.
+        Err(TrainError::RecipeNoFiles { file, key, found, remedy }) => Err(TrainError::RecipeNoFiles {
+            remedy: format!(
+                "{remedy}; it is needed because there is no {} yet, which is learned from it",
+                path.display()
+            ),
+            file,
+            key,
+            found,
+        }),
+        found => Ok(Arc::new(found?)),
+    }
 }
 
 /// What conversations are rendered by: what the model brings that a stage begins with, where there is one yet, or the run's own.
