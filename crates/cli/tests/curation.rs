@@ -141,6 +141,8 @@ fn what_cannot_be_asked_is_refused_by_name() {
         .refused(&["field `lang` is a string", "expected a number"]);
     tokenize(&["--min-chars", "9", "--max-chars", "8"]).refused(&["the fewest characters is 9"]);
     tokenize(&["--min-chars", "100000"]).refused(&["not one document is kept", "300: too short"]);
+    tokenize(&["--similarity", "0.9"]).refused(&["--similarity 0.9", "--drop-duplicates near"]);
+    tokenize(&["--drop-duplicates", "exact", "--similarity", "0.9"]).refused(&["--drop-duplicates near"]);
     tokenize(&["--drop-duplicates", "near", "--similarity", "0.5"]).refused(&["similarity", "0.5", "from 0.7 to 1"]);
     tokenize(&["--decontaminate", "nowhere"]).refused(&["nowhere", "no such file or folder"]);
     let memory = tokenize(&["--drop-duplicates", "near", "--duplicates-memory", "1MB"]);

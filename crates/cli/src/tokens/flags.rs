@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::{Result, bail};
 use casallm_data::curation::{Duplicates, Filter};
 use casallm_data::source::SourceOptions;
 use clap::{Args, Subcommand, ValueEnum};
@@ -124,15 +125,19 @@ impl FilterFlags {
     }
 }
 
+/// From which similarity on a document is nearly another, where nothing else is said.
+const SIMILARITY: f64 = 0.8;
+
 /// Which repetitions are dropped.
 #[derive(Debug, Args)]
 pub struct DuplicateFlags {
     /// Drop documents that were there before
     #[arg(long, value_enum, default_value_t = DuplicateKind::None)]
     pub drop_duplicates: DuplicateKind,
-    /// Jaccard similarity, of runs of five words, from which a document is nearly another: 0.7 to 1
-    #[arg(long, default_value_t = 0.8)]
-    pub similarity: f64,
+    /// Jaccard similarity, of runs of five words, from which a document is nearly another, of --drop-duplicates near: 0.7 to 1
+    /// [default: 0.8]
+    #[arg(long)]
+    pub similarity: Option<f64>,
     /// Most memory for remembering documents, like 16GB: each that is kept takes up to 43 bytes with exact, 343 with near
     #[arg(long, default_value = "4GB", value_parser = memory_size)]
     pub duplicates_memory: u64,
@@ -151,11 +156,17 @@ pub enum DuplicateKind {
 
 impl DuplicateFlags {
     /// As the stream is asked.
-    pub(super) fn duplicates(&self) -> Duplicates {
-        match self.drop_duplicates {
+    pub(super) fn duplicates(&self) -> Result<Duplicates> {
+        let near = self.drop_duplicates == DuplicateKind::Near;
+        if let Some(similarity) = self.similarity.filter(|_| !near) {
+            bail!(
+                "--similarity {similarity}: nothing is compared by it without --drop-duplicates near; add that, or leave it out"
+            );
+        }
+        Ok(match self.drop_duplicates {
             DuplicateKind::None => Duplicates::Kept,
             DuplicateKind::Exact => Duplicates::Exact,
-            DuplicateKind::Near => Duplicates::Near(self.similarity),
-        }
+            DuplicateKind::Near => Duplicates::Near(self.similarity.unwrap_or(SIMILARITY)),
+        })
     }
 }

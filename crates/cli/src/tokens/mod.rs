@@ -96,7 +96,7 @@ pub(crate) fn tokenize(flags: &Tokenize) -> Result<Ended> {
     let rule = SplitRule::new(flags.validation_fraction, flags.seed)?;
     let mut curation = Curation {
         filter: flags.filter.filter(),
-        duplicates: flags.duplicates.duplicates(),
+        duplicates: flags.duplicates.duplicates()?,
         memory: flags.duplicates.duplicates_memory,
         ..Curation::default()
     };
