@@ -455,6 +455,9 @@ fn budgets_that_say_nothing_are_refused_with_what_is_missing() {
         ("plan --gpu rtx4090 --money 10", "--price-per-hour"),
         ("plan --gpu rtx4090 --hours 0", "use a number above 0"),
         ("plan --gpu rtx4090 --hours NaN", "use a number above 0"),
+        ("plan --gpu rtx4090 --money 0 --price-per-hour 1", "--money 0.0: use a number above 0"),
+        ("plan --gpu rtx4090 --hours 5 --money NaN --price-per-hour 1", "--money NaN: use a number above 0"),
+        ("plan --gpu rtx4090 --money 1e14 --price-per-hour 1e-9", "the money buys 1e23 hours"),
         ("plan --gpu rtx4090 --hours 5 --tokens 0", "like 500M or 10B"),
         ("plan --memory 24GB --hours 5", "--gpu"),
         ("plan gpt4 --gpu rtx4090 --hours 5", "gpt3-nano"),
@@ -463,6 +466,7 @@ fn budgets_that_say_nothing_are_refused_with_what_is_missing() {
         ("plan gpt3-medium --gpu rtx4090 --write new.toml --text a.txt", "--write is for a budget"),
         ("plan gpt3-medium --gpu rtx4090 --price-per-kwh 0.3", "--hours or --money"),
         ("plan --hours 5 --price-per-hour 2 --price-per-kwh 0.3", "--watts"),
+        ("plan --gpu rtx4090 --hours 5 --text a.txt", "add --write my.toml"),
         ("plan --gpu rtx4090 --hours 5 --set model.n_layer=2", "--set changes a recipe"),
     ] {
         let finished = run(folder.path(), &line.split_whitespace().collect::<Vec<_>>());

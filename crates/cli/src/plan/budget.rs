@@ -64,6 +64,9 @@ pub(super) fn run(flags: &Plan) -> Result<Ended> {
     if flags.write.is_some() && flags.text.is_none() {
         bail!("--write needs --text: the file, or files, that are to be trained on");
     }
+    if flags.text.is_some() && flags.write.is_none() {
+        bail!("--text is what a recipe trains on: add --write my.toml, or leave it out");
+    }
     if let Some(path) = flags.write.as_ref().filter(|path| path.symlink_metadata().is_ok()) {
         bail!("{}: is there already; name a new file", path.display());
     }
@@ -135,6 +138,12 @@ fn presets(flags: &Plan) -> Result<Vec<&'static Preset>> {
 
 /// Hours, or what the money buys of them; of both the less.
 fn budget(flags: &Plan, card: Option<&Card>) -> Result<Budget> {
+    let given = [("--hours", flags.hours), ("--money", flags.money), ("--watts", flags.watts)];
+    for (flag, value) in given.into_iter().filter_map(|(flag, value)| Some((flag, value?))) {
+        if !(value > 0.0 && value < 1e15) {
+            bail!("{flag} {value:?}: use a number above 0 and below 1e15");
+        }
+    }
     let watts = flags.watts.or(card.map(|card| card.watts));
     if flags.price_per_kwh.is_some() && watts.is_none() {
         bail!("--price-per-kwh: --watts says how much that is for this machine, or --gpu for a card");
@@ -147,10 +156,8 @@ fn budget(flags: &Plan, card: Option<&Card>) -> Result<Budget> {
         hours = Some(hours.unwrap_or(f64::INFINITY).min(money / an_hour));
     }
     let Some(hours) = hours else { bail!("--hours or --money says how much may be spent: for example --hours 55") };
-    for (flag, value) in [("--hours", hours), ("--watts", watts.unwrap_or(1.0))] {
-        if !(value > 0.0 && value < 1e15) {
-            bail!("{flag} {value:?}: use a number above 0 and below 1e15");
-        }
+    if !(hours > 0.0 && hours < 1e15) {
+        bail!("the money buys {hours:?} hours at that price: use more than 0 and below 1e15");
     }
     Ok(Budget { seconds: 3600.0 * hours, text: flags.tokens.map(|tokens| tokens as f64), watts })
 }
