@@ -19,6 +19,7 @@ use serde_json::{Map, Value, json};
 
 use crate::Ended;
 use crate::console::Console;
+use crate::streams::word;
 use flags::{Export, Form};
 pub(crate) use gguf_keys::TOKENIZER_JSON;
 
@@ -175,8 +176,12 @@ fn to_file(
     if flags.dtype.is_some() {
         bail!("--dtype is of --to hf; with --to gguf give --type f32, f16, bf16, q8_0, q4_0 or q4_k_m");
     }
+    let (out, last) = (flags.out.display(), flags.out.as_os_str().as_encoded_bytes().last());
+    if flags.out.is_dir() || last.is_some_and(|last| std::path::is_separator(char::from(*last))) {
+        bail!("{out}: a folder, and a GGUF file needs a name: --out {}", word(&flags.out.join("model.gguf")));
+    }
     if flags.out.exists() {
-        bail!("{}: is there already; choose another --out, or remove it", flags.out.display());
+        bail!("{out}: is there already; choose another --out, or remove it");
     }
     let kind = flags.gguf_type.unwrap_or_default();
     let tokenizer = texts.tokenizer.to_gguf()?;

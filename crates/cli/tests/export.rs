@@ -149,6 +149,8 @@ fn what_cannot_be_exported_is_said_and_nothing_is_lost() {
     };
     fs::write(folder.join("there.gguf"), "mine").unwrap();
     refused(&["run/base", "--to", "gguf", "--out", "there.gguf"], &["there.gguf", "is there already"]);
+    refused(&["run/base", "--to", "gguf", "--out", "run"], &["run: a folder", "--out run/model.gguf"]);
+    refused(&["run/base", "--to", "gguf", "--out", "new/"], &["new/: a folder", "--out new/model.gguf"]);
     refused(&["run/base", "--to", "hf", "--out", "run/model"], &["run/model", "holds a model already"]);
     // A card that somebody wrote, or the tokenizer of a run.
     for (name, command) in
