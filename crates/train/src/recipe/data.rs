@@ -30,14 +30,24 @@ pub struct Identity {
 impl Identity {
     pub(super) fn read(section: &Section<'_>) -> Result<Self, TrainError> {
         let field = |key: &str, remedy: &str| section.require(key, section.text(key)?, remedy);
-        Ok(Self {
+        let identity = Self {
             name: field("name", "write the name the chatbot should give, like name = \"Casa\"")?,
             maker: field("maker", "write who made it, like maker = \"Ada Lovelace\"")?,
             description: field(
                 "description",
                 "write what it is, like description = \"a small language model trained at home\"",
             )?,
-        })
+        };
+        // Fine-tuning, which says these, comes after hours of pre-training.
+        let Self { name, maker, description } = &identity;
+        match casallm_data::identity::Identity::new(name, maker, description) {
+            Err(casallm_data::error::Error::IdentityField { field, value }) => Err(section.bad(
+                field,
+                format!("{value:?}"),
+                "use 1 to 200 characters of plain text, without line breaks, braces or angle brackets",
+            )),
+            _ => Ok(identity),
+        }
     }
 }
 

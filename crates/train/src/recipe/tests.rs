@@ -327,6 +327,8 @@ fn every_wrong_value_is_named_with_its_key_its_flag_and_a_remedy() {
         (SMALLEST, "run.guard.spike=stop", "run.guard.spike", "\"stop\"", "\"warn\", \"skip\" or \"rollback\""),
         (SMALLEST, "run.guard.non_finite=warn", "run.guard.non_finite", "\"warn\"", "\"stop\", \"skip\" or"),
         (SMALLEST, "run.guard.before=-1", "run.guard.before", "-1", "from 0"),
+        (WITH_SFT, "identity.name=\"A\\nB\"", "identity.name", "\"A\\nB\"", "without line breaks, braces"),
+        (WITH_SFT, "identity.maker=\"{them}\"", "identity.maker", "\"{them}\"", "1 to 200 characters of plain text"),
         (SMALLEST, "pretrain=5", "pretrain", "5 (integer)", "[pretrain]"),
         (SMALLEST, "data.pretrain=books", "data.pretrain", "\"books\" (string)", "[[data.pretrain]]"),
         (SMALLEST, "data.pretrain=[1]", "data.pretrain", "1 (integer)", "[[data.pretrain]]"),
