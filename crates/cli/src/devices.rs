@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use casallm_compute::cuda::CudaDevice;
 use casallm_compute::cuda::nvidia::search::Surroundings;
 use casallm_compute::cuda::nvidia::{CudnnUse, NvidiaDriver, NvidiaSettings};
@@ -56,7 +56,7 @@ pub(crate) fn open(flags: &Compute, threads_of_recipe: usize) -> Result<Opened> 
 pub(crate) fn cpu(flags: &Compute, threads_of_recipe: usize) -> Result<Arc<CpuDevice>> {
     let isa = match &flags.isa {
         Some(name) => Isa::parse(name)?,
-        None => Isa::detect()?,
+        None => Isa::detect().context("CASALLM_ISA in the environment")?,
     };
     let all = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = flags.threads.unwrap_or(if threads_of_recipe == 0 { all } else { threads_of_recipe });

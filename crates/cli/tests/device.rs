@@ -119,3 +119,13 @@ fn flags_of_the_processor_do_not_go_with_a_gpu() {
         assert!(told(&output).contains(&format!("{} is for the processor", flag[0])), "{}", told(&output));
     }
 }
+
+/// Nobody has given a flag: what is wrong stands in the environment.
+#[test]
+fn an_instruction_set_that_the_environment_names_is_not_blamed_on_a_flag() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_casallm"));
+    let output = command.args(["bench", "generate", "--device", "cpu"]).env("CASALLM_ISA", "sse9").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let text = told(&output);
+    assert!(text.contains("CASALLM_ISA in the environment") && text.contains("sse9"), "{text}");
+}
