@@ -245,6 +245,8 @@ fn what_cannot_be_asked_is_refused_by_name() {
     refused("--data data_of_tasks --tasks piqa", &["piqa", "piqa_validation.jsonl"]);
     refused("--data data_of_tasks --tasks gsm8k", &["gsm8k: 5 examples", "train", "--fewshot 0"]);
     refused("--data nowhere --tasks piqa", &["nowhere"]);
+    // The identity alone would pass for a judgement.
+    refused("--data run", &["--data run: no task can be asked", "casallm fetch eval"]);
     refused("--text words.txt --context 100000", &["--context 100000"]);
     fs::write(path.join("data_of_tasks/piqa_validation.jsonl"), "{\"goal\": \"a\", \"sol1\": \"b\"}\n").unwrap();
     refused("--data data_of_tasks --tasks piqa", &["piqa_validation.jsonl: record 1", "`sol2`"]);

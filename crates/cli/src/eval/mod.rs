@@ -153,6 +153,14 @@ fn judge<D: Device>(flags: &Eval, wanted: &Wanted, device: &Arc<D>) -> Result<En
         for &task in &wanted.tasks {
             ask(&judged, task, &data, &options, wanted.named, &mut console, &mut found)?;
         }
+        // Of a folder that was mistaken for another the rest would pass for a judgement.
+        if found.tasks.is_empty() && !wanted.tasks.is_empty() {
+            bail!(
+                "--data {}: no task can be asked with what is there; hellaswag_validation.jsonl would be a file of one, and \
+                 `casallm fetch eval` brings them",
+                folder.display()
+            );
+        }
     }
     found.core = core(&found.tasks);
     for path in &flags.text {
