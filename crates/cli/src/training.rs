@@ -9,7 +9,7 @@ use casallm_train::TrainError;
 use casallm_train::interrupt::Interrupt;
 use casallm_train::recipe::{self, Recipe};
 use casallm_train::run_lock::RunLock;
-use casallm_train::stages;
+use casallm_train::stages::{self, RunDir};
 use casallm_train::trainer::Outcome;
 
 use crate::Ended;
@@ -29,6 +29,7 @@ pub(crate) fn pretrain(flags: &Stage) -> Result<Ended> {
     let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
     let mut console = Console::new(&flags.output);
     let _watching = watch(&flags.watch, recipe.run.dir.as_ref(), &mut console);
+    say_what_begins(&recipe, recipe::Stage::Pretrain, flags.resume, &mut console);
     // A night later it would be too late.
     if let Some(refused) = refusal(&stages::model_config(&recipe)?).filter(|_| !flags.resume) {
         console.say(&format!("note: `casallm export` will refuse this model: {refused}"));
@@ -60,6 +61,7 @@ pub(crate) fn sft(flags: &Sft) -> Result<Ended> {
     let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
     let mut console = Console::new(&flags.output);
     let _watching = watch(&flags.watch, recipe.run.dir.as_ref(), &mut console);
+    say_what_begins(&recipe, recipe::Stage::Sft, flags.resume, &mut console);
     let (outcome, setup) = on_device!(device, device => {
         let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
         let done = stages::sft(&recipe, &device, flags.resume, &interrupt, &mut told);
@@ -91,6 +93,7 @@ pub(crate) fn dpo(flags: &Stage) -> Result<Ended> {
     let _lock = RunLock::acquire(recipe.run.dir.as_ref())?;
     let mut console = Console::new(&flags.output);
     let _watching = watch(&flags.watch, recipe.run.dir.as_ref(), &mut console);
+    say_what_begins(&recipe, recipe::Stage::Dpo, flags.resume, &mut console);
     let (outcome, setup) = on_device!(device, device => {
         let mut told = Recorder::new(&mut console, &recipe.run.dir, flags.tensorboard);
         let done = stages::dpo(&recipe, &device, flags.resume, &interrupt, &mut told);
@@ -107,6 +110,22 @@ pub(crate) fn dpo(flags: &Stage) -> Result<Ended> {
         console.say(&format!("{} pairs lost their oldest exchanges to fit the context", report.shortened));
     }
     ended(&outcome, &mut console)
+}
+
+/// To resume where there is nothing is to begin, for whoever starts a run by one command after every end, the first one too. It is
+/// said, for somebody may have meant a run that is elsewhere.
+fn say_what_begins(recipe: &Recipe, stage: recipe::Stage, resume: bool, console: &mut Console) {
+    let path = RunDir::new(&recipe.run.dir).checkpoints(stage);
+    let any = std::fs::read_dir(&path).is_ok_and(|mut found| found.next().is_some());
+    if resume && !any {
+        let whole = std::path::absolute(&path).unwrap_or(path);
+        console.say(&format!(
+            "{}: there is no checkpoint to go on from, so {} begins at its first step (run.dir is relative to where the command \
+             is run)",
+            whole.display(),
+            stage.name()
+        ));
+    }
 }
 
 /// What a stage came to; `None` where it was told to stop while its data was being prepared, which is said.

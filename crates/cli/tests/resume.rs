@@ -293,6 +293,21 @@ fn a_kill_between_a_checkpoint_and_its_mark_loses_no_mark() {
 }
 
 #[test]
+fn what_has_nothing_to_go_on_from_says_where_it_looked() {
+    let folder = trained_folder();
+    let elsewhere = folder.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let resumed = run(&elsewhere, &["pretrain", "../tiny.toml", "--resume", "--set", "pretrain.steps=2"]).succeeded();
+    let looked = format!(
+        "{}: there is no checkpoint",
+        elsewhere.canonicalize().unwrap().join("run/checkpoints/pretrain").display()
+    );
+    assert!(resumed.stderr.contains(&looked) && resumed.stderr.contains("where the command is run"), "{resumed:#?}");
+    let resumed = run(&elsewhere, &["pretrain", "../tiny.toml", "--resume", "--set", "pretrain.steps=2"]).succeeded();
+    assert!(!resumed.stderr.contains("there is no checkpoint"), "{resumed:#?}");
+}
+
+#[test]
 fn a_run_is_not_begun_over_its_checkpoints() {
     let folder = support::trained_folder();
     for stage in ["pretrain", "sft"] {

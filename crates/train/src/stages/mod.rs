@@ -184,7 +184,7 @@ fn all_held_out(recipe: &Recipe, (key, fraction): (&str, f64), (one, remedy): (&
     }
 }
 
-/// Opens a stage's checkpoints; refuses to begin over some, or to resume from none.
+/// Opens a stage's checkpoints; refuses to begin over some. To resume from none is to begin.
 fn open_store(dir: &RunDir, stage: Stage, keep_last: usize, resume: bool) -> Result<CheckpointStore, TrainError> {
     let path = dir.checkpoints(stage);
     let store = CheckpointStore::new(&path, keep_last)?;
