@@ -288,6 +288,9 @@ fn a_report_before_the_first_validation_tells_no_number_that_is_none() {
     };
     let lines: String = fs::read_to_string(&path).unwrap().lines().map(before).collect();
     fs::write(&path, lines).unwrap();
+    // A price without what it is of is not passed over in silence, as a processor does not say what it draws.
+    run(folder.path(), &["report", "run", "--no-exam", "--price-per-kwh", "0.5"])
+        .refused(&["--price-per-kwh 0.5", "--watts"]);
     let told = run(folder.path(), &["report", "run", "--no-exam"]).succeeded().stderr;
     let card = fs::read_to_string(folder.path().join("run/model-card.md")).unwrap();
     let page = fs::read_to_string(folder.path().join("run/report.html")).unwrap();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use casallm_compute::{CacheFormat, Device, MatrixFormat};
 use casallm_data::durable;
+use casallm_train::metrics;
 use casallm_train::recipe::{Recipe, Stage};
 use casallm_train::stages::{RunDir, StageObserver};
 use serde_json::json;
@@ -38,6 +39,11 @@ pub(crate) fn run(flags: &Report) -> Result<Ended> {
     let dir = RunDir::new(&flags.run);
     if !dir.metrics().exists() {
         bail!("{}: not there, so nothing has been trained yet; run `casallm pretrain` first", dir.metrics().display());
+    }
+    if let Some(price) = prices.per_kwh.filter(|_| prices.watts.is_none())
+        && gather::mean_watts(&metrics::read(&dir.metrics())?).is_none()
+    {
+        bail!("--price-per-kwh {price}: nothing measured what this run drew; --watts says it");
     }
     let mut console = Console::new(&flags.output);
     let judged = match bot_of(&recipe, &dir).filter(|_| !flags.no_exam) {

@@ -257,12 +257,16 @@ fn hardware(events: &[Event]) -> Vec<Fact> {
     facts
 }
 
+/// What a GPU drew, as it measured itself; none of a processor.
+pub(super) fn mean_watts(rows: &[MetricsRow]) -> Option<f64> {
+    let measured: Vec<f64> = rows.iter().filter_map(|row| row.timing.gpu?.power_w).collect();
+    (!measured.is_empty()).then(|| measured.iter().sum::<f64>() / measured.len() as f64)
+}
+
 /// What the training took beside time: energy, and money where prices are known.
 fn costs(rows: &[MetricsRow], seconds: f64, prices: Prices) -> Vec<Fact> {
     let hours = seconds / 3600.0;
-    let measured: Vec<f64> = rows.iter().filter_map(|row| row.timing.gpu?.power_w).collect();
-    let mean = (!measured.is_empty()).then(|| measured.iter().sum::<f64>() / measured.len() as f64);
-    let kwh = prices.watts.or(mean).map(|watts| watts * hours / 1e3);
+    let kwh = prices.watts.or(mean_watts(rows)).map(|watts| watts * hours / 1e3);
     let mut facts = Vec::new();
     if let Some(kwh) = kwh {
         let note = match prices.watts {
