@@ -195,6 +195,8 @@ fn tokenizer_and_shards() {
     let folder = tempfile::tempdir().unwrap();
     write_inputs(folder.path());
     let train = ["tokenizer", "train", "text.jsonl", "--vocab-size", "320", "--output", "new/tokenizer.json", "--json"];
+    run(folder.path(), &["tokenizer", "train", "text.jsonl", "-o", "."])
+        .refused(&["--output .: a folder", "./tokenizer.json"]);
     let row = one_line(&run(folder.path(), &train).succeeded());
     assert_eq!((&row["tokenizer"], &row["vocab_size"]), (&Value::from("new/tokenizer.json"), &Value::from(320)));
     positive(&row, &["bytes"]);

@@ -34,6 +34,14 @@ pub(crate) fn train(flags: &TokenizerTrain) -> Result<Ended> {
         ..TrainOptions::default()
     };
     options.check()?;
+    // Behind all of the text it would be too late.
+    if flags.output.is_dir() {
+        bail!(
+            "--output {}: a folder; name a file, such as {}",
+            flags.output.display(),
+            flags.output.join("tokenizer.json").display()
+        );
+    }
     let filter = flags.filter.filter();
     filter.check()?;
     let documents = open_documents_in(&flags.input, &flags.filter.reading(&flags.text_field))?;
