@@ -95,9 +95,11 @@ pub(crate) fn visible(text: &str) -> String {
     text.chars().map(one).collect()
 }
 
-/// A path as one word of a command that is told to be typed: a shell takes it apart at spaces otherwise.
+/// A path as one word of a command that is told to be typed: a shell takes it apart at spaces otherwise, and what begins with a
+/// dash would be a flag.
 pub(crate) fn word(path: &Path) -> String {
     let text = path.display().to_string();
+    let text = if text.starts_with('-') { format!("./{text}") } else { text };
     let plain = |c: char| c.is_alphanumeric() || "/._-+=:@%,".contains(c);
     if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
@@ -110,6 +112,7 @@ mod tests {
     fn a_word_of_a_command_is_one_word() {
         let of = |path: &str| word(Path::new(path));
         assert_eq!((of("runs/läufe-1/model"), of("a b")), ("runs/läufe-1/model".to_owned(), "'a b'".to_owned()));
+        assert_eq!((of("-m"), of("- m")), ("./-m".to_owned(), "'./- m'".to_owned()));
         assert_eq!((of("it's"), of("$HOME"), of("")), (r"'it'\''s'".to_owned(), "'$HOME'".to_owned(), "''".to_owned()));
     }
 
