@@ -35,15 +35,19 @@ fn answer(bot: &Chatbot, question: &str, sampling: SamplerConfig) -> Result<Stri
     Ok(chat::answer(bot, &chat::question(question, sampling, 64), &mut |_| {})?.0)
 }
 
-/// Asks everything; `asked` hears of each question.
-pub(crate) fn take(recipe: &Recipe, bot: &Chatbot, asked: &mut dyn FnMut(usize, usize)) -> Result<Judged> {
+/// Asks everything; `asked` hears of each question, and may end it with an error.
+pub(crate) fn take(
+    recipe: &Recipe,
+    bot: &Chatbot,
+    asked: &mut dyn FnMut(usize, usize) -> Result<()>,
+) -> Result<Judged> {
     let fields = recipe.identity.as_ref();
     let identity = fields.map(|i| Identity::new(&i.name, &i.maker, &i.description)).transpose()?;
     let all = HELD_OUT_IDENTITY.len() + HELD_OUT_ORDINARY.len();
     let (mut named_another, mut done) = (0, 0);
     let mut ask = |questions: &[&str], right: &dyn Fn(&str) -> bool| -> Result<Vec<Answer>> {
         let one = |question: &&str| {
-            asked(done, all);
+            asked(done, all)?;
             done += 1;
             let answer = answer(bot, question, SamplerConfig::greedy())?.trim().to_owned();
             named_another += usize::from(names_another(&answer));

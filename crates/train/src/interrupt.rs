@@ -4,11 +4,12 @@
 //! The command line installs it; the trainer asks [`Interrupt::requested`] after every step, and what prepares data before every
 //! document.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
+use signal_hook::{SigId, flag, low_level};
 
 use crate::error::TrainError;
 
@@ -16,6 +17,21 @@ use crate::error::TrainError;
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt {
     requested: Arc<AtomicBool>,
+    /// What hears signals for it, for as long as somebody asks: who comes next, like the server behind a quickstart, has a use
+    /// of its own for a second Ctrl-C.
+    _heard: Arc<Heard>,
+}
+
+/// What is registered for signals, until dropped.
+#[derive(Debug, Default)]
+struct Heard(Vec<SigId>);
+
+impl Drop for Heard {
+    fn drop(&mut self) {
+        for id in self.0.drain(..) {
+            low_level::unregister(id);
+        }
+    }
 }
 
 impl Interrupt {
@@ -30,19 +46,22 @@ impl Interrupt {
     /// # Errors
     /// [`TrainError::Signals`] when the system does not let them be heard.
     pub fn on_signals() -> Result<Self, TrainError> {
-        let interrupt = Self::new();
+        let requested = Arc::<AtomicBool>::default();
+        let mut heard = Heard::default();
+        let mut keep = |registered: io::Result<SigId>| -> Result<(), TrainError> {
+            heard.0.push(registered.map_err(|source| TrainError::Signals { source })?);
+            Ok(())
+        };
         for signal in [SIGINT, SIGTERM] {
             // In this order: the first signal finds the flag down, passes the shutdown, and raises it.
-            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&interrupt.requested))
-                .and_then(|_| flag::register(signal, Arc::clone(&interrupt.requested)))
-                .map_err(|source| TrainError::Signals { source })?;
+            keep(flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&requested)))?;
+            keep(flag::register(signal, Arc::clone(&requested)))?;
         }
         #[cfg(unix)]
         if !hangup_is_ignored() {
-            flag::register(signal_hook::consts::SIGHUP, Arc::clone(&interrupt.requested))
-                .map_err(|source| TrainError::Signals { source })?;
+            keep(flag::register(signal_hook::consts::SIGHUP, Arc::clone(&requested)))?;
         }
-        Ok(interrupt)
+        Ok(Interrupt { requested, _heard: Arc::new(heard) })
     }
 
     /// Whether to save and stop.
@@ -98,9 +117,14 @@ mod tests {
 
         // Signals belong to the whole process, so each case is this same test in a process of its own.
         if let Ok(signals) = std::env::var(CHILD) {
-            let interrupt = Interrupt::on_signals().unwrap();
+            let mut interrupt = Interrupt::on_signals().unwrap();
             assert!(!interrupt.requested());
             for signal in signals.split(',') {
+                if signal == "dropped" {
+                    drop(std::mem::take(&mut interrupt));
+                    interrupt.request();
+                    continue;
+                }
                 signal_hook::low_level::raise(signal.parse().unwrap()).unwrap();
                 if !interrupt.requested() {
                     std::process::exit(8);
@@ -124,6 +148,8 @@ mod tests {
             (":", format!("{SIGTERM}"), 7),
             (":", format!("{SIGINT},{SIGINT}"), 130),
             (":", format!("{SIGINT},{SIGTERM}"), 143),
+            // Nobody asks any more: it is for others to hear.
+            (":", format!("{SIGINT},dropped,{SIGINT},{SIGTERM}"), 7),
             ("trap '' HUP", format!("{SIGHUP}"), 8),
             ("trap '' HUP", format!("{SIGINT}"), 7),
         ];

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use casallm_compute::{CacheFormat, Device, MatrixFormat};
+use casallm_data::Error;
+use casallm_train::TrainError;
 use casallm_train::interrupt::Interrupt;
 use casallm_train::recipe::{Recipe, Stage};
 use casallm_train::run_lock::RunLock;
@@ -102,7 +104,11 @@ fn run_on<D: Device + 'static>(flags: &Quickstart, device: &Arc<D>) -> Result<En
         console.say("asking the model twenty questions about itself and twenty about anything else ...");
         let bot = chat::load(&dir.model(Stage::Sft), device, MatrixFormat::Bf16, CacheFormat::Bf16)?;
         let base = chat::load(&dir.model(Stage::Pretrain), device, MatrixFormat::Bf16, CacheFormat::Bf16)?;
-        let judged = exam::take(&recipe, &bot, &mut |_, _| {})?;
+        let mut asked = |_, _| if interrupt.requested() { bail!(TrainError::Data(Error::Stopped)) } else { Ok(()) };
+        let judged = match exam::take(&recipe, &bot, &mut asked) {
+            Err(error) if error.downcast_ref().is_some_and(TrainError::is_stop) => return stopped(&mut console, flags),
+            judged => judged?,
+        };
         let samples = exam::samples(&bot, &base)?;
         let page = gather::make(&recipe, &dir, &Beside { judged: Some(&judged), samples, ..Beside::default() })?;
         plan::write(&flags.dir.join(SUMMARY), &format!("{:#}\n", page.summary))?;
@@ -115,7 +121,8 @@ fn run_on<D: Device + 'static>(flags: &Quickstart, device: &Arc<D>) -> Result<En
     console.say(&format!("report: {}", report.display()));
     console.say(&format!("chat:   casallm serve --open --model {}", word(&dir.model(Stage::Sft))));
     console.emit(&json!({ "report": report, "model": dir.model(Stage::Sft) }));
-    console.ended(Ended::Done)
+    // Whoever wanted it to stop while the report was made does not want a page.
+    console.ended(if interrupt.requested() { Ended::Interrupted } else { Ended::Done })
 }
 
 /// Refuses what is asked for and is not so in the run that is there: it would be passed over in silence.

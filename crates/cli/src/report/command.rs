@@ -90,6 +90,7 @@ fn examine<D: Device + 'static>(
     let bot = chat::load(&dir.model(stage), device, MatrixFormat::Bf16, CacheFormat::Bf16)?;
     let judged = exam::take(recipe, &bot, &mut |done, all| {
         console.progress(TASK, "questions", done as u64, Some(all as u64));
+        Ok(())
     });
     console.clear();
     judged
