@@ -21,7 +21,8 @@ pub struct SamplerConfig {
     /// Keeps tokens at least this many times as likely as the most likely one, in `[0, 1]`; 0 keeps all.
     /// <https://arxiv.org/abs/2407.01082>
     pub min_p: f32,
-    /// Divides positive and multiplies negative logits of tokens in the history; 1 does nothing.
+    /// Divides positive and multiplies negative logits of tokens in the history, but for those that are spared
+    /// ([`Sampler::sparing`]); 1 does nothing.
     /// <https://arxiv.org/abs/1909.05858>
     pub repetition_penalty: f32,
     /// How many of the last tokens of the history are penalised; 0 for all.
@@ -92,6 +93,7 @@ pub struct Sampler {
     draws: u64,
     candidates: Vec<Candidate>,
     penalised: Vec<u32>,
+    spared: Vec<u32>,
 }
 
 impl Sampler {
@@ -109,7 +111,15 @@ impl Sampler {
     /// As [`SamplerConfig::validate`].
     pub fn resume(config: SamplerConfig, draws: u64) -> Result<Self, ModelError> {
         config.validate()?;
-        Ok(Self { config, draws, candidates: Vec::new(), penalised: Vec::new() })
+        Ok(Self { config, draws, candidates: Vec::new(), penalised: Vec::new(), spared: Vec::new() })
+    }
+
+    /// The same, with tokens that are never penalised. Those that end a message stand behind every message: penalised for it,
+    /// none would end any more where the model wants it to.
+    #[must_use]
+    pub fn sparing(mut self, tokens: &[u32]) -> Self {
+        self.spared = tokens.to_vec();
+        self
     }
 
     /// Its settings.
@@ -165,6 +175,7 @@ impl Sampler {
         // Once each, however often a token occurred.
         self.penalised.sort_unstable();
         self.penalised.dedup();
+        self.penalised.retain(|token| !self.spared.contains(token));
         for &token in &self.penalised {
             if let Some(candidate) = self.candidates.get_mut(token as usize) {
                 let w = candidate.weight;

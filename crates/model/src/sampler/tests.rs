@@ -135,6 +135,17 @@ fn the_window_ends_the_penalty() {
 }
 
 #[test]
+fn what_is_spared_is_not_penalised() {
+    let config = SamplerConfig { repetition_penalty: 2.0, ..SamplerConfig::greedy() };
+    let greedy = |spared: &[u32], history: &[u32]| {
+        Sampler::new(config.clone()).unwrap().sparing(spared).sample(&[3.0, 2.0, 2.5], history).unwrap()
+    };
+    assert_eq!(greedy(&[], &[0, 1]), 2);
+    assert_eq!(greedy(&[0], &[0, 1]), 0);
+    assert_eq!(greedy(&[1, 9], &[0, 2]), 1);
+}
+
+#[test]
 fn the_seed_decides() {
     let draw = |seed| {
         let mut sampler = Sampler::new(SamplerConfig { seed, ..plain() }).unwrap();

@@ -129,7 +129,8 @@ impl Engine {
         if tokens >= capacity {
             return Err(SubmitError::TooLong { tokens, context: capacity });
         }
-        let sampler = Sampler::resume(request.sampling.clone(), request.draws)?;
+        // A template writes them behind and before every message of a prompt, which is no repetition.
+        let sampler = Sampler::resume(request.sampling.clone(), request.draws)?.sparing(&request.stop_ids);
         // Whoever comes while a sequence is free need not wait, but the thread may not have taken notice of it yet.
         let most = queue.saturating_add(slots);
         let counted = self

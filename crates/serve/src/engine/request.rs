@@ -27,7 +27,7 @@ pub struct Request {
     pub draws: u64,
     /// Most tokens to add; the context may end it earlier.
     pub max_new_tokens: usize,
-    /// Tokens that end the answer and are not part of it.
+    /// Tokens that end the answer and are not part of it. No repetition penalty falls on them.
     pub stop_ids: Vec<u32>,
     /// How many of the likeliest tokens to report at each place, beside the chosen one; `None` for no probabilities.
     pub top_logprobs: Option<usize>,

@@ -366,6 +366,18 @@ fn what_can_wait_gives_way_and_goes_on_later() {
 }
 
 #[test]
+fn what_ends_an_answer_is_not_penalised_for_having_ended_the_messages_before() {
+    let engine = start(FakeModel::new(1, 100, VOCAB_SIZE), &EngineConfig::default());
+    let ends = |prompt: &Vec<u32>| FakeModel::next(prompt, VOCAB_SIZE) == 0;
+    let prompt = (0..).map(|seed| [&[0][..], &text(seed, 9)].concat()).find(ends).unwrap();
+    let mut asked = request(&prompt, 5);
+    // So large that what is penalised is as likely as anything else.
+    asked.sampling = SamplerConfig { temperature: 0.1, repetition_penalty: 1e30, ..SamplerConfig::default() };
+    let heard = hear(engine.submit(asked).unwrap());
+    assert_eq!((heard.ids, heard.finish), (vec![], Finish::Stop));
+}
+
+#[test]
 fn probabilities_come_with_the_tokens() {
     let engine = start(FakeModel::new(1, 100, VOCAB_SIZE), &EngineConfig::default());
     let mut asked = request(&text(1, 10), 2);
