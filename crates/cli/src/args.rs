@@ -191,9 +191,9 @@ pub struct Chat {
     /// Choose among tokens at least this share as likely as the likeliest
     #[arg(long, default_value_t = 0.0)]
     pub min_p: f32,
-    /// Above 1, tokens already said become less likely
-    #[arg(long, default_value_t = 1.1)]
-    pub repetition_penalty: f32,
+    /// Above 1, tokens already said become less likely [default: 1.1; none at temperature 0]
+    #[arg(long)]
+    pub repetition_penalty: Option<f32>,
     /// Longest answer
     #[arg(long, default_value_t = 256)]
     pub max_new_tokens: usize,

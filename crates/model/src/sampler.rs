@@ -51,6 +51,14 @@ impl SamplerConfig {
         Self { temperature: 0.0, ..Self::default() }
     }
 
+    /// The same with the penalty that was asked for. Where none was, the usual one stays, but for temperature 0, which
+    /// promises the most likely token.
+    #[must_use]
+    pub fn penalised(self, asked: Option<f32>) -> Self {
+        let usual = if self.temperature == 0.0 { 1.0 } else { self.repetition_penalty };
+        Self { repetition_penalty: asked.unwrap_or(usual), ..self }
+    }
+
     /// Checks every setting.
     ///
     /// # Errors

@@ -19,6 +19,8 @@ use crate::devices::{self, on_device};
 use crate::streams::print_said;
 use conversation::Conversation;
 
+/// What is said is said again less readily, unless the likeliest token is asked for, or another penalty.
+pub(crate) const REPETITION_PENALTY: f32 = 1.1;
 /// Tokens that the repetition penalty looks back.
 pub(crate) const REPETITION_WINDOW: usize = 64;
 
@@ -76,15 +78,16 @@ pub(crate) fn question(text: &str, sampling: SamplerConfig, max_tokens: usize) -
 }
 
 fn sampling(flags: &Chat) -> SamplerConfig {
-    SamplerConfig {
+    let usual = SamplerConfig {
         temperature: flags.temperature,
         top_k: flags.top_k,
         top_p: flags.top_p,
         min_p: flags.min_p,
-        repetition_penalty: flags.repetition_penalty,
+        repetition_penalty: REPETITION_PENALTY,
         repetition_window: REPETITION_WINDOW,
         seed: flags.seed,
-    }
+    };
+    usual.penalised(flags.repetition_penalty)
 }
 
 /// One answer or a conversation.

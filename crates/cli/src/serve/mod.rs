@@ -21,7 +21,7 @@ use casallm_serve::store::{Database, Store, StoreError};
 use serde_json::json;
 
 use crate::Ended;
-use crate::chat::REPETITION_WINDOW;
+use crate::chat::{REPETITION_PENALTY, REPETITION_WINDOW};
 use crate::console::Console;
 use crate::devices::{self, on_device};
 use flags::Serve;
@@ -199,7 +199,7 @@ fn load(flags: &Serve, model: &Path, store: Option<Store>) -> Result<Loaded> {
     let sampling = SamplerConfig {
         temperature: 0.7,
         top_p: 0.9,
-        repetition_penalty: 1.1,
+        repetition_penalty: REPETITION_PENALTY,
         repetition_window: REPETITION_WINDOW,
         ..SamplerConfig::default()
     };

@@ -146,6 +146,16 @@ fn what_is_spared_is_not_penalised() {
 }
 
 #[test]
+fn a_penalty_that_nobody_asked_for_leaves_greedy_what_it_promises() {
+    let usual = |temperature| SamplerConfig { temperature, repetition_penalty: 2.0, ..SamplerConfig::default() };
+    for (temperature, asked, expected) in
+        [(0.0, None, 1.0), (0.0, Some(1.5), 1.5), (0.7, None, 2.0), (0.7, Some(1.0), 1.0)]
+    {
+        assert_eq!(usual(temperature).penalised(asked).repetition_penalty, expected, "{temperature} {asked:?}");
+    }
+}
+
+#[test]
 fn the_seed_decides() {
     let draw = |seed| {
         let mut sampler = Sampler::new(SamplerConfig { seed, ..plain() }).unwrap();

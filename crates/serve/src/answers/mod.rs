@@ -272,10 +272,10 @@ impl Answers {
             top_k: top_k.map_or(default.top_k, |k| k as usize),
             top_p: top_p.unwrap_or(default.top_p),
             min_p: min_p.unwrap_or(default.min_p),
-            repetition_penalty: repetition_penalty.unwrap_or(default.repetition_penalty),
             seed,
             ..default.clone()
         };
+        let sampling = sampling.penalised(repetition_penalty);
         let asked = max_tokens.map(|most| most as usize).or(config.max_tokens);
         Ok(Drawing { sampling, max_tokens: asked.into_iter().chain(config.max_tokens_limit).min() })
     }

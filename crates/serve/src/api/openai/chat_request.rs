@@ -32,7 +32,7 @@ pub struct ChatRequest {
     top_k: Option<u64>,
     /// Beyond OpenAI: tokens at least this share as likely as the likeliest.
     min_p: Option<f64>,
-    /// Beyond OpenAI: above 1, what was said becomes less likely.
+    /// Beyond OpenAI: above 1, what was said becomes less likely. Left out: the server's, but none at temperature 0.
     repetition_penalty: Option<f64>,
     /// Equal seeds give equal answers.
     seed: Option<i64>,

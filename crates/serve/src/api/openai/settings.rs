@@ -53,9 +53,10 @@ impl Numbers {
         if let Some(value) = self.min_p {
             config.min_p = within("min_p", value, BOUNDS.min_p)? as f32;
         }
-        if let Some(value) = self.repetition_penalty {
-            config.repetition_penalty = within("repetition_penalty", value, BOUNDS.repetition_penalty)? as f32;
-        }
+        let penalty = self.repetition_penalty;
+        let penalty =
+            penalty.map(|value| within("repetition_penalty", value, BOUNDS.repetition_penalty)).transpose()?;
+        config = config.penalised(penalty.map(|value| value as f32));
         config.seed = match self.seed {
             Some(seed) => seed.cast_unsigned(),
             None => random_seed(),
@@ -110,5 +111,22 @@ pub(super) fn only_one(name: &str, value: Option<u64>) -> Result<(), ApiError> {
     match value {
         None | Some(1) => Ok(()),
         Some(_) => Err(ApiError::unsupported(name, "leave it out or use 1, and send several requests")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn temperature_0_is_greedy_unless_a_penalty_is_asked_for() {
+        let usual = SamplerConfig { temperature: 0.7, repetition_penalty: 1.1, ..SamplerConfig::default() };
+        for (temperature, asked, expected) in
+            [(None, None, 1.1), (Some(0.5), None, 1.1), (Some(0.0), None, 1.0), (Some(0.0), Some(1.2), 1.2)]
+        {
+            let numbers = Numbers { temperature, repetition_penalty: asked, ..Numbers::default() };
+            let config = numbers.sampling(&usual).unwrap();
+            assert_eq!(config.repetition_penalty, expected, "{temperature:?} {asked:?}");
+        }
     }
 }
