@@ -125,6 +125,15 @@ impl ApiError {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Some("unsupported_media_type"), message)
     }
 
+    /// The body is compressed, or otherwise not as it is.
+    pub fn encoded(encoding: &str) -> Self {
+        let encoding: String = encoding.chars().take(40).collect();
+        let message = format!(
+            "the request's body has the Content-Encoding {encoding:?}, which this server does not undo; send it as it is"
+        );
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Some("unsupported_content_encoding"), message)
+    }
+
     /// The body did not come in time.
     pub fn timeout(seconds: u64) -> Self {
         let message = format!("the request's body did not arrive within {seconds} seconds");

@@ -37,6 +37,13 @@ pub(super) async fn json_bytes(request: Request, limit: usize) -> Result<Vec<u8>
     if !is_json(request.headers()) {
         return Err(ApiError::media_type());
     }
+    if let Some(encoding) = request
+        .headers()
+        .get(header::CONTENT_ENCODING)
+        .filter(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
+    {
+        return Err(ApiError::encoded(&String::from_utf8_lossy(encoding.as_bytes())));
+    }
     read(request.into_body(), limit).await
 }
 

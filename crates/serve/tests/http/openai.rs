@@ -199,6 +199,20 @@ fn errors_have_openais_shape_everywhere() {
 }
 
 #[test]
+fn a_compressed_body_is_told_from_one_that_is_no_json() {
+    let server = Setup::default().start();
+    let body = ask("Hi").to_string();
+    let send = |encoding, body: &[u8]| {
+        let headers = [("Content-Type", "application/json"), ("Content-Encoding", encoding)];
+        raw(server.address, &request("POST", "/v1/chat/completions", &headers, body))
+    };
+    let refused = send("gzip", b"\x1f\x8b\x08\0\0\0\0\0");
+    assert_eq!((refused.status, &refused.is_error()["code"]), (415, &json!("unsupported_content_encoding")));
+    assert!(refused.is_error()["message"].as_str().unwrap().contains("gzip"), "{refused:?}");
+    assert_eq!(send("identity", body.as_bytes()).status, 200);
+}
+
+#[test]
 fn a_full_queue_says_when_to_come_again() {
     let slow = std::time::Duration::from_millis(20);
     let server = Setup { queue: 1, pace: slow, ..Setup::default() }.start();
