@@ -77,8 +77,9 @@ async fn read(mut body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
     }
 }
 
-/// JSON to a value; the error names the field.
+/// JSON to a value; the error names the field. A byte order mark, which some editors and shells put before a text, is passed over.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json)
         .map_err(|error| misread::json(&error.path().to_string(), error.inner()))?;
@@ -138,6 +139,8 @@ mod tests {
         assert!(parse::<Thing>(br#"{"list":[1]} {"#).is_err());
         assert!(parse::<Thing>(br#"{"list":[NaN]}"#).is_err());
         assert!(parse::<Thing>(b"\xff").is_err());
+        assert!(parse::<Thing>(b"\xef\xbb\xbf{\"list\":[1]}").is_ok());
+        assert!(parse::<Thing>(b"\xef\xbb\xbf").is_err());
         let deep = "[".repeat(100_000);
         assert!(parse::<serde_json::Value>(deep.as_bytes()).is_err());
     }
