@@ -133,7 +133,12 @@ impl Answer {
                 self.text += &text;
                 Some(AnswerEvent::Text { text, tokens: std::mem::take(&mut self.tokens) })
             }
-            Heard::End(text) => Some(self.end(text, FinishReason::Stop, false)),
+            Heard::End(text) => {
+                if let Some(generation) = self.generation.take() {
+                    generation.enough();
+                }
+                Some(self.end(text, FinishReason::Stop, false))
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! The engine as others see it: submit a request, hear what becomes of it, let go of it.
 
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -63,6 +63,7 @@ pub struct Engine {
 pub struct Generation {
     events: UnboundedReceiver<Event>,
     counters: Arc<Counters>,
+    had_enough: Arc<AtomicBool>,
 }
 
 impl Generation {
@@ -74,6 +75,12 @@ impl Generation {
     /// The same where nothing is asynchronous.
     pub fn blocking_next(&mut self) -> Option<Event> {
         self.events.blocking_recv()
+    }
+
+    /// Takes the rest of the request back, because the answer is whole: it counts among those that came to their end, where
+    /// dropping it is going away.
+    pub fn enough(self) {
+        self.had_enough.store(true, Ordering::Release);
     }
 
     /// Why there is no next event after one that is not the last.
@@ -141,7 +148,8 @@ impl Engine {
             return Err(SubmitError::QueueFull { waiting: queue });
         }
         let (sender, events) = unbounded_channel();
-        let sent = self.send(Command::Submit(Box::new(Task::new(request, sampler, sender))));
+        let had_enough = Arc::<AtomicBool>::default();
+        let sent = self.send(Command::Submit(Box::new(Task::new(request, sampler, sender, had_enough.clone()))));
         if !sent {
             if self.is_broken() {
                 return Err(SubmitError::Broken);
@@ -149,7 +157,7 @@ impl Engine {
             self.counters.present.fetch_sub(1, Ordering::AcqRel);
             return Err(SubmitError::ShuttingDown);
         }
-        Ok(Generation { events, counters: self.counters.clone() })
+        Ok(Generation { events, counters: self.counters.clone(), had_enough })
     }
 
     /// Tokens that a prompt and its answer have together.

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -65,12 +65,19 @@ pub(super) struct Task {
     top_logprobs: Option<usize>,
     priority: Priority,
     events: UnboundedSender<Event>,
+    /// Who has gone away has had the answer to its end, which a text has set.
+    had_enough: Arc<AtomicBool>,
     /// Why no token could be chosen.
     error: Option<ModelError>,
 }
 
 impl Task {
-    pub(super) fn new(request: Request, sampler: Sampler, events: UnboundedSender<Event>) -> Self {
+    pub(super) fn new(
+        request: Request,
+        sampler: Sampler,
+        events: UnboundedSender<Event>,
+        had_enough: Arc<AtomicBool>,
+    ) -> Self {
         Task {
             prompt: request.prompt.len(),
             ids: request.prompt,
@@ -81,6 +88,7 @@ impl Task {
             top_logprobs: request.top_logprobs,
             priority: request.priority,
             events,
+            had_enough,
             error: None,
         }
     }
@@ -232,20 +240,24 @@ impl<M: SequenceModel> Worker<M> {
     }
 
     fn forget_the_gone(&mut self) {
-        let before = self.waiting.len();
-        self.waiting.retain(|task| !task.events.is_closed());
-        let mut gone = before - self.waiting.len();
-        let slots = &mut self.slots;
-        self.running.retain(|running| {
-            let closed = running.task.events.is_closed();
+        let (slots, counters) = (&mut self.slots, &self.counters);
+        let gone = |task: &Task| {
+            let closed = task.events.is_closed();
             if closed {
-                slots.release(running.slot);
-                gone += 1;
+                let whole = task.had_enough.load(Ordering::Acquire);
+                add(if whole { &counters.finished } else { &counters.cancelled }, 1);
+                counters.present.fetch_sub(1, Ordering::AcqRel);
             }
-            !closed
+            closed
+        };
+        self.waiting.retain(|task| !gone(task));
+        self.running.retain(|running| {
+            let gone = gone(&running.task);
+            if gone {
+                slots.release(running.slot);
+            }
+            !gone
         });
-        add(&self.counters.cancelled, gone);
-        self.counters.present.fetch_sub(gone, Ordering::AcqRel);
     }
 
     /// Gives free sequences to those who wait, and takes one from who can wait for who cannot.

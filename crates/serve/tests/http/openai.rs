@@ -84,10 +84,14 @@ fn seeds_stops_and_probabilities() {
     let text = content(&first);
     let stop: String = text.chars().skip(3).take(2).collect();
     if !stop.is_empty() {
+        let finished = server.stats().finished;
         body["stop"] = json!(stop);
         let stopped = post(server.address, "/v1/chat/completions", &body).json();
         assert_eq!(content(&stopped), text[..text.find(&stop).unwrap()]);
         assert_eq!(stopped["choices"][0]["finish_reason"], "stop");
+        // Nobody went away.
+        server.until("the stopped answer is counted", |stats| stats.finished + stats.cancelled == finished + 1);
+        assert_eq!(server.stats().cancelled, 0);
     }
 }
 
