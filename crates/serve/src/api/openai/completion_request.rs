@@ -41,7 +41,7 @@ pub struct CompletionRequest {
     n: Option<u64>,
     /// 1.
     best_of: Option<u64>,
-    /// How many alternatives to each token, up to 5.
+    /// How many of the likeliest tokens at each place, up to 5; the chosen one comes with them in any case.
     logprobs: Option<u64>,
     #[serde(default)]
     #[schema(ignore)]

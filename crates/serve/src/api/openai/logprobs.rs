@@ -64,6 +64,7 @@ pub(super) fn chat(tokenizer: &Tokenizer, tokens: &[SpokenToken]) -> ChatLogprob
 pub struct CompletionLogprobs {
     tokens: Vec<String>,
     token_logprobs: Vec<f32>,
+    /// The likeliest tokens at each place, and the chosen one where it is none of them: up to one more than was asked for.
     top_logprobs: Vec<BTreeMap<String, f32>>,
     /// Where each token begins, in characters of the text; one that goes on with a character, where that begins.
     text_offset: Vec<usize>,
@@ -84,14 +85,16 @@ pub(super) fn completion(tokenizer: &Tokenizer, tokens: &[SpokenToken], offset: 
         offset.characters += offset.decoder.push(tokenizer, token.id).chars().count();
         let Some((chosen, top)) = described(tokenizer, token) else { continue };
         shape.text_offset.push(begin);
-        shape.token_logprobs.push(chosen.logprob);
-        shape.tokens.push(text_or_bytes(chosen));
         let mut likeliest = BTreeMap::new();
         for other in top {
             let logprob = other.logprob;
             // Control tokens have no text; of several the likeliest stays.
             likeliest.entry(text_or_bytes(other)).or_insert(logprob);
         }
+        let (logprob, text) = (chosen.logprob, text_or_bytes(chosen));
+        likeliest.entry(text.clone()).or_insert(logprob);
+        shape.token_logprobs.push(logprob);
+        shape.tokens.push(text);
         shape.top_logprobs.push(likeliest);
     }
     shape
@@ -130,6 +133,14 @@ mod tests {
         assert_eq!(whole.tokens, ["a", "bytes:\\xe9", "bytes:\\x9b", "bytes:\\xa8", "b"]);
         assert_eq!(whole.text_offset, [0, 1, 1, 1, 2]);
         assert!(whole.top_logprobs.iter().all(|top| top.len() == 5 && top["bytes:\\x9b"] == -1.5), "{whole:?}");
+        // What was chosen is there, too, where it is none of the likeliest.
+        let unlikely = SpokenToken {
+            id: ids[0],
+            logprobs: Some(TokenLogprobs { chosen: -9.0, top: vec![(ids[4], -0.1)] }),
+            at: Instant::now(),
+        };
+        let top = &completion(&tokenizer, &[unlikely], &mut Offset::default()).top_logprobs[0];
+        assert_eq!((top.len(), top["a"], top["b"]), (2, -9.0, -0.1));
         // Chunks are counted on.
         let mut offset = Offset::default();
         let parts: Vec<usize> =
