@@ -5,6 +5,7 @@
 
 mod app;
 mod bounds;
+mod document;
 mod error;
 mod extract;
 mod guard;
@@ -48,7 +49,8 @@ pub fn router(server: Arc<Server>) -> Router {
         .merge(runs::routes())
         .routes(routes!(operation::health))
         .routes(routes!(metrics::metrics));
-    let (router, document) = documented.split_for_parts();
+    let (router, mut document) = documented.split_for_parts();
+    document::complete(&mut document);
     let document = document.to_json().unwrap_or_default();
     let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     router

@@ -20,6 +20,7 @@ const PAGE: usize = 50;
 
 /// Which conversations.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Query {
     /// Words to find.
     #[serde(default)]

@@ -31,6 +31,7 @@ enum Format {
 
 /// In which form.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Query {
     #[serde(default)]
     #[param(inline)]
