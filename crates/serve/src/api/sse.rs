@@ -18,6 +18,8 @@ pub(super) fn response(events: impl Stream<Item = Event> + Send + 'static) -> Re
     let keep_alive = KeepAlive::new().interval(PING).text("ping");
     let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
     let headers = response.headers_mut();
+    // Events are UTF-8 by definition, but some clients take any other text for Latin-1.
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     response

@@ -34,7 +34,7 @@ fn a_stream_says_what_a_whole_answer_says() {
     body["stream"] = json!(true);
     body["stream_options"] = json!({"include_usage": true});
     let stream = post(server.address, "/v1/chat/completions", &body);
-    assert_eq!(stream.header("content-type"), Some("text/event-stream"));
+    assert_eq!(stream.header("content-type"), Some("text/event-stream; charset=utf-8"));
     assert_eq!(stream.header("x-accel-buffering"), Some("no"));
     assert!(
         stream.header("cache-control").unwrap().contains("no-store") && stream.header("content-encoding").is_none()

@@ -19,7 +19,7 @@ fn id(value: &Value) -> String {
 /// The answer's last event.
 fn heard(server: &Running, answer: &str) -> (Vec<String>, Value) {
     let response = get(server.address, &format!("/api/messages/{answer}/events"));
-    assert_eq!(response.header("content-type"), Some("text/event-stream"), "{response:?}");
+    assert_eq!(response.header("content-type"), Some("text/event-stream; charset=utf-8"), "{response:?}");
     let names = response.text().lines().filter_map(|line| line.strip_prefix("event: ")).map(str::to_owned).collect();
     (names, serde_json::from_str(response.events().last().unwrap()).unwrap())
 }
