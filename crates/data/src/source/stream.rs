@@ -11,6 +11,8 @@ use crate::error::Error;
 const BUFFER_BYTES: usize = 1 << 18;
 
 const ZSTD_MAGIC: &[u8] = &[0x28, 0xB5, 0x2F, 0xFD];
+/// Begins a frame that holds no data, but for the lower half of its first byte. `pzstd` puts one before each that does.
+const ZSTD_SKIPPED: &[u8] = &[0x50, 0x2A, 0x4D, 0x18];
 const GZIP_MAGIC: &[u8] = &[0x1F, 0x8B];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +33,8 @@ impl Compression {
     }
 
     fn by_magic(start: &[u8]) -> Self {
-        if start.starts_with(ZSTD_MAGIC) {
+        let skipped = start.len() >= 4 && start[0] & 0xF0 == ZSTD_SKIPPED[0] && start[1..4] == ZSTD_SKIPPED[1..];
+        if start.starts_with(ZSTD_MAGIC) || skipped {
             Compression::Zstd
         } else if start.starts_with(GZIP_MAGIC) {
             Compression::Gzip

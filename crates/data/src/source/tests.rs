@@ -72,8 +72,16 @@ fn every_format_plain_and_compressed() {
     }
     let two_frames = [zstd_of(b"{\"text\": \"a\"}\n"), zstd_of(b"{\"text\": \"b\"}\n")].concat();
     let two_members = [gzip_of(b"{\"text\": \"a\"}\n"), gzip_of(b"{\"text\": \"b\"}\n")].concat();
-    let dir = written(&[("a.jsonl.zst", &two_frames), ("b.jsonl.gz", &two_members)]);
-    assert_eq!(texts(dir.path()).unwrap(), ["a", "b", "a", "b"]);
+    // As `pzstd` writes it: before each frame one without data, with the size of what comes.
+    let skipped = |sign: u8| [&[sign, 0x2A, 0x4D, 0x18, 4, 0, 0, 0, 9, 9, 9, 9], &two_frames[..]].concat();
+    let (first, last) = (skipped(0x50), skipped(0x5F));
+    let dir = written(&[
+        ("a.jsonl.zst", &two_frames),
+        ("b.jsonl.gz", &two_members),
+        ("c.jsonl.zst", &first),
+        ("d.jsonl", &last),
+    ]);
+    assert_eq!(texts(dir.path()).unwrap(), ["a", "b"].repeat(4));
 }
 
 #[test]
