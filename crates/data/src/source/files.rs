@@ -1,9 +1,9 @@
 //! Which files a path means, and what is in them by their names.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
@@ -66,7 +66,7 @@ pub(crate) fn is_text_file(path: &Path) -> bool {
 }
 
 /// The data files that `path` means, sorted: itself, those of a folder as [`files_in`] finds them, or those that fit a pattern
-/// with `*`, `?`, `**` or `[...]`. In folders and patterns files of unknown format are passed over, and so are the manifest
+/// with `*`, `?`, `**` or `[...]`, as [`files_like`] does. In folders and patterns files of unknown format are passed over, and so are the manifest
 /// of what was fetched (`hub::MANIFEST`) and whatever has a name that begins with a dot.
 ///
 /// # Errors
@@ -77,22 +77,15 @@ pub fn find_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
         return Ok(vec![path.to_path_buf()]);
     }
     let none = || Error::NoFiles { path: path.display().to_string() };
-    let mut files = Vec::new();
-    if path.is_dir() {
-        files = files_in(path, |file| Format::of(file).is_some())?;
+    let files = if path.is_dir() {
+        files_in(path, |file| Format::of(file).is_some())?
     } else {
         let pattern = path.to_str().ok_or_else(none)?;
         if !pattern.contains(['*', '?', '[']) {
             return Err(Error::NoSuchPath { path: path.to_path_buf() });
         }
-        for found in glob::glob(pattern).map_err(|_| none())? {
-            let found = found.map_err(unreadable)?;
-            if found.is_file() && Format::of(&found).is_some() && !is_aside(&found) {
-                files.push(found);
-            }
-        }
-    }
-    files.sort();
+        files_like(pattern, |file| Format::of(file).is_some() && !is_aside(file))?
+    };
     if files.is_empty() { Err(none()) } else { Ok(files) }
 }
 
@@ -123,6 +116,90 @@ pub fn find_files_in(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
 fn is_aside(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name == MANIFEST || name.starts_with('.')
+}
+
+/// The files that fit a pattern with `*`, `?`, `**` or `[...]` and that `is_data` knows, sorted; each once, whatever links lead to its
+/// folder: of several names the one through the fewest folders, of these the first. Names that begin with a dot are meant only
+/// where the dot is written.
+///
+/// # Errors
+/// [`Error::NoFiles`] for what is no pattern; [`Error::Io`].
+pub fn files_like(pattern: &str, is_data: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, Error> {
+    let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
+    let listed = |pattern: &Path| -> Result<Vec<PathBuf>, Error> {
+        let none = || Error::NoFiles { path: pattern.display().to_string() };
+        let found = glob::glob_with(pattern.to_str().ok_or_else(none)?, options).map_err(|_| none())?;
+        found.map(|found| found.map_err(unreadable)).collect()
+    };
+    let parts = || Path::new(pattern).components();
+    let recursive = |part: &Component<'_>| part.as_os_str() == "**";
+    if !parts().any(|part| recursive(&part)) {
+        return each_once(listed(Path::new(pattern))?.into_iter().filter(|file| file.is_file() && is_data(file)).collect());
+    }
+    // The library follows links, one to a folder above forty times, and several to it without end.
+    let whole = parts().collect::<PathBuf>();
+    let whole = glob::Pattern::new(&whole.to_string_lossy());
+    let whole = whole.map_err(|_| Error::NoFiles { path: pattern.to_owned() })?;
+    let options = glob::MatchOptions { require_literal_separator: true, ..options };
+    let above: PathBuf = parts().take_while(|part| !recursive(part)).collect();
+    let folders = if above.as_os_str().is_empty() { vec![above] } else { listed(&above)? };
+    let mut walk = Walk { hidden: pattern.contains("/."), above: Vec::new(), files: Vec::new() };
+    folders.iter().filter(|folder| here(folder).is_dir()).try_for_each(|folder| walk.through(folder))?;
+    walk.files.retain(|file| whole.matches_path_with(file, options) && file.is_file() && is_data(file));
+    each_once(walk.files)
+}
+
+/// A folder as the system has it: a name alone is in the current one.
+fn here(folder: &Path) -> &Path {
+    if folder.as_os_str().is_empty() { Path::new(".") } else { folder }
+}
+
+/// All that is in a folder and below, behind links too.
+struct Walk {
+    /// Whether folders whose names begin with a dot are entered.
+    hidden: bool,
+    /// The folders that lead to where it is. A link to one of them is not followed.
+    above: Vec<PathBuf>,
+    files: Vec<PathBuf>,
+}
+
+impl Walk {
+    fn through(&mut self, folder: &Path) -> Result<(), Error> {
+        let failed = |e| Error::io("read folder", folder, e);
+        let whole = here(folder).canonicalize().map_err(failed)?;
+        if self.above.contains(&whole) {
+            return Ok(());
+        }
+        self.above.push(whole);
+        for entry in fs::read_dir(here(folder)).map_err(failed)? {
+            let path = folder.join(entry.map_err(failed)?.file_name());
+            if !path.is_dir() {
+                self.files.push(path);
+            } else if self.hidden || !is_aside(&path) {
+                self.through(&path)?;
+            }
+        }
+        self.above.pop();
+        Ok(())
+    }
+}
+
+fn each_once(mut files: Vec<PathBuf>) -> Result<Vec<PathBuf>, Error> {
+    files.sort_by_cached_key(|file| (file.components().count(), file.clone()));
+    let mut folders: HashMap<PathBuf, PathBuf> = HashMap::new();
+    let (mut seen, mut kept) = (HashSet::new(), Vec::with_capacity(files.len()));
+    for file in files {
+        let folder = file.parent().unwrap_or(Path::new(""));
+        if !folders.contains_key(folder) {
+            let whole = here(folder).canonicalize().map_err(|e| Error::io("read folder", folder, e))?;
+            folders.insert(folder.to_owned(), whole);
+        }
+        if seen.insert((folders[folder].clone(), file.file_name().map(ToOwned::to_owned))) {
+            kept.push(file);
+        }
+    }
+    kept.sort();
+    Ok(kept)
 }
 
 fn unreadable(error: glob::GlobError) -> Error {

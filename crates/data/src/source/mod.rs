@@ -17,7 +17,9 @@ mod stream;
 mod text;
 
 pub use documents::{Document, Documents, SourceOptions, open_documents, open_documents_in, open_embedded};
-pub use files::{files_in, find_files, find_files_in, fingerprint_embedded, fingerprint_files, format_name};
+pub use files::{
+    files_in, files_like, find_files, find_files_in, fingerprint_embedded, fingerprint_files, format_name,
+};
 pub(crate) use files::{is_data_file, is_text_file};
 pub use records::{Records, open_embedded_records, open_records};
 pub use sample::{Sample, sample};

@@ -138,6 +138,31 @@ fn paths_folders_and_patterns_are_sorted() {
     assert!(matches!(open_records(&at("a.txt")), Err(Error::Io { .. } | Error::UnknownFormat { .. })));
 }
 
+#[cfg(unix)]
+#[test]
+fn a_pattern_finds_a_file_once_and_nothing_hidden() {
+    let dir = written(&[
+        ("d/a.jsonl", b"{}"),
+        ("d/in/b.jsonl", b"{}"),
+        ("d/.aside/c.jsonl", b"{}"),
+        ("d/in/.d.jsonl", b"{}"),
+    ]);
+    for (target, link) in [("d", "d/up"), ("d", "d/in/up"), ("d/in", "d/latest")] {
+        std::os::unix::fs::symlink(dir.path().join(target), dir.path().join(link)).unwrap();
+    }
+    let found = |pattern: &str| -> Vec<String> {
+        let files = find_files(&dir.path().join(pattern)).unwrap();
+        files.iter().map(|file| file.strip_prefix(dir.path()).unwrap().display().to_string()).collect()
+    };
+    for pattern in ["d/**/*.jsonl", "**/*.jsonl", "d//./**/*.jsonl"] {
+        assert_eq!(found(pattern), ["d/a.jsonl", "d/in/b.jsonl"], "{pattern}");
+    }
+    assert_eq!(found("d/*/*.jsonl"), ["d/in/b.jsonl", "d/up/a.jsonl"]);
+    assert_eq!(found("d/**/latest/*.jsonl"), ["d/latest/b.jsonl"]);
+    assert_eq!(found("d/.aside/**/*.jsonl"), ["d/.aside/c.jsonl"]);
+    assert_eq!(found("d/**/.aside/*.jsonl"), ["d/.aside/c.jsonl"]);
+}
+
 #[test]
 fn fingerprint_tells_inputs_apart() {
     let dir = written(&[("a.jsonl", b"1"), ("b.jsonl", b"2")]);

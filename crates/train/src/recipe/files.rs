@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use casallm_data::hub::MANIFEST;
-use casallm_data::source::files_in;
+use casallm_data::source::{files_in, files_like};
 
 /// Endings of the files that a folder stands for; each may be followed by one of [`COMPRESSIONS`].
 const ENDINGS: &[&str] = &["txt", "text", "md", "jsonl", "ndjson", "json", "parquet"];
 const COMPRESSIONS: &[&str] = &["zst", "zstd", "gz", "gzip"];
 
 /// The files that `path`, relative to `base`, stands for, sorted by name: the file itself; every data file in the
-/// folder and the folders in it and behind its links, hidden ones excepted; every file that the pattern matches. What `casallm fetch` wrote about
-/// the others is no data.
+/// folder and the folders in it and behind its links, hidden ones excepted; every file that the pattern matches, once whatever links
+/// lead to it. What `casallm fetch` wrote about the others is no data.
 ///
 /// # Errors
 /// Why there is none, and the remedy.
@@ -20,7 +20,7 @@ pub(super) fn expand(base: &Path, path: &str) -> Result<Vec<PathBuf>, String> {
     if whole.is_file() {
         return Ok(vec![whole]);
     }
-    let mut files = Vec::new();
+    let mut files;
     if whole.is_dir() {
         files = files_in(&whole, is_data).map_err(|error| format!("{error}; check its permissions"))?;
         if files.is_empty() {
@@ -32,14 +32,9 @@ pub(super) fn expand(base: &Path, path: &str) -> Result<Vec<PathBuf>, String> {
     } else if path.contains(['*', '?', '[']) {
         // Only `path` is a pattern: a bracket in the name of the recipe's folder is a bracket.
         let pattern = pattern(base, path);
-        let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
-        let matches = glob::glob_with(&pattern, options).map_err(|error| format!("not a pattern: {error}"))?;
-        for found in matches {
-            let found = found.map_err(|error| format!("{error}; check its permissions"))?;
-            if found.is_file() && !found.ends_with(MANIFEST) {
-                files.push(found);
-            }
-        }
+        glob::Pattern::new(&pattern).map_err(|error| format!("not a pattern: {error}"))?;
+        files = files_like(&pattern, |file| !file.ends_with(MANIFEST))
+            .map_err(|error| format!("{error}; check its permissions"))?;
         if files.is_empty() {
             return Err(format!("no file matches {pattern}; paths start at the recipe's folder"));
         }
@@ -161,6 +156,13 @@ mod tests {
         assert_eq!(names(dir.path(), "data").unwrap(), all);
         // A link as the path itself.
         assert_eq!(names(dir.path(), "data/zz").unwrap()[0], "data/zz/c.txt");
+        // The same by patterns; of names of one length the first stays.
+        let all = ["data/a.txt", "data/beside/b.txt", "data/link/c.txt", "data/link/more/d.jsonl"];
+        for pattern in ["data/**/*.*", "data/**/*.[tj]*", "./data/**/?.*"] {
+            assert_eq!(names(dir.path(), pattern).unwrap(), all, "{pattern}");
+        }
+        assert_eq!(names(dir.path(), "data/*/*.txt").unwrap(), ["data/again/a.txt", all[1], all[2]]);
+        assert_eq!(names(dir.path(), "data/**/deep/b.txt").unwrap(), ["data/deep/b.txt"]);
     }
 
     #[test]
