@@ -42,6 +42,12 @@ pub enum Error {
         /// As given.
         path: PathBuf,
     },
+    /// Among the files of a folder or pattern, one by its name that is not there.
+    #[error("{} is a link that leads to no file; bring back what it leads to, or remove the link", path.display())]
+    BrokenLink {
+        /// The link.
+        path: PathBuf,
+    },
     /// A file that two of several paths mean.
     #[error("{} is named twice, so that its text would come twice; leave out the file or the folder or pattern that it is in", path.display())]
     FileTwice {

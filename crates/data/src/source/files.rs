@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -70,7 +70,8 @@ pub(crate) fn is_text_file(path: &Path) -> bool {
 /// of what was fetched (`hub::MANIFEST`) and whatever has a name that begins with a dot.
 ///
 /// # Errors
-/// [`Error::NoSuchPath`] and [`Error::NoFiles`] when there is none, [`Error::UnknownFormat`] for a single file, [`Error::Io`].
+/// [`Error::NoSuchPath`] and [`Error::NoFiles`] when there is none, [`Error::UnknownFormat`] for a single file,
+/// [`Error::BrokenLink`], [`Error::Io`].
 pub fn find_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
     if path.is_file() {
         Format::required(path)?;
@@ -123,7 +124,7 @@ fn is_aside(path: &Path) -> bool {
 /// where the dot is written.
 ///
 /// # Errors
-/// [`Error::NoFiles`] for what is no pattern; [`Error::Io`].
+/// [`Error::NoFiles`] for what is no pattern; [`Error::BrokenLink`]; [`Error::Io`].
 pub fn files_like(pattern: &str, is_data: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, Error> {
     let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
     let listed = |pattern: &Path| -> Result<Vec<PathBuf>, Error> {
@@ -134,7 +135,8 @@ pub fn files_like(pattern: &str, is_data: impl Fn(&Path) -> bool) -> Result<Vec<
     let parts = || Path::new(pattern).components();
     let recursive = |part: &Component<'_>| part.as_os_str() == "**";
     if !parts().any(|part| recursive(&part)) {
-        return each_once(listed(Path::new(pattern))?.into_iter().filter(|file| file.is_file() && is_data(file)).collect());
+        let files = listed(Path::new(pattern))?.into_iter().filter(|file| !file.is_dir() && is_data(file));
+        return each_once(files.collect());
     }
     // The library follows links, one to a folder above forty times, and several to it without end.
     let whole = parts().collect::<PathBuf>();
@@ -145,7 +147,7 @@ pub fn files_like(pattern: &str, is_data: impl Fn(&Path) -> bool) -> Result<Vec<
     let folders = if above.as_os_str().is_empty() { vec![above] } else { listed(&above)? };
     let mut walk = Walk { hidden: pattern.contains("/."), above: Vec::new(), files: Vec::new() };
     folders.iter().filter(|folder| here(folder).is_dir()).try_for_each(|folder| walk.through(folder))?;
-    walk.files.retain(|file| whole.matches_path_with(file, options) && file.is_file() && is_data(file));
+    walk.files.retain(|file| whole.matches_path_with(file, options) && is_data(file));
     each_once(walk.files)
 }
 
@@ -184,6 +186,15 @@ impl Walk {
     }
 }
 
+/// Whether it is a file, and no pipe or the like. A link that leads nowhere is an error: what it stood for would be missing in silence.
+fn is_file(path: &Path) -> Result<bool, Error> {
+    let failed = |e: io::Error| match path.is_symlink() {
+        true => Error::BrokenLink { path: path.to_owned() },
+        false => Error::io("read", path, e),
+    };
+    fs::metadata(path).map(|found| found.is_file()).map_err(failed)
+}
+
 fn each_once(mut files: Vec<PathBuf>) -> Result<Vec<PathBuf>, Error> {
     files.sort_by_cached_key(|file| (file.components().count(), file.clone()));
     let mut folders: HashMap<PathBuf, PathBuf> = HashMap::new();
@@ -194,7 +205,7 @@ fn each_once(mut files: Vec<PathBuf>) -> Result<Vec<PathBuf>, Error> {
             let whole = here(folder).canonicalize().map_err(|e| Error::io("read folder", folder, e))?;
             folders.insert(folder.to_owned(), whole);
         }
-        if seen.insert((folders[folder].clone(), file.file_name().map(ToOwned::to_owned))) {
+        if seen.insert((folders[folder].clone(), file.file_name().map(ToOwned::to_owned))) && is_file(&file)? {
             kept.push(file);
         }
     }
@@ -308,7 +319,7 @@ fn finish(mut digest: Sha256, options: &SourceOptions) -> String {
 /// fetched (`hub::MANIFEST`), and names that begin with a dot.
 ///
 /// # Errors
-/// [`Error::Io`].
+/// [`Error::BrokenLink`]; [`Error::Io`].
 pub fn files_in(folder: &Path, is_data: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, Error> {
     let failed = |folder: &Path, e| Error::io("read folder", folder, e);
     let (mut files, mut links) = (Vec::new(), BTreeSet::new());
@@ -330,7 +341,7 @@ pub fn files_in(folder: &Path, is_data: impl Fn(&Path) -> bool) -> Result<Vec<Pa
                 folders.push(path);
             } else if path.is_dir() {
                 links.insert(path);
-            } else if path.is_file() && is_data(&path) {
+            } else if is_data(&path) && is_file(&path)? {
                 files.push(path);
             }
         }

@@ -163,6 +163,31 @@ fn a_pattern_finds_a_file_once_and_nothing_hidden() {
     assert_eq!(found("d/**/.aside/*.jsonl"), ["d/.aside/c.jsonl"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_link_that_leads_nowhere_is_not_passed_over() {
+    use std::os::unix::fs::symlink;
+
+    let dir = written(&[("d/a.jsonl", b"{}")]);
+    let at = |name: &str| dir.path().join(name);
+    symlink("a.jsonl", at("d/b.jsonl")).unwrap();
+    // What would be passed over in any case.
+    symlink("nowhere", at("d/notes")).unwrap();
+    symlink("nowhere", at("d/.c.jsonl")).unwrap();
+    for path in ["d", "d/*", "d/**/*"] {
+        assert_eq!(find_files(&at(path)).unwrap(), [at("d/a.jsonl"), at("d/b.jsonl")], "{path}");
+    }
+    for target in ["nowhere.jsonl", "c.jsonl"] {
+        symlink(target, at("d/c.jsonl")).unwrap();
+        for path in ["d", "d/*.jsonl", "d/**/*.jsonl"] {
+            let refused = find_files(&at(path)).unwrap_err();
+            assert!(matches!(&refused, Error::BrokenLink { .. }), "{path}: {refused}");
+            assert!(refused.to_string().contains("d/c.jsonl is a link"), "{refused}");
+        }
+        fs::remove_file(at("d/c.jsonl")).unwrap();
+    }
+}
+
 #[test]
 fn fingerprint_tells_inputs_apart() {
     let dir = written(&[("a.jsonl", b"1"), ("b.jsonl", b"2")]);

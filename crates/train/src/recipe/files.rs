@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use casallm_data::Error;
 use casallm_data::hub::MANIFEST;
 use casallm_data::source::{files_in, files_like};
 
@@ -22,7 +23,7 @@ pub(super) fn expand(base: &Path, path: &str) -> Result<Vec<PathBuf>, String> {
     }
     let mut files;
     if whole.is_dir() {
-        files = files_in(&whole, is_data).map_err(|error| format!("{error}; check its permissions"))?;
+        files = files_in(&whole, is_data).map_err(told)?;
         if files.is_empty() {
             return Err(format!(
                 "the folder holds no file ending in {} (or these with .zst or .gz)",
@@ -33,8 +34,7 @@ pub(super) fn expand(base: &Path, path: &str) -> Result<Vec<PathBuf>, String> {
         // Only `path` is a pattern: a bracket in the name of the recipe's folder is a bracket.
         let pattern = pattern(base, path);
         glob::Pattern::new(&pattern).map_err(|error| format!("not a pattern: {error}"))?;
-        files = files_like(&pattern, |file| !file.ends_with(MANIFEST))
-            .map_err(|error| format!("{error}; check its permissions"))?;
+        files = files_like(&pattern, |file| !file.ends_with(MANIFEST)).map_err(told)?;
         if files.is_empty() {
             return Err(format!("no file matches {pattern}; paths start at the recipe's folder"));
         }
@@ -43,6 +43,13 @@ pub(super) fn expand(base: &Path, path: &str) -> Result<Vec<PathBuf>, String> {
     }
     files.sort();
     Ok(files)
+}
+
+fn told(error: Error) -> String {
+    match error {
+        Error::Io { .. } => format!("{error}; check its permissions"),
+        other => other.to_string(),
+    }
 }
 
 /// A pattern that begins where it is, not at `base`.
