@@ -7,6 +7,11 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+/// The lock of a run's folder.
+pub const RUN_LOCK: &str = "run.lock";
+/// The lock of a folder into which `casallm tokenize` writes.
+pub const SHARDS_LOCK: &str = "tokenize.lock";
+
 /// Whoever only asks for a lock ([`FileLock::is_held`]) has it for an instant: so often, and so long, it is waited for.
 const TRIES: u32 = 20;
 const BETWEEN: Duration = Duration::from_millis(5);

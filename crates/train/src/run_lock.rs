@@ -3,11 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use casallm_data::file_lock::{FileLock, LockError};
+use casallm_data::file_lock::{FileLock, LockError, RUN_LOCK};
 
 use crate::error::TrainError;
-
-const NAME: &str = "run.lock";
 
 /// A lock on a run directory, held until dropped.
 #[derive(Debug)]
@@ -28,7 +26,7 @@ impl RunLock {
             error => error,
         };
         std::fs::create_dir_all(directory).map_err(|source| refused(directory, "create", source))?;
-        let path = directory.join(NAME);
+        let path = directory.join(RUN_LOCK);
         match FileLock::acquire(&path) {
             Ok(lock) => Ok(Self { path, _lock: lock }),
             Err(LockError::Held { pid }) => Err(TrainError::RunLocked { path, pid }),
@@ -72,7 +70,7 @@ mod tests {
     #[test]
     fn a_file_left_by_a_killed_process_locks_nobody_out() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join(NAME), "99999999\nand more").unwrap();
+        std::fs::write(dir.path().join(RUN_LOCK), "99999999\nand more").unwrap();
         let lock = RunLock::acquire(dir.path()).unwrap();
         assert_eq!(std::fs::read_to_string(lock.path()).unwrap(), format!("{}\n", std::process::id()));
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use casallm_data::curation::{Curation, EvalSets, Report};
-use casallm_data::file_lock::{FileLock, LockError};
+use casallm_data::file_lock::{FileLock, LockError, SHARDS_LOCK};
 use casallm_data::shards::{Manifest, ShardOptions, tokenize as write_shards};
 use casallm_data::source::{find_files_in, fingerprint_files, open_documents_in, sample};
 use casallm_data::split::{Split, SplitRule};
@@ -86,7 +86,7 @@ fn refuse_others(folder: &Path, tokenizer: &Tokenizer, options: &ShardOptions) -
 /// One process for a folder: what two of them write under one name would be a mixture, and each would call it whole.
 fn lock(folder: &Path) -> Result<FileLock> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create folder {}", folder.display()))?;
-    FileLock::acquire(&folder.join("tokenize.lock")).map_err(|error| match error {
+    FileLock::acquire(&folder.join(SHARDS_LOCK)).map_err(|error| match error {
         LockError::Held { .. } => anyhow!("{}: {error}; wait for it, or choose another --output", folder.display()),
         LockError::Io(source) => anyhow!("cannot lock {}: {source}", folder.display()),
     })

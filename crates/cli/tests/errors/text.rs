@@ -196,6 +196,23 @@ fn tokenize_into_a_folder_that_is_being_filled() {
 }
 
 #[test]
+fn text_shares_a_folder_with_what_is_made_of_it() {
+    let folder = trained_folder();
+    fs::create_dir(folder.path().join("d")).unwrap();
+    for name in ["text.jsonl", "run"] {
+        fs::rename(folder.path().join(name), folder.path().join("d").join(name)).unwrap();
+    }
+    let tokenize =
+        || run(folder.path(), &["tokenize", "d", "-t", "d/run/tokenizer.json", "-o", "d/shards"]).succeeded();
+    run(folder.path(), &["tokenizer", "train", "d", "--vocab-size", "280", "-o", "d/tokenizer.json"]).succeeded();
+    tokenize();
+    let before = Tree::of(folder.path());
+    // The very same is done already: neither the shards nor the run are text.
+    tokenize();
+    before.assert_kept_in(folder.path());
+}
+
+#[test]
 fn tokenizer_sizes_that_cannot_be() {
     let folder = trained_folder();
     let train = |size: &str| {

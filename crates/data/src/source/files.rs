@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::documents::SourceOptions;
 use crate::durable::hexadecimal;
 use crate::error::Error;
+use crate::file_lock::{RUN_LOCK, SHARDS_LOCK};
 use crate::hub::MANIFEST;
 
 /// What a file holds.
@@ -66,8 +67,8 @@ pub(crate) fn is_text_file(path: &Path) -> bool {
 }
 
 /// The data files that `path` means, sorted: itself, those of a folder as [`files_in`] finds them, or those that fit a pattern
-/// with `*`, `?`, `**` or `[...]`, as [`files_like`] does. In folders and patterns files of unknown format are passed over, and so are the manifest
-/// of what was fetched (`hub::MANIFEST`) and whatever has a name that begins with a dot.
+/// with `*`, `?`, `**` or `[...]`, as [`files_like`] does. In folders and patterns files of unknown format are passed over, and so is
+/// what [`files_in`] passes over.
 ///
 /// # Errors
 /// [`Error::NoSuchPath`] and [`Error::NoFiles`] when there is none, [`Error::UnknownFormat`] for a single file,
@@ -113,20 +114,33 @@ pub fn find_files_in(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
     Ok(files)
 }
 
+/// What the program itself writes beside the text that it reads: the manifest of what was fetched, and tokenizers by their usual name.
+const OWN_FILES: [&str; 2] = [MANIFEST, "tokenizer.json"];
+
 /// Whether a file or folder stands beside the data and is none.
 fn is_aside(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name == MANIFEST || name.starts_with('.')
+    is_own(path) || path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+}
+
+fn is_own(path: &Path) -> bool {
+    OWN_FILES.iter().any(|name| path.ends_with(name))
+}
+
+/// Whether it is the folder of a run, or one of shards: they may stand where the text does.
+fn is_made(folder: &Path) -> bool {
+    [RUN_LOCK, SHARDS_LOCK].iter().any(|lock| folder.join(lock).exists())
 }
 
 /// The files that fit a pattern with `*`, `?`, `**` or `[...]` and that `is_data` knows, sorted; each once, whatever links lead to its
 /// folder: of several names the one through the fewest folders, of these the first. Names that begin with a dot are meant only
-/// where the dot is written.
+/// where the dot is written. The manifest of what was fetched and `tokenizer.json` are passed over, and `**` does not enter folders
+/// of runs and of shards.
 ///
 /// # Errors
 /// [`Error::NoFiles`] for what is no pattern; [`Error::BrokenLink`]; [`Error::Io`].
 pub fn files_like(pattern: &str, is_data: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, Error> {
     let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
+    let is_data = |file: &Path| !is_own(file) && is_data(file);
     let listed = |pattern: &Path| -> Result<Vec<PathBuf>, Error> {
         let none = || Error::NoFiles { path: pattern.display().to_string() };
         let found = glob::glob_with(pattern.to_str().ok_or_else(none)?, options).map_err(|_| none())?;
@@ -177,7 +191,7 @@ impl Walk {
             let path = folder.join(entry.map_err(failed)?.file_name());
             if !path.is_dir() {
                 self.files.push(path);
-            } else if self.hidden || !is_aside(&path) {
+            } else if (self.hidden || !is_aside(&path)) && !is_made(&path) {
                 self.through(&path)?;
             }
         }
@@ -316,7 +330,7 @@ fn finish(mut digest: Sha256, options: &SourceOptions) -> String {
 
 /// The data files in a folder and in the folders in it, those included to which a link leads, but each folder once. Files that
 /// `is_data` does not know are passed over, and so is what stands beside the data and is none: the manifest of what was
-/// fetched (`hub::MANIFEST`), and names that begin with a dot.
+/// fetched (`hub::MANIFEST`), `tokenizer.json`, folders of runs and of shards, and names that begin with a dot.
 ///
 /// # Errors
 /// [`Error::BrokenLink`]; [`Error::Io`].
@@ -334,7 +348,7 @@ pub fn files_in(folder: &Path, is_data: impl Fn(&Path) -> bool) -> Result<Vec<Pa
         for entry in fs::read_dir(&folder).map_err(|e| failed(&folder, e))? {
             let entry = entry.map_err(|e| failed(&folder, e))?;
             let path = entry.path();
-            if is_aside(&path) {
+            if is_aside(&path) || path.is_dir() && is_made(&path) {
                 continue;
             }
             if entry.file_type().map_err(|e| failed(&folder, e))?.is_dir() {

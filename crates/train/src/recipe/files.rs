@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use casallm_data::Error;
-use casallm_data::hub::MANIFEST;
 use casallm_data::source::{files_in, files_like};
 
 /// Endings of the files that a folder stands for; each may be followed by one of [`COMPRESSIONS`].
@@ -34,7 +33,7 @@ pub(super) fn expand(base: &Path, path: &str) -> Result<Vec<PathBuf>, String> {
         // Only `path` is a pattern: a bracket in the name of the recipe's folder is a bracket.
         let pattern = pattern(base, path);
         glob::Pattern::new(&pattern).map_err(|error| format!("not a pattern: {error}"))?;
-        files = files_like(&pattern, |file| !file.ends_with(MANIFEST)).map_err(told)?;
+        files = files_like(&pattern, |_| true).map_err(told)?;
         if files.is_empty() {
             return Err(format!("no file matches {pattern}; paths start at the recipe's folder"));
         }
@@ -122,6 +121,18 @@ mod tests {
         assert_eq!(names(dir.path(), "books/*.txt").unwrap(), ["books/b.txt"]);
         assert_eq!(names(dir.path(), "**/*.zst").unwrap(), ["books/deep/c.jsonl.zst"]);
         assert!(names(dir.path(), "books/*.json").unwrap_err().contains("no file matches"));
+        // What a run and `casallm tokenize` leave where the text is.
+        let made = tree(&[
+            "a.txt",
+            "tokenizer.json",
+            "run/run.lock",
+            "run/pairs.json",
+            "x/s/tokenize.lock",
+            "x/s/manifest.json",
+        ]);
+        for path in [".", "**/*.[jt]*", "*.*"] {
+            assert_eq!(names(made.path(), path).unwrap(), ["a.txt"], "{path}");
+        }
     }
 
     #[test]
