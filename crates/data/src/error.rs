@@ -60,6 +60,12 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// Plain text where records are wanted.
+    #[error("{}: is plain text; conversations, pairs and tasks are records: expected .jsonl, .json or .parquet", path.display())]
+    NoRecords {
+        /// The file.
+        path: PathBuf,
+    },
     /// Sources without a single document that has text.
     #[error("{path}: no text found in {documents} documents; check the file and the name of the text field")]
     EmptyCorpus {

@@ -43,7 +43,7 @@ impl Rows {
 /// The rows of a jsonl file, a JSON array or a parquet file (nested lists and structures included).
 ///
 /// # Errors
-/// [`Error::UnknownFormat`], [`Error::Io`], [`Error::Compressed`], [`Error::Parquet`]; each row may give
+/// [`Error::UnknownFormat`], [`Error::NoRecords`], [`Error::Io`], [`Error::Compressed`], [`Error::Parquet`]; each row may give
 /// [`Error::BrokenJson`], [`Error::InvalidUtf8`] or [`Error::RecordTooLong`] as well.
 pub fn open_records(path: &Path) -> Result<Records, Error> {
     let rows = match Format::required(path)? {
@@ -67,7 +67,8 @@ pub(super) fn json_rows(format: Format, stream: Stream) -> Result<Rows, Error> {
     match format {
         Format::JsonLines => Ok(Rows::Lines(JsonLines::new(stream))),
         Format::Json => Ok(Rows::Values(JsonValues::new(stream))),
-        Format::Text | Format::Parquet => Err(Error::UnknownFormat { path: stream.path }),
+        Format::Text => Err(Error::NoRecords { path: stream.path }),
+        Format::Parquet => Err(Error::UnknownFormat { path: stream.path }),
     }
 }
 

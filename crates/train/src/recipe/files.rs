@@ -7,26 +7,29 @@ use casallm_data::source::{files_in, files_like};
 
 /// Endings of the files that a folder stands for; each may be followed by one of [`COMPRESSIONS`].
 const ENDINGS: &[&str] = &["txt", "text", "md", "jsonl", "ndjson", "json", "parquet"];
+/// So many of them are of plain text: no conversations, but often what describes them.
+const OF_TEXT: usize = 3;
 const COMPRESSIONS: &[&str] = &["zst", "zstd", "gz", "gzip"];
 
 /// The files that `path`, relative to `base`, stands for, sorted by name: the file itself; every data file in the
-/// folder and the folders in it and behind its links, hidden ones excepted; every file that the pattern matches, once whatever links
+/// folder and the folders in it and behind its links, hidden ones and, where records are wanted, plain text excepted; every file that the pattern matches, once whatever links
 /// lead to it. What `casallm fetch` wrote about the others is no data.
 ///
 /// # Errors
 /// Why there is none, and the remedy.
-pub(super) fn expand(base: &Path, path: &str) -> Result<Vec<PathBuf>, String> {
+pub(super) fn expand(base: &Path, path: &str, records: bool) -> Result<Vec<PathBuf>, String> {
     let whole = base.join(path);
+    let endings = if records { &ENDINGS[OF_TEXT..] } else { ENDINGS };
     if whole.is_file() {
         return Ok(vec![whole]);
     }
     let mut files;
     if whole.is_dir() {
-        files = files_in(&whole, is_data).map_err(told)?;
+        files = files_in(&whole, |file| ends_in(file, endings)).map_err(told)?;
         if files.is_empty() {
             return Err(format!(
                 "the folder holds no file ending in {} (or these with .zst or .gz)",
-                ENDINGS.join(", ")
+                endings.join(", ")
             ));
         }
     } else if path.contains(['*', '?', '[']) {
@@ -75,10 +78,10 @@ pub(super) fn absolute(base: &Path, path: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn is_data(path: &Path) -> bool {
+fn ends_in(path: &Path, endings: &[&str]) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     let bare = COMPRESSIONS.iter().find_map(|end| name.strip_suffix(&format!(".{end}"))).unwrap_or(&name);
-    ENDINGS.iter().any(|end| bare.ends_with(&format!(".{end}")))
+    endings.iter().any(|end| bare.ends_with(&format!(".{end}")))
 }
 
 #[cfg(test)]
@@ -98,7 +101,7 @@ mod tests {
     }
 
     fn names(base: &Path, path: &str) -> Result<Vec<String>, String> {
-        let files = expand(base, path)?;
+        let files = expand(base, path, false)?;
         Ok(files.iter().map(|f| f.strip_prefix(base).unwrap().to_string_lossy().replace('\\', "/")).collect())
     }
 
@@ -136,6 +139,19 @@ mod tests {
     }
 
     #[test]
+    fn what_describes_conversations_is_none_of_them() {
+        let dir = tree(&["README.md", "LICENSE.txt.gz", "data/train.parquet", "data/a.jsonl"]);
+        let found = expand(dir.path(), ".", true).unwrap();
+        assert_eq!(found, ["./data/a.jsonl", "./data/train.parquet"].map(|name| dir.path().join(name)));
+        assert_eq!(expand(dir.path(), ".", false).unwrap().len(), 4);
+        // What is named is meant.
+        assert_eq!(expand(dir.path(), "README.md", true).unwrap().len(), 1);
+        let none = tree(&["README.md"]);
+        let told = expand(none.path(), ".", true).unwrap_err();
+        assert!(told.contains("jsonl") && !told.contains("md"), "{told}");
+    }
+
+    #[test]
     fn a_bracket_in_the_recipes_folder_is_no_pattern() {
         let dir = tree(&["run [1]/a.txt"]);
         assert_eq!(names(&dir.path().join("run [1]"), "*.txt").unwrap(), ["a.txt"]);
@@ -151,7 +167,8 @@ mod tests {
             let canonical = |files: Vec<PathBuf>| -> Vec<PathBuf> {
                 files.into_iter().map(|file| file.canonicalize().unwrap()).collect()
             };
-            let (here, anywhere) = (expand(&base, path).unwrap(), expand(Path::new("elsewhere"), &whole).unwrap());
+            let (here, anywhere) =
+                (expand(&base, path, false).unwrap(), expand(Path::new("elsewhere"), &whole, false).unwrap());
             assert_eq!(canonical(anywhere), canonical(here), "{path}");
         }
     }

@@ -270,7 +270,7 @@ impl Recipe {
     /// # Errors
     /// [`TrainError::RecipeNoFiles`] when the path, folder or pattern leads to none.
     pub fn pretrain_files(&self, source: &PretrainSource) -> Result<Vec<PathBuf>, TrainError> {
-        self.files(&format!("data.pretrain.{}.path", source.name), &source.path)
+        self.files(&format!("data.pretrain.{}.path", source.name), &source.path, false)
     }
 
     /// Where the evaluation sets are that no document may hold a piece of.
@@ -280,7 +280,7 @@ impl Recipe {
     pub fn decontaminate_paths(&self) -> Result<Vec<PathBuf>, TrainError> {
         let key = "data.decontaminate";
         let paths = self.data.decontaminate.iter();
-        paths.map(|path| self.files(key, path).and_then(|_| Ok(self.whole(key, path)?.into()))).collect()
+        paths.map(|path| self.files(key, path, false).and_then(|_| Ok(self.whole(key, path)?.into()))).collect()
     }
 
     /// The recipe with the paths of its data written out, so that it means the same wherever its file stands.
@@ -315,7 +315,7 @@ impl Recipe {
     /// # Errors
     /// [`TrainError::RecipeNoFiles`] when the path, folder or pattern leads to none.
     pub fn sft_files(&self, source: &SftSource) -> Result<Vec<PathBuf>, TrainError> {
-        self.files(&format!("data.sft.{}.path", source.name), &source.path)
+        self.files(&format!("data.sft.{}.path", source.name), &source.path, true)
     }
 
     /// The files of a source of preference pairs, in order of name.
@@ -323,11 +323,12 @@ impl Recipe {
     /// # Errors
     /// [`TrainError::RecipeNoFiles`] when the path, folder or pattern leads to none.
     pub fn dpo_files(&self, source: &DpoSource) -> Result<Vec<PathBuf>, TrainError> {
-        self.files(&format!("data.dpo.{}.path", source.name), &source.path)
+        self.files(&format!("data.dpo.{}.path", source.name), &source.path, true)
     }
 
-    fn files(&self, key: &str, path: &str) -> Result<Vec<PathBuf>, TrainError> {
-        files::expand(&self.base_dir, path).map_err(|remedy| TrainError::RecipeNoFiles {
+    /// `records`: not of plain text, where a folder is meant.
+    fn files(&self, key: &str, path: &str, records: bool) -> Result<Vec<PathBuf>, TrainError> {
+        files::expand(&self.base_dir, path, records).map_err(|remedy| TrainError::RecipeNoFiles {
             file: self.file.clone(),
             key: key.to_owned(),
             found: path.to_owned(),
