@@ -96,7 +96,7 @@ pub struct PretrainSource {
     /// Which documents are kept.
     #[serde(flatten)]
     pub keeping: Keeping,
-    /// How often a token of this source is seen, relative to the others.
+    /// Its share of the rows, relative to the others and whatever their sizes.
     pub weight: f64,
 }
 
