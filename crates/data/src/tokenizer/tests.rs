@@ -115,6 +115,21 @@ fn training_reads_no_more_than_the_sample() {
 }
 
 #[test]
+fn clauses_without_spaces_are_learned_from() {
+    // Of 30 characters, 90 bytes: no word is short enough to be counted whole.
+    let mut rng = SplitMix64::new(3, 0);
+    let mut word = || ["学校", "です", "本を", "読む", "大きな", "山"][rng.below(6)];
+    let documents: Vec<String> = (0..200).map(|_| (0..15).map(|_| word()).collect::<String>() + "。").collect();
+    let tokenizer = train_on(&documents, &options(300)).unwrap();
+    for word in ["学校", "大きな"] {
+        assert_eq!(tokenizer.encode(word).len(), 1, "{word}");
+    }
+    // What is long for another reason still is not.
+    let lines = ["─".repeat(40), "=".repeat(70), "QUJD".repeat(20)].map(|line| line + " a");
+    assert!(matches!(train_on(&lines, &options(270)), Err(Error::VocabularyShort { .. })));
+}
+
+#[test]
 fn training_errors() {
     let documents = invented_documents(10, 1);
     for size in [0, 261, MAX_VOCAB_SIZE + 1] {

@@ -19,7 +19,7 @@ pub const MAX_VOCAB_SIZE: usize = 1 << 20;
 /// The largest sample: the trainer counts pairs in 31 bits, and a text has fewer pairs than bytes.
 pub const MAX_SAMPLE_BYTES: u64 = i32::MAX as u64;
 
-/// Longer words (lines of dashes, encoded files) teach no merge worth having.
+/// The longest word, or piece of one, that is counted.
 const MAX_WORD_BYTES: usize = 64;
 
 /// Documents are counted in batches of this many bytes, so that the table does not depend on the number of threads.
@@ -149,13 +149,10 @@ fn truncate(document: &mut String, left: u64) {
 
 fn count_batch(documents: &[String], digits: Digits) -> WordCounts {
     let one_by_one = |mut counts: WordCounts, document: &String| {
-        for word in splitter::words(digits, document) {
-            let word = &document[word];
-            if word.len() <= MAX_WORD_BYTES {
-                match counts.get_mut(word) {
-                    Some(count) => *count += 1,
-                    None => drop(counts.insert(CompactString::from(word), 1)),
-                }
+        for word in splitter::words(digits, document).flat_map(|word| pieces(&document[word])) {
+            match counts.get_mut(word) {
+                Some(count) => *count += 1,
+                None => drop(counts.insert(CompactString::from(word), 1)),
             }
         }
         counts
@@ -166,6 +163,19 @@ fn count_batch(documents: &[String], digits: Digits) -> WordCounts {
             *large.entry(word).or_default() += count;
         }
         large
+    })
+}
+
+/// What is counted of a word: all of most. Where a script has no spaces a word is a whole clause, and is counted in pieces; other long
+/// words (lines of dashes, encoded files) teach no merge worth having.
+fn pieces(word: &str) -> impl Iterator<Item = &str> {
+    let clause = !word.is_ascii() && word.ends_with(char::is_alphabetic);
+    let mut left = if word.len() <= MAX_WORD_BYTES || clause { word } else { "" };
+    std::iter::from_fn(move || {
+        let end = (0..=left.len().min(MAX_WORD_BYTES)).rev().find(|&end| left.is_char_boundary(end))?;
+        let (piece, rest) = left.split_at(end);
+        left = rest;
+        (!piece.is_empty()).then_some(piece)
     })
 }
 
