@@ -1,7 +1,8 @@
 //! Readers: files of text to a stream of documents, files of chats to a stream of JSON records.
 //!
 //! `.txt`, `.jsonl`, `.json` and `.parquet`, the first three also as `.zst` or `.gz`; parquet compresses inside.
-//! Memory holds one record (parquet: one page of each column) at a time. Called by `tokenizer` training, `shards`,
+//! Memory holds one record (parquet: one page of each column) at a time, and the window of what was compressed: 8 MB, or up to 2 GB
+//! after `zstd --long=31`. Called by `tokenizer` training, `shards`,
 //! `curation` and `conversations`, with files or with the bytes that the program carries in itself.
 
 mod contained;

@@ -13,6 +13,8 @@ const BUFFER_BYTES: usize = 1 << 18;
 const ZSTD_MAGIC: &[u8] = &[0x28, 0xB5, 0x2F, 0xFD];
 /// Begins a frame that holds no data, but for the lower half of its first byte. `pzstd` puts one before each that does.
 const ZSTD_SKIPPED: &[u8] = &[0x50, 0x2A, 0x4D, 0x18];
+/// The largest window of zstd: `--long=31`, as large collections are written with. The library would stop at 27.
+const MAX_WINDOW_LOG: u32 = if cfg!(target_pointer_width = "64") { 31 } else { 30 };
 const GZIP_MAGIC: &[u8] = &[0x1F, 0x8B];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +88,8 @@ impl Stream {
         let reader: Box<dyn BufRead + Send> = match found {
             Compression::None => Box::new(raw),
             Compression::Zstd => {
-                let decoder = zstd::Decoder::with_buffer(raw).map_err(failed)?;
+                let mut decoder = zstd::Decoder::with_buffer(raw).map_err(failed)?;
+                decoder.window_log_max(MAX_WINDOW_LOG).map_err(failed)?;
                 Box::new(BufReader::with_capacity(BUFFER_BYTES, decoder))
             }
             Compression::Gzip => Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(raw))),

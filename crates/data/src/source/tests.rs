@@ -70,6 +70,12 @@ fn every_format_plain_and_compressed() {
         let dir = written(&[(name, &zstd_of(bytes))]);
         assert_eq!(texts(&dir.path().join(name)).unwrap().len(), 3);
     }
+    // As `zstd --long=28` writes it.
+    let mut far = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    far.window_log(28).unwrap();
+    far.write_all(LINES).unwrap();
+    let dir = written(&[("a.jsonl.zst", &far.finish().unwrap())]);
+    assert_eq!(texts(dir.path()).unwrap().len(), 3);
     let two_frames = [zstd_of(b"{\"text\": \"a\"}\n"), zstd_of(b"{\"text\": \"b\"}\n")].concat();
     let two_members = [gzip_of(b"{\"text\": \"a\"}\n"), gzip_of(b"{\"text\": \"b\"}\n")].concat();
     // As `pzstd` writes it: before each frame one without data, with the size of what comes.
