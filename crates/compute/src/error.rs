@@ -41,7 +41,7 @@ pub enum ComputeError {
     },
     /// The buffers planned for the host's memory exceed what it has.
     #[error(
-        "the plan keeps {needed_mib} MiB in the host's memory and {available_mib} MiB are free there; the largest parts are {largest}; keep less there (moments = \"bf16\" or \"8bit\"), or keep it on the GPU (run.offload = \"none\")"
+        "the plan keeps {needed_mib} MiB in the host's memory and {available_mib} MiB are free there; the largest parts are {largest}; keep less there (moments = \"bf16\" or \"8bit\"; run.checkpoint = \"between_steps\" needs no copy), or keep it on the GPU (run.offload = \"none\")"
     )]
     HostPlanTooLarge {
         /// Sum of the plan's part for the host.

@@ -1,13 +1,14 @@
 //! What a checkpoint holds of a run: weights, optimizer state, and the few numbers beside them.
 
 use std::borrow::Cow;
+use std::io;
 
 use casallm_compute::{Bf16, Device, MomentFormat};
 use casallm_model::config::ModelConfig;
 use casallm_model::parameters::Parameters;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Best, Checkpoint, CheckpointStore, Dtype, TensorRef};
+use crate::checkpoint::{Best, Bytes, Checkpoint, CheckpointStore, Dtype, TensorRef};
 use crate::error::TrainError;
 use crate::guard::GuardState;
 use crate::optimizer::{Optimizer, OptimizerConfig, StateBuffer, state_bytes};
@@ -94,7 +95,8 @@ impl Snapshot {
     }
 }
 
-/// Writes a checkpoint of `step` finished steps, from where the tensors are.
+/// Writes a checkpoint of `step` finished steps, from where the tensors are: those of a device's own memory one by one, for
+/// the host may not have room for all.
 pub(crate) fn save<D: Device>(
     store: &CheckpointStore,
     step: u64,
@@ -103,10 +105,37 @@ pub(crate) fn save<D: Device>(
     optimizer: &Optimizer<D>,
 ) -> Result<(), TrainError> {
     let device = parameters.device();
-    let bytes = |(name, dtype, shape, buffer)| (name, dtype, shape, device.bytes(buffer));
-    let tensors: Vec<Tensor<Cow<'_, [u8]>>> = buffers(parameters, optimizer).into_iter().map(bytes).collect();
+    let tensors = buffers(parameters, optimizer);
+    if device.is_host() {
+        let bytes = |(name, dtype, shape, buffer)| (name, dtype, shape, device.bytes(buffer));
+        let tensors: Vec<Tensor<Cow<'_, [u8]>>> = tensors.into_iter().map(bytes).collect();
+        device.check()?;
+        return write_tensors(store, step, progress, &tensors);
+    }
+    // Brought twice, so that nothing is written of numbers that are not finite.
+    for (name, dtype, _, buffer) in &tensors {
+        if !all_finite(*dtype, &device.bytes(buffer)) {
+            return Err(TrainError::CheckpointNotFinite { path: store.path_of(step), tensor: name.clone() });
+        }
+    }
     device.check()?;
-    write_tensors(store, step, progress, &tensors)
+    let bring = |buffer: &D::Buffer| -> io::Result<Vec<u8>> {
+        let bytes = device.bytes(buffer).into_owned();
+        // What a device that has failed gives back means nothing.
+        device.check().map_err(io::Error::other)?;
+        Ok(bytes)
+    };
+    let brought: Vec<_> = tensors.iter().map(|(.., buffer)| move || bring(buffer)).collect();
+    let refs = tensors.iter().zip(&brought).map(|((name, dtype, shape, buffer), bring)| TensorRef {
+        name,
+        dtype: *dtype,
+        shape,
+        bytes: Bytes::Brought(device.len(buffer) * dtype.size(), bring),
+    });
+    let saved = store.save(step, progress, refs);
+    // It is the device that is to be told of then, not the file.
+    device.check()?;
+    saved.map(|_| ())
 }
 
 fn write_tensors<B: AsRef<[u8]>>(
@@ -118,9 +147,11 @@ fn write_tensors<B: AsRef<[u8]>>(
     if let Some((name, ..)) = tensors.iter().find(|(_, dtype, _, bytes)| !all_finite(*dtype, bytes.as_ref())) {
         return Err(TrainError::CheckpointNotFinite { path: store.path_of(step), tensor: name.clone() });
     }
-    let refs = tensors.iter().map(|(name, dtype, shape, bytes)| {
-        let bytes = bytes.as_ref();
-        TensorRef { name, dtype: *dtype, shape, bytes }
+    let refs = tensors.iter().map(|(name, dtype, shape, bytes)| TensorRef {
+        name,
+        dtype: *dtype,
+        shape,
+        bytes: bytes.as_ref().into(),
     });
     store.save(step, progress, refs)?;
     Ok(())

@@ -195,8 +195,8 @@ impl Observer for Quiet {
     fn note(&mut self, _: &str) {}
 }
 
-/// Six steps, and three steps with another process going on after them, on the other place: the same weights. Other moments
-/// are refused.
+/// Six steps, and three steps with another process going on after them, on the other place, its checkpoints written between
+/// the steps: the same weights. Other moments are refused.
 fn resumes<D: Device>(device: &Arc<D>) {
     for (matrices, moments, rounding) in [
         (MatrixUpdate::AdamW, MomentFormat::Bf16, Rounding::Stochastic),
@@ -206,7 +206,9 @@ fn resumes<D: Device>(device: &Arc<D>) {
         let dir = tempfile::tempdir().unwrap();
         let run = |name: &str, moments, place, stop: bool| {
             let store = CheckpointStore::new(dir.path().join(name), 9)?;
-            let mut trainer = trainer(device, config(matrices, moments, rounding, place))?;
+            let background = place == Place::Device;
+            let settings = TrainerConfig { background, ..config(matrices, moments, rounding, place) };
+            let mut trainer = trainer(device, settings)?;
             let interrupt = Interrupt::default();
             if stop {
                 interrupt.request();

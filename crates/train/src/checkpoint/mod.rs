@@ -22,7 +22,7 @@ pub use read::{Checkpoint, Skipped};
 pub use retention::Best;
 pub use room::Ahead;
 pub use store::{CheckpointStore, Latest};
-pub use tensors::{Dtype, TensorRef};
+pub use tensors::{Bytes, Dtype, TensorRef};
 
 /// The layout of a checkpoint that this program writes and reads.
 pub const FORMAT: u32 = 1;

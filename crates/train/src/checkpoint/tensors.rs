@@ -3,6 +3,7 @@
 //! The crate's own writer opens the file itself, and so leaves no way to checksum what passes.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, Write};
 
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -47,6 +48,49 @@ impl Dtype {
     }
 }
 
+/// The bytes of a tensor.
+#[derive(Clone, Copy)]
+pub enum Bytes<'a> {
+    /// They are in the host's memory.
+    Held(&'a [u8]),
+    /// So many, that are brought when they are written and then forgotten: what a device holds need not fit the host's memory.
+    Brought(usize, &'a dyn Fn() -> io::Result<Vec<u8>>),
+}
+
+impl Bytes<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Bytes::Held(bytes) => bytes.len(),
+            Bytes::Brought(len, _) => *len,
+        }
+    }
+
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        match self {
+            Bytes::Held(bytes) => out.write_all(bytes),
+            Bytes::Brought(len, bring) => {
+                let bytes = bring()?;
+                if bytes.len() != *len {
+                    return Err(io::Error::other(format!("{} bytes were brought, and {len} promised", bytes.len())));
+                }
+                out.write_all(&bytes)
+            }
+        }
+    }
+}
+
+impl<'a, T: AsRef<[u8]> + ?Sized> From<&'a T> for Bytes<'a> {
+    fn from(bytes: &'a T) -> Self {
+        Bytes::Held(bytes.as_ref())
+    }
+}
+
+impl fmt::Debug for Bytes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.len())
+    }
+}
+
 /// A tensor to be saved; the bytes stay where they are.
 #[derive(Debug, Clone, Copy)]
 pub struct TensorRef<'a> {
@@ -57,7 +101,7 @@ pub struct TensorRef<'a> {
     /// Dimensions, slowest first.
     pub shape: &'a [usize],
     /// Elements, row-major, little-endian.
-    pub bytes: &'a [u8],
+    pub bytes: Bytes<'a>,
 }
 
 /// The bytes before the data, and the length of the whole file; or which tensor cannot be written and why.
@@ -100,7 +144,7 @@ pub(super) fn header(tensors: &[TensorRef<'_>]) -> Result<(Vec<u8>, u64), (Strin
 /// Writes the file whose header is `header`.
 pub(super) fn write(out: &mut impl Write, header: &[u8], tensors: &[TensorRef<'_>]) -> io::Result<()> {
     out.write_all(header)?;
-    tensors.iter().try_for_each(|tensor| out.write_all(tensor.bytes))
+    tensors.iter().try_for_each(|tensor| tensor.bytes.write(out))
 }
 
 #[cfg(test)]
@@ -110,27 +154,38 @@ mod tests {
     #[test]
     fn the_file_is_what_the_safetensors_crate_reads() {
         let a: Vec<u8> = (0..24).collect();
+        let brought = std::cell::Cell::new(0);
+        let bring = || {
+            brought.set(brought.get() + 1);
+            Ok(a[3..9].to_vec())
+        };
         let tensors = [
-            TensorRef { name: "z", dtype: Dtype::F32, shape: &[2, 3], bytes: &a },
-            TensorRef { name: "a", dtype: Dtype::Bf16, shape: &[3], bytes: &a[..6] },
-            TensorRef { name: "none", dtype: Dtype::U64, shape: &[0, 4], bytes: &[] },
-            TensorRef { name: "scalar", dtype: Dtype::U8, shape: &[], bytes: &[7] },
+            TensorRef { name: "z", dtype: Dtype::F32, shape: &[2, 3], bytes: (&a).into() },
+            TensorRef { name: "a", dtype: Dtype::Bf16, shape: &[3], bytes: Bytes::Brought(6, &bring) },
+            TensorRef { name: "none", dtype: Dtype::U64, shape: &[0, 4], bytes: (&[0_u8; 0]).into() },
+            TensorRef { name: "scalar", dtype: Dtype::U8, shape: &[], bytes: (&[7_u8]).into() },
         ];
         let (head, length) = header(&tensors).unwrap();
+        assert_eq!(brought.get(), 0, "what is written last is brought last");
         let mut file = Vec::new();
         write(&mut file, &head, &tensors).unwrap();
-        assert_eq!(file.len() as u64, length);
+        assert_eq!((file.len() as u64, brought.get()), (length, 1));
         let read = safetensors::SafeTensors::deserialize(&file).unwrap();
         assert_eq!(read.len(), 4);
-        for tensor in tensors {
+        for (tensor, bytes) in tensors.iter().zip([&a[..], &a[3..9], &[], &[7]]) {
             let view = read.tensor(tensor.name).unwrap();
-            assert_eq!((view.dtype(), view.shape(), view.data()), (tensor.dtype.stored(), tensor.shape, tensor.bytes));
+            assert_eq!((view.dtype(), view.shape(), view.data()), (tensor.dtype.stored(), tensor.shape, bytes));
+        }
+        // Fewer than the header says, or none: nothing that could be read.
+        for bring in [&(|| Ok(vec![0_u8; 5])) as &dyn Fn() -> io::Result<Vec<u8>>, &|| Err(io::Error::other("gone"))] {
+            let tensors = [TensorRef { bytes: Bytes::Brought(6, bring), ..tensors[1] }];
+            write(&mut Vec::new(), &head, &tensors).unwrap_err();
         }
     }
 
     #[test]
     fn what_cannot_be_written_is_named() {
-        let t = |name, shape, bytes| TensorRef { name, dtype: Dtype::F32, shape, bytes };
+        let t = |name, shape, bytes: &'static [u8]| TensorRef { name, dtype: Dtype::F32, shape, bytes: bytes.into() };
         let refused = |tensors: &[TensorRef<'_>]| header(tensors).unwrap_err();
         assert_eq!(refused(&[t("w", &[2], &[0; 4])]).0, "w");
         assert_eq!(refused(&[t("w", &[usize::MAX, 2], &[])]).0, "w");

@@ -33,8 +33,8 @@ fn save(store: &CheckpointStore, step: u64) -> Result<PathBuf, TrainError> {
         step,
         &meta(),
         [
-            TensorRef { name: "w", dtype: Dtype::F32, shape: &[64, 64], bytes: &w },
-            TensorRef { name: "m", dtype: Dtype::Bf16, shape: &[3], bytes: &m },
+            TensorRef { name: "w", dtype: Dtype::F32, shape: &[64, 64], bytes: (&w).into() },
+            TensorRef { name: "m", dtype: Dtype::Bf16, shape: &[3], bytes: (&m).into() },
         ],
     )
 }
@@ -495,7 +495,7 @@ fn the_kernels_own_no_space_left_is_understood() {
 fn state_and_tensors_that_cannot_be_written_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let store = CheckpointStore::new(dir.path(), 1).unwrap();
-    let short = [TensorRef { name: "w", dtype: Dtype::F32, shape: &[2], bytes: &[0; 4] }];
+    let short = [TensorRef { name: "w", dtype: Dtype::F32, shape: &[2], bytes: (&[0_u8; 4]).into() }];
     assert!(matches!(store.save(1, &meta(), short), Err(TrainError::CheckpointTensor { name, .. }) if name == "w"));
     // JSON has no objects with such keys.
     let keys = std::collections::BTreeMap::from([((1, 2), 3)]);
