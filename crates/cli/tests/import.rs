@@ -139,7 +139,7 @@ fn an_imported_model_talks() {
     // For people.
     let told = run(folder.path(), &["import", "tiny.gguf", "-o", "again"]).succeeded().stderr;
     for line in
-        ["1 layers of width 32", "11 F32; kept as f32", "2 spare rows", "ends at <|endoftext|>", "chat --model again"]
+        ["1 layer of width 32", "11 F32; kept as f32", "2 spare rows", "ends at <|endoftext|>", "chat --model again"]
     {
         assert!(told.contains(line), "{line}: {told}");
     }

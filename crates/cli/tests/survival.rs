@@ -10,7 +10,8 @@ use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Stdio};
-use std::time::{Duration, SystemTime};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use support::{Seeded, SmallDisk, Tree, casallm, documents, run, trained, trained_folder, write_inputs};
 
@@ -322,8 +323,11 @@ fn ctrl_c_ahead_of_an_answer_stops_it_and_not_the_chat() {
     };
     until(&mut master, "you> ");
     master.write_all(b"hello\r").unwrap();
-    // The line has been read: from now on the key is a signal.
-    while !tcgetattr(&master).unwrap().local_modes.contains(LocalModes::ISIG) {}
+    // The line has been read: from now on the key is a signal. So small a model may have answered before anybody looked.
+    let patience = Instant::now() + Duration::from_secs(10);
+    while !tcgetattr(&master).unwrap().local_modes.contains(LocalModes::ISIG) && Instant::now() < patience {
+        thread::sleep(Duration::from_micros(50));
+    }
     support::signal(&child, "INT");
     // The model is so small that it may have been faster.
     until(&mut master, "you> ");

@@ -18,7 +18,7 @@ use crate::error::TrainError;
 pub struct Interrupt {
     requested: Arc<AtomicBool>,
     /// What hears signals for it, for as long as somebody asks: who comes next, like the server behind a quickstart, has a use
-    /// of its own for a second Ctrl-C.
+    /// of its own for a second Ctrl-C. Until then nobody hears one: the system's own answer does not come back.
     _heard: Arc<Heard>,
 }
 

@@ -212,6 +212,30 @@ fn text_shares_a_folder_with_what_is_made_of_it() {
     before.assert_kept_in(folder.path());
 }
 
+/// A pattern, and a recipe, may be written from where one stands.
+#[test]
+fn patterns_begin_where_one_stands() {
+    let folder = trained_folder();
+    fs::create_dir_all(folder.path().join("d/deep")).unwrap();
+    fs::rename(folder.path().join("text.jsonl"), folder.path().join("d/deep/text.jsonl")).unwrap();
+    let learned = |pattern: &str| {
+        let arguments = ["tokenizer", "train", pattern, "--vocab-size", "280", "-o", "learned.json"];
+        run(folder.path(), &arguments).succeeded();
+        fs::read(folder.path().join("learned.json")).unwrap()
+    };
+    let expected = learned("d");
+    for pattern in ["d/**/*.jsonl", "./d/**/*.jsonl", "././**/*.jsonl", "./**/deep/./*.jsonl"] {
+        assert!(learned(pattern) == expected, "{pattern}");
+    }
+    let recipe = folder.path().join("tiny.toml");
+    let text = fs::read_to_string(&recipe).unwrap();
+    assert!(text.contains("\"text.jsonl\""), "{text}");
+    fs::write(&recipe, text.replace("\"text.jsonl\"", "\"d/**/*.jsonl\"")).unwrap();
+    for recipe in ["tiny.toml", "./tiny.toml"] {
+        run(folder.path(), &["data", "inspect", recipe]).succeeded();
+    }
+}
+
 #[test]
 fn tokenizer_sizes_that_cannot_be() {
     let folder = trained_folder();

@@ -126,6 +126,14 @@ fn is_own(path: &Path) -> bool {
     OWN_FILES.iter().any(|name| path.ends_with(name))
 }
 
+/// What is no JSON of the files that the program writes into the folder of a run, or one of shards, and below.
+const WRITTEN: [&str; 5] = ["metrics.jsonl", "model-card.md", "README.md", "sweep.md", "checksums.txt"];
+
+/// Whether a file of such a folder is the program's. Text that somebody keeps there is text.
+fn is_written(file: &Path) -> bool {
+    Format::of(file) == Some(Format::Json) || WRITTEN.iter().any(|name| file.ends_with(name))
+}
+
 /// Whether it is the folder of a run, or one of shards: they may stand where the text does.
 fn is_made(folder: &Path) -> bool {
     [RUN_LOCK, SHARDS_LOCK].iter().any(|lock| folder.join(lock).exists())
@@ -133,8 +141,8 @@ fn is_made(folder: &Path) -> bool {
 
 /// The files that fit a pattern with `*`, `?`, `**` or `[...]` and that `is_data` knows, sorted; each once, whatever links lead to its
 /// folder: of several names the one through the fewest folders, of these the first. Names that begin with a dot are meant only
-/// where the dot is written. The manifest of what was fetched and `tokenizer.json` are passed over, and `**` does not enter folders
-/// of runs and of shards.
+/// where the dot is written. The manifest of what was fetched and `tokenizer.json` are passed over, and by `**` what the program
+/// writes into folders of runs and of shards.
 ///
 /// # Errors
 /// [`Error::NoFiles`] for what is no pattern; [`Error::BrokenLink`]; [`Error::Io`].
@@ -146,7 +154,8 @@ pub fn files_like(pattern: &str, is_data: impl Fn(&Path) -> bool) -> Result<Vec<
         let found = glob::glob_with(pattern.to_str().ok_or_else(none)?, options).map_err(|_| none())?;
         found.map(|found| found.map_err(unreadable)).collect()
     };
-    let parts = || Path::new(pattern).components();
+    // A file found below `./text` is called `text/...`.
+    let parts = || Path::new(pattern).components().filter(|part| *part != Component::CurDir);
     let recursive = |part: &Component<'_>| part.as_os_str() == "**";
     if !parts().any(|part| recursive(&part)) {
         let files = listed(Path::new(pattern))?.into_iter().filter(|file| !file.is_dir() && is_data(file));
@@ -160,7 +169,7 @@ pub fn files_like(pattern: &str, is_data: impl Fn(&Path) -> bool) -> Result<Vec<
     let above: PathBuf = parts().take_while(|part| !recursive(part)).collect();
     let folders = if above.as_os_str().is_empty() { vec![above] } else { listed(&above)? };
     let mut walk = Walk { hidden: pattern.contains("/."), above: Vec::new(), files: Vec::new() };
-    folders.iter().filter(|folder| here(folder).is_dir()).try_for_each(|folder| walk.through(folder))?;
+    folders.iter().filter(|folder| here(folder).is_dir()).try_for_each(|folder| walk.through(folder, false))?;
     walk.files.retain(|file| whole.matches_path_with(file, options) && is_data(file));
     each_once(walk.files)
 }
@@ -180,7 +189,8 @@ struct Walk {
 }
 
 impl Walk {
-    fn through(&mut self, folder: &Path) -> Result<(), Error> {
+    /// `made`: in the folder of a run or of shards.
+    fn through(&mut self, folder: &Path, made: bool) -> Result<(), Error> {
         let failed = |e| Error::io("read folder", folder, e);
         let whole = here(folder).canonicalize().map_err(failed)?;
         if self.above.contains(&whole) {
@@ -189,10 +199,12 @@ impl Walk {
         self.above.push(whole);
         for entry in fs::read_dir(here(folder)).map_err(failed)? {
             let path = folder.join(entry.map_err(failed)?.file_name());
-            if !path.is_dir() {
+            if path.is_dir() {
+                if self.hidden || !is_aside(&path) {
+                    self.through(&path, made || is_made(&path))?;
+                }
+            } else if !(made && is_written(&path)) {
                 self.files.push(path);
-            } else if (self.hidden || !is_aside(&path)) && !is_made(&path) {
-                self.through(&path)?;
             }
         }
         self.above.pop();
@@ -202,7 +214,7 @@ impl Walk {
 
 /// Whether it is a file, and no pipe or the like. A link that leads nowhere is an error: what it stood for would be missing in silence.
 fn is_file(path: &Path) -> Result<bool, Error> {
-    let failed = |e: io::Error| match path.is_symlink() {
+    let failed = |e: io::Error| match path.is_symlink() && e.kind() != io::ErrorKind::PermissionDenied {
         true => Error::BrokenLink { path: path.to_owned() },
         false => Error::io("read", path, e),
     };
@@ -330,7 +342,8 @@ fn finish(mut digest: Sha256, options: &SourceOptions) -> String {
 
 /// The data files in a folder and in the folders in it, those included to which a link leads, but each folder once. Files that
 /// `is_data` does not know are passed over, and so is what stands beside the data and is none: the manifest of what was
-/// fetched (`hub::MANIFEST`), `tokenizer.json`, folders of runs and of shards, and names that begin with a dot.
+/// fetched (`hub::MANIFEST`), `tokenizer.json`, what the program writes into folders of runs and of shards, and names that begin
+/// with a dot.
 ///
 /// # Errors
 /// [`Error::BrokenLink`]; [`Error::Io`].
@@ -339,8 +352,9 @@ pub fn files_in(folder: &Path, is_data: impl Fn(&Path) -> bool) -> Result<Vec<Pa
     let (mut files, mut links) = (Vec::new(), BTreeSet::new());
     // Links come when there is nothing else left, and in order of name: which name a folder goes by that has several does not
     // depend on how the system lists them.
-    let (mut folders, mut seen) = (vec![folder.to_owned()], HashSet::new());
-    while let Some(folder) = folders.pop().or_else(|| links.pop_first()) {
+    // With each goes whether it is in the folder of a run or of shards.
+    let (mut folders, mut seen) = (vec![(folder.to_owned(), false)], HashSet::new());
+    while let Some((folder, made)) = folders.pop().or_else(|| links.pop_first()) {
         // A link to a folder above would never end, one to a folder beside would bring its text twice.
         if !seen.insert(folder.canonicalize().map_err(|e| failed(&folder, e))?) {
             continue;
@@ -348,13 +362,17 @@ pub fn files_in(folder: &Path, is_data: impl Fn(&Path) -> bool) -> Result<Vec<Pa
         for entry in fs::read_dir(&folder).map_err(|e| failed(&folder, e))? {
             let entry = entry.map_err(|e| failed(&folder, e))?;
             let path = entry.path();
-            if is_aside(&path) || path.is_dir() && is_made(&path) {
+            if is_aside(&path) {
                 continue;
             }
             if entry.file_type().map_err(|e| failed(&folder, e))?.is_dir() {
-                folders.push(path);
+                let made = made || is_made(&path);
+                folders.push((path, made));
             } else if path.is_dir() {
-                links.insert(path);
+                let made = made || is_made(&path);
+                links.insert((path, made));
+            } else if made && is_written(&path) {
+                continue;
             } else if is_data(&path) && is_file(&path)? {
                 files.push(path);
             }

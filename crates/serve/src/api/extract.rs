@@ -6,7 +6,7 @@ use axum::body::{Body, HttpBody};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
@@ -32,16 +32,20 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     }
 }
 
+/// What a body may be compressed by.
+const COMPRESSIONS: [&[u8]; 6] = [b"gzip", b"x-gzip", b"deflate", b"br", b"zstd", b"compress"];
+
 /// A body that says that it is JSON, unread.
 pub(super) async fn json_bytes(request: Request, limit: usize) -> Result<Vec<u8>, ApiError> {
     if !is_json(request.headers()) {
         return Err(ApiError::media_type());
     }
-    if let Some(encoding) = request
-        .headers()
-        .get(header::CONTENT_ENCODING)
-        .filter(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
-    {
+    // Some clients write `utf-8` there, over JSON that is as it should be.
+    let compressed = |value: &HeaderValue| {
+        let mut codings = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        codings.any(|coding| COMPRESSIONS.iter().any(|name| coding.eq_ignore_ascii_case(name)))
+    };
+    if let Some(encoding) = request.headers().get(header::CONTENT_ENCODING).filter(|value| compressed(value)) {
         return Err(ApiError::encoded(&String::from_utf8_lossy(encoding.as_bytes())));
     }
     read(request.into_body(), limit).await

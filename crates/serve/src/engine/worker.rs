@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
+use casallm_compute::ComputeError;
 use casallm_model::error::ModelError;
 use casallm_model::sampler::Sampler;
 use casallm_model::sequences::Piece;
@@ -182,7 +183,7 @@ impl<M: SequenceModel> Worker<M> {
             let passes = self.decode().and_then(|()| self.read());
             if let Err(error) = passes {
                 // A device that has failed does nothing more, whoever asks, and what it holds is not to be kept.
-                let for_good = matches!(error, ModelError::Compute(_));
+                let for_good = matches!(error, ModelError::Compute(ComputeError::Gpu { .. }));
                 if for_good {
                     self.counters.broken.store(true, Ordering::Release);
                 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use casallm_data::file_lock::FileLock;
+use casallm_data::file_lock::{FileLock, RUN_LOCK};
 
 use super::line::Latest;
 use super::run::Run;
@@ -15,7 +15,6 @@ use super::settings::Settings;
 
 /// Files by which a folder is known to be a run's. A lock alone is also a sweep's: see [`is_run`].
 const METRICS: &str = "metrics.jsonl";
-const LOCK: &str = "run.lock";
 const SETTINGS: &str = "settings.toml";
 /// Runs of a list; of more, the newest.
 const MOST_RUNS: usize = 1_000;
@@ -202,7 +201,7 @@ impl Runs {
         let age = modified.and_then(|modified| modified.elapsed().ok());
         Summary {
             name,
-            running: FileLock::is_held(&folder.join(LOCK)),
+            running: FileLock::is_held(&folder.join(RUN_LOCK)),
             bytes,
             quiet_seconds: age.map_or(0.0, |age| age.as_secs_f64()),
             stages: stages(folder),
@@ -236,9 +235,9 @@ fn is_run(folder: &Path) -> bool {
     let has = |folder: &Path, marks: &[&str]| marks.iter().any(|mark| folder.join(mark).is_file());
     let holds_runs = |folder: &Path| {
         let mut left = MOST_FOLDERS;
-        folders_in(folder, &mut left).iter().any(|(_, inner)| has(inner, &[METRICS, LOCK, SETTINGS]))
+        folders_in(folder, &mut left).iter().any(|(_, inner)| has(inner, &[METRICS, RUN_LOCK, SETTINGS]))
     };
-    has(folder, &[METRICS, SETTINGS]) || has(folder, &[LOCK]) && !holds_runs(folder)
+    has(folder, &[METRICS, SETTINGS]) || has(folder, &[RUN_LOCK]) && !holds_runs(folder)
 }
 
 fn folders_in(folder: &Path, left: &mut usize) -> Vec<(String, PathBuf)> {
@@ -319,7 +318,7 @@ mod tests {
         // A sweep holds a lock, as a run does that has just begun.
         fs::create_dir_all(root.path().join("begun/data/text")).unwrap();
         for name in ["sweep", "begun"] {
-            fs::write(root.path().join(name).join(LOCK), "").unwrap();
+            fs::write(root.path().join(name).join(RUN_LOCK), "").unwrap();
         }
         let names = |runs: &Runs| {
             let mut names: Vec<String> = runs.list().runs.into_iter().map(|run| run.name).collect();
@@ -331,14 +330,14 @@ mod tests {
         assert!(!sweep.is_one() && names(&sweep) == ["lr=1", "lr=2"]);
         // A trial that has just begun has a lock alone.
         fs::create_dir(root.path().join("sweep/lr=3")).unwrap();
-        fs::write(root.path().join("sweep/lr=3").join(LOCK), "").unwrap();
+        fs::write(root.path().join("sweep/lr=3").join(RUN_LOCK), "").unwrap();
         assert_eq!(names(&sweep), ["lr=1", "lr=2", "lr=3"]);
     }
 
     #[test]
     fn a_run_runs_while_its_lock_is_held() {
         let (root, runs) = scene(&["a"]);
-        let lock = root.path().join("a").join(LOCK);
+        let lock = root.path().join("a").join(RUN_LOCK);
         assert!(!runs.list().runs[0].running);
         let held = FileLock::acquire(&lock).unwrap();
         assert!(runs.list().runs[0].running);

@@ -28,7 +28,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    pub(super) fn read(section: &Section<'_>) -> Result<Self, TrainError> {
+    /// `is_said`: there is a stage that teaches it.
+    pub(super) fn read(section: &Section<'_>, is_said: bool) -> Result<Self, TrainError> {
         let field = |key: &str, remedy: &str| section.require(key, section.text(key)?, remedy);
         let identity = Self {
             name: field("name", "write the name the chatbot should give, like name = \"Casa\"")?,
@@ -41,7 +42,7 @@ impl Identity {
         // Fine-tuning, which says these, comes after hours of pre-training.
         let Self { name, maker, description } = &identity;
         match casallm_data::identity::Identity::new(name, maker, description) {
-            Err(casallm_data::error::Error::IdentityField { field, value }) => Err(section.bad(
+            Err(casallm_data::error::Error::IdentityField { field, value }) if is_said => Err(section.bad(
                 field,
                 format!("{value:?}"),
                 "use 1 to 200 characters of plain text, without line breaks, braces or angle brackets",

@@ -36,7 +36,8 @@ pub(super) fn expand(base: &Path, path: &str, records: bool) -> Result<Vec<PathB
         // Only `path` is a pattern: a bracket in the name of the recipe's folder is a bracket.
         let pattern = pattern(base, path);
         glob::Pattern::new(&pattern).map_err(|error| format!("not a pattern: {error}"))?;
-        files = files_like(&pattern, |_| true).map_err(told)?;
+        // Of a link that leads nowhere the name alone can say whether it stood for data.
+        files = files_like(&pattern, |file| file.exists() || ends_in(file, ENDINGS)).map_err(told)?;
         if files.is_empty() {
             return Err(format!("no file matches {pattern}; paths start at the recipe's folder"));
         }
@@ -130,11 +131,18 @@ mod tests {
             "tokenizer.json",
             "run/run.lock",
             "run/pairs.json",
+            "run/metrics.jsonl",
+            "run/checkpoints/sft/step-1/checksums.txt",
             "x/s/tokenize.lock",
             "x/s/manifest.json",
         ]);
         for path in [".", "**/*.[jt]*", "*.*"] {
             assert_eq!(names(made.path(), path).unwrap(), ["a.txt"], "{path}");
+        }
+        // Who keeps text there has it read.
+        let both = tree(&["run/run.lock", "run/deep/b.txt", "s/tokenize.lock", "s/a.txt", "s/manifest.json"]);
+        for path in [".", "**/*.[jt]*"] {
+            assert_eq!(names(both.path(), path).unwrap(), ["run/deep/b.txt", "s/a.txt"], "{path}");
         }
     }
 

@@ -114,8 +114,9 @@ impl RawRecipe {
             Ok(Some(section)) => Ok(section),
             Err(error) => Err(error),
         };
-        let identity = root.section("identity")?.map(|section| Identity::read(&section)).transpose()?;
-        let imported = root.section("sft")?.is_some_and(|sft| sft.has("from"));
+        let sft = root.section("sft")?;
+        let (is_said, imported) = (sft.is_some(), sft.is_some_and(|sft| sft.has("from")));
+        let identity = root.section("identity")?.map(|section| Identity::read(&section, is_said)).transpose()?;
         let tokenizer = Tokenizer::read(&section("tokenizer")?, imported)?;
         let data_section = section("data")?;
         let data = Data::read(&data_section)?;
