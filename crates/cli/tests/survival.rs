@@ -297,21 +297,22 @@ fn terminal() -> (fs::File, fs::File) {
     (master.into(), program)
 }
 
+/// The program on a terminal of this kind, which alone holds the program's side, and the other side.
+fn on_terminal(kind: &str, folder: &Path, arguments: &[&str]) -> (fs::File, Child) {
+    let (master, program) = terminal();
+    let mut command = casallm(folder, arguments);
+    let end = || program.try_clone().unwrap();
+    command.env("TERM", kind).stdin(end()).stdout(end()).stderr(end());
+    (master, command.spawn().unwrap())
+}
+
 /// Ctrl-C stops an answer also before anything of it is there, and never the conversation.
 #[test]
 fn ctrl_c_ahead_of_an_answer_stops_it_and_not_the_chat() {
     use rustix::termios::{LocalModes, tcgetattr};
 
     let folder = trained_folder();
-    let (mut master, program) = terminal();
-    let mut command = casallm(folder.path(), &["chat", "--model", "run/model"]);
-    command
-        .env("TERM", "xterm")
-        .stdin(program.try_clone().unwrap())
-        .stdout(program.try_clone().unwrap())
-        .stderr(program);
-    let mut child = command.spawn().unwrap();
-    drop(command);
+    let (mut master, mut child) = on_terminal("xterm", folder.path(), &["chat", "--model", "run/model"]);
     let mut shown = Vec::new();
     let mut until = |master: &mut fs::File, text: &str| {
         let mut piece = [0; 4096];
@@ -340,15 +341,7 @@ fn ctrl_c_ahead_of_an_answer_stops_it_and_not_the_chat() {
 fn a_terminal_that_obeys_nothing_gets_nothing_to_obey() {
     let folder = trained_folder();
     for (arguments, wanted) in [(&["watch", "run"][..], "step"), (&["data", "inspect", "tiny.toml"], "⟦learned⟧")] {
-        let (mut master, program) = terminal();
-        let mut command = casallm(folder.path(), arguments);
-        command
-            .env("TERM", "dumb")
-            .stdin(program.try_clone().unwrap())
-            .stdout(program.try_clone().unwrap())
-            .stderr(program);
-        let mut child = command.spawn().unwrap();
-        drop(command);
+        let (mut master, mut child) = on_terminal("dumb", folder.path(), arguments);
         let mut shown = Vec::new();
         // Ends with an error when the other side is closed.
         let _ = master.read_to_end(&mut shown);

@@ -224,7 +224,7 @@ fn patterns_begin_where_one_stands() {
         fs::read(folder.path().join("learned.json")).unwrap()
     };
     let expected = learned("d");
-    for pattern in ["d/**/*.jsonl", "./d/**/*.jsonl", "././**/*.jsonl", "./**/deep/./*.jsonl"] {
+    for pattern in ["d/**/*.jsonl", "./d/**/*.jsonl", "././d/**/*.jsonl", "./**/deep/./*.jsonl"] {
         assert!(learned(pattern) == expected, "{pattern}");
     }
     let recipe = folder.path().join("tiny.toml");
