@@ -102,8 +102,7 @@ pub fn find_files_in(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
         for file in find_files(path)? {
             // Its folder by the name that it has without links, as in a folder each other one comes once. The file itself by
             // its own: a link to a file is another name for it, which somebody has made on purpose.
-            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let folder = folder.canonicalize().map_err(|e| Error::io("read folder", folder, e))?;
+            let folder = without_links(file.parent().unwrap_or(Path::new("")))?;
             let whole = folder.join(file.file_name().unwrap_or_default());
             if !seen.insert(whole) {
                 return Err(Error::FileTwice { path: file });
@@ -179,6 +178,11 @@ fn here(folder: &Path) -> &Path {
     if folder.as_os_str().is_empty() { Path::new(".") } else { folder }
 }
 
+/// The one name of a folder that has no links in it.
+fn without_links(folder: &Path) -> Result<PathBuf, Error> {
+    here(folder).canonicalize().map_err(|e| Error::io("read folder", folder, e))
+}
+
 /// All that is in a folder and below, behind links too.
 struct Walk {
     /// Whether folders whose names begin with a dot are entered.
@@ -192,7 +196,7 @@ impl Walk {
     /// `made`: in the folder of a run or of shards.
     fn through(&mut self, folder: &Path, made: bool) -> Result<(), Error> {
         let failed = |e| Error::io("read folder", folder, e);
-        let whole = here(folder).canonicalize().map_err(failed)?;
+        let whole = without_links(folder)?;
         if self.above.contains(&whole) {
             return Ok(());
         }
@@ -221,6 +225,7 @@ fn is_file(path: &Path) -> Result<bool, Error> {
     fs::metadata(path).map(|found| found.is_file()).map_err(failed)
 }
 
+/// Of files that are one by the name of their folder without links, the one through the fewest folders; sorted.
 fn each_once(mut files: Vec<PathBuf>) -> Result<Vec<PathBuf>, Error> {
     files.sort_by_cached_key(|file| (file.components().count(), file.clone()));
     let mut folders: HashMap<PathBuf, PathBuf> = HashMap::new();
@@ -228,8 +233,7 @@ fn each_once(mut files: Vec<PathBuf>) -> Result<Vec<PathBuf>, Error> {
     for file in files {
         let folder = file.parent().unwrap_or(Path::new(""));
         if !folders.contains_key(folder) {
-            let whole = here(folder).canonicalize().map_err(|e| Error::io("read folder", folder, e))?;
-            folders.insert(folder.to_owned(), whole);
+            folders.insert(folder.to_owned(), without_links(folder)?);
         }
         if seen.insert((folders[folder].clone(), file.file_name().map(ToOwned::to_owned))) && is_file(&file)? {
             kept.push(file);
@@ -351,12 +355,11 @@ pub fn files_in(folder: &Path, is_data: impl Fn(&Path) -> bool) -> Result<Vec<Pa
     let failed = |folder: &Path, e| Error::io("read folder", folder, e);
     let (mut files, mut links) = (Vec::new(), BTreeSet::new());
     // Links come when there is nothing else left, and in order of name: which name a folder goes by that has several does not
-    // depend on how the system lists them.
-    // With each goes whether it is in the folder of a run or of shards.
+    // depend on how the system lists them. With each goes whether it is in the folder of a run or of shards.
     let (mut folders, mut seen) = (vec![(folder.to_owned(), false)], HashSet::new());
     while let Some((folder, made)) = folders.pop().or_else(|| links.pop_first()) {
         // A link to a folder above would never end, one to a folder beside would bring its text twice.
-        if !seen.insert(folder.canonicalize().map_err(|e| failed(&folder, e))?) {
+        if !seen.insert(without_links(&folder)?) {
             continue;
         }
         for entry in fs::read_dir(&folder).map_err(|e| failed(&folder, e))? {

@@ -125,7 +125,7 @@ impl ApiError {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Some("unsupported_media_type"), message)
     }
 
-    /// The body is compressed, or otherwise not as it is.
+    /// The body is compressed.
     pub fn encoded(encoding: &str) -> Self {
         let encoding: String = encoding.chars().take(40).collect();
         let message = format!(

@@ -12,8 +12,8 @@ const OF_TEXT: usize = 3;
 const COMPRESSIONS: &[&str] = &["zst", "zstd", "gz", "gzip"];
 
 /// The files that `path`, relative to `base`, stands for, sorted by name: the file itself; every data file in the
-/// folder and the folders in it and behind its links, hidden ones and, where records are wanted, plain text excepted; every file that the pattern matches, once whatever links
-/// lead to it. What `casallm fetch` wrote about the others is no data.
+/// folder and the folders in it and behind its links, hidden ones and, where records are wanted, plain text excepted;
+/// every file that the pattern matches, once whatever links lead to it. What the program wrote beside the others is no data.
 ///
 /// # Errors
 /// Why there is none, and the remedy.
